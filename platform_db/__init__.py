@@ -1,0 +1,1 @@
+"""The data layer that any multi-tenant workflow platform can stand on."""

@@ -1,0 +1,246 @@
+"""Every error that platform-db raises, with its exit code.
+
+The first line of a class's docstring is its default message. An error carries its facts as attributes,
+``code`` (a stable word for programs), ``exit_code`` (for the command line) and ``hint`` (what to do).
+No error carries a secret.
+
+========= =======================================================
+Exit code Meaning
+========= =======================================================
+0         fine
+1         the command failed
+2         wrong usage
+3         no database is configured, or a setting is invalid
+4         the database is unreachable
+5         the database was never migrated
+6         the database is behind the code
+7         the database is ahead of the code
+8         another run of the same job is going on
+9         the job ended, but some items failed
+10        no such user, workflow, job or other row
+11        refused: the stored state does not allow it
+12        a secret key is missing or wrong
+13        the embedded database cannot be used
+========= =======================================================
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+
+class PlatformDBError(Exception):
+    """platform-db could not do what was asked."""
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+    hint: ClassVar[str | None] = None
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (inspect.getdoc(type(self)) or "").partition("\n")[0])
+
+
+class NotConfigured(PlatformDBError):
+    """No database is configured."""
+
+    code = "not_configured"
+    exit_code = 3
+    hint = (
+        "set PLATFORM_DB_URI (postgresql://…, or embedded: for a private one), "
+        "or PLATFORM_DB_HOST with PLATFORM_DB_NAME, PLATFORM_DB_USERNAME and PLATFORM_DB_PASSWORD"
+    )
+
+
+class InvalidSetting(PlatformDBError):
+    """A setting has a value that cannot be used."""
+
+    code = "invalid_setting"
+    exit_code = 3
+    hint = "correct the environment variable that the message names"
+
+
+class Unreachable(PlatformDBError):
+    """The database cannot be reached."""
+
+    code = "unreachable"
+    exit_code = 4
+    hint = "check that the server runs and that PLATFORM_DB_URI or PLATFORM_DB_HOST names it"
+
+
+class NeverMigrated(PlatformDBError):
+    """The database was never migrated."""
+
+    code = "never_migrated"
+    exit_code = 5
+    hint = "run: platform-db alembic upgrade"
+
+
+class SchemaBehind(PlatformDBError):
+    """The database is behind the code."""
+
+    code = "schema_behind"
+    exit_code = 6
+    hint = "run: platform-db alembic upgrade"
+
+
+class SchemaAhead(PlatformDBError):
+    """The database is ahead of the code."""
+
+    code = "schema_ahead"
+    exit_code = 7
+    hint = "install the platform-db release that made this schema, or a newer one"
+
+
+class AlreadyRunning(PlatformDBError):
+    """Another run of the same job is going on."""
+
+    code = "already_running"
+    exit_code = 8
+    hint = "wait for it to end; the claim of a run that was killed expires by itself"
+
+
+class PartialFailure(PlatformDBError):
+    """The job ended, but some items failed."""
+
+    code = "partial_failure"
+    exit_code = 9
+    hint = "the log names each item; the next run tries them again"
+
+
+class NotFound(PlatformDBError):
+    """There is no such row."""
+
+    code = "not_found"
+    exit_code = 10
+
+
+class WorkflowNotFound(NotFound):
+    """There is no such workflow."""
+
+    code = "workflow_not_found"
+
+
+class UserNotFound(NotFound):
+    """There is no such user."""
+
+    code = "user_not_found"
+
+
+class InvalidIdentifier(PlatformDBError):
+    """This is not a valid identifier."""
+
+    code = "invalid_identifier"
+    exit_code = 2
+
+
+class Refused(PlatformDBError):
+    """The stored state does not allow this."""
+
+    code = "refused"
+    exit_code = 11
+
+
+class InvalidTransition(Refused):
+    """This status cannot follow the stored one.
+
+    :param entity: the table, such as ``workflow``.
+    :param entity_id: the row's id, as text.
+    :param stored_status: the status that the row has.
+    :param status: the status that was asked for.
+    """
+
+    code = "invalid_transition"
+
+    def __init__(self, entity: str, entity_id: str, stored_status: str, status: str) -> None:
+        super().__init__(f"{entity} {entity_id} cannot go from {stored_status} to {status}")
+        self.entity = entity
+        self.entity_id = entity_id
+        self.stored_status = stored_status
+        self.status = status
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.entity, self.entity_id, self.stored_status, self.status)
+
+
+class Conflict(Refused):
+    """The row is not as the caller expected.
+
+    :param condition: which expectation failed: ``status`` or ``revision``.
+    :param expected: what the caller expected.
+    :param stored_status: the status that the row has.
+    :param stored_revision: the revision that the row has.
+    """
+
+    code = "conflict"
+    hint = "read the row again and decide anew"
+
+    def __init__(
+        self,
+        entity: str,
+        entity_id: str,
+        condition: str,
+        expected: Any,
+        stored_status: str,
+        stored_revision: int,
+    ) -> None:
+        super().__init__(
+            f"{entity} {entity_id}: expected {condition} {expected}, "
+            f"stored is {stored_status} at revision {stored_revision}"
+        )
+        self.entity = entity
+        self.entity_id = entity_id
+        self.condition = condition
+        self.expected = expected
+        self.stored_status = stored_status
+        self.stored_revision = stored_revision
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (
+            self.entity,
+            self.entity_id,
+            self.condition,
+            self.expected,
+            self.stored_status,
+            self.stored_revision,
+        )
+
+
+class RunNumberError(Refused):
+    """This run number cannot be given."""
+
+    code = "run_number"
+
+
+class TokenError(Refused):
+    """The token cannot be used that way."""
+
+    code = "token"
+
+
+class UnknownAction(PlatformDBError):
+    """This is not a registered audit action."""
+
+    code = "unknown_action"
+
+
+class SecretKeyError(PlatformDBError):
+    """A secret key is missing or cannot be used."""
+
+    code = "secret_key"
+    exit_code = 12
+    hint = "set PLATFORM_DB_SECRET_KEY (make one with: platform-db secret generate)"
+
+
+class DecryptionError(SecretKeyError):
+    """A stored secret cannot be decrypted: it was altered, moved or cut."""
+
+    code = "decryption"
+    hint = "the stored value is not what platform-db wrote there; restore it from a backup"
+
+
+class EmbeddedError(PlatformDBError):
+    """The embedded database cannot be used."""
+
+    code = "embedded"
+    exit_code = 13

