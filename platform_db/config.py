@@ -35,7 +35,9 @@ def get_settings() -> Settings:
         )
         raise errors.InvalidSetting(problems) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise errors.InvalidSetting(f"a file named by a {PREFIX}…_FILE variable cannot be read: {error}") from None
+        raise errors.InvalidSetting(
+            f"a file named by a {PREFIX}…_FILE variable cannot be read: {error}"
+        ) from None
 
 
 def reset_settings() -> None:

@@ -65,7 +65,9 @@ class Settings(BaseSettings):
     pool_size: int = Field(5, ge=1, description="Connections kept open per process.")
     max_overflow: int = Field(10, ge=-1, description="Connections beyond ``pool_size``; -1 is unlimited.")
     pool_timeout: float = Field(30.0, ge=0, description="Seconds to wait for a free connection.")
-    pool_recycle: int = Field(3600, ge=-1, description="Seconds after which a connection is renewed; -1 is never.")
+    pool_recycle: int = Field(
+        3600, ge=-1, description="Seconds after which a connection is renewed; -1 is never."
+    )
     pool_pre_ping: bool = Field(True, description="Test a connection before each use.")
     connect_timeout: int = Field(10, ge=1, description="Seconds to wait for a new connection.")
     statement_timeout: int = Field(0, ge=0, description="Milliseconds a statement may take; 0 is unlimited.")
@@ -111,7 +113,9 @@ class Settings(BaseSettings):
         None, description="Mount point of the shared volume; relative workspace paths start there."
     )
 
-    @field_validator("workflow_termination_quota_update_policy", "keep_alive_jobs_with_statuses", mode="before")
+    @field_validator(
+        "workflow_termination_quota_update_policy", "keep_alive_jobs_with_statuses", mode="before"
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):

@@ -1,0 +1,72 @@
+"""What is stored. One file per concept."""
+
+from platform_db.models import flush as flush
+from platform_db.models.audit import AuditLog, AuditLogAction, register_audit_action
+from platform_db.models.base import Base
+from platform_db.models.history import Note, StatusChange
+from platform_db.models.job import Job, JobCache, JobCacheUse
+from platform_db.models.lease import Lease, TaskLease
+from platform_db.models.log_chunk import LogChunk
+from platform_db.models.resource import (
+    InteractiveSessionResource,
+    QuotaReservation,
+    Resource,
+    ResourceType,
+    ResourceUnit,
+    UserResource,
+    WorkflowResource,
+)
+from platform_db.models.retention import WorkspaceRetentionAuditLog, WorkspaceRetentionRule
+from platform_db.models.run_number import RunCounter, format_run_number, split_run_number
+from platform_db.models.service import Service, ServiceLog, ServiceType, WorkflowService
+from platform_db.models.session import InteractiveSession, InteractiveSessionType, WorkflowSession
+from platform_db.models.sharing import AccessType, UserWorkflow
+from platform_db.models.token import UserToken, UserTokenLastUse, UserTokenType
+from platform_db.models.user import User
+from platform_db.models.workflow import Workflow
+from platform_db.states import JobStatus, RunStatus, UserTokenStatus, WorkspaceRetentionRuleStatus
+
+__all__ = [
+    "AccessType",
+    "AuditLog",
+    "AuditLogAction",
+    "Base",
+    "InteractiveSession",
+    "InteractiveSessionResource",
+    "InteractiveSessionType",
+    "Job",
+    "JobCache",
+    "JobCacheUse",
+    "JobStatus",
+    "Lease",
+    "LogChunk",
+    "Note",
+    "QuotaReservation",
+    "Resource",
+    "ResourceType",
+    "ResourceUnit",
+    "RunCounter",
+    "RunStatus",
+    "Service",
+    "ServiceLog",
+    "ServiceType",
+    "StatusChange",
+    "TaskLease",
+    "User",
+    "UserResource",
+    "UserToken",
+    "UserTokenLastUse",
+    "UserTokenStatus",
+    "UserTokenType",
+    "UserWorkflow",
+    "Workflow",
+    "WorkflowResource",
+    "WorkflowService",
+    "WorkflowSession",
+    "WorkspaceRetentionAuditLog",
+    "WorkspaceRetentionRule",
+    "WorkspaceRetentionRuleStatus",
+    "format_run_number",
+    "register_audit_action",
+    "split_run_number",
+]

@@ -1,0 +1,221 @@
+"""Reaching the database: one lazy engine per process, sessions, and retries.
+
+Nothing here connects before it is asked to. A forked child makes an engine of its own: connections must not
+be shared between processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event, orm
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine.interfaces import ExceptionContext
+
+from platform_db import errors
+from platform_db.config import get_settings
+
+if TYPE_CHECKING:
+    from platform_db.settings import Settings
+
+T = TypeVar("T")
+
+DRIVER = "postgresql+psycopg2"
+
+# SQLSTATEs after which the same transaction, tried again, may succeed: serialization_failure and
+# deadlock_detected (https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html).
+RETRYABLE = frozenset({"40001", "40P01"})
+
+# What a violated constraint means, for those that a caller is expected to meet.
+CONSTRAINT_ERRORS: dict[str, Callable[[], errors.PlatformDBError]] = {
+    "uq_user_token_active_access": lambda: errors.TokenError("the user has already an active access token"),
+    "uq_user_token_requested_access": lambda: errors.TokenError(
+        "the user has already requested an access token"
+    ),
+}
+
+
+def normalise_url(uri: str) -> URL:
+    """Return ``uri`` as a URL of the psycopg2 driver.
+
+    :raises errors.InvalidSetting: it is no PostgreSQL URL. The message holds no part of it.
+    """
+    try:
+        url = sa.make_url(uri)
+    except (sa.exc.ArgumentError, ValueError):
+        raise errors.InvalidSetting(
+            "the database URI is not a URL such as postgresql://user@host/name"
+        ) from None
+    backend = url.drivername.partition("+")[0]
+    if backend not in ("postgresql", "postgres"):
+        raise errors.InvalidSetting(
+            f"the database URI starts with {backend}:, not with postgresql: or embedded:"
+        )
+    return url.set(drivername=DRIVER)
+
+
+def database_url(settings: Settings | None = None) -> URL:
+    """Return the URL of the configured database; an embedded one is started by this.
+
+    :raises errors.NotConfigured: no URI and no host is set.
+    """
+    settings = settings or get_settings()
+    if settings.uri is not None:
+        return _resolve(settings.uri.get_secret_value())
+    if settings.host is None:
+        raise errors.NotConfigured
+    return URL.create(
+        DRIVER,
+        username=settings.username,
+        password=settings.password.get_secret_value() if settings.password else None,
+        host=settings.host,
+        port=settings.port,
+        database=settings.name,
+    )
+
+
+def migration_url(settings: Settings | None = None) -> URL:
+    """Return the URL to migrate by: a direct one, where the other goes through a pooler."""
+    settings = settings or get_settings()
+    if settings.migration_uri is not None:
+        return _resolve(settings.migration_uri.get_secret_value())
+    return database_url(settings)
+
+
+def _resolve(uri: str) -> URL:
+    from platform_db import embedded
+
+    directory = embedded.parse_uri(uri)
+    return normalise_url(uri if directory is None else embedded.ensure_running(directory))
+
+
+def create_engine(url: URL | str, settings: Settings | None = None, **options: Any) -> Engine:
+    """Return an engine with the configured pool and timeouts, whose errors are platform-db's.
+
+    Statement parameters are never logged, nor shown in errors: they may hold secrets.
+
+    :param options: overrides for :func:`sqlalchemy.create_engine`.
+    """
+    settings = settings or get_settings()
+    connect_args: dict[str, Any] = {
+        "application_name": settings.application_name,
+        "connect_timeout": settings.connect_timeout,
+    }
+    timeouts = {
+        "statement_timeout": settings.statement_timeout,
+        "lock_timeout": settings.lock_timeout,
+        "idle_in_transaction_session_timeout": settings.idle_in_transaction_timeout,
+    }
+    set_timeouts = " ".join(f"-c {name}={value}" for name, value in timeouts.items() if value)
+    if settings.connection_options and set_timeouts:
+        connect_args["options"] = set_timeouts
+    pool = {
+        "pool_size": settings.pool_size,
+        "max_overflow": settings.max_overflow,
+        "pool_timeout": settings.pool_timeout,
+        "pool_recycle": settings.pool_recycle,
+        "pool_pre_ping": settings.pool_pre_ping,
+    }
+    if "poolclass" in options:
+        pool = {}
+    connect_args |= options.pop("connect_args", {})
+    engine = sa.create_engine(
+        normalise_url(url) if isinstance(url, str) else url,
+        **{**pool, "connect_args": connect_args, "hide_parameters": True, **options},
+    )
+    event.listen(engine, "handle_error", raise_own_error)
+    return engine
+
+
+def raise_own_error(context: ExceptionContext) -> None:
+    """Turn what the database refuses for platform-db's own reasons into platform-db's own errors."""
+    diagnostics = getattr(context.original_exception, "diag", None)
+    if diagnostics is None:
+        return
+    if diagnostics.sqlstate == "PD001":
+        entity_id, stored_status, status = diagnostics.message_detail.split(" ")
+        raise errors.InvalidTransition(diagnostics.table_name, entity_id, stored_status, status)
+    if diagnostics.constraint_name in CONSTRAINT_ERRORS:
+        raise CONSTRAINT_ERRORS[diagnostics.constraint_name]()
+
+
+_engine: Engine | None = None
+_engine_pid: int | None = None
+
+
+def get_engine() -> Engine:
+    """Return this process's engine, made at the first call from the settings."""
+    global _engine, _engine_pid
+    if _engine is None or _engine_pid != os.getpid():
+        if _engine is not None:
+            # The parent's connections are the parent's: forget them without closing them.
+            _engine.dispose(close=False)
+        _engine, _engine_pid = create_engine(database_url()), os.getpid()
+    return _engine
+
+
+def reset_engine() -> None:
+    """Close this process's engine, so that the next :func:`get_engine` makes a new one."""
+    global _engine, _engine_pid
+    Session.remove()
+    if _engine is not None:
+        _engine.dispose(close=_engine_pid == os.getpid())
+    _engine = _engine_pid = None
+
+
+class _Session(orm.Session):
+    """A session on this process's engine."""
+
+    def get_bind(self, *args: Any, **kwargs: Any) -> Engine | sa.Connection:
+        return self.bind if self.bind is not None else get_engine()
+
+
+session_factory = orm.sessionmaker(class_=_Session)
+
+Session = orm.scoped_session(session_factory)
+"""The session of this thread, on this process's engine."""
+
+
+@contextmanager
+def session_scope() -> Iterator[orm.Session]:
+    """Give a new session; commit at the end, roll back on an error, close in any case."""
+    with session_factory() as session, session.begin():
+        yield session
+
+
+def run_transaction(
+    work: Callable[[orm.Session], T],
+    *,
+    factory: Callable[[], orm.Session] = session_factory,
+    attempts: int = 5,
+) -> T:
+    """Run ``work`` in a transaction of its own and return what it returns.
+
+    A serialization failure or a deadlock runs it again, in a new session, after a short random wait. So
+    ``work`` must not change anything outside the database that a second run would change twice.
+
+    :param attempts: how often to try in all.
+    """
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+    retrying = Retrying(
+        retry=retry_if_exception(is_retryable),
+        stop=stop_after_attempt(attempts),
+        wait=wait_random_exponential(multiplier=0.02, max=1.0),
+        reraise=True,
+    )
+
+    def attempt() -> T:
+        with factory() as session, session.begin():
+            return work(session)
+
+    return retrying(attempt)
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Tell whether a transaction that ended with ``error`` may succeed when it is run again."""
+    return isinstance(error, sa.exc.DBAPIError) and getattr(error.orig, "pgcode", None) in RETRYABLE

@@ -1,0 +1,62 @@
+"""Alembic's environment: how migrations reach the database, and that only one process migrates at a time.
+
+The order matters. First the lock, polled for on the very connection that migrates: whoever waits inside
+``pg_advisory_lock`` hangs ``CREATE INDEX CONCURRENTLY``, and ``lock_timeout`` would end the wait. Then
+``configure``, on a connection with no transaction open: with one, all revisions would run in one big
+transaction. Then the timeouts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import context
+from sqlalchemy.pool import NullPool
+
+from platform_db import database, schema
+from platform_db.config import get_settings
+from platform_db.models import Base
+from platform_db.types import SCHEMA
+
+COMPARE: dict[str, Any] = {
+    "target_metadata": Base.metadata,
+    "version_table_schema": SCHEMA,
+    "include_schemas": True,
+    "include_name": lambda name, type_, parents: type_ != "schema" or name == SCHEMA,
+    "transaction_per_migration": True,
+    "compare_type": True,
+    "compare_server_default": False,
+}
+
+
+def print_sql() -> None:
+    """Write the statements out instead of running them (``--sql``)."""
+    context.configure(dialect_name="postgresql", literal_binds=True, **COMPARE)
+    context.get_context().impl.static_output(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA};")
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def migrate() -> None:
+    """Run the migrations on a connection of their own."""
+    settings = get_settings()
+    url = context.config.attributes.get("url") or database.migration_url()
+    engine = database.create_engine(url, poolclass=NullPool, connect_args={"options": ""})
+    with engine.connect() as connection:
+        schema.lock_for_migration(connection, settings.migration_wait)
+        connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+        connection.commit()
+        schema.refuse_newer(connection)
+        connection.commit()
+        context.configure(connection=connection, **COMPARE)
+        connection.execute(sa.text(f"SET lock_timeout = {int(settings.migration_lock_timeout)}"))
+        connection.commit()
+        with context.begin_transaction():
+            context.run_migrations()
+
+
+if context.is_offline_mode():
+    print_sql()
+else:
+    migrate()

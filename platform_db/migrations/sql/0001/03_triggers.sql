@@ -1,0 +1,483 @@
+CREATE FUNCTION platform.touch() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.updated := now();
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER touch_interactive_session BEFORE UPDATE ON platform.interactive_session
+    FOR EACH ROW EXECUTE FUNCTION platform.touch();
+
+CREATE TRIGGER touch_job BEFORE UPDATE ON platform.job
+    FOR EACH ROW EXECUTE FUNCTION platform.touch();
+
+CREATE TRIGGER touch_job_cache BEFORE UPDATE ON platform.job_cache
+    FOR EACH ROW EXECUTE FUNCTION platform.touch();
+
+CREATE TRIGGER touch_quota_reservation BEFORE UPDATE ON platform.quota_reservation
+    FOR EACH ROW EXECUTE FUNCTION platform.touch();
+
+CREATE TRIGGER touch_resource BEFORE UPDATE ON platform.resource
+    FOR EACH ROW EXECUTE FUNCTION platform.touch();
+
+CREATE TRIGGER touch_service BEFORE UPDATE ON platform.service
+    FOR EACH ROW EXECUTE FUNCTION platform.touch();
+
+CREATE TRIGGER touch_user_ BEFORE UPDATE ON platform.user_
+    FOR EACH ROW EXECUTE FUNCTION platform.touch();
+
+CREATE TRIGGER touch_user_token BEFORE UPDATE ON platform.user_token
+    FOR EACH ROW EXECUTE FUNCTION platform.touch();
+
+CREATE TRIGGER touch_workflow BEFORE UPDATE ON platform.workflow
+    FOR EACH ROW EXECUTE FUNCTION platform.touch();
+
+CREATE TRIGGER touch_workspace_retention_rule BEFORE UPDATE ON platform.workspace_retention_rule
+    FOR EACH ROW EXECUTE FUNCTION platform.touch();
+
+CREATE FUNCTION platform.guard_workflow_status() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        NEW.revision := 0;
+    ELSIF NEW.status = OLD.status THEN
+        NEW.revision := OLD.revision;
+        RETURN NEW;
+    ELSE
+        IF NOT (CASE OLD.status
+            WHEN 'created' THEN NEW.status IN ('queued', 'deleted')
+            WHEN 'queued' THEN NEW.status IN ('pending', 'failed', 'deleted')
+            WHEN 'pending' THEN NEW.status IN ('running', 'deleted')
+            WHEN 'running' THEN NEW.status IN ('finished', 'failed', 'stopped')
+            WHEN 'finished' THEN NEW.status IN ('running', 'deleted')
+            WHEN 'failed' THEN NEW.status IN ('running', 'deleted')
+            WHEN 'stopped' THEN NEW.status IN ('deleted')
+            ELSE false
+        END) AND coalesce(current_setting('platform.guard', true), '') <> 'override' THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'PD001',
+                MESSAGE = format('workflow %s cannot go from %s to %s', OLD.id_, OLD.status, NEW.status),
+                DETAIL = format('%s %s %s', OLD.id_, OLD.status, NEW.status),
+                SCHEMA = 'platform', TABLE = 'workflow', COLUMN = 'status';
+        END IF;
+        NEW.revision := OLD.revision + 1;
+    END IF;
+    IF NEW.status = 'running' THEN
+        IF TG_OP = 'INSERT' THEN
+            NEW.run_started_at := coalesce(NEW.run_started_at, clock_timestamp());
+        ELSIF NEW.run_started_at IS NOT DISTINCT FROM OLD.run_started_at THEN
+            NEW.run_started_at := clock_timestamp();
+        END IF;
+        NEW.run_finished_at := NULL;
+        NEW.run_stopped_at := NULL;
+    ELSIF NEW.status IN ('finished', 'failed') THEN
+        NEW.run_finished_at := coalesce(NEW.run_finished_at, clock_timestamp());
+    ELSIF NEW.status = 'stopped' THEN
+        NEW.run_stopped_at := coalesce(NEW.run_stopped_at, clock_timestamp());
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE FUNCTION platform.record_workflow_status() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    statement_reason text := current_setting('platform.statement_reason', true);
+    this_statement text := statement_timestamp()::text || ' ';
+BEGIN
+    INSERT INTO platform.status_change
+        (owner_id, entity_id, revision, entity, from_status, to_status, actor, reason, overridden)
+    VALUES (
+        NEW.owner_id, NEW.id_, NEW.revision, 'workflow', OLD.status, NEW.status,
+        nullif(current_setting('platform.actor', true), ''),
+        CASE WHEN starts_with(statement_reason, this_statement)
+             THEN substr(statement_reason, length(this_statement) + 1)
+             ELSE nullif(current_setting('platform.reason', true), '') END,
+        coalesce(current_setting('platform.guard', true), '') = 'override'
+    );
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER guard_workflow_insert BEFORE INSERT ON platform.workflow
+    FOR EACH ROW EXECUTE FUNCTION platform.guard_workflow_status();
+
+CREATE TRIGGER guard_workflow_update BEFORE UPDATE OF status, revision ON platform.workflow
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.revision IS DISTINCT FROM NEW.revision)
+    EXECUTE FUNCTION platform.guard_workflow_status();
+
+CREATE TRIGGER record_workflow_status AFTER UPDATE OF status ON platform.workflow
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_workflow_status();
+
+CREATE FUNCTION platform.guard_job_status() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        NEW.revision := 0;
+    ELSIF NEW.status = OLD.status THEN
+        NEW.revision := OLD.revision;
+        RETURN NEW;
+    ELSE
+        IF NOT (CASE OLD.status
+            WHEN 'created' THEN NEW.status IN ('queued', 'running', 'finished', 'failed', 'stopped')
+            WHEN 'queued' THEN NEW.status IN ('running', 'finished', 'failed', 'stopped')
+            WHEN 'running' THEN NEW.status IN ('finished', 'failed', 'stopped')
+            ELSE false
+        END) AND coalesce(current_setting('platform.guard', true), '') <> 'override' THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'PD001',
+                MESSAGE = format('job %s cannot go from %s to %s', OLD.id_, OLD.status, NEW.status),
+                DETAIL = format('%s %s %s', OLD.id_, OLD.status, NEW.status),
+                SCHEMA = 'platform', TABLE = 'job', COLUMN = 'status';
+        END IF;
+        NEW.revision := OLD.revision + 1;
+    END IF;
+    IF NEW.status = 'running' THEN
+        NEW.started_at := coalesce(NEW.started_at, clock_timestamp());
+    ELSIF NEW.status IN ('finished', 'failed', 'stopped') THEN
+        NEW.finished_at := coalesce(NEW.finished_at, clock_timestamp());
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE FUNCTION platform.record_job_status() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    statement_reason text := current_setting('platform.statement_reason', true);
+    this_statement text := statement_timestamp()::text || ' ';
+BEGIN
+    INSERT INTO platform.status_change
+        (owner_id, entity_id, revision, entity, from_status, to_status, actor, reason, overridden)
+    VALUES (
+        NEW.owner_id, NEW.id_, NEW.revision, 'job', OLD.status, NEW.status,
+        nullif(current_setting('platform.actor', true), ''),
+        CASE WHEN starts_with(statement_reason, this_statement)
+             THEN substr(statement_reason, length(this_statement) + 1)
+             ELSE nullif(current_setting('platform.reason', true), '') END,
+        coalesce(current_setting('platform.guard', true), '') = 'override'
+    );
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER guard_job_insert BEFORE INSERT ON platform.job
+    FOR EACH ROW EXECUTE FUNCTION platform.guard_job_status();
+
+CREATE TRIGGER guard_job_update BEFORE UPDATE OF status, revision ON platform.job
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.revision IS DISTINCT FROM NEW.revision)
+    EXECUTE FUNCTION platform.guard_job_status();
+
+CREATE TRIGGER record_job_status AFTER UPDATE OF status ON platform.job
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_job_status();
+
+CREATE FUNCTION platform.guard_interactive_session_status() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        NEW.revision := 0;
+    ELSIF NEW.status = OLD.status THEN
+        NEW.revision := OLD.revision;
+        RETURN NEW;
+    ELSE
+        IF NOT (CASE OLD.status
+            WHEN 'created' THEN NEW.status IN ('queued', 'pending', 'running', 'failed', 'stopped', 'deleted')
+            WHEN 'queued' THEN NEW.status IN ('pending', 'running', 'failed', 'stopped', 'deleted')
+            WHEN 'pending' THEN NEW.status IN ('running', 'failed', 'stopped', 'deleted')
+            WHEN 'running' THEN NEW.status IN ('finished', 'failed', 'stopped', 'deleted')
+            WHEN 'finished' THEN NEW.status IN ('deleted')
+            WHEN 'failed' THEN NEW.status IN ('deleted')
+            WHEN 'stopped' THEN NEW.status IN ('deleted')
+            ELSE false
+        END) AND coalesce(current_setting('platform.guard', true), '') <> 'override' THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'PD001',
+                MESSAGE = format('interactive_session %s cannot go from %s to %s', OLD.id_, OLD.status, NEW.status),
+                DETAIL = format('%s %s %s', OLD.id_, OLD.status, NEW.status),
+                SCHEMA = 'platform', TABLE = 'interactive_session', COLUMN = 'status';
+        END IF;
+        NEW.revision := OLD.revision + 1;
+    END IF;
+    IF NEW.status = 'running' THEN
+        IF TG_OP = 'INSERT' THEN
+            NEW.run_started_at := coalesce(NEW.run_started_at, clock_timestamp());
+        ELSIF NEW.run_started_at IS NOT DISTINCT FROM OLD.run_started_at THEN
+            NEW.run_started_at := clock_timestamp();
+        END IF;
+        NEW.run_finished_at := NULL;
+        NEW.run_stopped_at := NULL;
+    ELSIF NEW.status IN ('finished', 'failed') THEN
+        NEW.run_finished_at := coalesce(NEW.run_finished_at, clock_timestamp());
+    ELSIF NEW.status = 'stopped' THEN
+        NEW.run_stopped_at := coalesce(NEW.run_stopped_at, clock_timestamp());
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE FUNCTION platform.record_interactive_session_status() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    statement_reason text := current_setting('platform.statement_reason', true);
+    this_statement text := statement_timestamp()::text || ' ';
+BEGIN
+    INSERT INTO platform.status_change
+        (owner_id, entity_id, revision, entity, from_status, to_status, actor, reason, overridden)
+    VALUES (
+        NEW.owner_id, NEW.id_, NEW.revision, 'interactive_session', OLD.status, NEW.status,
+        nullif(current_setting('platform.actor', true), ''),
+        CASE WHEN starts_with(statement_reason, this_statement)
+             THEN substr(statement_reason, length(this_statement) + 1)
+             ELSE nullif(current_setting('platform.reason', true), '') END,
+        coalesce(current_setting('platform.guard', true), '') = 'override'
+    );
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER guard_interactive_session_insert BEFORE INSERT ON platform.interactive_session
+    FOR EACH ROW EXECUTE FUNCTION platform.guard_interactive_session_status();
+
+CREATE TRIGGER guard_interactive_session_update BEFORE UPDATE OF status, revision ON platform.interactive_session
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.revision IS DISTINCT FROM NEW.revision)
+    EXECUTE FUNCTION platform.guard_interactive_session_status();
+
+CREATE TRIGGER record_interactive_session_status AFTER UPDATE OF status ON platform.interactive_session
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_interactive_session_status();
+
+CREATE FUNCTION platform.guard_service_status() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        NEW.revision := 0;
+    ELSIF NEW.status = OLD.status THEN
+        NEW.revision := OLD.revision;
+        RETURN NEW;
+    ELSE
+        IF NOT (CASE OLD.status
+            WHEN 'created' THEN NEW.status IN ('queued', 'pending', 'running', 'failed', 'stopped', 'deleted')
+            WHEN 'queued' THEN NEW.status IN ('pending', 'running', 'failed', 'stopped', 'deleted')
+            WHEN 'pending' THEN NEW.status IN ('running', 'failed', 'stopped', 'deleted')
+            WHEN 'running' THEN NEW.status IN ('finished', 'failed', 'stopped', 'deleted')
+            WHEN 'finished' THEN NEW.status IN ('deleted')
+            WHEN 'failed' THEN NEW.status IN ('deleted')
+            WHEN 'stopped' THEN NEW.status IN ('deleted')
+            ELSE false
+        END) AND coalesce(current_setting('platform.guard', true), '') <> 'override' THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'PD001',
+                MESSAGE = format('service %s cannot go from %s to %s', OLD.id_, OLD.status, NEW.status),
+                DETAIL = format('%s %s %s', OLD.id_, OLD.status, NEW.status),
+                SCHEMA = 'platform', TABLE = 'service', COLUMN = 'status';
+        END IF;
+        NEW.revision := OLD.revision + 1;
+    END IF;
+    IF NEW.status = 'running' THEN
+        IF TG_OP = 'INSERT' THEN
+            NEW.run_started_at := coalesce(NEW.run_started_at, clock_timestamp());
+        ELSIF NEW.run_started_at IS NOT DISTINCT FROM OLD.run_started_at THEN
+            NEW.run_started_at := clock_timestamp();
+        END IF;
+        NEW.run_finished_at := NULL;
+        NEW.run_stopped_at := NULL;
+    ELSIF NEW.status IN ('finished', 'failed') THEN
+        NEW.run_finished_at := coalesce(NEW.run_finished_at, clock_timestamp());
+    ELSIF NEW.status = 'stopped' THEN
+        NEW.run_stopped_at := coalesce(NEW.run_stopped_at, clock_timestamp());
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE FUNCTION platform.record_service_status() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    statement_reason text := current_setting('platform.statement_reason', true);
+    this_statement text := statement_timestamp()::text || ' ';
+BEGIN
+    INSERT INTO platform.status_change
+        (owner_id, entity_id, revision, entity, from_status, to_status, actor, reason, overridden)
+    VALUES (
+        NEW.owner_id, NEW.id_, NEW.revision, 'service', OLD.status, NEW.status,
+        nullif(current_setting('platform.actor', true), ''),
+        CASE WHEN starts_with(statement_reason, this_statement)
+             THEN substr(statement_reason, length(this_statement) + 1)
+             ELSE nullif(current_setting('platform.reason', true), '') END,
+        coalesce(current_setting('platform.guard', true), '') = 'override'
+    );
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER guard_service_insert BEFORE INSERT ON platform.service
+    FOR EACH ROW EXECUTE FUNCTION platform.guard_service_status();
+
+CREATE TRIGGER guard_service_update BEFORE UPDATE OF status, revision ON platform.service
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.revision IS DISTINCT FROM NEW.revision)
+    EXECUTE FUNCTION platform.guard_service_status();
+
+CREATE TRIGGER record_service_status AFTER UPDATE OF status ON platform.service
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_service_status();
+
+CREATE FUNCTION platform.guard_user_token_status() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        NEW.revision := 0;
+    ELSIF NEW.status = OLD.status THEN
+        NEW.revision := OLD.revision;
+        RETURN NEW;
+    ELSE
+        IF NOT (CASE OLD.status
+            WHEN 'requested' THEN NEW.status IN ('active', 'revoked')
+            WHEN 'active' THEN NEW.status IN ('revoked')
+            ELSE false
+        END) AND coalesce(current_setting('platform.guard', true), '') <> 'override' THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'PD001',
+                MESSAGE = format('user_token %s cannot go from %s to %s', OLD.id_, OLD.status, NEW.status),
+                DETAIL = format('%s %s %s', OLD.id_, OLD.status, NEW.status),
+                SCHEMA = 'platform', TABLE = 'user_token', COLUMN = 'status';
+        END IF;
+        NEW.revision := OLD.revision + 1;
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE FUNCTION platform.record_user_token_status() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    statement_reason text := current_setting('platform.statement_reason', true);
+    this_statement text := statement_timestamp()::text || ' ';
+BEGIN
+    INSERT INTO platform.status_change
+        (owner_id, entity_id, revision, entity, from_status, to_status, actor, reason, overridden)
+    VALUES (
+        NEW.user_id, NEW.id_, NEW.revision, 'user_token', OLD.status, NEW.status,
+        nullif(current_setting('platform.actor', true), ''),
+        CASE WHEN starts_with(statement_reason, this_statement)
+             THEN substr(statement_reason, length(this_statement) + 1)
+             ELSE nullif(current_setting('platform.reason', true), '') END,
+        coalesce(current_setting('platform.guard', true), '') = 'override'
+    );
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER guard_user_token_insert BEFORE INSERT ON platform.user_token
+    FOR EACH ROW EXECUTE FUNCTION platform.guard_user_token_status();
+
+CREATE TRIGGER guard_user_token_update BEFORE UPDATE OF status, revision ON platform.user_token
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.revision IS DISTINCT FROM NEW.revision)
+    EXECUTE FUNCTION platform.guard_user_token_status();
+
+CREATE TRIGGER record_user_token_status AFTER UPDATE OF status ON platform.user_token
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_user_token_status();
+
+CREATE FUNCTION platform.guard_workspace_retention_rule_status() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        NEW.revision := 0;
+    ELSIF NEW.status = OLD.status THEN
+        NEW.revision := OLD.revision;
+        RETURN NEW;
+    ELSE
+        IF NOT (CASE OLD.status
+            WHEN 'created' THEN NEW.status IN ('active', 'inactive')
+            WHEN 'active' THEN NEW.status IN ('inactive', 'pending')
+            WHEN 'inactive' THEN NEW.status IN ('active')
+            WHEN 'pending' THEN NEW.status IN ('active', 'applied')
+            ELSE false
+        END) AND coalesce(current_setting('platform.guard', true), '') <> 'override' THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'PD001',
+                MESSAGE = format('workspace_retention_rule %s cannot go from %s to %s', OLD.id_, OLD.status, NEW.status),
+                DETAIL = format('%s %s %s', OLD.id_, OLD.status, NEW.status),
+                SCHEMA = 'platform', TABLE = 'workspace_retention_rule', COLUMN = 'status';
+        END IF;
+        NEW.revision := OLD.revision + 1;
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE FUNCTION platform.record_workspace_retention_rule_status() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    statement_reason text := current_setting('platform.statement_reason', true);
+    this_statement text := statement_timestamp()::text || ' ';
+BEGIN
+    INSERT INTO platform.status_change
+        (owner_id, entity_id, revision, entity, from_status, to_status, actor, reason, overridden)
+    VALUES (
+        NEW.owner_id, NEW.id_, NEW.revision, 'workspace_retention_rule', OLD.status, NEW.status,
+        nullif(current_setting('platform.actor', true), ''),
+        CASE WHEN starts_with(statement_reason, this_statement)
+             THEN substr(statement_reason, length(this_statement) + 1)
+             ELSE nullif(current_setting('platform.reason', true), '') END,
+        coalesce(current_setting('platform.guard', true), '') = 'override'
+    );
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER guard_workspace_retention_rule_insert BEFORE INSERT ON platform.workspace_retention_rule
+    FOR EACH ROW EXECUTE FUNCTION platform.guard_workspace_retention_rule_status();
+
+CREATE TRIGGER guard_workspace_retention_rule_update BEFORE UPDATE OF status, revision ON platform.workspace_retention_rule
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.revision IS DISTINCT FROM NEW.revision)
+    EXECUTE FUNCTION platform.guard_workspace_retention_rule_status();
+
+CREATE TRIGGER record_workspace_retention_rule_status AFTER UPDATE OF status ON platform.workspace_retention_rule
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_workspace_retention_rule_status();
+
+CREATE FUNCTION platform.activate_workspace_retention_rules(owner uuid, workflow uuid) RETURNS void
+    LANGUAGE sql
+    BEGIN ATOMIC
+        UPDATE platform.workspace_retention_rule
+        SET status = 'active',
+            apply_on = (date_trunc('day', now() AT TIME ZONE 'UTC') + make_interval(days => retention_days + 1))
+                       AT TIME ZONE 'UTC'
+        WHERE owner_id = owner AND workflow_id = workflow AND status = 'created';
+    END;
+
+CREATE FUNCTION platform.inactivate_workspace_retention_rules(owner uuid, path text) RETURNS void
+    LANGUAGE sql
+    BEGIN ATOMIC
+        UPDATE platform.workspace_retention_rule AS rule
+        SET status = 'inactive'
+        FROM platform.workflow
+        WHERE workflow.owner_id = owner AND workflow.workspace_path = path
+          AND rule.owner_id = owner AND rule.workflow_id = workflow.id_
+          AND rule.status IN ('created', 'active');
+    END;
+
+CREATE FUNCTION platform.follow_run_with_retention() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.status IN ('finished', 'failed') THEN
+        PERFORM platform.activate_workspace_retention_rules(NEW.owner_id, NEW.id_);
+    ELSE
+        PERFORM platform.inactivate_workspace_retention_rules(NEW.owner_id, NEW.workspace_path);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER retention_on_end AFTER UPDATE OF status ON platform.workflow
+    FOR EACH ROW WHEN (OLD.status <> NEW.status AND (
+        NEW.status IN ('finished', 'failed')
+        OR (NEW.status = 'running' AND OLD.status IN ('finished', 'failed'))))
+    EXECUTE FUNCTION platform.follow_run_with_retention();
+
+CREATE TRIGGER retention_on_restart AFTER INSERT ON platform.workflow
+    FOR EACH ROW WHEN (NEW.restart AND NEW.status NOT IN ('finished', 'failed'))
+    EXECUTE FUNCTION platform.follow_run_with_retention();
+
+CREATE FUNCTION platform.record_workspace_retention() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO platform.workspace_retention_audit_log
+        (owner_id, workspace_retention_rule_id, status, retention_days, apply_on)
+    VALUES (NEW.owner_id, NEW.id_, NEW.status, NEW.retention_days, NEW.apply_on);
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER record_workspace_retention
+    AFTER INSERT OR UPDATE OF status, retention_days, apply_on ON platform.workspace_retention_rule
+    FOR EACH ROW EXECUTE FUNCTION platform.record_workspace_retention();

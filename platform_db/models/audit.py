@@ -1,0 +1,80 @@
+"""The audit log: who did what, about whom. Ids only: no names, no e-mail addresses, no secrets."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import INET
+from sqlalchemy.orm import Mapped, mapped_column, validates
+
+from platform_db import errors
+from platform_db.models.base import Base, Created, Identified
+from platform_db.types import Json
+
+
+class AuditLogAction(str, enum.Enum):
+    """The actions that platform-db itself records."""
+
+    request_token = "request_token"
+    grant_token = "grant_token"
+    revoke_token = "revoke_token"
+    create_user = "create_user"
+    delete_user = "delete_user"
+    set_quota_limit = "set_quota_limit"
+    share_workflow = "share_workflow"
+    unshare_workflow = "unshare_workflow"
+    override_guard = "override_guard"
+    rotate_keys = "rotate_keys"
+    apply_retention = "apply_retention"
+
+
+_registered_actions = {action.value for action in AuditLogAction}
+
+
+def register_audit_action(action: str) -> str:
+    """Let the platform's own ``action`` be recorded in this process, and return it."""
+    _registered_actions.add(action)
+    return action
+
+
+class AuditLog(Identified, Created, Base):
+    """One action. Rows outlive the user they speak of and are never updated.
+
+    :param user_id: whom it is about.
+    :param actor_id: the user who did it; None where the user did it, or the platform.
+    :param details: what else there is to know, in ids and plain values.
+    :param request_id: the request that caused it.
+    :param address: the network address that the request came from.
+    :param service: the service that recorded it.
+    """
+
+    __tablename__ = "audit_log"
+    tenant_column = "user_id"
+
+    user_id: Mapped[uuid.UUID]
+    actor_id: Mapped[uuid.UUID | None]
+    action: Mapped[str] = mapped_column(sa.Text)
+    details: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    request_id: Mapped[str | None] = mapped_column(sa.Text)
+    address: Mapped[str | None] = mapped_column(INET)
+    service: Mapped[str | None] = mapped_column(sa.Text)
+
+    __mapper_args__ = {"primary_key": ["id_"]}
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("user_id", "id_"),
+        sa.UniqueConstraint("id_", name="uq_audit_log_id_"),
+        sa.Index("ix_audit_log_user_id_created", "user_id", "created"),
+        sa.Index("ix_audit_log_actor_id_created", "actor_id", "created"),
+        sa.Index("ix_audit_log_action_created", "action", "created"),
+        sa.Index("ix_audit_log_created", "created"),
+    )
+
+    @validates("action")
+    def _known_action(self, key: str, action: AuditLogAction | str) -> str:
+        name = action.value if isinstance(action, AuditLogAction) else action
+        if name not in _registered_actions:
+            raise errors.UnknownAction(f"{name!r} is not a registered audit action")
+        return name

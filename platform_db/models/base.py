@@ -1,0 +1,95 @@
+"""What all models share: the metadata, the naming convention, and the columns that repeat."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, object_session
+
+from platform_db import errors
+from platform_db.types import SCHEMA, Timestamp, new_id
+
+NAMING_CONVENTION = {
+    "pk": "pk_%(table_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """The base of all models; :attr:`metadata` is what the migrations are compared with."""
+
+    metadata = sa.MetaData(schema=SCHEMA, naming_convention=NAMING_CONVENTION)
+
+    # The column that names the tenant whose row this is; None where a row belongs to nobody in particular.
+    tenant_column: ClassVar[str | None] = None
+
+    # Where a child takes its owner from at flush: the attribute with its parent's id, and the parent's model.
+    owner_from: ClassVar[tuple[str, str] | None] = None
+
+    def __repr__(self) -> str:
+        # Only the identity: other columns may hold secrets, or load from the database when touched.
+        identity = sa.inspect(self).identity
+        return f"<{type(self).__name__} {', '.join(map(str, identity)) if identity else 'not stored'}>"
+
+
+class Identified:
+    """A row with an id of its own, given as soon as the object exists."""
+
+    id_: Mapped[uuid.UUID] = mapped_column(default=new_id, sort_order=-2)
+
+    def __init__(self, **values: Any) -> None:
+        # First of all: an encrypted value is bound to the id of its row.
+        super().__init__(**{"id_": new_id(), **values})
+
+
+class Created:
+    """A row that knows when it was made."""
+
+    created: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.func.now(), sort_order=90)
+
+
+class Timestamped(Created):
+    """A row that also knows when it was last changed; a trigger keeps ``updated``."""
+
+    updated: Mapped[datetime] = mapped_column(
+        Timestamp, server_default=sa.func.now(), server_onupdate=sa.FetchedValue(), sort_order=91
+    )
+
+
+def tenant_keys(table: str, tenant_column: str = "owner_id") -> tuple[sa.Constraint, ...]:
+    """Return the keys of a tenant's table: its primary key starts with the tenant, and ids are unique.
+
+    ``UNIQUE (id_)`` finds a row by its id alone. It is what distributing the table would drop.
+    """
+    return (
+        sa.PrimaryKeyConstraint(tenant_column, "id_"),
+        sa.UniqueConstraint("id_", name=f"uq_{table}_id_"),
+    )
+
+
+def tenant_foreign_key(
+    column: str, table: str, *, ondelete: str | None = "CASCADE"
+) -> sa.ForeignKeyConstraint:
+    """Return a foreign key to a row of the same owner."""
+    return sa.ForeignKeyConstraint(
+        ["owner_id", column],
+        [f"{SCHEMA}.{table}.owner_id", f"{SCHEMA}.{table}.id_"],
+        ondelete=ondelete,
+    )
+
+
+def session_of(row: Base) -> Session:
+    """Return the session that ``row`` is in.
+
+    :raises errors.PlatformDBError: it is in none.
+    """
+    session = object_session(row)
+    if session is None:
+        raise errors.PlatformDBError(f"this {type(row).__name__} is in no session; add it to one first")
+    return session

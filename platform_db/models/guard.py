@@ -1,0 +1,134 @@
+"""The guard: triggers, generated from :mod:`platform_db.states`, that every status change meets.
+
+Python, bulk SQL and psql all write through them:
+
+* ``guard_<table>_status()`` runs before a row is written. It refuses a status that may not follow the
+  stored one (SQLSTATE ``PD001``), stamps and clears the times, and counts ``revision`` up by one.
+* ``record_<table>_status()`` runs after it and writes the row's ``status_change``.
+
+A change to the same status runs neither. Times come from ``clock_timestamp()``, not ``now()``: a row's
+changes happen one after another under its lock, in transactions that may have begun in another order.
+
+Settings of the transaction that the triggers read:
+
+* ``platform.actor`` and ``platform.reason``: who and why, for ``status_change``.
+* ``platform.statement_reason``: the same for one statement, as its ``statement_timestamp()``, a space and
+  the reason. It wins over ``platform.reason`` and says nothing to any later statement.
+* ``platform.guard``: ``override`` lets through what would be refused, and marks it.
+"""
+
+from __future__ import annotations
+
+from platform_db.states import MACHINES, Machine, Status
+from platform_db.types import SCHEMA
+
+INVALID_TRANSITION = "PD001"
+
+_STAMP_RUN = """
+    IF NEW.status = 'running' THEN
+        IF TG_OP = 'INSERT' THEN
+            NEW.run_started_at := coalesce(NEW.run_started_at, clock_timestamp());
+        ELSIF NEW.run_started_at IS NOT DISTINCT FROM OLD.run_started_at THEN
+            NEW.run_started_at := clock_timestamp();
+        END IF;
+        NEW.run_finished_at := NULL;
+        NEW.run_stopped_at := NULL;
+    ELSIF NEW.status IN ('finished', 'failed') THEN
+        NEW.run_finished_at := coalesce(NEW.run_finished_at, clock_timestamp());
+    ELSIF NEW.status = 'stopped' THEN
+        NEW.run_stopped_at := coalesce(NEW.run_stopped_at, clock_timestamp());
+    END IF;"""
+
+_STAMP_JOB = """
+    IF NEW.status = 'running' THEN
+        NEW.started_at := coalesce(NEW.started_at, clock_timestamp());
+    ELSIF NEW.status IN ('finished', 'failed', 'stopped') THEN
+        NEW.finished_at := coalesce(NEW.finished_at, clock_timestamp());
+    END IF;"""
+
+_STAMPS = {
+    "workflow": _STAMP_RUN,
+    "interactive_session": _STAMP_RUN,
+    "service": _STAMP_RUN,
+    "job": _STAMP_JOB,
+    "user_token": "",
+    "workspace_retention_rule": "",
+}
+
+_OWNER_COLUMNS = {"user_token": "user_id"}
+
+
+def guard_statements() -> list[str]:
+    """Return the statements that create the guard of every status column."""
+    return [statement for machine in MACHINES.values() for statement in _guard(machine)]
+
+
+def _names(statuses: frozenset[Status], machine: Machine[Status]) -> str:
+    """Return the statuses as SQL literals, in the enumeration's order."""
+    return ", ".join(f"'{status.value}'" for status in machine.statuses if status in statuses)
+
+
+def _guard(machine: Machine[Status]) -> list[str]:
+    table = machine.entity
+    owner = _OWNER_COLUMNS.get(table, "owner_id")
+    rules = "\n".join(
+        f"            WHEN '{status.value}' THEN NEW.status IN ({_names(following, machine)})"
+        for status, following in machine.transitions.items()
+        if following
+    )
+    return [
+        f"""\
+CREATE FUNCTION {SCHEMA}.guard_{table}_status() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        NEW.revision := 0;
+    ELSIF NEW.status = OLD.status THEN
+        NEW.revision := OLD.revision;
+        RETURN NEW;
+    ELSE
+        IF NOT (CASE OLD.status
+{rules}
+            ELSE false
+        END) AND coalesce(current_setting('platform.guard', true), '') <> 'override' THEN
+            RAISE EXCEPTION USING
+                ERRCODE = '{INVALID_TRANSITION}',
+                MESSAGE = format('{table} %s cannot go from %s to %s', OLD.id_, OLD.status, NEW.status),
+                DETAIL = format('%s %s %s', OLD.id_, OLD.status, NEW.status),
+                SCHEMA = '{SCHEMA}', TABLE = '{table}', COLUMN = 'status';
+        END IF;
+        NEW.revision := OLD.revision + 1;
+    END IF;{_STAMPS[table]}
+    RETURN NEW;
+END
+$$;""",
+        f"""\
+CREATE FUNCTION {SCHEMA}.record_{table}_status() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    statement_reason text := current_setting('platform.statement_reason', true);
+    this_statement text := statement_timestamp()::text || ' ';
+BEGIN
+    INSERT INTO {SCHEMA}.status_change
+        (owner_id, entity_id, revision, entity, from_status, to_status, actor, reason, overridden)
+    VALUES (
+        NEW.{owner}, NEW.id_, NEW.revision, '{table}', OLD.status, NEW.status,
+        nullif(current_setting('platform.actor', true), ''),
+        CASE WHEN starts_with(statement_reason, this_statement)
+             THEN substr(statement_reason, length(this_statement) + 1)
+             ELSE nullif(current_setting('platform.reason', true), '') END,
+        coalesce(current_setting('platform.guard', true), '') = 'override'
+    );
+    RETURN NULL;
+END
+$$;""",
+        f"""\
+CREATE TRIGGER guard_{table}_insert BEFORE INSERT ON {SCHEMA}.{table}
+    FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.guard_{table}_status();""",
+        f"""\
+CREATE TRIGGER guard_{table}_update BEFORE UPDATE OF status, revision ON {SCHEMA}.{table}
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.revision IS DISTINCT FROM NEW.revision)
+    EXECUTE FUNCTION {SCHEMA}.guard_{table}_status();""",
+        f"""\
+CREATE TRIGGER record_{table}_status AFTER UPDATE OF status ON {SCHEMA}.{table}
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION {SCHEMA}.record_{table}_status();""",
+    ]

@@ -1,0 +1,64 @@
+"""History: every status change, written by the database, and notes beside it."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from platform_db.models.base import Base, Identified, tenant_keys
+from platform_db.types import Json, Timestamp
+
+
+class StatusChange(Base):
+    """One change of one row's status. The first has revision 1, and there is no gap after it.
+
+    :param entity: the row's table, such as ``workflow``.
+    :param actor: who did it, where the transaction said so (``SET LOCAL platform.actor``).
+    :param reason: why, where the transaction or the transition said so (``SET LOCAL platform.reason``).
+    :param overridden: whether an operator's override let it pass that the guard would have refused.
+    """
+
+    __tablename__ = "status_change"
+    tenant_column = "owner_id"
+
+    owner_id: Mapped[uuid.UUID]
+    entity_id: Mapped[uuid.UUID]
+    revision: Mapped[int]
+    entity: Mapped[str] = mapped_column(sa.Text)
+    from_status: Mapped[str] = mapped_column(sa.Text)
+    to_status: Mapped[str] = mapped_column(sa.Text)
+    at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.func.clock_timestamp())
+    actor: Mapped[str | None] = mapped_column(sa.Text)
+    reason: Mapped[str | None] = mapped_column(sa.Text)
+    overridden: Mapped[bool] = mapped_column(server_default="false")
+
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("owner_id", "entity_id", "revision"),
+        sa.Index("ix_status_change_at", "at", postgresql_using="brin"),
+    )
+
+
+class Note(Identified, Base):
+    """Something worth knowing about a row that is not a status change."""
+
+    __tablename__ = "note"
+    tenant_column = "owner_id"
+
+    owner_id: Mapped[uuid.UUID]
+    entity: Mapped[str] = mapped_column(sa.Text)
+    entity_id: Mapped[uuid.UUID]
+    topic: Mapped[str] = mapped_column(sa.Text)
+    message: Mapped[str] = mapped_column(sa.Text)
+    details: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.func.clock_timestamp())
+
+    __mapper_args__ = {"primary_key": ["id_"]}
+    __table_args__ = (
+        *tenant_keys("note"),
+        sa.Index("ix_note_owner_id_entity_id_at", "owner_id", "entity_id", "at"),
+        sa.Index("ix_note_at", "at", postgresql_using="brin"),
+    )

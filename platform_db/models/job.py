@@ -1,0 +1,138 @@
+"""Jobs: the steps of a run, as they were observed on a compute backend."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, relationship
+
+from platform_db import states
+from platform_db.models.base import (
+    Base,
+    Identified,
+    Timestamped,
+    session_of,
+    tenant_foreign_key,
+    tenant_keys,
+)
+from platform_db.models.log_chunk import LogChunk, encode_log, read_logs
+from platform_db.states import JobStatus
+from platform_db.types import Json, Timestamp, native_enum
+
+if TYPE_CHECKING:
+    from platform_db.models.workflow import Workflow
+
+
+class Job(Identified, Timestamped, Base):
+    """One job of a run."""
+
+    __tablename__ = "job"
+    tenant_column = "owner_id"
+    owner_from = ("workflow_id", "Workflow")
+
+    owner_id: Mapped[uuid.UUID]
+    workflow_id: Mapped[uuid.UUID]
+    backend_job_id: Mapped[str | None] = mapped_column(sa.Text)
+    compute_backend: Mapped[str | None] = mapped_column(sa.Text)
+    job_name: Mapped[str | None] = mapped_column(sa.Text)
+    status: Mapped[JobStatus] = mapped_column(native_enum(JobStatus, "job_status"), server_default="created")
+    container_image: Mapped[str | None] = mapped_column(sa.Text)
+    command: Mapped[str | None] = deferred(mapped_column(sa.Text))
+    environment: Mapped[Any] = deferred(mapped_column(Json, nullable=True))
+    attributes: Mapped[dict[str, Any]] = mapped_column(Json, server_default="{}")
+    deleted: Mapped[bool] = mapped_column(server_default="false")
+    started_at: Mapped[datetime | None] = mapped_column(Timestamp, server_onupdate=sa.FetchedValue())
+    finished_at: Mapped[datetime | None] = mapped_column(Timestamp, server_onupdate=sa.FetchedValue())
+    revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
+
+    workflow: Mapped[Workflow] = relationship(back_populates="jobs")
+    cached: Mapped[list[JobCache]] = relationship(back_populates="job", passive_deletes=True)
+    log_chunks: WriteOnlyMapped[LogChunk] = relationship(
+        passive_deletes=True, order_by=LogChunk.id_, overlaps="log_chunks"
+    )
+
+    __mapper_args__ = {"primary_key": ["id_"], "eager_defaults": True}
+    __table_args__ = (
+        *tenant_keys("job"),
+        tenant_foreign_key("workflow_id", "workflow"),
+        sa.Index("ix_job_owner_id_workflow_id", "owner_id", "workflow_id", "status"),
+        sa.Index("ix_job_compute_backend_backend_job_id", "compute_backend", "backend_job_id"),
+        sa.CheckConstraint("status <> 'running' OR started_at IS NOT NULL", name="running_has_start"),
+        sa.CheckConstraint(
+            "status NOT IN ('finished', 'failed', 'stopped') OR finished_at IS NOT NULL",
+            name="finished_has_end",
+        ),
+        {"postgresql_with": {"fillfactor": "80"}},
+    )
+
+    def can_transition_to(self, status: JobStatus) -> bool:
+        """Tell whether ``status`` may follow the status that this object has loaded."""
+        return states.JOB.allows(self.status, JobStatus(status))
+
+    def append_logs(self, text: str | bytes) -> None:
+        """Append to the job's log; it costs the same for the first line and for the millionth."""
+        session_of(self).add(
+            LogChunk(
+                owner_id=self.owner_id, workflow_id=self.workflow_id, job_id=self.id_, data=encode_log(text)
+            )
+        )
+
+    @property
+    def logs(self) -> str:
+        """The job's log as one text; bytes that are not UTF-8 show as ``\\xff``."""
+        return read_logs(session_of(self), LogChunk.owner_id == self.owner_id, LogChunk.job_id == self.id_)
+
+
+class JobCache(Identified, Timestamped, Base):
+    """The result of a job, to be found again by its parameters and the hash of its workspace.
+
+    Found by a digest of the two, because parameters outgrow what an index entry can hold.
+    """
+
+    __tablename__ = "job_cache"
+    tenant_column = "owner_id"
+    owner_from = ("job_id", "Job")
+
+    owner_id: Mapped[uuid.UUID]
+    job_id: Mapped[uuid.UUID]
+    parameters: Mapped[str] = deferred(mapped_column(sa.Text))
+    workspace_hash: Mapped[str] = mapped_column(sa.Text)
+    result_path: Mapped[str] = mapped_column(sa.Text)
+    digest: Mapped[bytes] = mapped_column(
+        sa.LargeBinary, sa.Computed("platform.job_cache_digest(parameters, workspace_hash)", persisted=True)
+    )
+
+    job: Mapped[Job] = relationship(back_populates="cached")
+    use: Mapped[JobCacheUse | None] = relationship(passive_deletes=True)
+
+    __mapper_args__ = {"primary_key": ["id_"]}
+    __table_args__ = (
+        *tenant_keys("job_cache"),
+        sa.UniqueConstraint("owner_id", "digest"),
+        tenant_foreign_key("job_id", "job"),
+        sa.Index("ix_job_cache_owner_id_job_id", "owner_id", "job_id"),
+    )
+
+
+class JobCacheUse(Base):
+    """How often and when a cached result was last used: beside it, so that a hit does not rewrite it."""
+
+    __tablename__ = "job_cache_use"
+    tenant_column = "owner_id"
+    owner_from = ("job_cache_id", "JobCache")
+
+    owner_id: Mapped[uuid.UUID]
+    job_cache_id: Mapped[uuid.UUID]
+    hits: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    last_hit_at: Mapped[datetime | None] = mapped_column(Timestamp)
+
+    __mapper_args__ = {"primary_key": ["job_cache_id"]}
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("owner_id", "job_cache_id"),
+        tenant_foreign_key("job_cache_id", "job_cache"),
+        sa.CheckConstraint("hits >= 0", name="hits_not_negative"),
+        {"postgresql_with": {"fillfactor": "70"}},
+    )

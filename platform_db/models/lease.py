@@ -1,0 +1,46 @@
+"""Leases: who works on what right now. They are hot, so they stand beside what they speak of."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from platform_db.models.base import Base
+from platform_db.types import Timestamp
+
+
+class Lease(Base):
+    """A tenant's row (a run, a session …) that a worker keeps alive by its heartbeat."""
+
+    __tablename__ = "lease"
+    tenant_column = "owner_id"
+
+    owner_id: Mapped[uuid.UUID]
+    entity: Mapped[str] = mapped_column(sa.Text)
+    entity_id: Mapped[uuid.UUID]
+    holder: Mapped[str] = mapped_column(sa.Text)
+    heartbeat_at: Mapped[datetime] = mapped_column(Timestamp)
+
+    __mapper_args__ = {"primary_key": ["entity_id"]}
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("owner_id", "entity_id"),
+        sa.Index("ix_lease_heartbeat_at", "heartbeat_at"),
+        sa.Index("ix_lease_holder", "holder"),
+        {"postgresql_with": {"fillfactor": "50"}},
+    )
+
+
+class TaskLease(Base):
+    """A job of the platform itself, such as a cronjob, that runs once at a time."""
+
+    __tablename__ = "task_lease"
+
+    name: Mapped[str] = mapped_column(sa.Text)
+    holder: Mapped[str] = mapped_column(sa.Text)
+    acquired_at: Mapped[datetime] = mapped_column(Timestamp)
+    expires_at: Mapped[datetime] = mapped_column(Timestamp)
+
+    __table_args__ = (sa.PrimaryKeyConstraint("name"),)

@@ -1,0 +1,60 @@
+"""Logs: append-only chunks of bytes, so that any program's output fits and no row is ever rewritten."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from platform_db.models.base import Base, Identified, tenant_foreign_key
+from platform_db.types import Timestamp
+
+
+class LogChunk(Identified, Base):
+    """A piece of a run's log, or of a job's where ``job_id`` is set. Their order is that of their ids."""
+
+    __tablename__ = "log_chunk"
+    tenant_column = "owner_id"
+    owner_from = ("workflow_id", "Workflow")
+
+    owner_id: Mapped[uuid.UUID]
+    workflow_id: Mapped[uuid.UUID]
+    job_id: Mapped[uuid.UUID | None]
+    at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.func.clock_timestamp())
+    data: Mapped[bytes] = mapped_column(sa.LargeBinary)
+
+    __mapper_args__ = {"primary_key": ["id_"]}
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("owner_id", "workflow_id", "id_"),
+        tenant_foreign_key("workflow_id", "workflow"),
+        tenant_foreign_key("job_id", "job"),
+        sa.Index(
+            "ix_log_chunk_owner_id_job_id",
+            "owner_id",
+            "job_id",
+            "id_",
+            postgresql_where=sa.text("job_id IS NOT NULL"),
+        ),
+        # Chunks arrive in the order of time, so a block range index serves pruning at next to no cost.
+        sa.Index("ix_log_chunk_at", "at", postgresql_using="brin"),
+    )
+
+
+def encode_log(text: str | bytes) -> bytes:
+    """Return the bytes to store; a lone surrogate, which UTF-8 has no place for, is kept as three bytes."""
+    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+
+
+def decode_log(data: bytes) -> str:
+    """Return stored bytes as text; those that are not UTF-8 show as ``\\xff``."""
+    return data.decode("utf-8", "backslashreplace")
+
+
+def read_logs(session: Session, *criteria: sa.ColumnElement[bool]) -> str:
+    """Join the chunks that meet the criteria; what the session has not flushed yet is flushed first."""
+    session.flush()
+    return decode_log(
+        b"".join(session.scalars(sa.select(LogChunk.data).where(*criteria).order_by(LogChunk.id_)))
+    )

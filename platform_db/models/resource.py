@@ -1,0 +1,232 @@
+"""Resources, and how much of each a user may use, has used and has reserved."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+
+from platform_db import units
+from platform_db.config import get_settings
+from platform_db.models.base import Base, Identified, Timestamped, tenant_foreign_key, tenant_keys
+from platform_db.types import SCHEMA, Timestamp, native_enum, new_id
+
+if TYPE_CHECKING:
+    from platform_db.models.user import User
+
+WARNING_PERCENT = 80
+CRITICAL_PERCENT = 100
+
+
+class ResourceType(str, enum.Enum):
+    """Kinds of resources."""
+
+    cpu = "cpu"
+    disk = "disk"
+
+
+class ResourceUnit(str, enum.Enum):
+    """Units of resources."""
+
+    milliseconds = "milliseconds"
+    bytes_ = "bytes"
+
+    @staticmethod
+    def human_readable_unit(unit: ResourceUnit, value: int) -> str:
+        """Return ``value`` for people: ``35 KiB``, ``2h 35m 10s``."""
+        if unit is ResourceUnit.bytes_:
+            return units.human_readable_bytes(value)
+        return units.human_readable_milliseconds(value)
+
+
+class Resource(Identified, Timestamped, Base):
+    """Something of which users have a quota."""
+
+    __tablename__ = "resource"
+
+    name: Mapped[str] = mapped_column(sa.Text)
+    type_: Mapped[ResourceType] = mapped_column(native_enum(ResourceType, "resource_type"))
+    unit: Mapped[ResourceUnit] = mapped_column(native_enum(ResourceUnit, "resource_unit"))
+    title: Mapped[str] = mapped_column(sa.Text)
+
+    __table_args__ = (sa.PrimaryKeyConstraint("id_"), sa.UniqueConstraint("name"))
+
+    @staticmethod
+    def initialise_default_resources(session: Session) -> list[str]:
+        """Create the default resources that are missing and return their names.
+
+        Two processes that do it at once are fine.
+        """
+        statement = (
+            insert(Resource)
+            .values(
+                [
+                    {"id_": new_id(), "name": name, "type_": type_, "unit": unit, "title": title}
+                    for name, type_, unit, title in DEFAULT_RESOURCES
+                ]
+            )
+            .on_conflict_do_nothing(index_elements=["name"])
+            .returning(Resource.name)
+        )
+        return sorted(session.scalars(statement))
+
+
+DEFAULT_RESOURCES = (
+    ("processing time", ResourceType.cpu, ResourceUnit.milliseconds, "Processing time"),
+    ("shared storage", ResourceType.disk, ResourceUnit.bytes_, "Shared storage"),
+)
+
+
+class UserResource(Base):
+    """A user's quota of one resource. A limit of NULL is unlimited; 0 is none."""
+
+    __tablename__ = "user_resource"
+    tenant_column = "user_id"
+
+    user_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.user_.id_", ondelete="CASCADE"))
+    resource_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.resource.id_"))
+    quota_limit: Mapped[int | None] = mapped_column(sa.BigInteger)
+    quota_used: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    quota_reserved: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    quota_period_months: Mapped[int | None] = mapped_column(sa.Integer)
+    quota_period_start_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    measured_at: Mapped[datetime | None] = mapped_column(Timestamp)
+
+    user: Mapped[User] = relationship(back_populates="resources")
+    resource: Mapped[Resource] = relationship(lazy="joined", innerjoin=True)
+
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("user_id", "resource_id"),
+        sa.CheckConstraint("quota_used >= 0", name="used_not_negative"),
+        sa.CheckConstraint("quota_reserved >= 0", name="reserved_not_negative"),
+        sa.CheckConstraint("quota_limit >= 0", name="limit_not_negative"),
+        sa.CheckConstraint("quota_period_months >= 1", name="period_at_least_a_month"),
+        {"postgresql_with": {"fillfactor": "70"}},
+    )
+
+    @staticmethod
+    def create_defaults(session: Session, user_ids: Iterable[uuid.UUID]) -> None:
+        """Give each of the users the default limit of each resource that they have none of yet."""
+        settings = get_settings()
+        session.execute(
+            _CREATE_DEFAULTS,
+            {
+                "user_ids": list(user_ids),
+                "cpu_limit": settings.default_quota_cpu_limit,
+                "disk_limit": settings.default_quota_disk_limit,
+                "period_months": settings.default_quota_cpu_period_reset_months,
+            },
+        )
+
+
+_CREATE_DEFAULTS = sa.text(
+    f"""
+    INSERT INTO {SCHEMA}.user_resource
+        (user_id, resource_id, quota_limit, quota_period_months, quota_period_start_at)
+    SELECT u.id_, r.id_,
+           CASE r.type_ WHEN 'cpu' THEN CAST(:cpu_limit AS bigint) ELSE :disk_limit END,
+           CASE r.type_ WHEN 'cpu' THEN CAST(:period_months AS integer) END,
+           CASE WHEN r.type_ = 'cpu' AND :period_months IS NOT NULL THEN u.created END
+    FROM {SCHEMA}.user_ AS u CROSS JOIN {SCHEMA}.resource AS r
+    WHERE u.id_ = ANY(:user_ids)
+    ORDER BY u.id_, r.id_
+    ON CONFLICT DO NOTHING
+    """
+).bindparams(sa.bindparam("user_ids", type_=ARRAY(sa.Uuid)))
+
+
+class WorkflowResource(Base):
+    """How much of a resource a workflow uses, and when that was measured."""
+
+    __tablename__ = "workflow_resource"
+    tenant_column = "owner_id"
+    owner_from = ("workflow_id", "Workflow")
+
+    owner_id: Mapped[uuid.UUID]
+    workflow_id: Mapped[uuid.UUID]
+    resource_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.resource.id_"))
+    quota_used: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    measured_at: Mapped[datetime | None] = mapped_column(Timestamp)
+
+    resource: Mapped[Resource] = relationship(lazy="joined", innerjoin=True)
+
+    __mapper_args__ = {"primary_key": ["workflow_id", "resource_id"]}
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("owner_id", "workflow_id", "resource_id"),
+        tenant_foreign_key("workflow_id", "workflow"),
+        sa.CheckConstraint("quota_used >= 0", name="used_not_negative"),
+        {"postgresql_with": {"fillfactor": "80"}},
+    )
+
+
+class InteractiveSessionResource(Base):
+    """How much of a resource an interactive session uses, and when that was measured."""
+
+    __tablename__ = "interactive_session_resource"
+    tenant_column = "owner_id"
+    owner_from = ("session_id", "InteractiveSession")
+
+    owner_id: Mapped[uuid.UUID]
+    session_id: Mapped[uuid.UUID]
+    resource_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.resource.id_"))
+    quota_used: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    measured_at: Mapped[datetime | None] = mapped_column(Timestamp)
+
+    resource: Mapped[Resource] = relationship(lazy="joined", innerjoin=True)
+
+    __mapper_args__ = {"primary_key": ["session_id", "resource_id"]}
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("owner_id", "session_id", "resource_id"),
+        tenant_foreign_key("session_id", "interactive_session"),
+        sa.CheckConstraint("quota_used >= 0", name="used_not_negative"),
+    )
+
+
+class QuotaReservation(Identified, Timestamped, Base):
+    """An amount of a user's quota that is held for something that is about to use it."""
+
+    __tablename__ = "quota_reservation"
+    tenant_column = "user_id"
+
+    user_id: Mapped[uuid.UUID]
+    resource_id: Mapped[uuid.UUID]
+    amount: Mapped[int] = mapped_column(sa.BigInteger)
+    expires_at: Mapped[datetime] = mapped_column(Timestamp)
+
+    __mapper_args__ = {"primary_key": ["id_"]}
+    __table_args__ = (
+        *tenant_keys("quota_reservation", "user_id"),
+        sa.ForeignKeyConstraint(
+            ["user_id", "resource_id"],
+            [f"{SCHEMA}.user_resource.user_id", f"{SCHEMA}.user_resource.resource_id"],
+            ondelete="CASCADE",
+        ),
+        sa.CheckConstraint("amount > 0", name="amount_positive"),
+        sa.Index("ix_quota_reservation_expires_at", "expires_at"),
+        sa.Index("ix_quota_reservation_user_id_resource_id", "user_id", "resource_id"),
+    )
+
+
+def quota_usage(unit: ResourceUnit, used: int, limit: int | None = None) -> dict[str, Any]:
+    """Return ``{"usage": {"raw", "human_readable"}}``, with a limit also ``limit`` and ``health``.
+
+    Health is ``warning`` from 80 % of the limit and ``critical`` from 100 %; a limit of 0 is critical.
+    """
+
+    def amount(value: int) -> dict[str, Any]:
+        return {"raw": value, "human_readable": ResourceUnit.human_readable_unit(unit, value)}
+
+    result: dict[str, Any] = {"usage": amount(used)}
+    if limit is not None:
+        result["limit"] = amount(limit)
+        if used * 100 >= limit * CRITICAL_PERCENT:
+            result["health"] = "critical"
+        else:
+            result["health"] = "warning" if used * 100 >= limit * WARNING_PERCENT else "healthy"
+    return result

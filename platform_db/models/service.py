@@ -1,0 +1,108 @@
+"""Services: what runs beside a workflow on its behalf, such as a Dask cluster."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, relationship
+
+from platform_db.models.base import Base, Identified, session_of, tenant_foreign_key
+from platform_db.models.log_chunk import decode_log, encode_log
+from platform_db.models.session import Running
+from platform_db.types import Timestamp, native_enum
+
+if TYPE_CHECKING:
+    from platform_db.models.workflow import Workflow
+
+
+class ServiceType(str, enum.Enum):
+    """Kinds of services."""
+
+    dask = "dask"
+
+
+class Service(Running, Base):
+    """A service of a user's workflows."""
+
+    __tablename__ = "service"
+    tenant_column = "owner_id"
+
+    uri: Mapped[str | None] = mapped_column(sa.Text)
+    type_: Mapped[ServiceType] = mapped_column(
+        native_enum(ServiceType, "service_type"), server_default="dask"
+    )
+
+    workflows: Mapped[list[Workflow]] = relationship(
+        secondary=lambda: WorkflowService.__table__, viewonly=True
+    )
+    log_entries: WriteOnlyMapped[ServiceLog] = relationship(
+        passive_deletes=True, order_by=lambda: ServiceLog.id_
+    )
+
+    __table_args__ = (
+        *Running.constraints("service"),
+        sa.Index(
+            "uq_service_owner_id_name",
+            "owner_id",
+            "name",
+            unique=True,
+            postgresql_where=sa.text("status <> 'deleted'"),
+        ),
+    )
+
+    def append_logs(self, text: str | bytes) -> None:
+        """Append to the service's log."""
+        self.log_entries.add(ServiceLog(data=encode_log(text)))
+
+    @property
+    def logs(self) -> str:
+        """The service's log as one text; bytes that are not UTF-8 show as ``\\xff``."""
+        session = session_of(self)
+        session.flush()
+        return decode_log(
+            b"".join(session.scalars(self.log_entries.select().with_only_columns(ServiceLog.data)))
+        )
+
+
+class ServiceLog(Identified, Base):
+    """A piece of a service's log. Their order is that of their ids."""
+
+    __tablename__ = "service_log"
+    tenant_column = "owner_id"
+    owner_from = ("service_id", "Service")
+
+    owner_id: Mapped[uuid.UUID]
+    service_id: Mapped[uuid.UUID]
+    at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.func.clock_timestamp())
+    data: Mapped[bytes] = mapped_column(sa.LargeBinary)
+
+    __mapper_args__ = {"primary_key": ["id_"]}
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("owner_id", "service_id", "id_"),
+        tenant_foreign_key("service_id", "service"),
+        sa.Index("ix_service_log_at", "at", postgresql_using="brin"),
+    )
+
+
+class WorkflowService(Base):
+    """The link between a workflow and a service that it uses."""
+
+    __tablename__ = "workflow_service"
+    tenant_column = "owner_id"
+    owner_from = ("workflow_id", "Workflow")
+
+    owner_id: Mapped[uuid.UUID]
+    workflow_id: Mapped[uuid.UUID]
+    service_id: Mapped[uuid.UUID]
+
+    __mapper_args__ = {"primary_key": ["workflow_id", "service_id"]}
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("owner_id", "workflow_id", "service_id"),
+        tenant_foreign_key("workflow_id", "workflow"),
+        tenant_foreign_key("service_id", "service"),
+        sa.Index("ix_workflow_service_owner_id_service_id", "owner_id", "service_id"),
+    )

@@ -1,0 +1,107 @@
+"""Interactive sessions: notebooks and the like that users open, often on a run's workspace."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from platform_db.models.base import Base, Identified, Timestamped, tenant_foreign_key, tenant_keys
+from platform_db.models.resource import InteractiveSessionResource
+from platform_db.models.secret import SecretAttribute
+from platform_db.states import RunStatus
+from platform_db.types import SCHEMA, Timestamp, native_enum
+
+if TYPE_CHECKING:
+    from platform_db.models.workflow import Workflow
+
+
+class InteractiveSessionType(str, enum.Enum):
+    """Kinds of interactive sessions."""
+
+    jupyter = "jupyter"
+
+
+class Running(Identified, Timestamped):
+    """What sessions and services share: an owner, a guarded status, and the times that the guard keeps."""
+
+    owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.user_.id_"))
+    name: Mapped[str] = mapped_column(sa.Text)
+    status: Mapped[RunStatus] = mapped_column(native_enum(RunStatus, "run_status"), server_default="created")
+    run_started_at: Mapped[datetime | None] = mapped_column(Timestamp, server_onupdate=sa.FetchedValue())
+    run_finished_at: Mapped[datetime | None] = mapped_column(Timestamp, server_onupdate=sa.FetchedValue())
+    run_stopped_at: Mapped[datetime | None] = mapped_column(Timestamp, server_onupdate=sa.FetchedValue())
+    revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
+
+    __mapper_args__ = {"primary_key": ["id_"], "eager_defaults": True}
+
+    @staticmethod
+    def constraints(table: str) -> tuple[sa.schema.SchemaItem, ...]:
+        """Return the keys, indexes and checks that sessions and services share."""
+        return (
+            *tenant_keys(table),
+            sa.Index(f"ix_{table}_owner_id_status", "owner_id", "status", "created"),
+            sa.CheckConstraint("status <> 'running' OR run_started_at IS NOT NULL", name="running_has_start"),
+            sa.CheckConstraint(
+                "status NOT IN ('finished', 'failed') OR run_finished_at IS NOT NULL", name="finished_has_end"
+            ),
+            sa.CheckConstraint("status <> 'stopped' OR run_stopped_at IS NOT NULL", name="stopped_has_end"),
+        )
+
+
+class InteractiveSession(Running, Base):
+    """An interactive session. Its secret is encrypted, and found by a keyed digest."""
+
+    __tablename__ = "interactive_session"
+    tenant_column = "owner_id"
+
+    path: Mapped[str] = mapped_column(sa.Text)
+    type_: Mapped[InteractiveSessionType] = mapped_column(
+        native_enum(InteractiveSessionType, "interactive_session_type"), server_default="jupyter"
+    )
+    encrypted_secret: Mapped[bytes | None] = mapped_column("secret", sa.LargeBinary)
+    secret_digest: Mapped[bytes | None] = mapped_column(sa.LargeBinary)
+
+    secret = SecretAttribute("encrypted_secret", "secret_digest")
+
+    workflows: Mapped[list[Workflow]] = relationship(
+        secondary=lambda: WorkflowSession.__table__, viewonly=True
+    )
+    resources: Mapped[list[InteractiveSessionResource]] = relationship(passive_deletes=True)
+
+    __table_args__ = (
+        *Running.constraints("interactive_session"),
+        sa.Index(
+            "uq_interactive_session_owner_id_path",
+            "owner_id",
+            "path",
+            unique=True,
+            postgresql_where=sa.text("status <> 'deleted'"),
+        ),
+        sa.UniqueConstraint("secret_digest"),
+        sa.CheckConstraint("(secret IS NULL) = (secret_digest IS NULL)", name="digest_beside_value"),
+    )
+
+
+class WorkflowSession(Base):
+    """The link between a workflow and an interactive session on it."""
+
+    __tablename__ = "workflow_session"
+    tenant_column = "owner_id"
+    owner_from = ("workflow_id", "Workflow")
+
+    owner_id: Mapped[uuid.UUID]
+    workflow_id: Mapped[uuid.UUID]
+    session_id: Mapped[uuid.UUID]
+
+    __mapper_args__ = {"primary_key": ["workflow_id", "session_id"]}
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("owner_id", "workflow_id", "session_id"),
+        tenant_foreign_key("workflow_id", "workflow"),
+        tenant_foreign_key("session_id", "interactive_session"),
+        sa.Index("ix_workflow_session_owner_id_session_id", "owner_id", "session_id"),
+    )

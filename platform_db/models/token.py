@@ -1,0 +1,107 @@
+"""Tokens: what a user or a service shows to be let in."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from platform_db.models.base import Base, Identified, Timestamped, tenant_keys
+from platform_db.models.secret import SecretAttribute
+from platform_db.states import UserTokenStatus
+from platform_db.types import SCHEMA, Timestamp, native_enum
+
+if TYPE_CHECKING:
+    from platform_db.models.user import User
+
+
+class UserTokenType(str, enum.Enum):
+    """What a token is for."""
+
+    access = "access"
+    personal = "personal"
+    session = "session"
+    webhook = "webhook"
+
+
+class UserToken(Identified, Timestamped, Base):
+    """A token of a user. Its value is encrypted, and found by a keyed digest."""
+
+    __tablename__ = "user_token"
+    tenant_column = "user_id"
+
+    user_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.user_.id_", ondelete="CASCADE"))
+    type_: Mapped[UserTokenType] = mapped_column(native_enum(UserTokenType, "user_token_type"))
+    status: Mapped[UserTokenStatus] = mapped_column(native_enum(UserTokenStatus, "user_token_status"))
+    name: Mapped[str | None] = mapped_column(sa.Text)
+    encrypted_token: Mapped[bytes | None] = mapped_column("token", sa.LargeBinary)
+    token_digest: Mapped[bytes | None] = mapped_column(sa.LargeBinary)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(sa.Text), server_default="{}")
+    expires_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
+
+    token = SecretAttribute("encrypted_token", "token_digest")
+
+    user: Mapped[User] = relationship(back_populates="tokens")
+    last_use: Mapped[UserTokenLastUse | None] = relationship(passive_deletes=True)
+
+    __mapper_args__ = {"primary_key": ["id_"], "eager_defaults": True}
+    __table_args__ = (
+        *tenant_keys("user_token", "user_id"),
+        sa.UniqueConstraint("token_digest"),
+        sa.Index(
+            "uq_user_token_active_access",
+            "user_id",
+            unique=True,
+            postgresql_where=sa.text("type_ = 'access' AND status = 'active'"),
+        ),
+        sa.Index(
+            "uq_user_token_requested_access",
+            "user_id",
+            unique=True,
+            postgresql_where=sa.text("type_ = 'access' AND status = 'requested'"),
+        ),
+        sa.Index(
+            "uq_user_token_personal_name",
+            "user_id",
+            "name",
+            unique=True,
+            postgresql_where=sa.text("type_ = 'personal' AND status = 'active'"),
+        ),
+        sa.CheckConstraint("status <> 'active' OR token IS NOT NULL", name="active_has_value"),
+        sa.CheckConstraint("(token IS NULL) = (token_digest IS NULL)", name="digest_beside_value"),
+        sa.CheckConstraint("type_ <> 'personal' OR name IS NOT NULL", name="personal_has_name"),
+        sa.CheckConstraint("octet_length(token_digest) = 32", name="digest_is_sha256"),
+    )
+
+    @property
+    def last_used_at(self) -> datetime | None:
+        """When the token last let somebody in, to the minute."""
+        return self.last_use.last_used_at if self.last_use else None
+
+
+class UserTokenLastUse(Base):
+    """When a token was last used: beside the token, so that using it does not rewrite it."""
+
+    __tablename__ = "user_token_last_use"
+    tenant_column = "user_id"
+
+    user_id: Mapped[uuid.UUID]
+    token_id: Mapped[uuid.UUID]
+    last_used_at: Mapped[datetime] = mapped_column(Timestamp)
+
+    __mapper_args__ = {"primary_key": ["token_id"]}
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("user_id", "token_id"),
+        sa.ForeignKeyConstraint(
+            ["user_id", "token_id"],
+            [f"{SCHEMA}.user_token.user_id", f"{SCHEMA}.user_token.id_"],
+            ondelete="CASCADE",
+        ),
+        {"postgresql_with": {"fillfactor": "70"}},
+    )

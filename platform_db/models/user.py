@@ -1,0 +1,161 @@
+"""Users: the tenants of the platform."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from platform_db import errors, priority
+from platform_db.config import get_settings
+from platform_db.models.audit import AuditLog, AuditLogAction
+from platform_db.models.base import Base, Identified, Timestamped, session_of
+from platform_db.models.resource import UserResource, quota_usage
+from platform_db.models.token import UserToken, UserTokenType
+from platform_db.states import RunStatus, UserTokenStatus
+from platform_db.workspaces import build_workspace_path
+
+if TYPE_CHECKING:
+    from platform_db.models.workflow import Workflow
+
+
+class User(Identified, Timestamped, Base):
+    """A person who runs workflows.
+
+    At flush, a new user gets one :class:`UserResource` per :class:`Resource`, with the default limits.
+
+    :param access_token: a value that becomes the user's active access token.
+    """
+
+    __tablename__ = "user_"
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("id_"),
+        sa.Index("uq_user__email", sa.text("lower(email)"), unique=True),
+        sa.UniqueConstraint("idp_issuer", "idp_subject"),
+        sa.CheckConstraint("(idp_issuer IS NULL) = (idp_subject IS NULL)", name="idp_complete"),
+        sa.CheckConstraint("email <> ''", name="email_not_empty"),
+    )
+
+    email: Mapped[str] = mapped_column(sa.Text)
+    full_name: Mapped[str | None] = mapped_column(sa.Text)
+    username: Mapped[str | None] = mapped_column(sa.Text)
+    idp_issuer: Mapped[str | None] = mapped_column(sa.Text)
+    idp_subject: Mapped[str | None] = mapped_column(sa.Text)
+
+    tokens: Mapped[list[UserToken]] = relationship(
+        back_populates="user", passive_deletes=True, order_by="UserToken.id_"
+    )
+    resources: Mapped[list[UserResource]] = relationship(back_populates="user", passive_deletes=True)
+    workflows: Mapped[list[Workflow]] = relationship(
+        back_populates="owner", passive_deletes="all", order_by="Workflow.id_"
+    )
+
+    def __init__(self, *, access_token: str | None = None, **values: Any) -> None:
+        super().__init__(**values)
+        if access_token is not None:
+            self.access_token = access_token
+
+    # -- tokens
+
+    @property
+    def latest_access_token(self) -> UserToken | None:
+        """The access token that was requested or granted last."""
+        access_tokens = [token for token in self.tokens if token.type_ is UserTokenType.access]
+        return max(access_tokens, key=lambda token: token.id_, default=None)
+
+    @property
+    def active_token(self) -> UserToken | None:
+        """The active access token; there is at most one."""
+        return self._access_token_with(UserTokenStatus.active)
+
+    @property
+    def access_token_status(self) -> str | None:
+        """The status of the latest access token, by name."""
+        latest = self.latest_access_token
+        return latest.status.value if latest else None
+
+    @property
+    def access_token(self) -> str | None:
+        """The value of the active access token."""
+        token = self.active_token
+        return token.token if token else None
+
+    @access_token.setter
+    def access_token(self, value: str) -> None:
+        """Grant an access token with this value; a requested one becomes active."""
+        if self.active_token is not None:
+            raise errors.TokenError(f"user {self.id_} has already an active access token")
+        requested = self._access_token_with(UserTokenStatus.requested)
+        if requested is not None:
+            requested.token = value
+            requested.status = UserTokenStatus.active
+        else:
+            self.tokens.append(
+                UserToken(
+                    user_id=self.id_, type_=UserTokenType.access, status=UserTokenStatus.active, token=value
+                )
+            )
+
+    def request_access_token(self) -> UserToken:
+        """Ask for an access token, which somebody else grants.
+
+        :raises errors.TokenError: the user has an active or a requested one.
+        """
+        for status in (UserTokenStatus.active, UserTokenStatus.requested):
+            if self._access_token_with(status) is not None:
+                word = "an active" if status is UserTokenStatus.active else "requested an"
+                raise errors.TokenError(f"user {self.id_} has already {word} access token")
+        token = UserToken(user_id=self.id_, type_=UserTokenType.access, status=UserTokenStatus.requested)
+        self.tokens.append(token)
+        self.log_action(AuditLogAction.request_token, {"token_id": str(token.id_)})
+        return token
+
+    def _access_token_with(self, status: UserTokenStatus) -> UserToken | None:
+        return next((t for t in self.tokens if t.type_ is UserTokenType.access and t.status is status), None)
+
+    # -- audit
+
+    def log_action(self, action: AuditLogAction | str, details: Mapping[str, Any] | None = None) -> AuditLog:
+        """Add an audit row about this user; it is stored with the session's transaction.
+
+        :raises errors.UnknownAction: nobody registered that action.
+        """
+        session = session_of(self)
+        row = AuditLog(user_id=self.id_, action=action, details=dict(details) if details else None)
+        session.add(row)
+        return row
+
+    # -- workspaces and quotas
+
+    def get_user_workspace(self) -> str:
+        """Return the path below which the user's workspaces lie."""
+        return build_workspace_path(str(self.id_))
+
+    def initialize_user_quota_limits(self) -> None:
+        """Give the user the default limit for each resource that has none yet."""
+        UserResource.create_defaults(session_of(self), [self.id_])
+
+    def has_exceeded_quota(self) -> bool:
+        """Tell whether the use of any resource has reached its limit."""
+        return any(r.quota_limit is not None and r.quota_used >= r.quota_limit for r in self.resources)
+
+    def get_quota_usage(self) -> dict[str, Any]:
+        """Return use, limit and health per resource type name (see :func:`quota_usage`)."""
+        return {
+            r.resource.type_.value: quota_usage(r.resource.unit, r.quota_used, r.quota_limit)
+            for r in self.resources
+        }
+
+    def get_workflow_overload_priority(self) -> float:
+        """Return the factor, from 1.0 down to 0.1, by which the user's many runs lower their priority."""
+        from platform_db.models.workflow import Workflow
+
+        active = session_of(self).scalar(
+            sa.select(sa.func.count())
+            .select_from(Workflow)
+            .where(Workflow.owner_id == self.id_)
+            .where(Workflow.status.in_((RunStatus.pending, RunStatus.running)))
+        )
+        return priority.overload_factor(active or 0, get_settings().max_concurrent_workflows)

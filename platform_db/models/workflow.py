@@ -1,0 +1,311 @@
+"""Workflows: each row is one run."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, relationship
+
+from platform_db import priority, states
+from platform_db.models.base import Base, Identified, Timestamped, session_of, tenant_keys
+from platform_db.models.log_chunk import LogChunk, encode_log, read_logs
+from platform_db.models.resource import WorkflowResource, quota_usage
+from platform_db.models.retention import WorkspaceRetentionRule
+from platform_db.models.run_number import assign_run_numbers, format_run_number, split_run_number
+from platform_db.states import RunStatus, WorkspaceRetentionRuleStatus
+from platform_db.types import SCHEMA, Json, Timestamp, native_enum, parse_id
+from platform_db.workspaces import build_workspace_path, list_workspace
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from platform_db.models.job import Job
+    from platform_db.models.sharing import UserWorkflow
+    from platform_db.models.user import User
+
+
+class Workflow(Identified, Timestamped, Base):
+    """One run of a workflow.
+
+    Its run number is given at flush. Its status is guarded by the database
+    (:mod:`platform_db.models.guard`), which also keeps the three times and ``revision``.
+
+    :param logs: text with which the run's log begins.
+    :param restart: whether this run restarts an earlier one of the same name.
+    :param run_number: with ``restart``, the run to restart, such as ``"2"`` or ``"2.3"`` (without it, the
+        latest one); otherwise the number to give, for a run that comes from elsewhere.
+    :param workspace_path: where the run's files lie; by default below the owner's directory.
+    """
+
+    __tablename__ = "workflow"
+    tenant_column = "owner_id"
+
+    owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.user_.id_"))
+    name: Mapped[str] = mapped_column(sa.Text)
+    status: Mapped[RunStatus] = mapped_column(native_enum(RunStatus, "run_status"), server_default="created")
+    type_: Mapped[str] = mapped_column(sa.Text)
+    specification: Mapped[Any] = deferred(mapped_column(Json, nullable=True))
+    input_parameters: Mapped[Any] = deferred(mapped_column(Json, nullable=True))
+    operational_options: Mapped[Any] = deferred(mapped_column(Json, nullable=True))
+    engine_specific: Mapped[Any] = deferred(mapped_column(Json, nullable=True))
+    complexity: Mapped[Any] = deferred(mapped_column(Json, nullable=True))
+    priority: Mapped[int | None]
+    job_progress: Mapped[Any] = mapped_column(Json, server_default="{}")
+    workspace_path: Mapped[str] = mapped_column(sa.Text)
+    restart: Mapped[bool] = mapped_column(server_default="false")
+    run_number_major: Mapped[int]
+    run_number_minor: Mapped[int]
+    run_started_at: Mapped[datetime | None] = mapped_column(Timestamp, server_onupdate=sa.FetchedValue())
+    run_finished_at: Mapped[datetime | None] = mapped_column(Timestamp, server_onupdate=sa.FetchedValue())
+    run_stopped_at: Mapped[datetime | None] = mapped_column(Timestamp, server_onupdate=sa.FetchedValue())
+    git_ref: Mapped[str | None] = mapped_column(sa.Text)
+    git_repo: Mapped[str | None] = mapped_column(sa.Text)
+    git_provider: Mapped[str | None] = mapped_column(sa.Text)
+    launcher_url: Mapped[str | None] = mapped_column(sa.Text)
+    labels: Mapped[dict[str, str]] = mapped_column(Json, server_default="{}")
+    revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
+
+    owner: Mapped[User] = relationship(back_populates="workflows")
+    jobs: Mapped[list[Job]] = relationship(
+        back_populates="workflow", passive_deletes=True, order_by="Job.id_"
+    )
+    shares: Mapped[list[UserWorkflow]] = relationship(back_populates="workflow", passive_deletes=True)
+    resources: Mapped[list[WorkflowResource]] = relationship(passive_deletes=True)
+    retention_rules: Mapped[list[WorkspaceRetentionRule]] = relationship(
+        back_populates="workflow", passive_deletes=True, order_by="WorkspaceRetentionRule.id_"
+    )
+    log_chunks: WriteOnlyMapped[LogChunk] = relationship(passive_deletes=True, order_by=LogChunk.id_)
+
+    __mapper_args__ = {"primary_key": ["id_"], "eager_defaults": True}
+    __table_args__ = (
+        *tenant_keys("workflow"),
+        sa.UniqueConstraint("owner_id", "name", "run_number_major", "run_number_minor"),
+        sa.Index("ix_workflow_owner_id_status", "owner_id", "status", "created"),
+        sa.Index("ix_workflow_owner_id_created", "owner_id", "created"),
+        sa.Index("ix_workflow_owner_id_workspace_path", "owner_id", "workspace_path"),
+        sa.Index(
+            "ix_workflow_in_progress",
+            "status",
+            "created",
+            postgresql_where=sa.text("status IN ('created', 'queued', 'pending', 'running')"),
+        ),
+        sa.CheckConstraint("name <> ''", name="name_not_empty"),
+        sa.CheckConstraint("run_number_major >= 1 AND run_number_minor >= 0", name="run_number_positive"),
+        sa.CheckConstraint("status <> 'running' OR run_started_at IS NOT NULL", name="running_has_start"),
+        sa.CheckConstraint(
+            "status NOT IN ('finished', 'failed') OR run_finished_at IS NOT NULL", name="finished_has_end"
+        ),
+        sa.CheckConstraint("status <> 'stopped' OR run_stopped_at IS NOT NULL", name="stopped_has_end"),
+        # Room for HOT updates: a run changes its status several times.
+        {"postgresql_with": {"fillfactor": "80"}},
+    )
+
+    def __init__(
+        self,
+        id_: uuid.UUID | str | None = None,
+        name: str | None = None,
+        owner_id: uuid.UUID | str | None = None,
+        specification: Any = None,
+        type_: str | None = None,
+        logs: str | bytes = "",
+        input_parameters: Any = None,
+        operational_options: Any = None,
+        status: RunStatus = RunStatus.created,
+        complexity: Any = None,
+        git_ref: str = "",
+        git_repo: str | None = None,
+        git_provider: str | None = None,
+        workspace_path: str | None = None,
+        restart: bool = False,
+        run_number: str | None = None,
+        launcher_url: str | None = None,
+        **values: Any,
+    ) -> None:
+        super().__init__(
+            **({"id_": parse_id(id_, "workflow id")} if id_ is not None else {}),
+            name=name,
+            specification=specification,
+            type_=type_,
+            input_parameters=input_parameters,
+            operational_options=operational_options,
+            status=status,
+            complexity=complexity,
+            git_ref=git_ref,
+            git_repo=git_repo,
+            git_provider=git_provider,
+            restart=restart,
+            launcher_url=launcher_url,
+            **values,
+        )
+        if owner_id is not None:
+            self.owner_id = parse_id(owner_id, "user id")
+        if workspace_path is not None:
+            self.workspace_path = workspace_path
+        if restart:
+            self.restarted_run_number = run_number
+        elif run_number is not None:
+            self.run_number_major, self.run_number_minor = split_run_number(run_number)
+        self.take_defaults_from_owner()
+        if logs:
+            self.append_logs(logs)
+
+    def take_defaults_from_owner(self) -> None:
+        """Set the owner's id and the workspace's default path, once the owner is known."""
+        if self.owner_id is None and self.owner is not None:
+            self.owner_id = self.owner.id_
+        if self.workspace_path is None and self.owner_id is not None:
+            self.workspace_path = build_workspace_path(str(self.owner_id), str(self.id_))
+
+    # -- run numbers
+
+    # The run that this one restarts, between construction and flush; None is the latest.
+    restarted_run_number = None
+
+    @property
+    def run_number(self) -> str:
+        """The run number, such as ``"2"`` or ``"2.1"``."""
+        return format_run_number(self.run_number_major, self.run_number_minor)
+
+    def assign_run_number(self, restarted_run_number: str | None = None) -> tuple[int, int]:
+        """Give this run its number now instead of at flush, and return it.
+
+        :param restarted_run_number: the run that this one restarts, where it is a restart.
+        :raises errors.RunNumberError: it is a restart, and there is no such run.
+        """
+        self.restart = self.restart or restarted_run_number is not None
+        self.restarted_run_number = restarted_run_number
+        assign_run_numbers(session_of(self), [self])
+        return self.run_number_major, self.run_number_minor
+
+    def get_full_workflow_name(self) -> str:
+        """Return the name with the run number: ``name.2.1``."""
+        return f"{self.name}.{self.run_number}"
+
+    def get_all_restarts(self) -> Sequence[Workflow]:
+        """Return the runs with the same name and major number, this one among them, oldest first."""
+        return (
+            session_of(self)
+            .scalars(
+                sa.select(Workflow)
+                .where(Workflow.owner_id == self.owner_id, Workflow.name == self.name)
+                .where(Workflow.run_number_major == self.run_number_major)
+                .order_by(Workflow.run_number_minor)
+            )
+            .all()
+        )
+
+    # -- status
+
+    def can_transition_to(self, status: RunStatus) -> bool:
+        """Tell whether ``status`` may follow the status that this object has loaded."""
+        return states.WORKFLOW.allows(self.status, RunStatus(status))
+
+    @staticmethod
+    def update_workflow_status(
+        session: Session,
+        workflow_uuid: uuid.UUID | str,
+        status: RunStatus,
+        new_logs: str | bytes = "",
+        message: str | None = None,
+    ) -> RunStatus:
+        """Set a run's status, append to its log, and return the stored status.
+
+        See :func:`platform_db.workflows.update_workflow_status`.
+        """
+        from platform_db.workflows import update_workflow_status
+
+        return update_workflow_status(session, workflow_uuid, status, new_logs, message)
+
+    # -- what it has stored
+
+    def append_logs(self, text: str | bytes) -> None:
+        """Append to the run's log; it costs the same for the first line and for the millionth."""
+        self.log_chunks.add(LogChunk(data=encode_log(text)))
+
+    @property
+    def logs(self) -> str:
+        """The run's log as one text; bytes that are not UTF-8 show as ``\\xff``."""
+        return read_logs(
+            session_of(self),
+            LogChunk.owner_id == self.owner_id,
+            LogChunk.workflow_id == self.id_,
+            LogChunk.job_id.is_(None),
+        )
+
+    def get_input_parameters(self) -> Any:
+        """Return the input parameters, ``{}`` where there are none."""
+        return self.input_parameters or {}
+
+    def get_specification(self) -> Any:
+        """Return the specification."""
+        return self.specification
+
+    def get_owner_access_token(self) -> str | None:
+        """Return the value of the owner's active access token."""
+        return self.owner.access_token
+
+    def get_workspace_disk_usage(
+        self, summarize: bool = False, search: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return what lies in the workspace (see :func:`platform_db.workspaces.list_workspace`)."""
+        return list_workspace(self.workspace_path, summarize=summarize, search=search)
+
+    def get_quota_usage(self) -> dict[str, Any]:
+        """Return the use per resource type name (see :func:`quota_usage`)."""
+        return {r.resource.type_.value: quota_usage(r.resource.unit, r.quota_used) for r in self.resources}
+
+    # -- priority
+
+    def get_complexity_priority(self, total_cluster_memory: int) -> int:
+        """Return 0 to 100: how small the run is for a cluster with that many bytes of memory."""
+        return priority.complexity_priority(self.complexity, total_cluster_memory)
+
+    def get_priority(self, cluster_memory: int) -> int:
+        """Return 0 to 100: the complexity priority, lowered for an owner with many runs."""
+        return priority.workflow_priority(
+            self.get_complexity_priority(cluster_memory), self.owner.get_workflow_overload_priority()
+        )
+
+    # -- retention rules
+
+    def set_workspace_retention_rules(self, rules: Sequence[Mapping[str, Any]]) -> None:
+        """Add a rule for each ``{"workspace_files", "retention_days"}``; a known pattern gets the new days."""
+        known = {rule.workspace_files: rule for rule in self.retention_rules}
+        for values in rules:
+            rule = known.get(values["workspace_files"])
+            if rule is None:
+                self.retention_rules.append(WorkspaceRetentionRule(**values))
+            else:
+                rule.retention_days = values["retention_days"]
+
+    def activate_workspace_retention_rules(self) -> None:
+        """Activate the created rules, as the database does when a run finishes or fails.
+
+        They apply at the end of the day, ``retention_days`` from today (UTC).
+        """
+        self._change_retention_rules(
+            sa.func.platform.activate_workspace_retention_rules(self.owner_id, self.id_)
+        )
+
+    def inactivate_workspace_retention_rules(self) -> None:
+        """Inactivate the rules of the runs that share this workspace, as the database does on a restart."""
+        self._change_retention_rules(
+            sa.func.platform.inactivate_workspace_retention_rules(self.owner_id, self.workspace_path)
+        )
+
+    def _change_retention_rules(self, function: sa.Function[Any]) -> None:
+        session = session_of(self)
+        session.flush()
+        session.execute(sa.select(function))
+        session.expire(self, ["retention_rules"])
+        for rule in session.identity_map.values():
+            if isinstance(rule, WorkspaceRetentionRule):
+                session.expire(rule)
+
+    def workspace_has_pending_retention_rules(self) -> bool:
+        """Tell whether a rule of this run is being applied."""
+        return any(r.status is WorkspaceRetentionRuleStatus.pending for r in self.retention_rules)

@@ -1,0 +1,184 @@
+"""What may follow what: every status, and every transition between two of them.
+
+This is plain data. The database's triggers are generated from :data:`MACHINES`
+(:mod:`platform_db.models.guard`), the documentation's diagrams too, and a test holds them together.
+Setting the status that a row already has is no change, and never an error; the tables leave it out.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
+from platform_db.config import get_settings
+
+logger = logging.getLogger(__name__)
+
+
+class Status(str, enum.Enum):
+    """A status: its value is its name, and also what the database stores."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    @classmethod
+    def should_cleanup_job(cls, status: Status) -> bool:
+        """Tell whether what runs for a job is removed once it has this status.
+
+        It is, unless ``PLATFORM_DB_KEEP_ALIVE_JOBS_WITH_STATUSES`` names the status. A name there that no
+        status has is logged as a warning.
+        """
+        keep_alive = get_settings().keep_alive_jobs_with_statuses
+        unknown = sorted(set(keep_alive) - {member.value for member in cls})
+        if unknown:
+            logger.warning(
+                "PLATFORM_DB_KEEP_ALIVE_JOBS_WITH_STATUSES names no known status: %s", ", ".join(unknown)
+            )
+        return status.value not in keep_alive
+
+
+class RunStatus(Status):
+    """Statuses of a workflow's run, and of sessions and services."""
+
+    created = "created"
+    queued = "queued"
+    pending = "pending"
+    running = "running"
+    finished = "finished"
+    failed = "failed"
+    stopped = "stopped"
+    deleted = "deleted"
+
+
+class JobStatus(Status):
+    """Statuses of a job."""
+
+    created = "created"
+    queued = "queued"
+    running = "running"
+    finished = "finished"
+    failed = "failed"
+    stopped = "stopped"
+
+
+class UserTokenStatus(Status):
+    """Statuses of a token."""
+
+    requested = "requested"
+    active = "active"
+    revoked = "revoked"
+
+
+class WorkspaceRetentionRuleStatus(Status):
+    """Statuses of a rule that says how long files of a workspace are kept."""
+
+    created = "created"
+    active = "active"
+    inactive = "inactive"
+    pending = "pending"
+    applied = "applied"
+
+
+S = TypeVar("S", bound=Status)
+
+
+@dataclass(frozen=True)
+class Machine(Generic[S]):
+    """A status column and its transitions.
+
+    :param entity: the table, which is also the ``entity`` of its rows in ``status_change``.
+    :param statuses: the enumeration that the column stores.
+    :param transitions: for each status, those that may follow it.
+    """
+
+    entity: str
+    statuses: type[S]
+    transitions: Mapping[S, frozenset[S]]
+
+    def allows(self, stored: S, status: S) -> bool:
+        """Tell whether ``status`` may be written over ``stored``; over itself it always may."""
+        return stored == status or status in self.transitions[stored]
+
+    def sources(self, status: S) -> frozenset[S]:
+        """Return the other statuses that ``status`` may follow."""
+        return frozenset(s for s in self.statuses if s != status and status in self.transitions[s])
+
+    @property
+    def terminal(self) -> frozenset[S]:
+        """The statuses that nothing may follow."""
+        return frozenset(s for s in self.statuses if not self.transitions[s])
+
+
+def _machine(entity: str, statuses: type[S], follow: dict[str, str]) -> Machine[S]:
+    """Build a machine from one line of names per status."""
+    return Machine(
+        entity,
+        statuses,
+        MappingProxyType(
+            {s: frozenset(statuses(name) for name in follow.get(s.value, "").split()) for s in statuses}
+        ),
+    )
+
+
+_SESSION_TRANSITIONS = {
+    "created": "queued pending running stopped failed deleted",
+    "queued": "pending running stopped failed deleted",
+    "pending": "running stopped failed deleted",
+    "running": "finished stopped failed deleted",
+    "finished": "deleted",
+    "failed": "deleted",
+    "stopped": "deleted",
+}
+
+WORKFLOW = _machine(
+    "workflow",
+    RunStatus,
+    {
+        "created": "queued deleted",
+        "queued": "pending failed deleted",
+        "pending": "running deleted",
+        "running": "finished failed stopped",
+        "finished": "running deleted",
+        "failed": "running deleted",
+        "stopped": "deleted",
+    },
+)
+
+# A job is observed, not commanded, and an observer can miss a step: nearly everything may follow.
+JOB = _machine(
+    "job",
+    JobStatus,
+    {
+        "created": "queued running finished failed stopped",
+        "queued": "running finished failed stopped",
+        "running": "finished failed stopped",
+    },
+)
+
+INTERACTIVE_SESSION = _machine("interactive_session", RunStatus, _SESSION_TRANSITIONS)
+
+SERVICE = _machine("service", RunStatus, _SESSION_TRANSITIONS)
+
+USER_TOKEN = _machine("user_token", UserTokenStatus, {"requested": "active revoked", "active": "revoked"})
+
+WORKSPACE_RETENTION_RULE = _machine(
+    "workspace_retention_rule",
+    WorkspaceRetentionRuleStatus,
+    {
+        "created": "active inactive",
+        "active": "inactive pending",
+        "inactive": "active",
+        "pending": "applied active",
+    },
+)
+
+MACHINES: Mapping[str, Machine[Any]] = MappingProxyType(
+    {
+        machine.entity: machine
+        for machine in (WORKFLOW, JOB, INTERACTIVE_SESSION, SERVICE, USER_TOKEN, WORKSPACE_RETENTION_RULE)
+    }
+)

@@ -1,0 +1,346 @@
+"""Changing statuses: one compare-and-set statement, never a read followed by a write.
+
+What may follow what is in :mod:`platform_db.states`; the database guards it for every writer. The functions
+here ask for what is allowed *within* the statement, so a refusal leaves the transaction usable.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
+
+from platform_db import errors
+from platform_db.models import (
+    Base,
+    InteractiveSession,
+    Job,
+    Service,
+    UserToken,
+    Workflow,
+    WorkspaceRetentionRule,
+)
+from platform_db.states import MACHINES, Status
+from platform_db.types import SCHEMA, parse_id
+
+Guarded = Workflow | Job | InteractiveSession | Service | UserToken | WorkspaceRetentionRule
+"""A row that has a guarded status."""
+
+# How often to try where others keep changing the row between two statements.
+ATTEMPTS = 10
+
+# What the guard writes, to be taken over by the object whose status was changed.
+_GUARDED_COLUMNS = {
+    "workflow": ("run_started_at", "run_finished_at", "run_stopped_at"),
+    "interactive_session": ("run_started_at", "run_finished_at", "run_stopped_at"),
+    "service": ("run_started_at", "run_finished_at", "run_stopped_at"),
+    "job": ("started_at", "finished_at"),
+    "user_token": (),
+    "workspace_retention_rule": ("apply_on",),
+}
+
+
+@dataclass(frozen=True)
+class TransitionResult:
+    """What became of one row.
+
+    :param changed: whether the row's status was changed.
+    :param status: the status that the row has now; None where there is no such row.
+    :param revision: the revision that the row has now.
+    """
+
+    id_: uuid.UUID
+    changed: bool
+    status: str | None
+    revision: int | None
+
+
+def transition(
+    session: Session,
+    row_or_id: Guarded | uuid.UUID | str,
+    status: Status | str,
+    *,
+    model: type[Guarded] | None = None,
+    reason: str | None = None,
+    expected_status: Status | str | None = None,
+    expected_revision: int | None = None,
+    on_conflict: Literal["raise", "report"] = "raise",
+) -> Status:
+    """Set a row's status where that is allowed and expected, and return the status that is stored then.
+
+    The status that the row already has changes nothing and is no error. A refusal leaves the transaction
+    usable. Two writers that race are told apart: one changes the row, the other meets what it stored.
+
+    :param model: what an id is the id of; by default the run, job, token or rule that ``status`` belongs to.
+    :param reason: why, for the history.
+    :param expected_status: change it only from this status.
+    :param expected_revision: change it only at this revision.
+    :param on_conflict: ``report`` returns the stored status where ``raise`` would raise.
+    :raises errors.InvalidTransition: the stored status does not allow it.
+    :raises errors.Conflict: the row is not as expected.
+    :raises errors.NotFound: there is no such row.
+    """
+    target = _target(row_or_id, status, model)
+    if session.new or session.dirty:
+        session.flush()
+    parameters = target.parameters(status, reason, expected_status, expected_revision)
+    connection = session.connection()
+    for _ in range(ATTEMPTS):
+        changed = connection.execute(_update(target.entity, reason is not None), parameters).one_or_none()
+        if changed is not None:
+            target.take_over(session, changed)
+            return target.status_type(status)
+        stored = connection.execute(_read(target.entity), parameters).one_or_none()
+        if stored is None:
+            raise target.not_found()
+        stored_status, revision = target.status_type(stored.status), stored.revision
+        refusal = target.refusal(stored_status, revision, status, expected_status, expected_revision)
+        target.forget(session)
+        if refusal is None and stored_status != target.status_type(status):
+            continue  # Between the two statements somebody made it legal: try again.
+        if refusal is None or on_conflict == "report":
+            return stored_status
+        raise refusal
+    raise errors.Conflict(target.entity, str(target.id_), "status", "to hold still", stored_status, revision)
+
+
+def transition_many(
+    session: Session,
+    rows_or_ids: Iterable[Guarded | uuid.UUID | str],
+    status: Status | str,
+    *,
+    model: type[Guarded] | None = None,
+    reason: str | None = None,
+    expected_status: Status | str | None = None,
+) -> list[TransitionResult]:
+    """Set the status of many rows in one statement, where allowed and expected; report on each.
+
+    Rows are locked in key order, so that two callers with overlapping sets cannot wait for each other.
+    The results come in the order of the arguments; see :func:`transition` for the parameters.
+    """
+    targets = [_target(row_or_id, status, model) for row_or_id in rows_or_ids]
+    if not targets:
+        return []
+    if session.new or session.dirty:
+        session.flush()
+    first = targets[0]
+    if any(target.entity != first.entity for target in targets):
+        raise errors.PlatformDBError("transition_many takes rows of one kind")
+    parameters = first.parameters(status, reason, expected_status, None)
+    parameters["ids"] = [str(target.id_) for target in targets]
+    rows = session.connection().execute(_update_many(first.entity, reason is not None), parameters)
+    results = {
+        uuid.UUID(str(row.id_)): TransitionResult(
+            uuid.UUID(str(row.id_)), row.changed, row.status, row.revision
+        )
+        for row in rows
+    }
+    for target in targets:
+        target.forget(session)
+    return [results.get(t.id_, TransitionResult(t.id_, False, None, None)) for t in targets]
+
+
+@contextmanager
+def override_guard(session: Session, *, reason: str) -> Iterator[None]:
+    """Let an operator write any status within this block; each change is marked in the history.
+
+    The block is a savepoint: an error undoes what it did. Nothing outside the block is affected, neither
+    later in the transaction nor in any other.
+
+    :param reason: why, for the history.
+    """
+    if not reason.strip():
+        raise errors.PlatformDBError("an override needs a reason")
+    session.flush()
+    with session.begin_nested():
+        before = session.execute(_READ_REASON).scalar_one()
+        session.execute(_SET_GUARD, {"value": "override"})
+        session.execute(_SET_REASON, {"value": reason})
+        yield
+        session.flush()
+        session.execute(_SET_GUARD, {"value": ""})
+        session.execute(_SET_REASON, {"value": before})
+
+
+def set_actor(session: Session, actor: str, reason: str | None = None) -> None:
+    """Say who acts, and why, in the rest of this transaction; the history notes it with every change."""
+    session.execute(_SET_ACTOR, {"value": actor})
+    if reason is not None:
+        session.execute(_SET_REASON, {"value": reason})
+
+
+_SET_GUARD = sa.text("SET LOCAL platform.guard = :value")
+_SET_REASON = sa.text("SET LOCAL platform.reason = :value")
+_SET_ACTOR = sa.text("SET LOCAL platform.actor = :value")
+_READ_REASON = sa.text("SELECT coalesce(current_setting('platform.reason', true), '')")
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The row that a transition is about."""
+
+    model: type[Base]
+    id_: uuid.UUID
+
+    @property
+    def entity(self) -> str:
+        return str(self.model.__tablename__)
+
+    @property
+    def status_type(self) -> type[Status]:
+        statuses: type[Status] = MACHINES[self.entity].statuses
+        return statuses
+
+    def parameters(
+        self,
+        status: Status | str,
+        reason: str | None,
+        expected_status: Status | str | None,
+        expected_revision: int | None,
+    ) -> dict[str, Any]:
+        wanted = self.status_type(status)
+        return {
+            "id": str(self.id_),
+            "status": wanted.value,
+            "sources": [source.value for source in MACHINES[self.entity].sources(wanted)],
+            "reason": reason,
+            "expected_status": None if expected_status is None else self.status_type(expected_status).value,
+            "expected_revision": expected_revision,
+        }
+
+    def refusal(
+        self,
+        stored_status: Status,
+        revision: int,
+        status: Status | str,
+        expected_status: Status | str | None,
+        expected_revision: int | None,
+    ) -> errors.Refused | None:
+        """Say why the stored row may not be changed, or None if it may."""
+        wanted = self.status_type(status)
+        for condition, expected, found in (
+            ("status", expected_status and self.status_type(expected_status), stored_status),
+            ("revision", expected_revision, revision),
+        ):
+            if expected is not None and expected != found:
+                return errors.Conflict(
+                    self.entity, str(self.id_), condition, str(expected), stored_status.value, revision
+                )
+        if not MACHINES[self.entity].allows(stored_status, wanted):
+            return errors.InvalidTransition(self.entity, str(self.id_), stored_status.value, wanted.value)
+        return None
+
+    def not_found(self) -> errors.NotFound:
+        if self.model is Workflow:
+            return errors.WorkflowNotFound(f"there is no workflow {self.id_}")
+        return errors.NotFound(f"there is no {self.entity} {self.id_}")
+
+    def loaded(self, session: Session) -> Base | None:
+        """Return the session's object for this row, if it has one."""
+        found: Base | None = session.identity_map.get((self.model, (self.id_,), None))
+        return found
+
+    def take_over(self, session: Session, changed: Any) -> None:
+        """Give the session's object what the statement wrote, without another query."""
+        row = self.loaded(session)
+        if row is not None:
+            set_committed_value(row, "status", self.status_type(changed.status))
+            for name in ("revision", *_GUARDED_COLUMNS[self.entity]):
+                set_committed_value(row, name, getattr(changed, name))
+            session.expire(row, ["updated"])
+
+    def forget(self, session: Session) -> None:
+        """Let the session's object read its status anew when it is next asked."""
+        row = self.loaded(session)
+        if row is not None:
+            session.expire(row, ["status", "revision", "updated", *_GUARDED_COLUMNS[self.entity]])
+
+
+_MODELS: dict[str, type[Base]] = {
+    model.__tablename__: model
+    for model in (Workflow, Job, InteractiveSession, Service, UserToken, WorkspaceRetentionRule)
+}
+
+
+def _target(row_or_id: Guarded | uuid.UUID | str, status: Status | str, model: type[Base] | None) -> _Target:
+    if isinstance(row_or_id, Base):
+        return _Target(type(row_or_id), row_or_id.id_)
+    if model is None:
+        # The first machine with these statuses: a run's, where it is a plain string or a RunStatus.
+        model = next(
+            (_MODELS[m.entity] for m in MACHINES.values() if isinstance(status, m.statuses)), Workflow
+        )
+    return _Target(model, parse_id(row_or_id, f"{model.__tablename__} id"))
+
+
+# The statements are built once; what they ask for is bound.
+
+_NOTE_REASON = (
+    "SELECT set_config('platform.statement_reason', statement_timestamp()::text || ' ' || :reason, true)"
+)
+_ALLOWED = """
+    (status = ANY(CAST(:sources AS {type}[]))
+     OR (current_setting('platform.guard', true) = 'override' AND status <> CAST(:status AS {type})))
+    AND (CAST(:expected_status AS {type}) IS NULL OR status = CAST(:expected_status AS {type}))
+    AND (CAST(:expected_revision AS integer) IS NULL OR revision = :expected_revision)
+"""
+
+
+def _enumeration(entity: str) -> str:
+    """Return the name of the native enumeration of an entity's status column."""
+    return f"{SCHEMA}.{_MODELS[entity].__table__.c.status.type.name}"  # type: ignore[attr-defined]
+
+
+@cache
+def _update(entity: str, with_reason: bool) -> sa.TextClause:
+    type_ = _enumeration(entity)
+    columns = ", ".join(("status", "revision", *_GUARDED_COLUMNS[entity]))
+    return sa.text(
+        f"""
+        {f"WITH note AS MATERIALIZED ({_NOTE_REASON})" if with_reason else ""}
+        UPDATE {SCHEMA}.{entity} SET status = CAST(:status AS {type_})
+        {"FROM note" if with_reason else ""}
+        WHERE id_ = CAST(:id AS uuid) AND {_ALLOWED.format(type=type_)}
+        RETURNING {columns}
+        """
+    )
+
+
+@cache
+def _read(entity: str) -> sa.TextClause:
+    return sa.text(f"SELECT status, revision FROM {SCHEMA}.{entity} WHERE id_ = CAST(:id AS uuid)")
+
+
+@cache
+def _update_many(entity: str, with_reason: bool) -> sa.TextClause:
+    type_ = _enumeration(entity)
+    owner = _MODELS[entity].tenant_column
+    return sa.text(
+        f"""
+        WITH {f"note AS MATERIALIZED ({_NOTE_REASON})," if with_reason else ""}
+        locked AS MATERIALIZED (
+            SELECT {owner}, id_, status, revision FROM {SCHEMA}.{entity}
+            WHERE id_ = ANY(CAST(:ids AS uuid[]))
+            ORDER BY {owner}, id_
+            FOR NO KEY UPDATE
+        ),
+        allowed AS (SELECT {owner}, id_ FROM locked WHERE {_ALLOWED.format(type=type_)}),
+        changed AS (
+            UPDATE {SCHEMA}.{entity} AS target SET status = CAST(:status AS {type_})
+            FROM allowed {", note" if with_reason else ""}
+            WHERE target.{owner} = allowed.{owner} AND target.id_ = allowed.id_
+            RETURNING target.id_, target.status, target.revision
+        )
+        SELECT locked.id_, changed.id_ IS NOT NULL AS changed,
+               coalesce(changed.status, locked.status) AS status,
+               coalesce(changed.revision, locked.revision) AS revision
+        FROM locked LEFT JOIN changed ON changed.id_ = locked.id_
+        """
+    )

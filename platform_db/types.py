@@ -1,0 +1,45 @@
+"""Column types and identifiers that all models share."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+
+import sqlalchemy as sa
+import uuid_utils
+from sqlalchemy.dialects.postgresql import ENUM, JSONB
+
+from platform_db import errors
+
+SCHEMA = "platform"
+
+Json = JSONB(none_as_null=True)
+Timestamp = sa.DateTime(timezone=True)
+
+
+def new_id() -> uuid.UUID:
+    """Return a new time-ordered id (UUIDv7, RFC 9562)."""
+    return uuid.UUID(int=uuid_utils.uuid7().int)
+
+
+def parse_id(value: str | uuid.UUID, what: str = "id") -> uuid.UUID:
+    """Return ``value`` as a UUID.
+
+    :raises errors.InvalidIdentifier: it is none; the server is never asked.
+    """
+    if isinstance(value, uuid.UUID):
+        return value
+    try:
+        return uuid.UUID(value)
+    except (ValueError, AttributeError, TypeError):
+        raise errors.InvalidIdentifier(f"{value!r} is not a valid {what}: a UUID is needed") from None
+
+
+def native_enum(members: type[enum.Enum], name: str) -> ENUM:
+    """Return the native enumeration ``platform.<name>`` that stores the members' values."""
+    return ENUM(
+        members,
+        name=name,
+        schema=SCHEMA,
+        values_callable=lambda enumeration: [member.value for member in enumeration],
+    )

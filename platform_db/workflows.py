@@ -1,0 +1,135 @@
+"""Finding runs, and what happens to them as a whole."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.models import LogChunk, UserWorkflow, Workflow, split_run_number
+from platform_db.models.log_chunk import encode_log
+from platform_db.states import RunStatus
+from platform_db.transitions import transition
+from platform_db.types import parse_id
+
+
+def get_workflow(
+    session: Session,
+    uuid_or_name: uuid.UUID | str,
+    user_id: uuid.UUID | str,
+    include_shared: bool = False,
+) -> Workflow:
+    """Find a run of the user's.
+
+    :param uuid_or_name: its id; or ``name`` (the latest run), ``name.2`` or ``name.2.1``. Where a run of
+        ``name`` and a workflow that is called ``name.2`` both exist, the run is meant.
+    :param include_shared: also find what others share with the user, by id or by name.
+    :raises errors.WorkflowNotFound: there is none that the user may see.
+    :raises errors.InvalidIdentifier: ``user_id`` is no UUID.
+    """
+    user = parse_id(user_id, "user id")
+    visible = Workflow.owner_id == user
+    if include_shared:
+        visible = sa.or_(visible, sa.tuple_(Workflow.owner_id, Workflow.id_).in_(_shared_with(user)))
+    for criteria in _readings(uuid_or_name):
+        workflow = session.scalars(
+            sa.select(Workflow)
+            .where(visible, *criteria)
+            .order_by(
+                (Workflow.owner_id == user).desc(),
+                Workflow.run_number_major.desc(),
+                Workflow.run_number_minor.desc(),
+            )
+            .limit(1)
+        ).one_or_none()
+        if workflow is not None:
+            return workflow
+    raise errors.WorkflowNotFound(f"there is no workflow {str(uuid_or_name)!r}")
+
+
+def _shared_with(user_id: uuid.UUID) -> sa.Select[uuid.UUID, uuid.UUID]:
+    """Select the owner and the id of what is shared with the user now."""
+    return sa.select(UserWorkflow.owner_id, UserWorkflow.workflow_id).where(
+        UserWorkflow.user_id == user_id,
+        sa.or_(UserWorkflow.valid_until.is_(None), UserWorkflow.valid_until > sa.func.now()),
+    )
+
+
+def _readings(uuid_or_name: uuid.UUID | str) -> list[list[sa.ColumnElement[bool]]]:
+    """Return what ``uuid_or_name`` can mean, the likeliest first."""
+    if isinstance(uuid_or_name, uuid.UUID):
+        return [[Workflow.id_ == uuid_or_name]]
+    if "\0" in uuid_or_name:
+        return []  # PostgreSQL's text has no place for it, so no name has it.
+    readings: list[list[sa.ColumnElement[bool]]] = []
+    with suppress(ValueError):
+        readings.append([Workflow.id_ == uuid.UUID(uuid_or_name)])
+    parts = uuid_or_name.split(".")
+    for taken in (2, 1):
+        name, number = ".".join(parts[:-taken]), ".".join(parts[-taken:])
+        if not name:
+            continue
+        try:
+            major, minor = split_run_number(number)
+        except errors.RunNumberError:
+            continue
+        readings.append(
+            [
+                Workflow.name == name,
+                Workflow.run_number_major == major,
+                Workflow.run_number_minor == minor,
+            ]
+        )
+    readings.append([Workflow.name == uuid_or_name])
+    return readings
+
+
+def list_workflows(
+    session: Session,
+    user_id: uuid.UUID | str,
+    *,
+    statuses: Sequence[RunStatus] | None = None,
+    limit: int = 100,
+    after: Workflow | None = None,
+) -> Sequence[Workflow]:
+    """Return the user's runs, newest first; specifications and logs are not loaded.
+
+    :param after: the last run of the page before.
+    """
+    query = (
+        sa.select(Workflow)
+        .where(Workflow.owner_id == parse_id(user_id, "user id"))
+        .order_by(Workflow.created.desc(), Workflow.id_.desc())
+        .limit(limit)
+    )
+    if statuses is not None:
+        query = query.where(Workflow.status.in_(statuses))
+    if after is not None:
+        query = query.where(sa.tuple_(Workflow.created, Workflow.id_) < sa.tuple_(after.created, after.id_))
+    return session.scalars(query).all()
+
+
+def update_workflow_status(
+    session: Session,
+    workflow_uuid: uuid.UUID | str,
+    status: RunStatus,
+    new_logs: str | bytes = "",
+    message: str | None = None,
+) -> RunStatus:
+    """Set a run's status, append to its log, and return the stored status.
+
+    :param new_logs: appended to the run's log, even where the status does not change.
+    :param message: the reason, for the history.
+    :raises errors.InvalidTransition: the stored status does not allow it; nothing is appended.
+    :raises errors.WorkflowNotFound: there is no such run.
+    """
+    workflow_id = parse_id(workflow_uuid, "workflow id")
+    stored = transition(session, workflow_id, RunStatus(status), reason=message)
+    if new_logs:
+        session.add(LogChunk(workflow_id=workflow_id, data=encode_log(new_logs)))
+        session.flush()
+    return RunStatus(stored)
