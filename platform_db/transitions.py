@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -92,10 +92,11 @@ def transition(
         session.flush()
     parameters = target.parameters(status, reason, expected_status, expected_revision)
     connection = session.connection()
+    update = _update(target.entity, _Conditions.of(parameters))
     for _ in range(ATTEMPTS):
-        changed = connection.execute(_update(target.entity, reason is not None), parameters).one_or_none()
+        changed = connection.execute(update, parameters).one_or_none()
         if changed is not None:
-            target.take_over(session, changed)
+            target.take_over(session, status, changed)
             return target.status_type(status)
         stored = connection.execute(_read(target.entity), parameters).one_or_none()
         if stored is None:
@@ -135,7 +136,7 @@ def transition_many(
         raise errors.PlatformDBError("transition_many takes rows of one kind")
     parameters = first.parameters(status, reason, expected_status, None)
     parameters["ids"] = [str(target.id_) for target in targets]
-    rows = session.connection().execute(_update_many(first.entity, reason is not None), parameters)
+    rows = session.connection().execute(_update_many(first.entity, _Conditions.of(parameters)), parameters)
     results = {
         uuid.UUID(str(row.id_)): TransitionResult(
             uuid.UUID(str(row.id_)), row.changed, row.status, row.revision
@@ -180,6 +181,20 @@ _SET_GUARD = sa.text("SET LOCAL platform.guard = :value")
 _SET_REASON = sa.text("SET LOCAL platform.reason = :value")
 _SET_ACTOR = sa.text("SET LOCAL platform.actor = :value")
 _READ_REASON = sa.text("SELECT coalesce(current_setting('platform.reason', true), '')")
+
+
+class _Conditions(NamedTuple):
+    """Which of the optional parts a statement has."""
+
+    reason: bool
+    status: bool
+    revision: bool
+
+    @classmethod
+    def of(cls, parameters: dict[str, Any]) -> _Conditions:
+        return cls(
+            *(parameters[name] is not None for name in ("reason", "expected_status", "expected_revision"))
+        )
 
 
 @dataclass(frozen=True)
@@ -247,14 +262,16 @@ class _Target:
         found: Base | None = session.identity_map.get((self.model, (self.id_,), None))
         return found
 
-    def take_over(self, session: Session, changed: Any) -> None:
+    def take_over(self, session: Session, status: Status | str, changed: Any) -> None:
         """Give the session's object what the statement wrote, without another query."""
         row = self.loaded(session)
         if row is not None:
-            set_committed_value(row, "status", self.status_type(changed.status))
+            set_committed_value(row, "status", self.status_type(status))
             for name in ("revision", *_GUARDED_COLUMNS[self.entity]):
                 set_committed_value(row, name, getattr(changed, name))
             session.expire(row, ["updated"])
+            # So that rolling back to a savepoint expires the object, as it does after the ORM's own UPDATE.
+            session._register_altered([sa.inspect(row)])
 
     def forget(self, session: Session) -> None:
         """Let the session's object read its status anew when it is next asked."""
@@ -280,17 +297,24 @@ def _target(row_or_id: Guarded | uuid.UUID | str, status: Status | str, model: t
     return _Target(model, parse_id(row_or_id, f"{model.__tablename__} id"))
 
 
-# The statements are built once; what they ask for is bound.
+# The statements are built once, one for each set of conditions; what they ask for is bound.
 
 _NOTE_REASON = (
     "SELECT set_config('platform.statement_reason', statement_timestamp()::text || ' ' || :reason, true)"
 )
-_ALLOWED = """
-    (status = ANY(CAST(:sources AS {type}[]))
-     OR (current_setting('platform.guard', true) = 'override' AND status <> CAST(:status AS {type})))
-    AND (CAST(:expected_status AS {type}) IS NULL OR status = CAST(:expected_status AS {type}))
-    AND (CAST(:expected_revision AS integer) IS NULL OR revision = :expected_revision)
-"""
+
+
+def _allowed(type_: str, conditions: _Conditions) -> str:
+    """Return the condition under which a row may be changed."""
+    clauses = [
+        f"(status = ANY(CAST(:sources AS {type_}[]))"
+        f" OR coalesce(current_setting('platform.guard', true), '') = 'override' AND status <> :status)"
+    ]
+    if conditions.status:
+        clauses.append("status = :expected_status")
+    if conditions.revision:
+        clauses.append("revision = :expected_revision")
+    return " AND ".join(clauses)
 
 
 def _enumeration(entity: str) -> str:
@@ -299,16 +323,14 @@ def _enumeration(entity: str) -> str:
 
 
 @cache
-def _update(entity: str, with_reason: bool) -> sa.TextClause:
-    type_ = _enumeration(entity)
-    columns = ", ".join(("status", "revision", *_GUARDED_COLUMNS[entity]))
+def _update(entity: str, conditions: _Conditions) -> sa.TextClause:
     return sa.text(
         f"""
-        {f"WITH note AS MATERIALIZED ({_NOTE_REASON})" if with_reason else ""}
-        UPDATE {SCHEMA}.{entity} SET status = CAST(:status AS {type_})
-        {"FROM note" if with_reason else ""}
-        WHERE id_ = CAST(:id AS uuid) AND {_ALLOWED.format(type=type_)}
-        RETURNING {columns}
+        {f"WITH note AS MATERIALIZED ({_NOTE_REASON})" if conditions.reason else ""}
+        UPDATE {SCHEMA}.{entity} SET status = :status
+        {"FROM note" if conditions.reason else ""}
+        WHERE id_ = CAST(:id AS uuid) AND {_allowed(_enumeration(entity), conditions)}
+        RETURNING {", ".join(("revision", *_GUARDED_COLUMNS[entity]))}
         """
     )
 
@@ -319,28 +341,26 @@ def _read(entity: str) -> sa.TextClause:
 
 
 @cache
-def _update_many(entity: str, with_reason: bool) -> sa.TextClause:
-    type_ = _enumeration(entity)
+def _update_many(entity: str, conditions: _Conditions) -> sa.TextClause:
     owner = _MODELS[entity].tenant_column
     return sa.text(
         f"""
-        WITH {f"note AS MATERIALIZED ({_NOTE_REASON})," if with_reason else ""}
+        WITH {f"note AS MATERIALIZED ({_NOTE_REASON})," if conditions.reason else ""}
         locked AS MATERIALIZED (
-            SELECT {owner}, id_, status, revision FROM {SCHEMA}.{entity}
+            SELECT {owner}, id_, status, revision, {_allowed(_enumeration(entity), conditions)} AS allowed
+            FROM {SCHEMA}.{entity}
             WHERE id_ = ANY(CAST(:ids AS uuid[]))
             ORDER BY {owner}, id_
             FOR NO KEY UPDATE
         ),
-        allowed AS (SELECT {owner}, id_ FROM locked WHERE {_ALLOWED.format(type=type_)}),
         changed AS (
-            UPDATE {SCHEMA}.{entity} AS target SET status = CAST(:status AS {type_})
-            FROM allowed {", note" if with_reason else ""}
-            WHERE target.{owner} = allowed.{owner} AND target.id_ = allowed.id_
+            UPDATE {SCHEMA}.{entity} AS target SET status = :status
+            FROM locked {", note" if conditions.reason else ""}
+            WHERE target.id_ = locked.id_ AND locked.allowed
             RETURNING target.id_, target.status, target.revision
         )
-        SELECT locked.id_, changed.id_ IS NOT NULL AS changed,
-               coalesce(changed.status, locked.status) AS status,
-               coalesce(changed.revision, locked.revision) AS revision
-        FROM locked LEFT JOIN changed ON changed.id_ = locked.id_
+        SELECT id_, true AS changed, status, revision FROM changed
+        UNION ALL
+        SELECT id_, false, status, revision FROM locked WHERE NOT allowed
         """
     )

@@ -103,13 +103,13 @@ def list_workflows(
     query = (
         sa.select(Workflow)
         .where(Workflow.owner_id == parse_id(user_id, "user id"))
-        .order_by(Workflow.created.desc(), Workflow.id_.desc())
+        .order_by(Workflow.id_.desc())
         .limit(limit)
     )
     if statuses is not None:
         query = query.where(Workflow.status.in_(statuses))
     if after is not None:
-        query = query.where(sa.tuple_(Workflow.created, Workflow.id_) < sa.tuple_(after.created, after.id_))
+        query = query.where(Workflow.id_ < after.id_)
     return session.scalars(query).all()
 
 

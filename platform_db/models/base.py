@@ -21,6 +21,10 @@ NAMING_CONVENTION = {
 }
 
 
+# For columns that triggers may set: the ORM takes their values from the statement that wrote the row.
+SET_BY_TRIGGER: Any = {"server_default": sa.FetchedValue(), "server_onupdate": sa.FetchedValue()}
+
+
 class Base(DeclarativeBase):
     """The base of all models; :attr:`metadata` is what the migrations are compared with."""
 

@@ -24,32 +24,37 @@ BEGIN
 END
 $$;"""
 
+# In PL/pgSQL, which keeps the plans of its statements: an SQL function plans anew at every call.
 _RETENTION = [
     f"""\
 CREATE FUNCTION {SCHEMA}.activate_workspace_retention_rules(owner uuid, workflow uuid) RETURNS void
-    LANGUAGE sql
-    BEGIN ATOMIC
-        UPDATE {SCHEMA}.workspace_retention_rule
-        SET status = 'active',
-            apply_on = (date_trunc('day', now() AT TIME ZONE 'UTC')
-                        + make_interval(days => retention_days + 1)) AT TIME ZONE 'UTC'
-        WHERE owner_id = owner AND workflow_id = workflow AND status = 'created';
-    END;""",
+    LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE {SCHEMA}.workspace_retention_rule
+    SET status = 'active',
+        apply_on = (date_trunc('day', now() AT TIME ZONE 'UTC') + make_interval(days => retention_days + 1))
+                   AT TIME ZONE 'UTC'
+    WHERE owner_id = owner AND workflow_id = workflow AND status = 'created';
+END
+$$;""",
     f"""\
 CREATE FUNCTION {SCHEMA}.inactivate_workspace_retention_rules(owner uuid, path text) RETURNS void
-    LANGUAGE sql
-    BEGIN ATOMIC
-        UPDATE {SCHEMA}.workspace_retention_rule AS rule
-        SET status = 'inactive'
-        FROM {SCHEMA}.workflow
-        WHERE workflow.owner_id = owner AND workflow.workspace_path = path
-          AND rule.owner_id = owner AND rule.workflow_id = workflow.id_
-          AND rule.status IN ('created', 'active');
-    END;""",
+    LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE {SCHEMA}.workspace_retention_rule AS rule
+    SET status = 'inactive'
+    FROM {SCHEMA}.workflow
+    WHERE workflow.owner_id = owner AND workflow.workspace_path = path
+      AND rule.owner_id = owner AND rule.workflow_id = workflow.id_
+      AND rule.status IN ('created', 'active');
+END
+$$;""",
     f"""\
 CREATE FUNCTION {SCHEMA}.follow_run_with_retention() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF NEW.status IN ('finished', 'failed') THEN
+    IF NOT EXISTS (SELECT FROM {SCHEMA}.workspace_retention_rule WHERE owner_id = NEW.owner_id) THEN
+        RETURN NULL; -- Most owners have none: looking costs a third of an UPDATE that finds nothing.
+    ELSIF NEW.status IN ('finished', 'failed') THEN
         PERFORM {SCHEMA}.activate_workspace_retention_rules(NEW.owner_id, NEW.id_);
     ELSE
         PERFORM {SCHEMA}.inactivate_workspace_retention_rules(NEW.owner_id, NEW.workspace_path);

@@ -104,17 +104,21 @@ $$;""",
         f"""\
 CREATE FUNCTION {SCHEMA}.record_{table}_status() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    statement_reason text := current_setting('platform.statement_reason', true);
-    this_statement text := statement_timestamp()::text || ' ';
+    change_reason text := nullif(current_setting('platform.reason', true), '');
+    statement_reason text := nullif(current_setting('platform.statement_reason', true), '');
+    this_statement text;
 BEGIN
+    IF statement_reason IS NOT NULL THEN
+        this_statement := statement_timestamp()::text || ' ';
+        IF starts_with(statement_reason, this_statement) THEN
+            change_reason := substr(statement_reason, length(this_statement) + 1);
+        END IF;
+    END IF;
     INSERT INTO {SCHEMA}.status_change
         (owner_id, entity_id, revision, entity, from_status, to_status, actor, reason, overridden)
     VALUES (
         NEW.{owner}, NEW.id_, NEW.revision, '{table}', OLD.status, NEW.status,
-        nullif(current_setting('platform.actor', true), ''),
-        CASE WHEN starts_with(statement_reason, this_statement)
-             THEN substr(statement_reason, length(this_statement) + 1)
-             ELSE nullif(current_setting('platform.reason', true), '') END,
+        nullif(current_setting('platform.actor', true), ''), change_reason,
         coalesce(current_setting('platform.guard', true), '') = 'override'
     );
     RETURN NULL;

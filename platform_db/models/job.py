@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, rel
 
 from platform_db import states
 from platform_db.models.base import (
+    SET_BY_TRIGGER,
     Base,
     Identified,
     Timestamped,
@@ -44,8 +45,8 @@ class Job(Identified, Timestamped, Base):
     environment: Mapped[Any] = deferred(mapped_column(Json, nullable=True))
     attributes: Mapped[dict[str, Any]] = mapped_column(Json, server_default="{}")
     deleted: Mapped[bool] = mapped_column(server_default="false")
-    started_at: Mapped[datetime | None] = mapped_column(Timestamp, server_onupdate=sa.FetchedValue())
-    finished_at: Mapped[datetime | None] = mapped_column(Timestamp, server_onupdate=sa.FetchedValue())
+    started_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
+    finished_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
     revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
 
     workflow: Mapped[Workflow] = relationship(back_populates="jobs")

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from platform_db.models.base import Base, Identified, Timestamped, tenant_foreign_key, tenant_keys
+from platform_db.models.base import (
+    SET_BY_TRIGGER,
+    Base,
+    Identified,
+    Timestamped,
+    tenant_foreign_key,
+    tenant_keys,
+)
 from platform_db.models.resource import InteractiveSessionResource
 from platform_db.models.secret import SecretAttribute
 from platform_db.states import RunStatus
@@ -32,9 +39,9 @@ class Running(Identified, Timestamped):
     owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.user_.id_"))
     name: Mapped[str] = mapped_column(sa.Text)
     status: Mapped[RunStatus] = mapped_column(native_enum(RunStatus, "run_status"), server_default="created")
-    run_started_at: Mapped[datetime | None] = mapped_column(Timestamp, server_onupdate=sa.FetchedValue())
-    run_finished_at: Mapped[datetime | None] = mapped_column(Timestamp, server_onupdate=sa.FetchedValue())
-    run_stopped_at: Mapped[datetime | None] = mapped_column(Timestamp, server_onupdate=sa.FetchedValue())
+    run_started_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
+    run_finished_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
+    run_stopped_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
     revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
 
     __mapper_args__ = {"primary_key": ["id_"], "eager_defaults": True}
@@ -44,7 +51,7 @@ class Running(Identified, Timestamped):
         """Return the keys, indexes and checks that sessions and services share."""
         return (
             *tenant_keys(table),
-            sa.Index(f"ix_{table}_owner_id_status", "owner_id", "status", "created"),
+            sa.Index(f"ix_{table}_owner_id_status", "owner_id", "status", "id_"),
             sa.CheckConstraint("status <> 'running' OR run_started_at IS NOT NULL", name="running_has_start"),
             sa.CheckConstraint(
                 "status NOT IN ('finished', 'failed') OR run_finished_at IS NOT NULL", name="finished_has_end"

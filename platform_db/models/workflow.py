@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, relationship
 
 from platform_db import priority, states
-from platform_db.models.base import Base, Identified, Timestamped, session_of, tenant_keys
+from platform_db.models.base import SET_BY_TRIGGER, Base, Identified, Timestamped, session_of, tenant_keys
 from platform_db.models.log_chunk import LogChunk, encode_log, read_logs
 from platform_db.models.resource import WorkflowResource, quota_usage
 from platform_db.models.retention import WorkspaceRetentionRule
@@ -19,6 +19,7 @@ from platform_db.models.run_number import assign_run_numbers, format_run_number,
 from platform_db.states import RunStatus, WorkspaceRetentionRuleStatus
 from platform_db.types import SCHEMA, Json, Timestamp, native_enum, parse_id
 from platform_db.workspaces import build_workspace_path, list_workspace
+from platform_db.workspaces.listing import Row, Search
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -59,9 +60,9 @@ class Workflow(Identified, Timestamped, Base):
     restart: Mapped[bool] = mapped_column(server_default="false")
     run_number_major: Mapped[int]
     run_number_minor: Mapped[int]
-    run_started_at: Mapped[datetime | None] = mapped_column(Timestamp, server_onupdate=sa.FetchedValue())
-    run_finished_at: Mapped[datetime | None] = mapped_column(Timestamp, server_onupdate=sa.FetchedValue())
-    run_stopped_at: Mapped[datetime | None] = mapped_column(Timestamp, server_onupdate=sa.FetchedValue())
+    run_started_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
+    run_finished_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
+    run_stopped_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
     git_ref: Mapped[str | None] = mapped_column(sa.Text)
     git_repo: Mapped[str | None] = mapped_column(sa.Text)
     git_provider: Mapped[str | None] = mapped_column(sa.Text)
@@ -84,16 +85,18 @@ class Workflow(Identified, Timestamped, Base):
     __table_args__ = (
         *tenant_keys("workflow"),
         sa.UniqueConstraint("owner_id", "name", "run_number_major", "run_number_minor"),
-        sa.Index("ix_workflow_owner_id_status", "owner_id", "status", "created"),
-        sa.Index("ix_workflow_owner_id_created", "owner_id", "created"),
+        # Ids are ordered in time, so these and the primary key serve the lists, newest first, too.
+        sa.Index("ix_workflow_owner_id_status", "owner_id", "status", "id_"),
         sa.Index("ix_workflow_owner_id_workspace_path", "owner_id", "workspace_path"),
         sa.Index(
             "ix_workflow_in_progress",
             "status",
-            "created",
+            "id_",
             postgresql_where=sa.text("status IN ('created', 'queued', 'pending', 'running')"),
         ),
-        sa.CheckConstraint("name <> ''", name="name_not_empty"),
+        # What is indexed must fit into an index entry.
+        sa.CheckConstraint("octet_length(name) BETWEEN 1 AND 1024", name="name_length"),
+        sa.CheckConstraint("octet_length(workspace_path) <= 2048", name="workspace_path_length"),
         sa.CheckConstraint("run_number_major >= 1 AND run_number_minor >= 0", name="run_number_positive"),
         sa.CheckConstraint("status <> 'running' OR run_started_at IS NOT NULL", name="running_has_start"),
         sa.CheckConstraint(
@@ -248,9 +251,7 @@ class Workflow(Identified, Timestamped, Base):
         """Return the value of the owner's active access token."""
         return self.owner.access_token
 
-    def get_workspace_disk_usage(
-        self, summarize: bool = False, search: Mapping[str, Any] | None = None
-    ) -> list[dict[str, Any]]:
+    def get_workspace_disk_usage(self, summarize: bool = False, search: Search | None = None) -> list[Row]:
         """Return what lies in the workspace (see :func:`platform_db.workspaces.list_workspace`)."""
         return list_workspace(self.workspace_path, summarize=summarize, search=search)
 
@@ -273,7 +274,7 @@ class Workflow(Identified, Timestamped, Base):
     # -- retention rules
 
     def set_workspace_retention_rules(self, rules: Sequence[Mapping[str, Any]]) -> None:
-        """Add a rule for each ``{"workspace_files", "retention_days"}``; a known pattern gets the new days."""
+        """Add a rule for each ``{"workspace_files", "retention_days"}``, or change a known one's days."""
         known = {rule.workspace_files: rule for rule in self.retention_rules}
         for values in rules:
             rule = known.get(values["workspace_files"])

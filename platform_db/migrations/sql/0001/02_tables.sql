@@ -129,7 +129,7 @@ CREATE TABLE platform.interactive_session (
     CONSTRAINT fk_interactive_session_owner_id FOREIGN KEY(owner_id) REFERENCES platform.user_ (id_)
 );
 
-CREATE INDEX ix_interactive_session_owner_id_status ON platform.interactive_session (owner_id, status, created);
+CREATE INDEX ix_interactive_session_owner_id_status ON platform.interactive_session (owner_id, status, id_);
 
 CREATE UNIQUE INDEX uq_interactive_session_owner_id_path ON platform.interactive_session (owner_id, path) WHERE status <> 'deleted';
 
@@ -164,7 +164,7 @@ CREATE TABLE platform.service (
     CONSTRAINT fk_service_owner_id FOREIGN KEY(owner_id) REFERENCES platform.user_ (id_)
 );
 
-CREATE INDEX ix_service_owner_id_status ON platform.service (owner_id, status, created);
+CREATE INDEX ix_service_owner_id_status ON platform.service (owner_id, status, id_);
 
 CREATE UNIQUE INDEX uq_service_owner_id_name ON platform.service (owner_id, name) WHERE status <> 'deleted';
 
@@ -247,7 +247,8 @@ CREATE TABLE platform.workflow (
     CONSTRAINT pk_workflow PRIMARY KEY (owner_id, id_),
     CONSTRAINT uq_workflow_id_ UNIQUE (id_),
     CONSTRAINT uq_workflow_owner_id_name_run_number_major_run_number_minor UNIQUE (owner_id, name, run_number_major, run_number_minor),
-    CONSTRAINT ck_workflow_name_not_empty CHECK (name <> ''),
+    CONSTRAINT ck_workflow_name_length CHECK (octet_length(name) BETWEEN 1 AND 1024),
+    CONSTRAINT ck_workflow_workspace_path_length CHECK (octet_length(workspace_path) <= 2048),
     CONSTRAINT ck_workflow_run_number_positive CHECK (run_number_major >= 1 AND run_number_minor >= 0),
     CONSTRAINT ck_workflow_running_has_start CHECK (status <> 'running' OR run_started_at IS NOT NULL),
     CONSTRAINT ck_workflow_finished_has_end CHECK (status NOT IN ('finished', 'failed') OR run_finished_at IS NOT NULL),
@@ -256,11 +257,9 @@ CREATE TABLE platform.workflow (
 )
  WITH (fillfactor = 80);
 
-CREATE INDEX ix_workflow_in_progress ON platform.workflow (status, created) WHERE status IN ('created', 'queued', 'pending', 'running');
+CREATE INDEX ix_workflow_in_progress ON platform.workflow (status, id_) WHERE status IN ('created', 'queued', 'pending', 'running');
 
-CREATE INDEX ix_workflow_owner_id_created ON platform.workflow (owner_id, created);
-
-CREATE INDEX ix_workflow_owner_id_status ON platform.workflow (owner_id, status, created);
+CREATE INDEX ix_workflow_owner_id_status ON platform.workflow (owner_id, status, id_);
 
 CREATE INDEX ix_workflow_owner_id_workspace_path ON platform.workflow (owner_id, workspace_path);
 

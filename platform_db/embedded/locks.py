@@ -1,0 +1,122 @@
+"""File locks that the kernel releases when their last holder ends, however it ends.
+
+These are ``flock`` locks: they belong to the *open file description*, which a forked child shares. So an
+exclusive lock is unlocked explicitly when its block ends (a child that was forked meanwhile must not keep
+it), and a lock that is meant to be inherited is only ever closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from platform_db import errors
+
+if sys.platform != "win32":  # importing must work there, so that using it can say what is wrong
+    import fcntl
+
+POLL = 0.02  # seconds
+
+_transient: set[int] = set()
+
+
+def open_lock(path: Path) -> int:
+    """Open the lock file and return its descriptor; programs that are executed do not inherit it."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def try_exclusive(descriptor: int) -> bool:
+    """Take the exclusive lock unless somebody else holds any lock; return whether it was taken."""
+    return _try(descriptor, fcntl.LOCK_EX)
+
+
+def try_shared(descriptor: int) -> bool:
+    """Take a shared lock unless somebody else holds the exclusive one; return whether it was taken."""
+    return _try(descriptor, fcntl.LOCK_SH)
+
+
+def is_held(path: Path, *, exclusively: bool = False) -> bool:
+    """Return whether anybody holds a lock on the file (with ``exclusively``: the exclusive one)."""
+    try:
+        descriptor = open_lock(path)
+    except FileNotFoundError:
+        return False
+    with _closing(descriptor, unlock=True):
+        return not (try_shared(descriptor) if exclusively else try_exclusive(descriptor))
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, *, timeout: float) -> Iterator[None]:
+    """Hold the exclusive lock on a file for the length of a block.
+
+    :param timeout: seconds to wait for it.
+    :raises errors.EmbeddedError: somebody else held it all that time.
+    :raises FileNotFoundError: the directory of the lock does not exist, or is removed meanwhile.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        descriptor = open_lock(path)
+        with _closing(descriptor, unlock=True):
+            while not try_exclusive(descriptor):
+                if time.monotonic() > deadline:
+                    raise errors.EmbeddedError(
+                        f"another process has held {path} for {timeout:.0f} s: see what it does, or end it"
+                    )
+                time.sleep(POLL)
+            # Whoever held it may have removed the file: then this is a lock on nothing.
+            if _is_still(path, descriptor):
+                yield
+                return
+
+
+@contextlib.contextmanager
+def inheritable(path: Path) -> Iterator[int | None]:
+    """Try to take an exclusive lock that lives on in the programs that the block hands it to.
+
+    Yields the descriptor, to be given as ``pass_fds``, or ``None`` where somebody else holds the lock.
+    """
+    descriptor = open_lock(path)
+    with _closing(descriptor, unlock=False):
+        yield descriptor if try_exclusive(descriptor) else None
+
+
+@contextlib.contextmanager
+def _closing(descriptor: int, *, unlock: bool) -> Iterator[None]:
+    _transient.add(descriptor)
+    try:
+        yield
+    finally:
+        if descriptor in _transient:  # not so in a child that was forked inside the block
+            _transient.discard(descriptor)
+            if unlock:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _try(descriptor: int, operation: int) -> bool:
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _close_in_child() -> None:
+    for descriptor in _transient:
+        os.close(descriptor)
+    _transient.clear()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_close_in_child)

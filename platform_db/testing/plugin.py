@@ -1,0 +1,111 @@
+"""pytest fixtures: a server for the run, a migrated template made once, a database for each test.
+
+Tests commit for real: every test has a database of its own, cloned from the template and dropped
+afterwards. All processes of pytest-xdist share one server and one template.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import os
+import secrets
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import orm
+from sqlalchemy.engine import Engine
+
+from platform_db import config, database, schema
+from platform_db.testing import databases, server
+from platform_db.testing.server import RunServer
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(request: pytest.FixtureRequest) -> Iterator[RunServer]:
+    """Use the server of this run; the last process of the run stops it."""
+    worker = getattr(request.config, "workerinput", None)
+    with server.run_server(worker["testrunuid"] if worker else server.new_run()) as run_server:
+        yield run_server
+
+
+@pytest.fixture(scope="session")
+def postgres_server_uri(postgres_server: RunServer) -> str:
+    """Give the URL of a database to connect to for creating others."""
+    return postgres_server.uri
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_server: RunServer) -> str:
+    """Give the name of a migrated database that can be cloned."""
+    name = f"{postgres_server.prefix}template"
+
+    def make() -> None:
+        databases.drop_database(postgres_server.uri, name)  # left by a process that failed or was killed
+        migrate(databases.create_database(postgres_server.uri, name))
+        databases.close_to_connections(postgres_server.uri, name)
+
+    postgres_server.once("template", make)
+    return name
+
+
+@pytest.fixture
+def database_uri(postgres_server: RunServer, template_database: str) -> Iterator[str]:
+    """Give a migrated database of this test's own."""
+    yield from _own_database(postgres_server, template_database)
+
+
+@pytest.fixture
+def empty_database_uri(postgres_server: RunServer) -> Iterator[str]:
+    """Give an empty database of this test's own."""
+    yield from _own_database(postgres_server, None)
+
+
+@pytest.fixture
+def engine(database_uri: str) -> Iterator[Engine]:
+    """Give an engine on this test's migrated database."""
+    engine = database.create_engine(database_uri)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def session_factory(engine: Engine) -> orm.sessionmaker[orm.Session]:
+    """Give a maker of sessions on this test's migrated database."""
+    return orm.sessionmaker(engine)
+
+
+@pytest.fixture
+def session(session_factory: orm.sessionmaker[orm.Session]) -> Iterator[orm.Session]:
+    """Give a session on this test's migrated database; its commits are real."""
+    with session_factory() as session:
+        yield session
+
+
+@pytest.fixture
+def secret_key(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Set a random secret key for the length of a test, and give it."""
+    key = base64.b64encode(secrets.token_bytes(32)).decode("ascii")
+    monkeypatch.setenv("PLATFORM_DB_SECRET_KEY", key)
+    config.reset_settings()
+    yield key
+    config.reset_settings()
+
+
+def migrate(uri: str) -> None:
+    """Bring a database to the newest schema, leaving no connection."""
+    engine = database.create_engine(uri)
+    try:
+        schema.init_db(engine)
+    finally:
+        engine.dispose()
+
+
+def _own_database(run_server: RunServer, template: str | None) -> Iterator[str]:
+    name = f"{run_server.prefix}{os.getpid()}_{next(_numbers)}"
+    try:
+        yield databases.create_database(run_server.uri, name, template=template)
+    finally:
+        databases.drop_database(run_server.uri, name)

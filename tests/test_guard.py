@@ -1,0 +1,130 @@
+"""The guard: for every pair of statuses, whoever writes meets the rules of states.py."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors, states
+from platform_db.models import Base, StatusChange
+from platform_db.models.guard import guard_statements
+from tests.factories import make_guarded, make_run, make_user
+
+
+@pytest.mark.parametrize("entity", states.MACHINES)
+def test_bulk_update_raw_sql_and_orm_agree_with_the_tables(
+    session: Session, secret_key: str, entity: str
+) -> None:
+    machine = states.MACHINES[entity]
+    owner = make_user(session)
+    for stored in machine.statuses:
+        for status in machine.statuses:
+            for write in (bulk_update, raw_sql, orm_attribute):
+                if write is orm_attribute and stored == status:
+                    continue  # the ORM writes nothing then
+                row = make_guarded(session, owner, entity, stored)
+                changed = allowed(session, write, row, status)
+                assert changed == machine.allows(stored, status), f"{write.__name__}: {stored} to {status}"
+                session.refresh(row)
+                assert row.status == (status if changed else stored)
+                assert row.revision == (1 if changed and stored != status else 0)
+                assert len(history(session, row)) == row.revision
+                session.delete(row)
+                session.commit()
+
+
+def bulk_update(session: Session, row: Base, status: states.Status) -> None:
+    session.execute(sa.update(type(row)).where(type(row).id_ == row.id_).values(status=status))
+
+
+def raw_sql(session: Session, row: Base, status: states.Status) -> None:
+    with session.connection().connection.cursor() as cursor:
+        statement = f"UPDATE platform.{row.__tablename__} SET status = %s WHERE id_ = %s"
+        cursor.execute(statement, (status.value, str(row.id_)))
+
+
+def orm_attribute(session: Session, row: Base, status: states.Status) -> None:
+    row.status = status
+    session.flush()
+
+
+def allowed(session: Session, write, row: Base, status: states.Status) -> bool:
+    row_id = str(row.id_)
+    try:
+        write(session, row, status)
+    except errors.InvalidTransition as error:
+        assert (error.entity, error.entity_id) == (row.__tablename__, row_id)
+        assert error.status == status.value
+    except Exception as error:
+        # psycopg2's own cursor knows nothing of platform-db's errors, but the code is there.
+        assert getattr(error, "pgcode", None) == "PD001"
+    else:
+        session.commit()
+        return True
+    session.rollback()
+    return False
+
+
+def history(session: Session, row: Base) -> list[StatusChange]:
+    query = sa.select(StatusChange).where(StatusChange.entity_id == row.id_).order_by(StatusChange.revision)
+    return list(session.scalars(query))
+
+
+def test_the_database_holds_the_guard_that_the_tables_generate(session: Session) -> None:
+    for statement in guard_statements():
+        if statement.startswith("CREATE FUNCTION"):
+            name, body = statement.split("(", 1)[0].split(".")[1], statement.split("$$")[1]
+            stored = session.scalar(
+                sa.text("SELECT prosrc FROM pg_proc WHERE proname = :name"), {"name": name}
+            )
+            assert stored == body
+
+
+@pytest.mark.parametrize("status", states.RunStatus)
+def test_any_status_may_be_inserted_and_is_stamped(session: Session, status: states.RunStatus) -> None:
+    run = make_run(session, make_user(session), status=status)
+    assert (run.run_started_at is not None) == (status == "running")
+    assert (run.run_finished_at is not None) == (status in ("finished", "failed"))
+    assert (run.run_stopped_at is not None) == (status == "stopped")
+    assert run.revision == 0
+
+
+def test_going_to_running_stamps_the_start_and_clears_the_ends(session: Session) -> None:
+    run = make_run(session, make_user(session), status="failed", run_started_at="2020-01-01T00:00:00Z")
+    assert run.run_finished_at is not None
+    run.status = states.RunStatus.running
+    session.commit()
+    assert run.run_started_at.year > 2020
+    assert run.run_finished_at is None
+    assert run.run_stopped_at is None
+
+
+def test_a_time_that_the_caller_gives_is_kept(session: Session) -> None:
+    run = make_run(session, make_user(session), status="pending")
+    run.status, run.run_started_at = states.RunStatus.running, "2021-01-01T00:00:00Z"
+    session.commit()
+    run.status, run.run_finished_at = states.RunStatus.finished, "2021-01-02T00:00:00Z"
+    session.commit()
+    assert (run.run_started_at.year, run.run_finished_at.day) == (2021, 2)
+
+
+def test_a_revision_cannot_be_written_past_the_guard(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    session.execute(sa.text("UPDATE platform.workflow SET revision = 17"))
+    session.commit()
+    assert run.revision == 0
+
+
+def test_a_status_that_stays_leaves_no_trace(session: Session) -> None:
+    run = make_run(session, make_user(session), status="running")
+    started = run.run_started_at
+    session.execute(sa.text("UPDATE platform.workflow SET status = 'running'"))
+    session.commit()
+    assert (run.run_started_at, run.revision, history(session, run)) == (started, 0, [])
+
+
+def test_a_finished_run_keeps_its_finish_time(session: Session) -> None:
+    make_run(session, make_user(session), status="finished")
+    with pytest.raises(sa.exc.IntegrityError, match="finished_has_end"):
+        session.execute(sa.text("UPDATE platform.workflow SET run_finished_at = NULL"))

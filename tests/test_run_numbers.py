@@ -1,0 +1,128 @@
+"""Run numbers: counted per owner and name, never twice, whatever happens at once."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
+
+from platform_db import database, errors
+from platform_db.models import User, Workflow, split_run_number
+from tests.factories import make_run, make_user
+from tests.processes import in_processes
+
+
+def new_run(owner_id: object, name: str, **values: object) -> Workflow:
+    return Workflow(name=name, owner_id=owner_id, type_="serial", specification={}, **values)
+
+
+def test_numbers_count_per_owner_and_name(session: Session) -> None:
+    one, other = make_user(session), make_user(session)
+    assert [make_run(session, one).run_number for _ in range(3)] == ["1", "2", "3"]
+    assert make_run(session, one, name="other").run_number == "1"
+    assert make_run(session, other).run_number == "1"
+
+
+def test_one_flush_numbers_many_runs_in_order(session: Session) -> None:
+    owner = make_user(session)
+    runs = [new_run(owner.id_, name) for name in ("a", "b", "a", "a", "b")]
+    session.add_all(runs)
+    session.flush()
+    assert [run.get_full_workflow_name() for run in runs] == ["a.1", "b.1", "a.2", "a.3", "b.2"]
+
+
+def test_a_new_users_first_run_may_come_in_the_same_flush(session: Session) -> None:
+    owner = User(email="new@example.org")
+    run = Workflow(name="first", owner=owner, type_="serial", specification={})
+    session.add(run)
+    session.commit()
+    assert run.run_number == "1"
+    assert str(owner.id_) in run.workspace_path
+
+
+def test_restarts_count_below_their_run_without_a_limit(session: Session) -> None:
+    owner = make_user(session)
+    for _ in range(2):
+        make_run(session, owner)
+    restarts = [make_run(session, owner, restart=True, run_number="2") for _ in range(11)]
+    assert [run.run_number for run in restarts] == [f"2.{n}" for n in range(1, 12)]
+    assert make_run(session, owner, restart=True, run_number="2.3").run_number == "2.12"
+    assert make_run(session, owner, restart=True, run_number="1").run_number == "1.1"
+    assert make_run(session, owner, restart=True).run_number == "2.13"
+    assert make_run(session, owner).run_number == "3"
+    assert [run.run_number for run in restarts[0].get_all_restarts()] == [
+        "2",
+        *(f"2.{n}" for n in range(1, 14)),
+    ]
+
+
+@pytest.mark.parametrize("number", [None, "1", "7"])
+def test_a_restart_of_what_never_ran_is_refused(session: Session, number: str | None) -> None:
+    owner = make_user(session)
+    session.add(new_run(owner.id_, "never", restart=True, run_number=number))
+    with pytest.raises(errors.RunNumberError, match="of 'never' to restart"):
+        session.flush()
+
+
+def test_a_run_from_elsewhere_brings_its_number(session: Session) -> None:
+    owner = make_user(session)
+    assert make_run(session, owner, run_number="7.2").run_number == "7.2"
+    assert make_run(session, owner).run_number == "8"
+    assert make_run(session, owner, restart=True, run_number="7").run_number == "7.3"
+
+
+def test_a_number_can_be_taken_before_the_flush(session: Session) -> None:
+    owner = make_user(session)
+    run = new_run(owner.id_, "early")
+    with session.no_autoflush:
+        session.add(run)
+        assert run.assign_run_number() == (1, 0)
+    session.commit()
+    assert run.run_number == "1"
+    assert make_run(session, owner, name="early").run_number == "2"
+
+
+def test_split_run_number() -> None:
+    assert split_run_number("2.10") == (2, 10)
+    assert split_run_number("2") == (2, 0)
+    for wrong in ("", "0", "2.", ".1", "2.1.1", "-1", "2.x", "٢", "01"):
+        with pytest.raises(errors.RunNumberError):
+            split_run_number(wrong)
+
+
+def create_fifty(uri: str, owner_id: object, number: int) -> None:
+    factory = sessionmaker(database.create_engine(uri))
+    for _ in range(50):
+        with factory() as session, session.begin():
+            session.add(new_run(owner_id, "same"))
+
+
+def create_in_opposite_orders(uri: str, owner_id: object, number: int) -> None:
+    factory = sessionmaker(database.create_engine(uri))
+
+    def two_runs(session: Session) -> None:
+        for name in ("a", "b") if number % 2 else ("b", "a"):
+            session.add(new_run(owner_id, name))
+            session.flush()
+
+    for _ in range(10):
+        database.run_transaction(two_runs, factory=factory, attempts=5)
+
+
+def test_sixteen_processes_get_eight_hundred_numbers(session: Session, database_uri: str) -> None:
+    owner = make_user(session)
+    in_processes(16, create_fifty, database_uri, owner.id_)
+    numbers = session.scalars(sa.select(Workflow.run_number_major).order_by(Workflow.run_number_major)).all()
+    assert numbers == list(range(1, 801))
+
+
+def test_opposite_orders_in_one_transaction_end_well(session: Session, database_uri: str) -> None:
+    owner = make_user(session)
+    in_processes(16, create_in_opposite_orders, database_uri, owner.id_)
+    for name in ("a", "b"):
+        numbers = session.scalars(
+            sa.select(Workflow.run_number_major)
+            .where(Workflow.name == name)
+            .order_by(Workflow.run_number_major)
+        ).all()
+        assert numbers == list(range(1, 161))

@@ -1,0 +1,167 @@
+"""Changing statuses: compare-and-set, conditions, reasons, overrides, races."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
+
+from platform_db import errors
+from platform_db.models import Job, JobStatus, RunStatus, StatusChange
+from platform_db.transitions import override_guard, set_actor, transition, transition_many
+from tests.factories import make_run, make_user
+
+
+def changes(session: Session, row: object) -> list[StatusChange]:
+    query = sa.select(StatusChange).where(StatusChange.entity_id == row.id_).order_by(StatusChange.revision)
+    return list(session.scalars(query))
+
+
+def test_a_transition_changes_the_row_the_object_and_the_history(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    assert transition(session, run, RunStatus.queued, reason="a slot is free") is RunStatus.queued
+    assert (run.status, run.revision) == (RunStatus.queued, 1)
+    session.commit()
+    (change,) = changes(session, run)
+    assert (change.from_status, change.to_status, change.reason) == ("created", "queued", "a slot is free")
+    assert change.owner_id == run.owner_id
+
+
+def test_an_id_will_do(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    job = Job(workflow_id=run.id_)
+    session.add(job)
+    session.commit()
+    assert transition(session, str(run.id_), "queued") is RunStatus.queued
+    assert transition(session, job.id_, JobStatus.running) is JobStatus.running
+    assert job.status is JobStatus.running
+
+
+def test_a_refusal_names_the_stored_status_and_leaves_the_transaction_usable(session: Session) -> None:
+    run = make_run(session, make_user(session), status="finished")
+    with pytest.raises(errors.InvalidTransition, match="cannot go from finished to queued") as refusal:
+        transition(session, run, RunStatus.queued)
+    assert refusal.value.stored_status == "finished"
+    assert transition(session, run, RunStatus.queued, on_conflict="report") is RunStatus.finished
+    assert transition(session, run, RunStatus.deleted) is RunStatus.deleted
+
+
+def test_the_stored_status_again_is_no_change(session: Session) -> None:
+    run = make_run(session, make_user(session), status="running")
+    assert transition(session, run, RunStatus.running) is RunStatus.running
+    assert changes(session, run) == []
+
+
+def test_conditions_are_checked_with_the_change(session: Session) -> None:
+    run = make_run(session, make_user(session), status="running")
+    with pytest.raises(errors.Conflict, match="expected status pending, stored is running") as conflict:
+        transition(session, run, RunStatus.failed, expected_status=RunStatus.pending)
+    assert (conflict.value.condition, conflict.value.stored_revision) == ("status", 0)
+    with pytest.raises(errors.Conflict, match="expected revision 3"):
+        transition(session, run, RunStatus.failed, expected_revision=3)
+    assert transition(session, run, RunStatus.failed, expected_status="running", expected_revision=0)
+
+
+def test_what_is_not_there_is_not_found(session: Session) -> None:
+    with pytest.raises(errors.WorkflowNotFound):
+        transition(session, uuid.uuid4(), RunStatus.queued)
+    with pytest.raises(errors.InvalidIdentifier, match="a UUID is needed"):
+        transition(session, "nonsense", RunStatus.queued)
+
+
+def test_a_reason_speaks_of_one_statement_only(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    set_actor(session, "scheduler", "nightly")
+    transition(session, run, RunStatus.queued, reason="a slot is free")
+    transition(session, run, RunStatus.pending)
+    session.commit()
+    transition(session, run, RunStatus.running)
+    session.commit()
+    assert [(c.actor, c.reason) for c in changes(session, run)] == [
+        ("scheduler", "a slot is free"),
+        ("scheduler", "nightly"),
+        (None, None),
+    ]
+
+
+def test_hostile_reasons_are_stored_as_they_are(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    reason = "'; DROP TABLE platform.workflow; --\\ %s :reason \N{SNOWMAN}"
+    transition(session, run, RunStatus.queued, reason=reason)
+    assert changes(session, run)[0].reason == reason
+
+
+def test_many_rows_change_in_one_statement_and_each_is_reported(session: Session) -> None:
+    owner = make_user(session)
+    created = [make_run(session, owner) for _ in range(3)]
+    finished = make_run(session, owner, status="finished")
+    nobody = uuid.uuid4()
+    results = transition_many(session, [*created, finished.id_, str(nobody)], RunStatus.queued, reason="go")
+    assert [(r.changed, r.status, r.revision) for r in results] == [
+        *[(True, "queued", 1)] * 3,
+        (False, "finished", 0),
+        (False, None, None),
+    ]
+    assert {run.status for run in created} == {RunStatus.queued}
+    assert all(changes(session, run)[0].reason == "go" for run in created)
+
+
+def test_an_override_passes_the_guard_and_leaves_its_mark(session: Session) -> None:
+    run = make_run(session, make_user(session), status="deleted")
+    with override_guard(session, reason="restored from a backup"):
+        transition(session, run, RunStatus.finished)
+        run.status = RunStatus.created
+    transition(session, run, RunStatus.queued)
+    session.commit()
+    assert [(c.to_status, c.overridden, c.reason) for c in changes(session, run)] == [
+        ("finished", True, "restored from a backup"),
+        ("created", True, "restored from a backup"),
+        ("queued", False, None),
+    ]
+
+
+def test_an_override_ends_with_its_block_also_by_an_error(session: Session) -> None:
+    run = make_run(session, make_user(session), status="deleted")
+    with pytest.raises(ZeroDivisionError), override_guard(session, reason="try"):
+        transition(session, run, RunStatus.finished)
+        raise ZeroDivisionError
+    assert run.status is RunStatus.deleted
+    with pytest.raises(errors.InvalidTransition):
+        transition(session, run, RunStatus.finished)
+    with pytest.raises(errors.PlatformDBError, match="needs a reason"), override_guard(session, reason=" "):
+        pass
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_two_writers_race_and_exactly_one_wins(
+    session: Session, session_factory: sessionmaker[Session], many: bool
+) -> None:
+    owner = make_user(session)
+    for _ in range(10):
+        run = make_run(session, owner, status="running")
+        barrier, told = threading.Barrier(2), {}
+
+        def write(status: RunStatus, run_id: uuid.UUID = run.id_, barrier=barrier, told=told) -> None:
+            with session_factory() as other:
+                other.connection()
+                barrier.wait()
+                if many:
+                    (result,) = transition_many(other, [run_id], status)
+                    told[status] = result.status
+                else:
+                    told[status] = transition(other, run_id, status, on_conflict="report").value
+                other.commit()
+
+        statuses = (RunStatus.finished, RunStatus.failed)
+        threads = [threading.Thread(target=write, args=(status,)) for status in statuses]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        session.expire_all()
+        (change,) = changes(session, run)
+        assert set(told.values()) == {run.status.value} == {change.to_status}
+        assert run.revision == 1
