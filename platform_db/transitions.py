@@ -307,8 +307,8 @@ _NOTE_REASON = (
 def _allowed(type_: str, conditions: _Conditions) -> str:
     """Return the condition under which a row may be changed."""
     clauses = [
-        f"(status = ANY(CAST(:sources AS {type_}[]))"
-        f" OR coalesce(current_setting('platform.guard', true), '') = 'override' AND status <> :status)"
+        f"""(status = ANY(CAST(:sources AS {type_}[]))
+             OR coalesce(current_setting('platform.guard', true), '') = 'override' AND status <> :status)"""
     ]
     if conditions.status:
         clauses.append("status = :expected_status")
