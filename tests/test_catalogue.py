@@ -75,9 +75,7 @@ def read_catalogues(engine: sa.Engine) -> dict[str, set[Any]]:
     with engine.connect() as connection:
         return {
             name: {
-                tuple(map(str, row))
-                for row in run(connection, query)
-                if "alembic_version" not in str(row)
+                tuple(map(str, row)) for row in run(connection, query) if "alembic_version" not in str(row)
             }
             for name, query in CATALOGUES.items()
         }
@@ -133,7 +131,8 @@ def test_every_foreign_key_of_a_tenant_table_has_an_index_to_delete_by(engine: s
         SELECT conrelid::regclass::text || ' ' || conname FROM pg_constraint AS c
         WHERE contype = 'f' AND connamespace = 'platform'::regnamespace AND NOT EXISTS (
             SELECT FROM pg_index
-            WHERE indrelid = conrelid AND (string_to_array(indkey::text, ' ')::int2[])[1:cardinality(conkey)] @> conkey
+            WHERE indrelid = conrelid
+              AND (string_to_array(indkey::text, ' ')::int2[])[1:cardinality(conkey)] @> conkey
         )"""
     with engine.connect() as connection:
         missing = set(connection.exec_driver_sql(unindexed).scalars())

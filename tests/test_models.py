@@ -64,7 +64,9 @@ def test_no_default_limit_is_unlimited(session: Session) -> None:
     assert not user.has_exceeded_quota()
 
 
-@pytest.mark.parametrize(("used", "health"), [(79, "healthy"), (80, "warning"), (99, "warning"), (100, "critical")])
+@pytest.mark.parametrize(
+    ("used", "health"), [(79, "healthy"), (80, "warning"), (99, "warning"), (100, "critical")]
+)
 def test_health_tells_how_near_the_limit_is(session: Session, used: int, health: str) -> None:
     user = make_user(session)
     for resource in user.resources:

@@ -1,0 +1,201 @@
+"""Reaching the database: lazily, once per process, with retries, and without showing a password."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
+
+from platform_db import config, database, errors
+from platform_db.models import Resource, User
+
+
+@pytest.fixture
+def configured(database_uri: str, monkeypatch: pytest.MonkeyPatch):
+    """Let this test's database be the configured one."""
+    monkeypatch.setenv("PLATFORM_DB_URI", database_uri)
+    config.reset_settings()
+    yield database_uri
+    database.reset_engine()
+    config.reset_settings()
+
+
+def test_importing_connects_to_nothing() -> None:
+    code = """
+import socket, platform_db.models, platform_db.database, platform_db.schema, platform_db.transitions, sys
+from platform_db import database
+assert database._engine is None
+heavy = {"pydantic", "cryptography", "alembic", "rich", "click", "tenacity"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    environment = {**os.environ, "PLATFORM_DB_URI": "postgresql://nobody:x@192.0.2.1/none"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_a_scope_commits_or_rolls_back(configured: str) -> None:
+    with database.session_scope() as session:
+        session.add(User(email="kept@example.org"))
+    with pytest.raises(ZeroDivisionError), database.session_scope() as session:
+        session.add(User(email="lost@example.org"))
+        session.flush()
+        raise ZeroDivisionError
+    with database.session_scope() as session:
+        assert session.scalars(sa.select(User.email)).all() == ["kept@example.org"]
+
+
+def test_a_forked_child_makes_an_engine_of_its_own(configured: str) -> None:
+    database.Session.execute(sa.text("SELECT 1"))
+    parent = database.get_engine()
+    child = os.fork()
+    if child == 0:
+        try:
+            assert database.get_engine() is not parent
+            with database.session_scope() as session:
+                session.execute(sa.text("SELECT 1"))
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert database.get_engine() is parent
+    assert database.Session.scalar(sa.text("SELECT 2")) == 2
+
+
+def test_the_configured_timeouts_and_name_reach_the_server(
+    configured: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLATFORM_DB_STATEMENT_TIMEOUT", "1234")
+    monkeypatch.setenv("PLATFORM_DB_LOCK_TIMEOUT", "345")
+    monkeypatch.setenv("PLATFORM_DB_IDLE_IN_TRANSACTION_TIMEOUT", "5678")
+    monkeypatch.setenv("PLATFORM_DB_APPLICATION_NAME", "scheduler")
+    config.reset_settings()
+    with database.session_scope() as session:
+        shown = {
+            name: session.scalar(sa.text(f"SHOW {name}"))
+            for name in (
+                "statement_timeout",
+                "lock_timeout",
+                "idle_in_transaction_session_timeout",
+                "application_name",
+            )
+        }
+    assert list(shown.values()) == ["1234ms", "345ms", "5678ms", "scheduler"]
+
+
+def test_a_connection_that_was_cut_is_replaced(configured: str, engine: sa.Engine) -> None:
+    with database.session_scope() as session:
+        pid = session.scalar(sa.text("SELECT pg_backend_pid()"))
+    with engine.begin() as connection:
+        connection.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+    with database.session_scope() as session:
+        assert session.scalar(sa.text("SELECT pg_backend_pid()")) != pid
+
+
+def test_a_deadlock_is_run_again(session_factory: sessionmaker[Session]) -> None:
+    names, runs = ("processing time", "shared storage"), []
+    barrier = threading.Barrier(2)
+
+    def work(order: tuple[str, ...]):
+        def update_both(session: Session) -> None:
+            runs.append(order)
+            for name in order:
+                session.execute(sa.update(Resource).where(Resource.name == name).values(title=name))
+                if len(runs) <= 2 and name == order[0]:
+                    barrier.wait(timeout=10)
+
+        return lambda: database.run_transaction(update_both, factory=session_factory)
+
+    threads = [threading.Thread(target=work(order)) for order in (names, names[::-1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(runs) == 3
+
+
+def test_other_errors_are_not_run_again(session_factory: sessionmaker[Session]) -> None:
+    runs = []
+
+    def fail(session: Session) -> None:
+        runs.append(1)
+        session.execute(sa.text("SELECT 1 / 0"))
+
+    with pytest.raises(sa.exc.DataError):
+        database.run_transaction(fail, factory=session_factory)
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("nonsense-hunter2", "is not a URL"),
+        ("mysql://root:hunter2@db/name", "starts with mysql:"),
+        ("postgresql://user:hunter2@db:port/name", "is not a URL"),
+    ],
+)
+def test_a_wrong_uri_is_told_without_its_password(uri: str, message: str) -> None:
+    with pytest.raises(errors.InvalidSetting, match=message) as error:
+        database.normalise_url(uri)
+    assert "hunter2" not in str(error.value) + repr(error.value)
+
+
+def test_a_password_is_in_no_representation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLATFORM_DB_URI", "postgresql://user:hunter2@127.0.0.1:1/name")
+    monkeypatch.setenv("PLATFORM_DB_SECRET_KEY", "hunter2")
+    config.reset_settings()
+    engine = database.create_engine(database.database_url())
+    with pytest.raises(sa.exc.OperationalError) as error:
+        engine.connect()
+    shown = f"{config.get_settings()!r} {engine!r} {engine.url} {error.value!r} {error.value}"
+    assert "hunter2" not in shown
+    config.reset_settings()
+
+
+def test_parameters_are_in_no_error_and_no_log(engine: sa.Engine, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", logger="sqlalchemy.engine")
+    with pytest.raises(sa.exc.DBAPIError) as error, engine.connect() as connection:
+        connection.execute(sa.text("SELECT CAST(:secret AS text), 1 / 0"), {"secret": "hunter2"})
+    assert "hunter2" not in f"{error.value}{error.value!r}"
+    assert "hunter2" not in "".join(r.getMessage() for r in caplog.records if "SELECT" not in r.getMessage())
+
+
+def test_no_database_configured_names_the_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("URI", "HOST", "URI_FILE", "HOST_FILE"):
+        monkeypatch.delenv(f"PLATFORM_DB_{name}", raising=False)
+    config.reset_settings()
+    with pytest.raises(errors.NotConfigured) as error:
+        database.get_engine()
+    assert "PLATFORM_DB_URI" in (error.value.hint or "")
+
+
+def test_host_and_friends_make_a_url(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.delenv("PLATFORM_DB_URI", raising=False)
+    (tmp_path / "password").write_text("p@ss/word\n")
+    for name, value in {
+        "HOST": "db.example.org",
+        "PORT": "6432",
+        "NAME": "jobs",
+        "USERNAME": "service",
+        "PASSWORD_FILE": str(tmp_path / "password"),
+    }.items():
+        monkeypatch.setenv(f"PLATFORM_DB_{name}", value)
+    config.reset_settings()
+    url = database.database_url()
+    assert url.render_as_string(hide_password=False) == (
+        "postgresql+psycopg2://service:p%40ss%2Fword@db.example.org:6432/jobs"
+    )
+    config.reset_settings()
+
+
+def test_invalid_settings_are_named_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLATFORM_DB_PORT", "hunter2")
+    monkeypatch.setenv("PLATFORM_DB_WORKFLOW_TERMINATION_QUOTA_UPDATE_POLICY", "gpu")
+    config.reset_settings()
+    with pytest.raises(errors.InvalidSetting, match=r"PLATFORM_DB_PORT.*unknown quota type gpu") as error:
+        config.get_settings()
+    assert "hunter2" not in str(error.value)
+    config.reset_settings()
