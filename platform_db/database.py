@@ -16,7 +16,7 @@ from sqlalchemy import event, orm
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.engine.interfaces import ExceptionContext
 
-from platform_db import errors
+from platform_db import errors, liveness
 from platform_db.config import get_settings
 
 if TYPE_CHECKING:
@@ -118,7 +118,6 @@ def create_engine(url: URL | str, settings: Settings | None = None, **options: A
         "max_overflow": settings.max_overflow,
         "pool_timeout": settings.pool_timeout,
         "pool_recycle": settings.pool_recycle,
-        "pool_pre_ping": settings.pool_pre_ping,
     }
     if "poolclass" in options:
         pool = {}
@@ -128,6 +127,8 @@ def create_engine(url: URL | str, settings: Settings | None = None, **options: A
         **{**pool, "connect_args": connect_args, "hide_parameters": True, **options},
     )
     event.listen(engine, "handle_error", raise_own_error)
+    if settings.pool_pre_ping:
+        liveness.check_before_use(engine)
     return engine
 
 

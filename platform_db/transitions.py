@@ -90,21 +90,22 @@ def transition(
     target = _target(row_or_id, status, model)
     if session.new or session.dirty:
         session.flush()
-    parameters = target.parameters(status, reason, expected_status, expected_revision)
+    parameters = target.parameters(reason, expected_status, expected_revision)
     connection = session.connection()
-    update = _update(target.entity, _Conditions.of(parameters))
+    wanted = target.status_type(status)
+    update = _update(target.entity, wanted, _Conditions.of(parameters))
     for _ in range(ATTEMPTS):
         changed = connection.execute(update, parameters).one_or_none()
         if changed is not None:
-            target.take_over(session, status, changed)
-            return target.status_type(status)
+            target.take_over(session, wanted, changed)
+            return wanted
         stored = connection.execute(_read(target.entity), parameters).one_or_none()
         if stored is None:
             raise target.not_found()
         stored_status, revision = target.status_type(stored.status), stored.revision
-        refusal = target.refusal(stored_status, revision, status, expected_status, expected_revision)
+        refusal = target.refusal(stored_status, revision, wanted, expected_status, expected_revision)
         target.forget(session)
-        if refusal is None and stored_status != target.status_type(status):
+        if refusal is None and stored_status != wanted:
             continue  # Between the two statements somebody made it legal: try again.
         if refusal is None or on_conflict == "report":
             return stored_status
@@ -134,9 +135,12 @@ def transition_many(
     first = targets[0]
     if any(target.entity != first.entity for target in targets):
         raise errors.PlatformDBError("transition_many takes rows of one kind")
-    parameters = first.parameters(status, reason, expected_status, None)
+    wanted = first.status_type(status)
+    parameters = first.parameters(reason, expected_status, None)
     parameters["ids"] = [str(target.id_) for target in targets]
-    rows = session.connection().execute(_update_many(first.entity, _Conditions.of(parameters)), parameters)
+    rows = session.connection().execute(
+        _update_many(first.entity, wanted, _Conditions.of(parameters)), parameters
+    )
     results = {
         uuid.UUID(str(row.id_)): TransitionResult(
             uuid.UUID(str(row.id_)), row.changed, row.status, row.revision
@@ -215,16 +219,12 @@ class _Target:
 
     def parameters(
         self,
-        status: Status | str,
         reason: str | None,
         expected_status: Status | str | None,
         expected_revision: int | None,
     ) -> dict[str, Any]:
-        wanted = self.status_type(status)
         return {
             "id": str(self.id_),
-            "status": wanted.value,
-            "sources": [source.value for source in MACHINES[self.entity].sources(wanted)],
             "reason": reason,
             "expected_status": None if expected_status is None else self.status_type(expected_status).value,
             "expected_revision": expected_revision,
@@ -234,12 +234,11 @@ class _Target:
         self,
         stored_status: Status,
         revision: int,
-        status: Status | str,
+        wanted: Status,
         expected_status: Status | str | None,
         expected_revision: int | None,
     ) -> errors.Refused | None:
         """Say why the stored row may not be changed, or None if it may."""
-        wanted = self.status_type(status)
         for condition, expected, found in (
             ("status", expected_status and self.status_type(expected_status), stored_status),
             ("revision", expected_revision, revision),
@@ -262,11 +261,11 @@ class _Target:
         found: Base | None = session.identity_map.get((self.model, (self.id_,), None))
         return found
 
-    def take_over(self, session: Session, status: Status | str, changed: Any) -> None:
+    def take_over(self, session: Session, status: Status, changed: Any) -> None:
         """Give the session's object what the statement wrote, without another query."""
         row = self.loaded(session)
         if row is not None:
-            set_committed_value(row, "status", self.status_type(status))
+            set_committed_value(row, "status", status)
             for name in ("revision", *_GUARDED_COLUMNS[self.entity]):
                 set_committed_value(row, name, getattr(changed, name))
             session.expire(row, ["updated"])
@@ -304,11 +303,16 @@ _NOTE_REASON = (
 )
 
 
-def _allowed(type_: str, conditions: _Conditions) -> str:
-    """Return the condition under which a row may be changed."""
+def _allowed(entity: str, status: Status, conditions: _Conditions) -> str:
+    """Return the condition under which a row may be given the status."""
+    sources = ", ".join(sorted(f"'{source.value}'" for source in MACHINES[entity].sources(status)))
+    legal = f"status IN ({sources})" if sources else "false"
+    # As a CASE, because an OR of statuses makes the planner look for an index on them: that took a fifth of
+    # the whole statement's time.
     clauses = [
-        f"""(status = ANY(CAST(:sources AS {type_}[]))
-             OR coalesce(current_setting('platform.guard', true), '') = 'override' AND status <> :status)"""
+        f"""CASE WHEN {legal} THEN true
+            ELSE status <> '{status.value}' AND coalesce(current_setting('platform.guard', true), '') = 'override'
+            END"""
     ]
     if conditions.status:
         clauses.append("status = :expected_status")
@@ -317,19 +321,14 @@ def _allowed(type_: str, conditions: _Conditions) -> str:
     return " AND ".join(clauses)
 
 
-def _enumeration(entity: str) -> str:
-    """Return the name of the native enumeration of an entity's status column."""
-    return f"{SCHEMA}.{_MODELS[entity].__table__.c.status.type.name}"  # type: ignore[attr-defined]
-
-
 @cache
-def _update(entity: str, conditions: _Conditions) -> sa.TextClause:
+def _update(entity: str, status: Status, conditions: _Conditions) -> sa.TextClause:
     return sa.text(
         f"""
         {f"WITH note AS MATERIALIZED ({_NOTE_REASON})" if conditions.reason else ""}
-        UPDATE {SCHEMA}.{entity} SET status = :status
+        UPDATE {SCHEMA}.{entity} SET status = '{status.value}'
         {"FROM note" if conditions.reason else ""}
-        WHERE id_ = CAST(:id AS uuid) AND {_allowed(_enumeration(entity), conditions)}
+        WHERE id_ = CAST(:id AS uuid) AND {_allowed(entity, status, conditions)}
         RETURNING {", ".join(("revision", *_GUARDED_COLUMNS[entity]))}
         """
     )
@@ -341,20 +340,20 @@ def _read(entity: str) -> sa.TextClause:
 
 
 @cache
-def _update_many(entity: str, conditions: _Conditions) -> sa.TextClause:
+def _update_many(entity: str, status: Status, conditions: _Conditions) -> sa.TextClause:
     owner = _MODELS[entity].tenant_column
     return sa.text(
         f"""
         WITH {f"note AS MATERIALIZED ({_NOTE_REASON})," if conditions.reason else ""}
         locked AS MATERIALIZED (
-            SELECT {owner}, id_, status, revision, {_allowed(_enumeration(entity), conditions)} AS allowed
+            SELECT {owner}, id_, status, revision, {_allowed(entity, status, conditions)} AS allowed
             FROM {SCHEMA}.{entity}
             WHERE id_ = ANY(CAST(:ids AS uuid[]))
             ORDER BY {owner}, id_
             FOR NO KEY UPDATE
         ),
         changed AS (
-            UPDATE {SCHEMA}.{entity} AS target SET status = :status
+            UPDATE {SCHEMA}.{entity} AS target SET status = '{status.value}'
             FROM locked {", note" if conditions.reason else ""}
             WHERE target.id_ = locked.id_ AND locked.allowed
             RETURNING target.id_, target.status, target.revision

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import config, database, errors
+from platform_db import config, database, errors, liveness
 from platform_db.models import Resource, User
 
 
@@ -93,6 +93,27 @@ def test_a_connection_that_was_cut_is_replaced(configured: str, engine: sa.Engin
         connection.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
     with database.session_scope() as session:
         assert session.scalar(sa.text("SELECT pg_backend_pid()")) != pid
+
+
+@pytest.mark.parametrize("idle_seconds", [0.0, 60.0])
+def test_many_cut_connections_are_replaced(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, idle_seconds: float
+) -> None:
+    monkeypatch.setattr(liveness, "IDLE_SECONDS", idle_seconds)
+    connections = [engine.connect() for _ in range(5)]
+    for connection in connections:
+        connection.close()
+    with engine.connect() as connection:
+        connection.execute(
+            sa.text(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+            )
+        )
+    connections = [engine.connect() for _ in range(5)]
+    assert [connection.scalar(sa.text("SELECT 1")) for connection in connections] == [1] * 5
+    for connection in connections:
+        connection.close()
 
 
 def test_a_deadlock_is_run_again(session_factory: sessionmaker[Session]) -> None:

@@ -99,7 +99,7 @@ class JobCache(Identified, Timestamped, Base):
 
     owner_id: Mapped[uuid.UUID]
     job_id: Mapped[uuid.UUID]
-    parameters: Mapped[str] = deferred(mapped_column(sa.Text))
+    parameters: Mapped[str] = deferred(mapped_column(sa.Text, nullable=False))
     workspace_hash: Mapped[str] = mapped_column(sa.Text)
     result_path: Mapped[str] = mapped_column(sa.Text)
     digest: Mapped[bytes] = mapped_column(
