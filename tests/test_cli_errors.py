@@ -8,14 +8,17 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 import platform_db
 from platform_db import database, errors
+from platform_db.embedded import binaries
 from tests.command_line import one_line, run, start
 
 SECRET = "s3cr3t"
@@ -143,6 +146,20 @@ def test_a_connection_that_is_lost_makes_the_database_unreachable(empty_database
 
     with pytest.raises(errors.Unreachable), database.own_connection_errors(), engine.connect() as lost:
         lost.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+
+def test_an_embedded_database_without_programs_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(binaries, "_installations", lambda: iter(()))
+
+    # Unlike pytest's own directories of root, the server's account can reach this one.
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o711)
+        result = run(f"embedded://{directory}/database", "db", "check")
+
+    assert result.exit_code == errors.EmbeddedError.exit_code
+    assert "pip install 'platform-db[embedded]'" in one_line(result.stderr)
 
 
 def test_a_refused_statement_shows_no_values(database_uri: str) -> None:

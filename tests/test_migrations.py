@@ -28,16 +28,19 @@ def fill_every_table(connection: sa.Connection) -> None:
     for name, table in TABLES.items():
         rows = [_row(table)]
         if name == "user_":
-            rows.append({**rows[0], "id_": OTHER, "email": "other@example.org", "username": "other"})
+            other = {column: "other" if value == "1" else value for column, value in rows[0].items()}
+            rows.append({**other, "id_": OTHER})
         if name == "user_workflow":
             rows[0]["user_id"] = OTHER
         connection.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
 
 
 def _row(table: sa.Table) -> dict[str, Any]:
-    columns = (column for column in table.columns if column.server_default is None and not column.nullable)
     return {
-        column.name: _value(column) for column in columns if not column.identity and column.computed is None
+        column.name: _value(column)
+        for column in table.columns
+        if (not column.nullable or isinstance(column.type, sa.Text))
+        and not (column.server_default or column.identity or column.computed)
     }
 
 
