@@ -1,1 +1,59 @@
-"""The data layer that any multi-tenant workflow platform can stand on."""
+"""The data layer that any multi-tenant workflow platform can stand on.
+
+The names that everybody needs are offered here, and imported when they are first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from platform_db.database import Session, get_engine, run_transaction, session_scope
+    from platform_db.schema import init_db
+    from platform_db.transitions import override_guard, transition, transition_many
+    from platform_db.workflows import get_workflow
+
+    __version__: str
+
+__all__ = [
+    "Session",
+    "__version__",
+    "get_engine",
+    "get_workflow",
+    "init_db",
+    "override_guard",
+    "run_transaction",
+    "session_scope",
+    "transition",
+    "transition_many",
+]
+
+_MODULES = {
+    "Session": "database",
+    "get_engine": "database",
+    "get_workflow": "workflows",
+    "init_db": "schema",
+    "override_guard": "transitions",
+    "run_transaction": "database",
+    "session_scope": "database",
+    "transition": "transitions",
+    "transition_many": "transitions",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("platform-db")
+    elif name in _MODULES:
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,6 +7,7 @@ be shared between processes.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -55,6 +56,12 @@ def normalise_url(uri: str) -> URL:
         raise errors.InvalidSetting(
             f"the database URI starts with {backend}:, not with postgresql: or embedded:"
         )
+    if "@" in (url.host or ""):
+        # Read on, the rest of the password would be taken for the server's name, and shown as such.
+        raise errors.InvalidSetting("the database URI has an @ in its password: write it as %40")
+    if password := url.normalized_query.get("password"):
+        # As an option it would be shown with the URL.
+        url = url.set(password=password[-1]).difference_update_query(["password"])
     return url.set(drivername=DRIVER)
 
 
@@ -143,6 +150,63 @@ def raise_own_error(context: ExceptionContext) -> None:
     if diagnostics.constraint_name in CONSTRAINT_ERRORS:
         raise CONSTRAINT_ERRORS[diagnostics.constraint_name]()
 
+
+@contextmanager
+def own_connection_errors() -> Iterator[None]:
+    """Turn a failure to connect, or a connection that was lost, into an error that says why.
+
+    :raises errors.Unreachable: mostly.
+    :raises errors.InvalidSetting: the URL has an option that the driver does not know.
+    """
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        own = as_connection_error(error)
+        if own is None:
+            raise
+        raise own from None
+
+
+def as_connection_error(error: sa.exc.DBAPIError) -> errors.PlatformDBError | None:
+    """Return the error that says why there is no connection, or None when ``error`` has another reason.
+
+    Servers, databases and logins are named, but nothing of it comes from the password.
+    """
+    if str(error.orig).startswith(("invalid dsn", "invalid connection option")):
+        return errors.InvalidSetting("the database URI has an option that the driver does not know")
+    sqlstate = getattr(error.orig, "pgcode", None)
+    if not isinstance(error, sa.exc.OperationalError) or (
+        # Without a SQLSTATE the driver itself gave up; class 08 is a connection exception, 57P a shutdown.
+        sqlstate is not None and not sqlstate.startswith(("08", "57P"))
+    ):
+        return None
+    # With several addresses each has its line; the last one is what the driver ended with.
+    lines = [line for line in str(error.orig).splitlines() if line and not line.startswith("\t")]
+    text = lines[-1] if lines else "no reason was given"
+    server = _SERVER.search(text)
+    where = f"the server at {':'.join(filter(None, server.groups()))}" if server else "the server"
+    for pattern, meaning in _CONNECTION_FAILURES:
+        if found := re.search(pattern, text):
+            return errors.Unreachable(meaning.format(*found.groups(), where=where))
+    reason = text.rpartition(" failed: ")[2].removeprefix("FATAL:").strip()
+    return errors.Unreachable(f"{where} cannot be used: {reason}")
+
+
+_SERVER = re.compile(r'connection to server (?:at|on socket) "([^"]+)"(?: \([^)]*\))?(?:, port (\d+))?')
+
+_CONNECTION_FAILURES = (
+    (r'could not translate host name "([^"]*)"', 'the host name "{0}" cannot be resolved'),
+    (r'password authentication failed for user "([^"]*)"', '{where} refuses the password of "{0}"'),
+    (r"no password supplied", "{where} asks for a password, and none is configured"),
+    (r'database "([^"]*)" does not exist', '{where} has no database "{0}"'),
+    (r'role "([^"]*)" does not exist', '{where} has no login "{0}"'),
+    (r"[Cc]onnection refused|No such file or directory", "{where} is not running: nothing listens there"),
+    (r"timeout expired|timed out", "{where} did not answer in time"),
+    (
+        r"(?:closed the connection|terminating connection|connection already closed)",
+        "{where} ended the connection",
+    ),
+)
 
 _engine: Engine | None = None
 _engine_pid: int | None = None

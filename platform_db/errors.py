@@ -21,6 +21,8 @@ Exit code Meaning
 11        refused: the stored state does not allow it
 12        a secret key is missing or wrong
 13        the embedded database cannot be used
+14        the models and the database differ
+130       interrupted
 ========= =======================================================
 """
 
@@ -41,6 +43,12 @@ class PlatformDBError(Exception):
         super().__init__(message or (inspect.getdoc(type(self)) or "").partition("\n")[0])
 
 
+def exit_codes() -> dict[int, str]:
+    """Return every exit code with its meaning, as the table above lists them."""
+    rows = (line.partition(" ") for line in (__doc__ or "").splitlines() if line[:1].isdigit())
+    return {int(code): meaning.strip() for code, _, meaning in rows}
+
+
 class NotConfigured(PlatformDBError):
     """No database is configured."""
 
@@ -57,7 +65,7 @@ class InvalidSetting(PlatformDBError):
 
     code = "invalid_setting"
     exit_code = 3
-    hint = "correct the environment variable that the message names"
+    hint = "correct PLATFORM_DB_URI, or the variable that the message names"
 
 
 class Unreachable(PlatformDBError):
@@ -90,6 +98,14 @@ class SchemaAhead(PlatformDBError):
     code = "schema_ahead"
     exit_code = 7
     hint = "install the platform-db release that made this schema, or a newer one"
+
+
+class SchemaDiffers(PlatformDBError):
+    """The models and the database differ."""
+
+    code = "schema_differs"
+    exit_code = 14
+    hint = "write a migration, or correct the models"
 
 
 class AlreadyRunning(PlatformDBError):

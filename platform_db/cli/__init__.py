@@ -1,0 +1,32 @@
+"""The command line, ``platform-db``.
+
+A command's module is imported when the command is asked for, so that ``--help`` is quick. No rule lives
+here: each command calls what a library user would call.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from platform_db.cli.errors import Program
+
+COMMANDS = {
+    "alembic": ("platform_db.cli.alembic:alembic", "Run, take back and inspect migrations."),
+    "db": ("platform_db.cli.db:db", "Tell whether the database can be used."),
+    "init": ("platform_db.cli.init:init", "Bring the database to the newest revision, with its defaults."),
+    "secret": ("platform_db.cli.secret:secret", "Make secret keys."),
+}
+
+
+@click.group(cls=Program, commands_on_demand=COMMANDS)
+@click.version_option(package_name="platform-db", prog_name="platform-db")
+@click.option("--debug", is_flag=True, help="Log what happens, and show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Look after the database of a workflow platform.
+
+    Which database that is, environment variables say: PLATFORM_DB_URI, or PLATFORM_DB_HOST and others.
+    """
+    if debug:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")

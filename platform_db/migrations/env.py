@@ -8,11 +8,12 @@ transaction. Then the timeouts.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from alembic import context
-from sqlalchemy.pool import NullPool
+from alembic.runtime.migration import MigrationInfo
+from alembic.script import Script
 
 from platform_db import database, schema
 from platform_db.config import get_settings
@@ -38,25 +39,52 @@ def print_sql() -> None:
         context.run_migrations()
 
 
+def look() -> None:
+    """Compare or show what is stored, without waiting for anybody and without creating anything."""
+    with schema.connect(database_url()) as connection:
+        schema.refuse_newer(connection)
+        connection.commit()
+        context.configure(connection=connection, **{**COMPARE, "dont_mutate": True})
+        with context.begin_transaction():
+            context.run_migrations()
+
+
 def migrate() -> None:
     """Run the migrations on a connection of their own."""
     settings = get_settings()
-    url = context.config.attributes.get("url") or database.migration_url()
-    engine = database.create_engine(url, poolclass=NullPool, connect_args={"options": ""})
-    with engine.connect() as connection:
+    with schema.connect(database_url(), options="") as connection:
         schema.lock_for_migration(connection, settings.migration_wait)
         connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
         connection.commit()
         schema.refuse_newer(connection)
         connection.commit()
-        context.configure(connection=connection, **COMPARE)
+        context.configure(connection=connection, on_version_apply=report_step, **COMPARE)
         connection.execute(sa.text(f"SET lock_timeout = {int(settings.migration_lock_timeout)}"))
         connection.commit()
         with context.begin_transaction():
             context.run_migrations()
 
 
+def database_url() -> Any:
+    """Return the database that the caller named, or else the configured one, reached directly."""
+    return context.config.attributes.get("url") or database.migration_url()
+
+
+def report_step(ctx: Any, step: MigrationInfo, heads: Any, run_args: Any) -> None:
+    """Tell the caller, in one line, about a revision that was run, taken back or stamped."""
+    report = context.config.attributes.get("report")
+    if report is None:
+        return
+    if step.is_stamp:
+        report(f"stamped {', '.join(step.destination_revision_ids) or 'base'}")
+    elif step.up_revision is not None:
+        done = "ran" if step.is_upgrade else "took back"
+        report(f"{done} {step.up_revision.revision}: {cast(Script, step.up_revision).doc}")
+
+
 if context.is_offline_mode():
     print_sql()
+elif context.config.attributes.get("read_only"):
+    look()
 else:
     migrate()

@@ -16,12 +16,18 @@ def run_scripts(revision: str) -> None:
 
 
 def drop_created(revision: str) -> None:
-    """Drop the tables, functions and types that the revision's scripts create, the last one first."""
-    for statement in reversed(list(read_statements(revision))):
-        created = re.match(r"CREATE (TABLE|FUNCTION|TYPE) ([a-z_.]+)", statement)
-        if created:
-            cascade = " CASCADE" if created[1] == "TABLE" else ""
-            op.execute(f"DROP {created[1]} {created[2]}{cascade}")
+    """Drop the tables, functions and types that the revision's scripts create.
+
+    A table takes its triggers with it and the functions that read it; what the tables need goes after them.
+    """
+    created = [
+        match.groups()
+        for statement in read_statements(revision)
+        if (match := re.match(r"CREATE (TABLE|FUNCTION|TYPE) ([a-z_.]+)", statement))
+    ]
+    for kind in ("TABLE", "FUNCTION", "TYPE"):
+        for _, name in (found for found in reversed(created) if found[0] == kind):
+            op.execute(f"DROP {kind} IF EXISTS {name}{' CASCADE' if kind == 'TABLE' else ''}")
 
 
 def read_statements(revision: str) -> Iterator[str]:

@@ -1,0 +1,91 @@
+"""``platform-db db``: whether the database can be used, where it is, and what it runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.group
+def db() -> None:
+    """Tell whether the database can be used."""
+
+
+@db.command
+@as_json_option
+def check(as_json: bool) -> None:
+    """Tell whether the schema is current; the exit code says it, too."""
+    from platform_db import errors, schema
+
+    try:
+        with schema.connect() as connection:
+            found = schema.status(connection)
+        if not as_json:
+            found.require_current()
+            click.echo(f"current: the database is at revision {found.revision}")
+            return
+        found.require_current()
+    except errors.PlatformDBError as error:
+        if as_json:
+            click.echo(json.dumps({"state": error.code, "message": str(error), "hint": error.hint}))
+            raise click.exceptions.Exit(error.exit_code) from None
+        raise
+    click.echo(json.dumps({"state": "current", "revision": found.revision, "head": found.head}))
+
+
+@db.command
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Give up after so long.",
+)
+@click.option("--migrated", is_flag=True, help="Wait until the schema is current, too.")
+def wait(timeout: float, migrated: bool) -> None:
+    """Wait until the database can be reached.
+
+    The exit code is that of the last thing that was in the way.
+    """
+    from platform_db import schema
+
+    found = schema.wait_until_ready(timeout=timeout, migrated=migrated)
+    click.echo(f"the database is reachable, its schema {found.state.value}")
+
+
+@db.command
+@click.option("--show-password", is_flag=True, help="Print the password, too.")
+def url(show_password: bool) -> None:
+    """Print the URL of the configured database."""
+    from platform_db import database
+
+    click.echo(database.database_url().render_as_string(hide_password=not show_password))
+
+
+@db.command
+@as_json_option
+def version(as_json: bool) -> None:
+    """Print the versions of the server, the schema and platform-db."""
+    import platform_db
+    from platform_db import schema
+
+    with schema.connect() as connection:
+        found = schema.status(connection)
+        server = connection.exec_driver_sql("SHOW server_version").scalar_one()
+    versions: dict[str, Any] = {
+        "server": server,
+        "revision": found.revision,
+        "head": found.head,
+        "state": found.state.value,
+        "platform_db": platform_db.__version__,
+    }
+    if as_json:
+        click.echo(json.dumps(versions))
+        return
+    for name, value in versions.items():
+        click.echo(f"{name:<12} {'none' if value is None else value}")

@@ -1,0 +1,105 @@
+"""How errors end a command: in one line on stderr and an exit code of their own."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import IO, Any
+
+import click
+
+from platform_db import errors
+
+INTERRUPTED = 130
+
+
+class Program(click.Group):
+    """A group that imports a command when it is asked for, and ends on an error in one line.
+
+    :param commands_on_demand: by the command's name, where it stands (``module:attribute``) and its help.
+    """
+
+    def __init__(self, *args: Any, commands_on_demand: dict[str, tuple[str, str]], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.commands_on_demand = commands_on_demand
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted({*super().list_commands(ctx), *self.commands_on_demand})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command, unless it is only listed."""
+        if cmd_name not in self.commands_on_demand:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = self.commands_on_demand[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, help_) for name, (_, help_) in sorted(self.commands_on_demand.items())]
+            )
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the exit codes."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in errors.exit_codes().items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn an error into one line, unless ``--debug`` asks for all of it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(INTERRUPTED) from None
+        except (click.ClickException, click.exceptions.Exit, click.Abort, OSError):
+            # Click knows these; its answer to a broken pipe is silence.
+            raise
+        except Exception as error:
+            failure = as_failure(error)
+            if failure is None:
+                raise
+            if ctx.params.get("debug"):
+                import traceback
+
+                traceback.print_exception(error, file=sys.stderr)
+            raise failure from None
+
+
+class Failure(click.ClickException):
+    """What is shown of an error: ``platform-db: message (hint)``."""
+
+    def __init__(self, message: str, exit_code: int, hint: str | None = None) -> None:
+        super().__init__(" ".join(message.split()).rstrip(".") + (f" ({hint})" if hint else ""))
+        # Click declares it for the class, and reads it from the instance.
+        self.exit_code = exit_code  # type: ignore[misc]
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Write the line to stderr."""
+        click.echo(f"platform-db: {self.format_message()}", file=file, err=True)
+
+
+def as_failure(error: Exception) -> Failure | None:
+    """Return how ``error`` is shown, or None where it is a mistake in the code and needs its traceback."""
+    if isinstance(error, errors.PlatformDBError):
+        return Failure(str(error), error.exit_code, error.hint)
+    # Whatever raised one of these has imported its module; nobody else needs to.
+    alembic = sys.modules.get("alembic.util")
+    if alembic is not None and isinstance(error, alembic.CommandError):
+        return Failure(str(error), 1)
+    sqlalchemy = sys.modules.get("sqlalchemy.exc")
+    if sqlalchemy is None:
+        return None
+    if isinstance(error, sqlalchemy.DBAPIError):
+        from platform_db.database import as_connection_error
+
+        own = as_connection_error(error)
+        if own is not None:
+            return as_failure(own)
+        # The server's detail may hold a row's values, and the whole text the statement's: both stay out.
+        primary = getattr(getattr(error.orig, "diag", None), "message_primary", None)
+        return Failure(f"the database refused: {primary or type(error.orig).__name__}", 1)
+    if isinstance(error, sqlalchemy.SQLAlchemyError):
+        return Failure(f"the database could not be used: {type(error).__name__}", 1)
+    return None

@@ -1,0 +1,55 @@
+"""Running the command line: inside the test's process, which is quick, or in one of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from click.testing import CliRunner, Result
+
+from platform_db import config, database
+from platform_db.cli import main
+
+
+def run(uri: str | None, *arguments: str, **variables: str) -> Result:
+    """Run ``platform-db`` in this process, with nothing configured but ``uri`` and ``variables``."""
+    _forget()
+    try:
+        return CliRunner(env={**dict.fromkeys(_configured()), **_variables(uri, variables)}).invoke(
+            main, arguments, prog_name="platform-db"
+        )
+    finally:
+        _forget()
+
+
+def start(uri: str | None, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """Start ``platform-db`` in a process of its own."""
+    environment = {name: value for name, value in os.environ.items() if name not in _configured()}
+    return subprocess.Popen(
+        [sys.executable, "-m", "platform_db", *arguments],
+        env={**environment, **_variables(uri, variables)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def one_line(output: str) -> str:
+    """Return the only line of ``output``, which must be one of platform-db's error messages."""
+    (line,) = output.splitlines()
+    assert line.startswith("platform-db: ")
+    return line
+
+
+def _configured() -> list[str]:
+    return [name for name in os.environ if name.startswith("PLATFORM_DB_")]
+
+
+def _variables(uri: str | None, variables: dict[str, str]) -> dict[str, str]:
+    return variables if uri is None else {"PLATFORM_DB_URI": uri, **variables}
+
+
+def _forget() -> None:
+    config.reset_settings()
+    database.reset_engine()

@@ -1,0 +1,176 @@
+"""``platform-db alembic``: Alembic's commands on this package's migrations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from platform_db import errors, schema
+from tests.command_line import one_line, run
+
+
+def execute(uri: str, statement: str) -> None:
+    """Run one statement and commit it."""
+    with schema.connect(uri) as connection, connection.begin():
+        connection.execute(sa.text(statement))
+
+
+def revision(uri: str) -> str | None:
+    """Return the database's revision."""
+    with schema.connect(uri) as connection:
+        return schema.status(connection).revision
+
+
+def test_upgrade_prints_a_line_for_each_revision(empty_database_uri: str) -> None:
+    first = run(empty_database_uri, "alembic", "upgrade")
+    second = run(empty_database_uri, "alembic", "upgrade", "head")
+
+    assert (first.exit_code, first.stderr) == (0, "")
+    assert first.stdout.splitlines()[0] == "ran 0001: Create the schema."
+    assert (second.exit_code, second.output) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [[], ["-1"], ["--", "-1"], ["-1", "--tag", "any"]])
+def test_downgrade_takes_a_number_of_steps(database_uri: str, arguments: list[str]) -> None:
+    before = revision(database_uri)
+
+    result = run(database_uri, "alembic", "downgrade", *arguments)
+
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"took back {before}")
+    assert len(result.stdout.splitlines()) == 1
+    assert revision(database_uri) != before
+
+
+def test_upgrade_takes_a_number_of_steps(empty_database_uri: str) -> None:
+    result = run(empty_database_uri, "alembic", "upgrade", "+1")
+
+    assert result.stdout == "ran 0001: Create the schema.\n"
+
+
+def test_current_creates_nothing_in_an_empty_database(empty_database_uri: str) -> None:
+    result = run(empty_database_uri, "alembic", "current")
+
+    assert (result.exit_code, result.output) == (0, "")
+    with schema.connect(empty_database_uri) as connection:
+        assert "platform" not in sa.inspect(connection).get_schema_names()
+
+
+def test_current_and_history_show_the_revision(database_uri: str) -> None:
+    current = run(database_uri, "alembic", "current")
+    history = run(database_uri, "alembic", "history", "-i", "-r", "base:current")
+
+    assert current.stdout == f"{revision(database_uri)} (head)\n"
+    assert "(current)" in history.stdout
+
+
+def test_current_waits_for_no_migration(database_uri: str) -> None:
+    with schema.connect(database_uri) as migrating:
+        schema.lock_for_migration(migrating, 1)
+
+        assert run(database_uri, "alembic", "current").exit_code == 0
+
+
+@pytest.mark.parametrize("command", [["heads"], ["history"], ["show"], ["branches"], ["heads", "-v"]])
+def test_what_asks_no_database_needs_none(command: list[str]) -> None:
+    assert run(None, "alembic", *command).exit_code == 0
+
+
+def test_history_shows_what_a_revision_says_of_itself() -> None:
+    assert "Motive: the first revision." in run(None, "alembic", "history", "-v").stdout
+
+
+def test_check_agrees_with_a_migrated_database(database_uri: str) -> None:
+    assert run(database_uri, "alembic", "check").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ("ALTER TABLE platform.workflow DROP COLUMN git_ref", "add_column workflow.git_ref"),
+        ("ALTER TABLE platform.workflow ADD COLUMN extra text", "remove_column workflow.extra"),
+        ("CREATE TABLE platform.extra ()", "remove_table extra"),
+        ("CREATE INDEX extra ON platform.workflow (name)", "remove_index extra"),
+        ("ALTER TABLE platform.workflow ALTER git_ref SET NOT NULL", "modify_nullable workflow.git_ref"),
+    ],
+)
+def test_check_names_what_differs(database_uri: str, change: str, difference: str) -> None:
+    execute(database_uri, change)
+
+    result = run(database_uri, "alembic", "check")
+
+    assert result.exit_code == errors.SchemaDiffers.exit_code
+    assert difference in one_line(result.stderr)
+
+
+def test_check_wants_a_migrated_database(empty_database_uri: str) -> None:
+    assert run(empty_database_uri, "alembic", "check").exit_code == errors.NeverMigrated.exit_code
+
+
+def test_init_marks_a_schema_that_exists(database_uri: str) -> None:
+    head = revision(database_uri)
+    execute(database_uri, "DROP TABLE platform.alembic_version")
+
+    marked = run(database_uri, "alembic", "init")
+    again = run(database_uri, "alembic", "init")
+
+    assert (marked.exit_code, marked.stdout) == (0, f"stamped {head}\n")
+    assert (again.exit_code, again.stdout.partition(":")[0]) == (0, "nothing to do")
+    assert revision(database_uri) == head
+
+
+def test_init_refuses_where_there_is_nothing_to_mark(empty_database_uri: str) -> None:
+    result = run(empty_database_uri, "alembic", "init")
+
+    assert result.exit_code == errors.NeverMigrated.exit_code
+    assert "nothing to mark" in one_line(result.stderr)
+    assert revision(empty_database_uri) is None
+
+
+def test_init_refuses_a_schema_that_lacks_tables(database_uri: str) -> None:
+    execute(database_uri, "DROP TABLE platform.alembic_version, platform.note")
+
+    result = run(database_uri, "alembic", "init")
+
+    assert result.exit_code == errors.Refused.exit_code
+    assert "it lacks note" in one_line(result.stderr)
+    assert revision(database_uri) is None
+
+
+def test_stamp_stores_a_revision_without_running_it(database_uri: str) -> None:
+    head = revision(database_uri)
+
+    base = run(database_uri, "alembic", "stamp", "base")
+
+    assert (base.exit_code, base.stdout) == (0, "stamped base\n")
+    assert revision(database_uri) is None
+    purged = run(database_uri, "alembic", "stamp", "--purge", "head")
+    assert (purged.exit_code, purged.stdout) == (0, f"stamped {head}\n")
+    with schema.connect(database_uri) as connection:
+        assert sa.inspect(connection).has_table("workflow", schema="platform")
+
+
+def test_revision_writes_the_next_number(
+    tmp_path: Path, database_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure = schema.alembic_config
+
+    def elsewhere(*arguments: object, **options: object) -> object:
+        config = configure(*arguments, **options)
+        own = config.get_main_option("script_location")
+        config.set_main_option("version_locations", f"{own}/versions:{tmp_path}")
+        return config
+
+    monkeypatch.setattr(schema, "alembic_config", elsewhere)
+
+    result = run(
+        database_uri, "alembic", "revision", "-m", "Add it", "--autogenerate", "--version-path", str(tmp_path)
+    )
+
+    assert result.exit_code == 0, result.stderr
+    (written,) = tmp_path.glob("*.py")
+    head = run(None, "alembic", "heads").stdout.partition(" ")[0]
+    assert f'revision = "{head}"' in written.read_text().replace("'", '"')
+    assert int(head) == int(revision(database_uri) or 0) + 1

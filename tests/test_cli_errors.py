@@ -1,0 +1,276 @@
+"""Whatever goes wrong on the command line is one line on stderr, with an exit code of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+import platform_db
+from platform_db import database, errors
+from platform_db.embedded import binaries
+from tests.command_line import one_line, run, start
+
+SECRET = "s3cr3t"
+
+
+@contextlib.contextmanager
+def server(*answers: bytes) -> Iterator[str]:
+    """Give the URL of a server that gives each new connection these answers, and then stays silent."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                connection, _ = listening.accept()
+                with connection:
+                    for answer in answers:
+                        connection.recv(4096)
+                        connection.sendall(answer)
+                    while connection.recv(4096):
+                        pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = listening.getsockname()[1]
+        yield f"postgresql://ada:{SECRET}@127.0.0.1:{port}/d?sslmode=disable&gssencmode=disable"
+    thread.join()
+
+
+def refusal(sqlstate: str, message: str) -> bytes:
+    """Return what a PostgreSQL server sends to refuse a connection."""
+    fields = f"SFATAL\0VFATAL\0C{sqlstate}\0M{message}\0\0".encode()
+    return b"E" + struct.pack("!i", len(fields) + 4) + fields
+
+
+def test_nothing_configured_names_the_choices() -> None:
+    result = run(None, "db", "check")
+
+    assert result.exit_code == errors.NotConfigured.exit_code
+    assert "PLATFORM_DB_URI" in one_line(result.stderr)
+    assert "PLATFORM_DB_HOST" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("nonsense", "is not a URL"),
+        (f"mysql://ada:{SECRET}@host/d", "starts with mysql:"),
+        (f"postgresql://ada:{SECRET}@host:{SECRET}/d", "is not a URL"),
+        (f"postgresql://ada:first@{SECRET}@host/d", "write it as %40"),
+        (f"postgresql://ada@127.0.0.1:1/d?{SECRET}={SECRET}", "an option that the driver does not know"),
+    ],
+)
+def test_an_unusable_uri_is_refused_without_showing_it(uri: str, message: str) -> None:
+    result = run(uri, "db", "check")
+
+    assert result.exit_code == errors.InvalidSetting.exit_code
+    assert message in one_line(result.stderr)
+    assert SECRET not in result.output
+
+
+def test_an_unusable_setting_is_named_without_its_value() -> None:
+    result = run("postgresql://127.0.0.1:1/d", "db", "check", PLATFORM_DB_POOL_SIZE=SECRET)
+
+    assert result.exit_code == errors.InvalidSetting.exit_code
+    assert "PLATFORM_DB_POOL_SIZE" in one_line(result.stderr)
+    assert SECRET not in result.output
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        (f"postgresql://ada:{SECRET}@127.0.0.1:1/d", "the server at 127.0.0.1:1 is not running"),
+        (f"postgresql://ada:{SECRET}@name.invalid/d", 'the host name "name.invalid" cannot be resolved'),
+        (f"postgresql://ada:{SECRET}@/d?host=/no/such/directory", "is not running"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", [("db", "check"), ("alembic", "upgrade"), ("alembic", "current"), ("init",)]
+)
+def test_an_unreachable_server_is_named(uri: str, message: str, command: tuple[str, ...]) -> None:
+    result = run(uri, *command)
+
+    assert result.exit_code == errors.Unreachable.exit_code
+    assert message in one_line(result.stderr)
+    assert SECRET not in result.output
+
+
+def test_a_server_that_does_not_answer_is_given_up() -> None:
+    with server() as uri:
+        result = run(uri, "db", "check", PLATFORM_DB_CONNECT_TIMEOUT="1")
+
+    assert result.exit_code == errors.Unreachable.exit_code
+    assert "did not answer in time" in one_line(result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "refused", "message"),
+    [
+        ("28P01", 'password authentication failed for user "ada"', 'refuses the password of "ada"'),
+        ("3D000", 'database "d" does not exist', 'has no database "d"'),
+        ("28000", 'role "ada" does not exist', 'has no login "ada"'),
+        ("57P03", "the database system is starting up", "the database system is starting up"),
+        ("53300", "sorry, too many clients already", "sorry, too many clients already"),
+    ],
+)
+def test_a_server_that_refuses_says_why(sqlstate: str, refused: str, message: str) -> None:
+    with server(refusal(sqlstate, refused)) as uri:
+        result = run(uri, "db", "check")
+
+    assert result.exit_code == errors.Unreachable.exit_code
+    assert message in one_line(result.stderr)
+    assert SECRET not in result.output
+
+
+def test_a_database_that_does_not_exist_is_named(empty_database_uri: str) -> None:
+    uri = database.normalise_url(empty_database_uri).set(database="nowhere")
+
+    result = run(uri.render_as_string(hide_password=False), "db", "check")
+
+    assert result.exit_code == errors.Unreachable.exit_code
+    assert 'has no database "nowhere"' in one_line(result.stderr)
+
+
+def test_a_connection_that_is_lost_makes_the_database_unreachable(empty_database_uri: str) -> None:
+    engine = sa.create_engine(database.normalise_url(empty_database_uri), poolclass=sa.NullPool)
+
+    with pytest.raises(errors.Unreachable), database.own_connection_errors(), engine.connect() as lost:
+        lost.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+
+def test_an_embedded_database_without_programs_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(binaries, "_installations", lambda: iter(()))
+
+    # Unlike pytest's own directories of root, the server's account can reach this one.
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o711)
+        result = run(f"embedded://{directory}/database", "db", "check")
+
+    assert result.exit_code == errors.EmbeddedError.exit_code
+    assert "pip install 'platform-db[embedded]'" in one_line(result.stderr)
+
+
+def test_a_refused_statement_shows_no_values(database_uri: str) -> None:
+    engine = sa.create_engine(database.normalise_url(database_uri))
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "CREATE FUNCTION platform.refuse() RETURNS trigger LANGUAGE plpgsql AS"
+                " $$BEGIN RAISE 'not now' USING DETAIL = 'Key (token)=(s3cr3t)'; END$$"
+            )
+        )
+        connection.execute(
+            sa.text(
+                "CREATE TRIGGER refuse BEFORE INSERT ON platform.resource"
+                " FOR EACH ROW EXECUTE FUNCTION platform.refuse()"
+            )
+        )
+    engine.dispose()
+
+    result = run(database_uri, "init")
+
+    assert result.exit_code == 1
+    assert one_line(result.stderr) == "platform-db: the database refused: not now"
+
+
+def test_an_unknown_revision_fails_in_one_line(database_uri: str) -> None:
+    result = run(database_uri, "alembic", "upgrade", "nowhere")
+
+    assert result.exit_code == 1
+    assert "nowhere" in one_line(result.stderr)
+
+
+def test_wrong_usage_has_its_exit_code() -> None:
+    assert run(None, "alembic", "downgrade", "--no-such-option").exit_code == 2
+    assert run(None, "no-such-command").exit_code == 2
+
+
+def test_debug_shows_the_traceback_before_the_line() -> None:
+    result = run(None, "--debug", "db", "check")
+
+    assert result.exit_code == errors.NotConfigured.exit_code
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("platform-db: No database is configured")
+
+
+def test_an_interrupted_command_ends_with_130() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        uri = f"postgresql://127.0.0.1:{listening.getsockname()[1]}/d"
+        waiting = start(uri, "db", "wait", "--timeout", "60")
+        listening.accept()[0].close()
+    waiting.send_signal(signal.SIGINT)
+    _, stderr = waiting.communicate(timeout=20)
+
+    assert (waiting.returncode, stderr) == (130, "")
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    with start(None, "alembic", "upgrade", "--sql") as printing:
+        assert printing.stdout is not None
+        printing.stdout.close()
+        assert printing.stderr is not None
+        assert printing.stderr.read() == ""
+
+
+def test_help_lists_every_exit_code() -> None:
+    help_ = run(None, "--help").output
+
+    for code, meaning in errors.exit_codes().items():
+        assert any(line.split() == [str(code), *meaning.split()] for line in help_.splitlines())
+
+
+def test_every_error_has_a_listed_exit_code() -> None:
+    def all_below(class_: type[errors.PlatformDBError]) -> Iterator[type[errors.PlatformDBError]]:
+        yield class_
+        for subclass in class_.__subclasses__():
+            yield from all_below(subclass)
+
+    assert {class_.exit_code for class_ in all_below(errors.PlatformDBError)} <= set(errors.exit_codes())
+
+
+def test_importing_the_package_imports_no_library() -> None:
+    libraries = "{'sqlalchemy', 'pydantic', 'alembic', 'click'}"
+
+    done = subprocess.run(
+        [sys.executable, "-c", f"import platform_db, sys; print({libraries} & set(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout == "set()\n"
+
+
+def test_help_imports_no_command() -> None:
+    program = (
+        "import sys\nfrom platform_db.cli import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "print({'sqlalchemy', 'pydantic', 'alembic'} & set(sys.modules))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.endswith("set()\n")
+
+
+@pytest.mark.parametrize("name", platform_db.__all__)
+def test_the_package_offers_its_names(name: str) -> None:
+    assert getattr(platform_db, name)
+    assert name in dir(platform_db)
+
+
+def test_the_package_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = platform_db.nothing

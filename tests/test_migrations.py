@@ -1,0 +1,231 @@
+"""Migrations on a real database: there and back with data, many at once, and killed half-way."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from platform_db import database, errors, schema
+from platform_db.models import Base
+from tests.command_line import one_line, run, start
+
+ONE, OTHER = uuid.UUID(int=1), uuid.UUID(int=2)
+
+TABLES = {table.name: table for table in Base.metadata.sorted_tables}
+
+
+def fill_every_table(connection: sa.Connection) -> None:
+    """Write a row into each table. All of them have the same id, so each foreign key finds its row."""
+    for name, table in TABLES.items():
+        rows = [_row(table)]
+        if name == "user_":
+            other = {column: "other" if value == "1" else value for column, value in rows[0].items()}
+            rows.append({**other, "id_": OTHER})
+        if name == "user_workflow":
+            rows[0]["user_id"] = OTHER
+        connection.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
+
+
+def _row(table: sa.Table) -> dict[str, Any]:
+    return {
+        column.name: _value(column)
+        for column in table.columns
+        if (not column.nullable or isinstance(column.type, sa.Text))
+        and not (column.server_default or column.identity or column.computed)
+    }
+
+
+def _value(column: sa.Column[Any]) -> Any:
+    if isinstance(column.type, sa.Enum):
+        return next(iter(column.type.enum_class or column.type.enums))
+    if isinstance(column.type, sa.Uuid):
+        return ONE
+    if isinstance(column.type, sa.DateTime):
+        return datetime.now(timezone.utc)
+    return {sa.Text: "1", sa.Integer: 1, sa.BigInteger: 1, sa.LargeBinary: bytes(32)}[type(column.type)]
+
+
+def count_rows(connection: sa.Connection) -> dict[str, int]:
+    """Return how many rows each table has."""
+    return {
+        name: connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+        for name, table in TABLES.items()
+    }
+
+
+def read_catalogue(uri: str) -> list[Any]:
+    """Return what tells whether anything in the schema was touched: each object with its last transaction."""
+    with schema.connect(uri) as connection:
+        return list(
+            connection.execute(
+                sa.text(
+                    "SELECT relname, xmin::text, ctid::text FROM pg_class"
+                    " WHERE relnamespace = 'platform'::regnamespace"
+                    " UNION ALL SELECT proname, xmin::text, ctid::text FROM pg_proc"
+                    " WHERE pronamespace = 'platform'::regnamespace"
+                    " UNION ALL SELECT version_num, xmin::text, ctid::text FROM platform.alembic_version"
+                    " ORDER BY 1, 2"
+                )
+            )
+        )
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Wait until ``condition`` holds."""
+    give_up_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up_at, "it never came to that"
+        time.sleep(0.05)
+
+
+def test_there_and_back_and_there_again_with_data_in_every_table(empty_database_uri: str) -> None:
+    schema.upgrade(empty_database_uri)
+    with schema.connect(empty_database_uri) as connection, connection.begin():
+        fill_every_table(connection)
+        assert min(count_rows(connection).values()) > 0
+
+    schema.downgrade(empty_database_uri, "base")
+
+    with schema.connect(empty_database_uri) as connection:
+        assert schema.status(connection).state is schema.SchemaState.never_migrated
+        assert sa.inspect(connection).get_table_names(schema="platform") == ["alembic_version"]
+        left = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'platform'::regnamespace"
+        assert connection.scalar(sa.text(left)) == 0
+
+    schema.upgrade(empty_database_uri)
+
+    schema.require_agreement(empty_database_uri)
+    with schema.connect(empty_database_uri) as connection, connection.begin():
+        fill_every_table(connection)
+
+
+def test_eight_processes_at_once_all_succeed(empty_database_uri: str) -> None:
+    processes = [start(empty_database_uri, "alembic", "upgrade") for _ in range(8)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+
+    assert [process.returncode for process in processes] == [0] * 8, outputs
+    lines = [line for stdout, _ in outputs for line in stdout.splitlines()]
+    assert len(lines) == len(set(lines)) > 0, "each revision is run by one process alone"
+    schema.require_agreement(empty_database_uri)
+
+
+def test_a_migration_killed_half_way_leaves_a_revision_and_is_made_up_for(empty_database_uri: str) -> None:
+    watching = sa.create_engine(database.normalise_url(empty_database_uri), isolation_level="AUTOCOMMIT")
+    waits_for_lock = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND wait_event_type = 'Lock' AND query LIKE '%CREATE TABLE platform.workflow %'"
+    )
+    with schema.connect(empty_database_uri) as blocking, watching.connect() as watcher:
+        blocking.execute(sa.text("CREATE SCHEMA platform"))
+        blocking.commit()
+        # A table of that name, not yet committed, stops the migration at its own one, after others.
+        blocking.execute(sa.text("CREATE TABLE platform.workflow ()"))
+        with start(empty_database_uri, "alembic", "upgrade") as migrating:
+            wait_until(lambda: watcher.scalar(waits_for_lock))
+            migrating.kill()
+        assert migrating.returncode < 0
+        assert run(empty_database_uri, "db", "check").exit_code == errors.NeverMigrated.exit_code
+        blocking.rollback()
+    watching.dispose()
+
+    made_up = run(empty_database_uri, "alembic", "upgrade")
+
+    assert (made_up.exit_code, made_up.stderr) == (0, "")
+    schema.require_agreement(empty_database_uri)
+
+
+def test_a_second_migration_waits_by_asking_again_and_then_goes_on(empty_database_uri: str) -> None:
+    asks = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND query = 'ROLLBACK' AND state = 'idle'"
+    )
+    blocked = sa.text(
+        "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+        " WHERE datname = current_database() AND NOT granted"
+    )
+    watching = sa.create_engine(database.normalise_url(empty_database_uri), isolation_level="AUTOCOMMIT")
+    with schema.connect(empty_database_uri) as first, watching.connect() as watcher:
+        schema.lock_for_migration(first, 1)
+        second = start(empty_database_uri, "alembic", "upgrade")
+        # Between two questions its connection is idle, with no transaction open, and blocks nobody.
+        wait_until(lambda: watcher.scalar(asks))
+        assert watcher.scalar(blocked) == 0
+        assert second.poll() is None
+    watching.dispose()
+
+    _, stderr = second.communicate(timeout=60)
+    assert (second.returncode, stderr) == (0, "")
+
+
+def test_a_second_migration_does_not_wait_for_ever(empty_database_uri: str) -> None:
+    with schema.connect(empty_database_uri) as first:
+        schema.lock_for_migration(first, 1)
+
+        result = run(empty_database_uri, "alembic", "upgrade", PLATFORM_DB_MIGRATION_WAIT="0.2")
+
+    assert result.exit_code == errors.AlreadyRunning.exit_code
+    assert "migrating for 0.2 s" in one_line(result.stderr)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("init",),
+        ("alembic", "upgrade"),
+        ("alembic", "downgrade", "-1"),
+        ("alembic", "stamp", "head"),
+        ("alembic", "stamp", "--purge", "head"),
+        ("alembic", "init"),
+    ],
+)
+def test_a_newer_database_is_left_as_it_is(database_uri: str, command: tuple[str, ...]) -> None:
+    with schema.connect(database_uri) as connection, connection.begin():
+        connection.execute(sa.text("UPDATE platform.alembic_version SET version_num = '9999'"))
+    before = read_catalogue(database_uri)
+
+    result = run(database_uri, *command)
+
+    assert result.exit_code == errors.SchemaAhead.exit_code
+    assert "9999" in one_line(result.stderr)
+    assert read_catalogue(database_uri) == before
+
+
+def test_a_database_that_was_taken_back_is_not_current(database_uri: str) -> None:
+    schema.downgrade(database_uri)
+
+    with (
+        schema.connect(database_uri) as connection,
+        pytest.raises((errors.SchemaBehind, errors.NeverMigrated)),
+    ):
+        schema.status(connection).require_current()
+
+
+@pytest.mark.skipif(shutil.which("psql") is None, reason="there is no psql to run it with")
+def test_the_printed_sql_runs_in_psql(empty_database_uri: str) -> None:
+    def psql(sql: str) -> None:
+        url = database.normalise_url(empty_database_uri).set(drivername="postgresql")
+        subprocess.run(
+            ["psql", "-qX", "-v", "ON_ERROR_STOP=1", url.render_as_string(hide_password=False)],
+            input=sql,
+            text=True,
+            check=True,
+            capture_output=True,
+        )
+
+    head = run(None, "alembic", "heads").stdout.split()[0]
+
+    psql(run(None, "alembic", "upgrade", "--sql").stdout)
+    schema.require_agreement(empty_database_uri)
+
+    psql(run(None, "alembic", "downgrade", f"{head}:base", "--sql").stdout)
+    with schema.connect(empty_database_uri) as connection:
+        assert schema.status(connection).state is schema.SchemaState.never_migrated
