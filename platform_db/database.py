@@ -220,7 +220,27 @@ def get_engine() -> Engine:
             # The parent's connections are the parent's: forget them without closing them.
             _engine.dispose(close=False)
         _engine, _engine_pid = create_engine(database_url()), os.getpid()
+        if is_embedded():
+            _migrate_on_first_use(_engine)
     return _engine
+
+
+def is_embedded(settings: Settings | None = None) -> bool:
+    """Tell whether the configured database is an embedded one."""
+    from platform_db import embedded
+
+    settings = settings or get_settings()
+    return settings.uri is not None and embedded.parse_uri(settings.uri.get_secret_value()) is not None
+
+
+def _migrate_on_first_use(engine: Engine) -> None:
+    """Create the schema of an embedded database that is new; one that exists is the operator's to upgrade."""
+    from platform_db import schema
+
+    with engine.connect() as connection:
+        if schema.status(connection).state is not schema.SchemaState.never_migrated:
+            return
+    schema.init_db(engine)
 
 
 def reset_engine() -> None:

@@ -93,11 +93,13 @@ def transition(
     parameters = target.parameters(reason, expected_status, expected_revision)
     connection = session.connection()
     wanted = target.status_type(status)
-    update = _update(target.entity, wanted, _Conditions.of(parameters))
+    row = target.loaded(session)
+    update = _update(target.entity, wanted, _Conditions.of(parameters), returning=row is not None)
     for _ in range(ATTEMPTS):
-        changed = connection.execute(update, parameters).one_or_none()
-        if changed is not None:
-            target.take_over(session, wanted, changed)
+        result = connection.execute(update, parameters)
+        if result.rowcount:
+            if row is not None:
+                target.take_over(session, row, wanted, result.one())
             return wanted
         stored = connection.execute(_read(target.entity), parameters).one_or_none()
         if stored is None:
@@ -261,16 +263,14 @@ class _Target:
         found: Base | None = session.identity_map.get((self.model, (self.id_,), None))
         return found
 
-    def take_over(self, session: Session, status: Status, changed: Any) -> None:
+    def take_over(self, session: Session, row: Base, status: Status, written: Any) -> None:
         """Give the session's object what the statement wrote, without another query."""
-        row = self.loaded(session)
-        if row is not None:
-            set_committed_value(row, "status", status)
-            for name in ("revision", *_GUARDED_COLUMNS[self.entity]):
-                set_committed_value(row, name, getattr(changed, name))
-            session.expire(row, ["updated"])
-            # So that rolling back to a savepoint expires the object, as it does after the ORM's own UPDATE.
-            session._register_altered([sa.inspect(row)])
+        set_committed_value(row, "status", status)
+        for name in ("revision", *_GUARDED_COLUMNS[self.entity]):
+            set_committed_value(row, name, getattr(written, name))
+        session.expire(row, ["updated"])
+        # So that rolling back to a savepoint expires the object, as it does after the ORM's own UPDATE.
+        session._register_altered([sa.inspect(row)])
 
     def forget(self, session: Session) -> None:
         """Let the session's object read its status anew when it is next asked."""
@@ -311,8 +311,8 @@ def _allowed(entity: str, status: Status, conditions: _Conditions) -> str:
     # the whole statement's time.
     clauses = [
         f"""CASE WHEN {legal} THEN true
-            ELSE status <> '{status.value}' AND coalesce(current_setting('platform.guard', true), '') = 'override'
-            END"""
+            ELSE status <> '{status.value}'
+                 AND coalesce(current_setting('platform.guard', true), '') = 'override' END"""
     ]
     if conditions.status:
         clauses.append("status = :expected_status")
@@ -322,14 +322,15 @@ def _allowed(entity: str, status: Status, conditions: _Conditions) -> str:
 
 
 @cache
-def _update(entity: str, status: Status, conditions: _Conditions) -> sa.TextClause:
+def _update(entity: str, status: Status, conditions: _Conditions, *, returning: bool) -> sa.TextClause:
+    columns = ", ".join(("revision", *_GUARDED_COLUMNS[entity]))
     return sa.text(
         f"""
         {f"WITH note AS MATERIALIZED ({_NOTE_REASON})" if conditions.reason else ""}
         UPDATE {SCHEMA}.{entity} SET status = '{status.value}'
         {"FROM note" if conditions.reason else ""}
         WHERE id_ = CAST(:id AS uuid) AND {_allowed(entity, status, conditions)}
-        RETURNING {", ".join(("revision", *_GUARDED_COLUMNS[entity]))}
+        {f"RETURNING {columns}" if returning else ""}
         """
     )
 

@@ -420,7 +420,7 @@ CREATE TABLE platform.job_cache (
     id_ UUID NOT NULL,
     owner_id UUID NOT NULL,
     job_id UUID NOT NULL,
-    parameters TEXT,
+    parameters TEXT NOT NULL,
     workspace_hash TEXT NOT NULL,
     result_path TEXT NOT NULL,
     digest BYTEA GENERATED ALWAYS AS (platform.job_cache_digest(parameters, workspace_hash)) STORED NOT NULL,
