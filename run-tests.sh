@@ -56,8 +56,7 @@ run_wheel() {
             return 1
         fi
     done
-    make_environment "$scratch/environment" "$bin/python"
-    install_into "$scratch/environment" --no-deps --no-index "$wheel"
+    make_environment "$scratch/environment" "$bin/python" --no-deps --no-index "$wheel"
     # The dependencies are our environment's; the package itself is not to be found there by its path.
     (
         cd "$scratch"

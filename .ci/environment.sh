@@ -17,16 +17,24 @@ find_python() {
     return 1
 }
 
-# make_environment DIRECTORY PYTHON: with the first tool that does it.
+# make_environment DIRECTORY PYTHON ARGUMENT...: with the first tool that can make it, and can install into it
+# what pip would be given. (Debian's venv may lack ensurepip; uv does not read pip's configuration.)
 make_environment() {
-    # Debian's python3 has the module venv, but not always ensurepip, which it needs.
-    uv venv --quiet --no-project --python "$2" "$1" 2>/dev/null && return
-    rm -rf "$1"
-    "$2" -m venv "$1" >/dev/null 2>&1 && return
-    rm -rf "$1"
-    virtualenv --quiet --python "$2" "$1" 2>/dev/null && return
-    rm -rf "$1"
-    say "No virtual environment can be made in $1: install uv, virtualenv, or Python's venv (Debian: python3-venv)."
+    local directory=$1 python=$2 tool log
+    shift 2
+    log=$(mktemp)
+    for tool in "uv venv --quiet --no-project --python" "$python -m venv" "virtualenv --quiet --python"; do
+        rm -rf "$directory"
+        case $tool in
+            *"-m venv") "$python" -m venv "$directory" ;;
+            *) $tool "$python" "$directory" ;;
+        esac >>"$log" 2>&1 && install_into "$directory" "$@" >>"$log" 2>&1 && rm -f "$log" && return
+    done
+    rm -rf "$directory"
+    cat "$log" >&2
+    rm -f "$log"
+    say "No environment could be made in $directory. That needs uv, virtualenv or Python's venv (Debian:" \
+        "python3-venv) and, the first time, the network."
     return 1
 }
 
@@ -43,27 +51,30 @@ install_into() {
 
 # use_environment EXTRA: set $environment to one that has this package, in place, with that extra.
 use_environment() {
-    local python key
+    local python="" key installed
     environment="$PWD/.venv"
     if [ -n "${PYTHON-}" ]; then
         python=$(find_python)
         environment+="-$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
     fi
-    key=$({ pwd && cat setup.py pyproject.toml; } | cksum)
-    if ! "$environment/bin/python" -c '' 2>/dev/null; then
-        python=${python:-$(find_python)}
-        say "Making $environment, once."
-        rm -rf "$environment"
-        make_environment "$environment" "$python"
-    fi
+    # The tools' configuration may change without anything to install.
+    key=$({ pwd && cat setup.py && sed '/^\[tool/,$d' pyproject.toml; } | cksum)
     # Whoever has the tools for development has what the demonstration needs.
     for installed in "$1" dev; do
-        [ "$(cat "$environment/installed-$installed" 2>/dev/null)" != "$key" ] || return 0
+        if [ "$(cat "$environment/installed-$installed" 2>/dev/null)" = "$key" ] &&
+            "$environment/bin/python" -c '' 2>/dev/null; then
+            return
+        fi
     done
-    say "Installing platform-db[$1] into it, once."
-    install_into "$environment" --editable ".[$1]" || {
-        say "The packages could not be installed; the first time, that needs the network."
-        return 1
-    }
+    say "Installing platform-db[$1] into $environment, once."
+    if "$environment/bin/python" -c '' 2>/dev/null; then
+        install_into "$environment" --editable ".[$1]" || {
+            say "That failed. Where it should not have, remove $environment and try again."
+            return 1
+        }
+    else
+        python=${python:-$(find_python)}
+        make_environment "$environment" "$python" --editable ".[$1]"
+    fi
     printf '%s\n' "$key" >"$environment/installed-$1"
 }
