@@ -15,6 +15,7 @@ TESTS = [
     "pytest>=8.2",
     "pytest-xdist>=3.6",
     "ruff>=0.12",
+    "setuptools>=77",
     "squawk-cli>=2.0",
     "testcontainers>=4.8",
     "types-psycopg2>=2.9.21",

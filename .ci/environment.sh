@@ -1,0 +1,80 @@
+# Sourced by run-tests.sh and run-demo.sh, in the project's directory, with bash: makes a virtual environment
+# with nothing but Python at hand, and finds it again the next time.
+
+say() { printf '%s\n' "$*" >&2; }
+
+# Print a command that starts a Python which is new enough.
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+        [ "$candidate" != "${PYTHON-}" ] || break
+    done
+    say "There is no Python 3.10 or newer${PYTHON:+ at PYTHON=$PYTHON}: install one, or set PYTHON to it."
+    return 1
+}
+
+# make_environment DIRECTORY PYTHON ARGUMENT...: with the first tool that can make it, and can install into it
+# what pip would be given. (Debian's venv may lack ensurepip; uv does not read pip's configuration.)
+make_environment() {
+    local directory=$1 python=$2 tool log
+    shift 2
+    log=$(mktemp)
+    for tool in "uv venv --quiet --no-project --python" "$python -m venv" "virtualenv --quiet --python"; do
+        rm -rf "$directory"
+        case $tool in
+            *"-m venv") "$python" -m venv "$directory" ;;
+            *) $tool "$python" "$directory" ;;
+        esac >>"$log" 2>&1 && install_into "$directory" "$@" >>"$log" 2>&1 && rm -f "$log" && return
+    done
+    rm -rf "$directory"
+    cat "$log" >&2
+    rm -f "$log"
+    say "No environment could be made in $directory. That needs uv, virtualenv or Python's venv (Debian:" \
+        "python3-venv) and, the first time, the network."
+    return 1
+}
+
+# install_into DIRECTORY ARGUMENT...: as pip install would.
+install_into() {
+    local python="$1/bin/python"
+    shift
+    if "$python" -m pip --version >/dev/null 2>&1; then
+        "$python" -m pip install --quiet --disable-pip-version-check "$@"
+    else
+        uv pip install --quiet --python "$python" "$@"
+    fi
+}
+
+# use_environment EXTRA: set $environment to one that has this package, in place, with that extra.
+use_environment() {
+    local python="" key installed
+    environment="$PWD/.venv"
+    if [ -n "${PYTHON-}" ]; then
+        python=$(find_python)
+        environment+="-$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
+    fi
+    # The tools' configuration may change without anything to install.
+    key=$({ pwd && cat setup.py && sed '/^\[tool/,$d' pyproject.toml; } | cksum)
+    # Whoever has the tools for development has what the demonstration needs.
+    for installed in "$1" dev; do
+        if [ "$(cat "$environment/installed-$installed" 2>/dev/null)" = "$key" ] &&
+            "$environment/bin/python" -c '' 2>/dev/null; then
+            return
+        fi
+    done
+    say "Installing platform-db[$1] into $environment, once."
+    if "$environment/bin/python" -c '' 2>/dev/null; then
+        install_into "$environment" --editable ".[$1]" || {
+            say "That failed. Where it should not have, remove $environment and try again."
+            return 1
+        }
+    else
+        python=${python:-$(find_python)}
+        make_environment "$environment" "$python" --editable ".[$1]"
+    fi
+    printf '%s\n' "$key" >"$environment/installed-$1"
+}

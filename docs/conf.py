@@ -1,0 +1,25 @@
+"""How the documentation is built. Nothing is fetched: the build needs no network."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent / "_ext"), str(Path(__file__).parents[1])]
+
+project = "platform-db"
+author = "The platform-db maintainers"
+project_copyright = author
+release = version = installed_version("platform-db")
+
+extensions = ["sphinx.ext.autodoc", "sphinx_click", "diagrams", "reference"]
+exclude_patterns = ["_build", "_ext"]
+html_theme = "furo"
+html_title = f"platform-db {release}"
+html_copy_source = False
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True, "undoc-members": False}

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Shows the platform on an embedded PostgreSQL. What follows on the command line goes to: platform-db demo.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")"
+# shellcheck source=.ci/environment.sh
+. .ci/environment.sh
+
+use_environment embedded
+exec "$environment/bin/platform-db" demo "$@"
