@@ -25,6 +25,10 @@ NAMING_CONVENTION = {
 SET_BY_TRIGGER: Any = {"server_default": sa.FetchedValue(), "server_onupdate": sa.FetchedValue()}
 
 
+# The key of a table's ``info`` with its storage parameters (SQLAlchemy 2.0 has no argument for them).
+STORAGE = "storage"
+
+
 class Base(DeclarativeBase):
     """The base of all models; :attr:`metadata` is what the migrations are compared with."""
 

@@ -6,7 +6,7 @@ test that compares a migrated database with the models creates them from here.
 
 from __future__ import annotations
 
-from platform_db.models.base import Base
+from platform_db.models.base import STORAGE, Base
 from platform_db.models.guard import guard_statements
 from platform_db.types import SCHEMA
 
@@ -95,8 +95,14 @@ def before_tables() -> list[str]:
 
 def after_tables() -> list[str]:
     """Return the statements that create what depends on tables."""
-    touched = sorted(table.name for table in Base.metadata.tables.values() if "updated" in table.columns)
+    tables = sorted(Base.metadata.tables.values(), key=lambda table: table.name)
+    touched = [table.name for table in tables if "updated" in table.columns]
     return [
+        *(
+            f"ALTER TABLE {SCHEMA}.{table.name} SET ({table.info[STORAGE]});"
+            for table in tables
+            if STORAGE in table.info
+        ),
         _TOUCH,
         *(
             f"""\

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, rel
 from platform_db import states
 from platform_db.models.base import (
     SET_BY_TRIGGER,
+    STORAGE,
     Base,
     Identified,
     Timestamped,
@@ -66,7 +67,7 @@ class Job(Identified, Timestamped, Base):
             "status NOT IN ('finished', 'failed', 'stopped') OR finished_at IS NOT NULL",
             name="finished_has_end",
         ),
-        {"postgresql_with": {"fillfactor": "80"}},
+        {"info": {STORAGE: "fillfactor = 80"}},
     )
 
     def can_transition_to(self, status: JobStatus) -> bool:
@@ -135,5 +136,5 @@ class JobCacheUse(Base):
         sa.PrimaryKeyConstraint("owner_id", "job_cache_id"),
         tenant_foreign_key("job_cache_id", "job_cache"),
         sa.CheckConstraint("hits >= 0", name="hits_not_negative"),
-        {"postgresql_with": {"fillfactor": "70"}},
+        {"info": {STORAGE: "fillfactor = 70"}},
     )

@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from platform_db.models.base import Base
+from platform_db.models.base import STORAGE, Base
 from platform_db.types import Timestamp
 
 
@@ -29,7 +29,7 @@ class Lease(Base):
         sa.PrimaryKeyConstraint("owner_id", "entity_id"),
         sa.Index("ix_lease_heartbeat_at", "heartbeat_at"),
         sa.Index("ix_lease_holder", "holder"),
-        {"postgresql_with": {"fillfactor": "50"}},
+        {"info": {STORAGE: "fillfactor = 50"}},
     )
 
 

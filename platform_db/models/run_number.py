@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from platform_db import errors
-from platform_db.models.base import Base
+from platform_db.models.base import STORAGE, Base
 from platform_db.types import SCHEMA
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class RunCounter(Base):
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "name", "run_number_major"),
         # Room for HOT updates: every new run rewrites a counter.
-        {"postgresql_with": {"fillfactor": "50"}},
+        {"info": {STORAGE: "fillfactor = 50"}},
     )
 
 

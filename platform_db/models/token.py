@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from platform_db.models.base import Base, Identified, Timestamped, tenant_keys
+from platform_db.models.base import STORAGE, Base, Identified, Timestamped, tenant_keys
 from platform_db.models.secret import SecretAttribute
 from platform_db.states import UserTokenStatus
 from platform_db.types import SCHEMA, Timestamp, native_enum
@@ -103,5 +103,5 @@ class UserTokenLastUse(Base):
             [f"{SCHEMA}.user_token.user_id", f"{SCHEMA}.user_token.id_"],
             ondelete="CASCADE",
         ),
-        {"postgresql_with": {"fillfactor": "70"}},
+        {"info": {STORAGE: "fillfactor = 70"}},
     )

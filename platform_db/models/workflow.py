@@ -11,7 +11,15 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, relationship
 
 from platform_db import priority, states
-from platform_db.models.base import SET_BY_TRIGGER, Base, Identified, Timestamped, session_of, tenant_keys
+from platform_db.models.base import (
+    SET_BY_TRIGGER,
+    STORAGE,
+    Base,
+    Identified,
+    Timestamped,
+    session_of,
+    tenant_keys,
+)
 from platform_db.models.log_chunk import LogChunk, encode_log, read_logs
 from platform_db.models.resource import WorkflowResource, quota_usage
 from platform_db.models.retention import WorkspaceRetentionRule
@@ -104,7 +112,7 @@ class Workflow(Identified, Timestamped, Base):
         ),
         sa.CheckConstraint("status <> 'stopped' OR run_stopped_at IS NOT NULL", name="stopped_has_end"),
         # Room for HOT updates: a run changes its status several times.
-        {"postgresql_with": {"fillfactor": "80"}},
+        {"info": {STORAGE: "fillfactor = 80"}},
     )
 
     def __init__(

@@ -27,8 +27,7 @@ CREATE TABLE platform.lease (
     holder TEXT NOT NULL,
     heartbeat_at TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT pk_lease PRIMARY KEY (owner_id, entity_id)
-)
- WITH (fillfactor = 50);
+);
 
 CREATE INDEX ix_lease_heartbeat_at ON platform.lease (heartbeat_at);
 
@@ -140,8 +139,7 @@ CREATE TABLE platform.run_counter (
     last INTEGER NOT NULL,
     CONSTRAINT pk_run_counter PRIMARY KEY (owner_id, name, run_number_major),
     CONSTRAINT fk_run_counter_owner_id FOREIGN KEY(owner_id) REFERENCES platform.user_ (id_) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED
-)
- WITH (fillfactor = 50);
+);
 
 CREATE TABLE platform.service (
     id_ UUID NOT NULL,
@@ -184,8 +182,7 @@ CREATE TABLE platform.user_resource (
     CONSTRAINT ck_user_resource_period_at_least_a_month CHECK (quota_period_months >= 1),
     CONSTRAINT fk_user_resource_user_id FOREIGN KEY(user_id) REFERENCES platform.user_ (id_) ON DELETE CASCADE,
     CONSTRAINT fk_user_resource_resource_id FOREIGN KEY(resource_id) REFERENCES platform.resource (id_)
-)
- WITH (fillfactor = 70);
+);
 
 CREATE TABLE platform.user_token (
     id_ UUID NOT NULL,
@@ -254,8 +251,7 @@ CREATE TABLE platform.workflow (
     CONSTRAINT ck_workflow_finished_has_end CHECK (status NOT IN ('finished', 'failed') OR run_finished_at IS NOT NULL),
     CONSTRAINT ck_workflow_stopped_has_end CHECK (status <> 'stopped' OR run_stopped_at IS NOT NULL),
     CONSTRAINT fk_workflow_owner_id FOREIGN KEY(owner_id) REFERENCES platform.user_ (id_)
-)
- WITH (fillfactor = 80);
+);
 
 CREATE INDEX ix_workflow_in_progress ON platform.workflow (status, id_) WHERE status IN ('created', 'queued', 'pending', 'running');
 
@@ -298,8 +294,7 @@ CREATE TABLE platform.job (
     CONSTRAINT fk_job_owner_id_workflow_id FOREIGN KEY(owner_id, workflow_id) REFERENCES platform.workflow (owner_id, id_) ON DELETE CASCADE,
     CONSTRAINT ck_job_running_has_start CHECK (status <> 'running' OR started_at IS NOT NULL),
     CONSTRAINT ck_job_finished_has_end CHECK (status NOT IN ('finished', 'failed', 'stopped') OR finished_at IS NOT NULL)
-)
- WITH (fillfactor = 80);
+);
 
 CREATE INDEX ix_job_compute_backend_backend_job_id ON platform.job (compute_backend, backend_job_id);
 
@@ -341,8 +336,7 @@ CREATE TABLE platform.user_token_last_use (
     last_used_at TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT pk_user_token_last_use PRIMARY KEY (user_id, token_id),
     CONSTRAINT fk_user_token_last_use_user_id_token_id FOREIGN KEY(user_id, token_id) REFERENCES platform.user_token (user_id, id_) ON DELETE CASCADE
-)
- WITH (fillfactor = 70);
+);
 
 CREATE TABLE platform.user_workflow (
     owner_id UUID NOT NULL,
@@ -370,8 +364,7 @@ CREATE TABLE platform.workflow_resource (
     CONSTRAINT fk_workflow_resource_owner_id_workflow_id FOREIGN KEY(owner_id, workflow_id) REFERENCES platform.workflow (owner_id, id_) ON DELETE CASCADE,
     CONSTRAINT ck_workflow_resource_used_not_negative CHECK (quota_used >= 0),
     CONSTRAINT fk_workflow_resource_resource_id FOREIGN KEY(resource_id) REFERENCES platform.resource (id_)
-)
- WITH (fillfactor = 80);
+);
 
 CREATE TABLE platform.workflow_service (
     owner_id UUID NOT NULL,
@@ -470,5 +463,4 @@ CREATE TABLE platform.job_cache_use (
     CONSTRAINT pk_job_cache_use PRIMARY KEY (owner_id, job_cache_id),
     CONSTRAINT fk_job_cache_use_owner_id_job_cache_id FOREIGN KEY(owner_id, job_cache_id) REFERENCES platform.job_cache (owner_id, id_) ON DELETE CASCADE,
     CONSTRAINT ck_job_cache_use_hits_not_negative CHECK (hits >= 0)
-)
- WITH (fillfactor = 70);
+);

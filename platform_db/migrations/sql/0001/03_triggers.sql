@@ -1,3 +1,19 @@
+ALTER TABLE platform.job SET (fillfactor = 80);
+
+ALTER TABLE platform.job_cache_use SET (fillfactor = 70);
+
+ALTER TABLE platform.lease SET (fillfactor = 50);
+
+ALTER TABLE platform.run_counter SET (fillfactor = 50);
+
+ALTER TABLE platform.user_resource SET (fillfactor = 70);
+
+ALTER TABLE platform.user_token_last_use SET (fillfactor = 70);
+
+ALTER TABLE platform.workflow SET (fillfactor = 80);
+
+ALTER TABLE platform.workflow_resource SET (fillfactor = 80);
+
 CREATE FUNCTION platform.touch() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.updated := now();
