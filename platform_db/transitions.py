@@ -9,9 +9,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal, NamedTuple
+from functools import cache, lru_cache
+from typing import Any, Literal, NamedTuple, get_args
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -27,7 +26,7 @@ from platform_db.models import (
     Workflow,
     WorkspaceRetentionRule,
 )
-from platform_db.states import MACHINES, Status
+from platform_db.states import MACHINES, WORKFLOW, Status
 from platform_db.types import SCHEMA, parse_id
 
 Guarded = Workflow | Job | InteractiveSession | Service | UserToken | WorkspaceRetentionRule
@@ -47,8 +46,7 @@ _GUARDED_COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class TransitionResult:
+class TransitionResult(NamedTuple):
     """What became of one row.
 
     :param changed: whether the row's status was changed.
@@ -87,7 +85,7 @@ def transition(
     :raises errors.Conflict: the row is not as expected.
     :raises errors.NotFound: there is no such row.
     """
-    target = _target(row_or_id, status, model)
+    target = _target(row_or_id, model or _model_of(status))
     if session.new or session.dirty:
         session.flush()
     parameters = target.parameters(reason, expected_status, expected_revision)
@@ -129,7 +127,8 @@ def transition_many(
     Rows are locked in key order, so that two callers with overlapping sets cannot wait for each other.
     The results come in the order of the arguments; see :func:`transition` for the parameters.
     """
-    targets = [_target(row_or_id, status, model) for row_or_id in rows_or_ids]
+    model = model or _model_of(status)
+    targets = [_target(row_or_id, model) for row_or_id in rows_or_ids]
     if not targets:
         return []
     if session.new or session.dirty:
@@ -139,19 +138,15 @@ def transition_many(
         raise errors.PlatformDBError("transition_many takes rows of one kind")
     wanted = first.status_type(status)
     parameters = first.parameters(reason, expected_status, None)
-    parameters["ids"] = [str(target.id_) for target in targets]
+    parameters["ids"] = ids = [str(target.id_) for target in targets]
     rows = session.connection().execute(
         _update_many(first.entity, wanted, _Conditions.of(parameters)), parameters
     )
-    results = {
-        uuid.UUID(str(row.id_)): TransitionResult(
-            uuid.UUID(str(row.id_)), row.changed, row.status, row.revision
-        )
-        for row in rows
-    }
+    found = {str(id_): values for id_, *values in rows}
     for target in targets:
         target.forget(session)
-    return [results.get(t.id_, TransitionResult(t.id_, False, None, None)) for t in targets]
+    missing = (False, None, None)
+    return [TransitionResult(t.id_, *found.get(id_, missing)) for t, id_ in zip(targets, ids, strict=True)]
 
 
 @contextmanager
@@ -203,8 +198,7 @@ class _Conditions(NamedTuple):
         )
 
 
-@dataclass(frozen=True)
-class _Target:
+class _Target(NamedTuple):
     """The row that a transition is about."""
 
     model: type[Base]
@@ -279,21 +273,22 @@ class _Target:
             session.expire(row, ["status", "revision", "updated", *_GUARDED_COLUMNS[self.entity]])
 
 
-_MODELS: dict[str, type[Base]] = {
-    model.__tablename__: model
-    for model in (Workflow, Job, InteractiveSession, Service, UserToken, WorkspaceRetentionRule)
-}
+_MODELS: dict[str, type[Guarded]] = {model.__tablename__: model for model in get_args(Guarded)}
 
 
-def _target(row_or_id: Guarded | uuid.UUID | str, status: Status | str, model: type[Base] | None) -> _Target:
+def _target(row_or_id: Guarded | uuid.UUID | str, model: type[Guarded]) -> _Target:
+    if isinstance(row_or_id, uuid.UUID):
+        return _Target(model, row_or_id)
     if isinstance(row_or_id, Base):
         return _Target(type(row_or_id), row_or_id.id_)
-    if model is None:
-        # The first machine with these statuses: a run's, where it is a plain string or a RunStatus.
-        model = next(
-            (_MODELS[m.entity] for m in MACHINES.values() if isinstance(status, m.statuses)), Workflow
-        )
     return _Target(model, parse_id(row_or_id, f"{model.__tablename__} id"))
+
+
+@lru_cache(maxsize=None, typed=True)  # Typed, because JobStatus.queued == RunStatus.queued == "queued".
+def _model_of(status: Status | str) -> type[Guarded]:
+    """Return the first model with these statuses: the run, where it is a plain string or a RunStatus."""
+    machines = (machine for machine in MACHINES.values() if isinstance(status, machine.statuses))
+    return _MODELS[next(machines, WORKFLOW).entity]
 
 
 # The statements are built once, one for each set of conditions; what they ask for is bound.

@@ -36,8 +36,8 @@ def test_an_id_will_do(session: Session) -> None:
     session.add(job)
     session.commit()
     assert transition(session, str(run.id_), "queued") is RunStatus.queued
-    assert transition(session, job.id_, JobStatus.running) is JobStatus.running
-    assert job.status is JobStatus.running
+    assert transition(session, job.id_, JobStatus.queued) is JobStatus.queued
+    assert job.status is JobStatus.queued
 
 
 def test_a_refusal_names_the_stored_status_and_leaves_the_transaction_usable(session: Session) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from platform_db.models.base import STORAGE, Base
 from platform_db.models.guard import guard_statements
+from platform_db.models.run_number import RUN_NUMBER_FUNCTIONS
 from platform_db.types import SCHEMA
 
 # convert_to() is marked stable because it depends on the name of an encoding; with a constant one it is not.
@@ -110,6 +111,7 @@ CREATE TRIGGER touch_{table} BEFORE UPDATE ON {SCHEMA}.{table}
     FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.touch();"""
             for table in touched
         ),
+        *RUN_NUMBER_FUNCTIONS,
         *guard_statements(),
         *_RETENTION,
     ]

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -67,62 +66,44 @@ def format_run_number(major: int, minor: int) -> str:
 
 
 def assign_run_numbers(session: Session, workflows: Sequence[Workflow]) -> None:
-    """Give each of the runs its number: all new ones in one statement, all restarts in another.
+    """Give each of the runs its number, in one statement for all of them.
 
     :raises errors.RunNumberError: one restarts a run that has never been.
     """
-    new: Groups = defaultdict(list)
-    restarts: Groups = defaultdict(list)
-    restarts_of_latest: Groups = defaultdict(list)
+    groups: dict[tuple[uuid.UUID, str, int], list[Workflow]] = {}
     for workflow in workflows:
         if workflow.run_number_major is not None:
             _note_given_number(session, workflow)
-        elif not workflow.restart:
-            new[workflow.owner_id, workflow.name, 0].append(workflow)
-        elif workflow.restarted_run_number is None:
-            restarts_of_latest[workflow.owner_id, workflow.name, 0].append(workflow)
         else:
-            major, _ = split_run_number(workflow.restarted_run_number)
-            restarts[workflow.owner_id, workflow.name, major].append(workflow)
-
-    for group, _, last in _take(session, _TAKE_MAJORS, new):
-        for number, workflow in enumerate(group, start=last - len(group) + 1):
-            workflow.run_number_major, workflow.run_number_minor = number, 0
-    for groups in (restarts, restarts_of_latest):
-        for group, major, last in _take(session, _TAKE_MINORS, groups):
-            for number, workflow in enumerate(group, start=last - len(group) + 1):
-                workflow.run_number_major, workflow.run_number_minor = major, number
-
-
-# Runs that take their numbers from one counter, by owner, name and the major number asked for (0 for none).
-Groups = dict[tuple[uuid.UUID, str, int], list["Workflow"]]
-
-
-def _take(
-    session: Session, statement: sa.TextClause, groups: Groups
-) -> Iterator[tuple[list[Workflow], int, int]]:
-    """Advance a counter per group by the group's size; yield each group with its major and last number."""
+            groups.setdefault((workflow.owner_id, workflow.name, _counter(workflow)), []).append(workflow)
     if not groups:
         return
-    keys = list(groups)
-    rows = session.connection().execute(
-        statement,
+    keys = sorted(groups)
+    taken = session.connection().execute(
+        _TAKE,
         {
             "owner_ids": [str(owner_id) for owner_id, _, _ in keys],
             "names": [name for _, name, _ in keys],
-            "majors": [major for _, _, major in keys],
+            "counters": [counter for _, _, counter in keys],
             "amounts": [len(groups[key]) for key in keys],
         },
     )
-    taken = {(str(row.owner_id), row.name, row.run_number_major): row.last for row in rows}
-    majors = {key[:2]: key[2] for key in taken}
-    for owner_id, name, major in keys:
-        found = major or majors.get((str(owner_id), name), 0) if statement is _TAKE_MINORS else 0
-        last = taken.get((str(owner_id), name, found))
+    for key, (major, last) in zip(keys, taken, strict=True):
+        _, name, counter = key
         if last is None:
-            run = f"run {major} of {name!r}" if major else f"run of {name!r}"
+            run = f"run {counter} of {name!r}" if counter > 0 else f"run of {name!r}"
             raise errors.RunNumberError(f"there is no {run} to restart")
-        yield groups[owner_id, name, major], found, last
+        for number, workflow in enumerate(groups[key], start=last - len(groups[key]) + 1):
+            workflow.run_number_major, workflow.run_number_minor = (major, number) if major else (number, 0)
+
+
+def _counter(workflow: Workflow) -> int:
+    """Return what the run takes its number from: 0 new runs, -1 the latest run, else that run's restarts."""
+    if not workflow.restart:
+        return 0
+    if workflow.restarted_run_number is None:
+        return -1
+    return split_run_number(workflow.restarted_run_number)[0]
 
 
 def _note_given_number(session: Session, workflow: Workflow) -> None:
@@ -138,47 +119,18 @@ def _note_given_number(session: Session, workflow: Workflow) -> None:
     )
 
 
-# What is asked for, once its owners are locked, in their order, until the transaction ends.
-_ASKED = """
-    WITH asked AS MATERIALIZED (
-        SELECT * FROM unnest(CAST(:owner_ids AS uuid[]), CAST(:names AS text[]), CAST(:majors AS integer[]),
-                             CAST(:amounts AS integer[])) AS g (owner_id, name, major, amount)
-    ), locked AS MATERIALIZED (
-        SELECT count(pg_advisory_xact_lock(hashtextextended(owner_id::text, 0)))
-        FROM (SELECT DISTINCT owner_id FROM asked ORDER BY owner_id) AS owners
-    )
-"""
-
-_TAKE_MAJORS = sa.text(
+_TAKE = sa.text(
     f"""
-    {_ASKED}
-    INSERT INTO {SCHEMA}.run_counter (owner_id, name, run_number_major, last)
-    SELECT owner_id, name, major, amount
-    FROM locked CROSS JOIN asked
-    ON CONFLICT (owner_id, name, run_number_major) DO UPDATE SET last = run_counter.last + excluded.last
-    RETURNING owner_id, name, run_number_major, last
-    """
-)
-
-_TAKE_MINORS = sa.text(
-    f"""
-    {_ASKED}
-    INSERT INTO {SCHEMA}.run_counter (owner_id, name, run_number_major, last)
-    SELECT asked.owner_id, asked.name, coalesce(nullif(asked.major, 0), runs.last), asked.amount
-    FROM locked CROSS JOIN asked
-    JOIN {SCHEMA}.run_counter AS runs
-      ON runs.owner_id = asked.owner_id AND runs.name = asked.name AND runs.run_number_major = 0
-     AND asked.major <= runs.last
-    ON CONFLICT (owner_id, name, run_number_major) DO UPDATE SET last = run_counter.last + excluded.last
-    RETURNING owner_id, name, run_number_major, last
+    SELECT taken.major, taken.last
+    FROM unnest(CAST(:owner_ids AS uuid[]), CAST(:names AS text[]), CAST(:counters AS integer[]),
+                CAST(:amounts AS integer[])) AS asked (owner_id, name, counter, amount)
+    CROSS JOIN LATERAL {SCHEMA}.take_run_numbers(owner_id, name, counter, amount) AS taken
     """
 )
 
 _NOTE_GIVEN_NUMBER = sa.text(
     f"""
-    WITH locked AS MATERIALIZED (
-        SELECT pg_advisory_xact_lock(hashtextextended(CAST(:owner_id AS uuid)::text, 0))
-    )
+    WITH locked AS MATERIALIZED (SELECT {SCHEMA}.lock_run_counters(CAST(:owner_id AS uuid)))
     INSERT INTO {SCHEMA}.run_counter (owner_id, name, run_number_major, last)
     SELECT CAST(:owner_id AS uuid), :name, given.major, given.last
     FROM locked CROSS JOIN (VALUES (0, :major), (:major, :minor)) AS given (major, last)
@@ -186,3 +138,31 @@ _NOTE_GIVEN_NUMBER = sa.text(
         SET last = greatest(run_counter.last, excluded.last)
     """
 )
+
+RUN_NUMBER_FUNCTIONS = [
+    f"""\
+CREATE FUNCTION {SCHEMA}.lock_run_counters(owner uuid) RETURNS void LANGUAGE sql
+    RETURN pg_advisory_xact_lock(hashtextextended(owner::text, 0));""",
+    # In PL/pgSQL, which keeps the plans of its statements: planning them anew took longer than running them.
+    f"""\
+CREATE FUNCTION {SCHEMA}.take_run_numbers(
+    owner uuid, run_name text, counter integer, amount integer, OUT major integer, OUT last integer
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM {SCHEMA}.lock_run_counters(owner);
+    IF counter <> 0 THEN
+        SELECT CASE WHEN counter < 0 THEN c.last ELSE counter END INTO take_run_numbers.major
+        FROM {SCHEMA}.run_counter AS c
+        WHERE c.owner_id = owner AND c.name = run_name AND c.run_number_major = 0 AND c.last >= counter;
+        IF NOT FOUND THEN
+            RETURN; -- That run has never been.
+        END IF;
+    END IF;
+    INSERT INTO {SCHEMA}.run_counter AS c (owner_id, name, run_number_major, last)
+    VALUES (owner, run_name, coalesce(take_run_numbers.major, 0), amount)
+    ON CONFLICT (owner_id, name, run_number_major) DO UPDATE SET last = c.last + excluded.last
+    RETURNING c.last INTO take_run_numbers.last;
+END
+$$;""",
+]

@@ -63,7 +63,7 @@ class Workflow(Identified, Timestamped, Base):
     engine_specific: Mapped[Any] = deferred(mapped_column(Json, nullable=True))
     complexity: Mapped[Any] = deferred(mapped_column(Json, nullable=True))
     priority: Mapped[int | None]
-    job_progress: Mapped[Any] = mapped_column(Json, server_default="{}")
+    job_progress: Mapped[Any] = mapped_column(Json, default=dict, server_default="{}")
     workspace_path: Mapped[str] = mapped_column(sa.Text)
     restart: Mapped[bool] = mapped_column(server_default="false")
     run_number_major: Mapped[int]
@@ -75,7 +75,7 @@ class Workflow(Identified, Timestamped, Base):
     git_repo: Mapped[str | None] = mapped_column(sa.Text)
     git_provider: Mapped[str | None] = mapped_column(sa.Text)
     launcher_url: Mapped[str | None] = mapped_column(sa.Text)
-    labels: Mapped[dict[str, str]] = mapped_column(Json, server_default="{}")
+    labels: Mapped[dict[str, str]] = mapped_column(Json, default=dict, server_default="{}")
     revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
 
     owner: Mapped[User] = relationship(back_populates="workflows")
@@ -83,7 +83,7 @@ class Workflow(Identified, Timestamped, Base):
         back_populates="workflow", passive_deletes=True, order_by="Job.id_"
     )
     shares: Mapped[list[UserWorkflow]] = relationship(back_populates="workflow", passive_deletes=True)
-    resources: Mapped[list[WorkflowResource]] = relationship(passive_deletes=True)
+    resources: Mapped[list[WorkflowResource]] = relationship(viewonly=True)
     retention_rules: Mapped[list[WorkspaceRetentionRule]] = relationship(
         back_populates="workflow", passive_deletes=True, order_by="WorkspaceRetentionRule.id_"
     )
@@ -136,26 +136,27 @@ class Workflow(Identified, Timestamped, Base):
         launcher_url: str | None = None,
         **values: Any,
     ) -> None:
-        super().__init__(
-            **({"id_": parse_id(id_, "workflow id")} if id_ is not None else {}),
-            name=name,
-            specification=specification,
-            type_=type_,
-            input_parameters=input_parameters,
-            operational_options=operational_options,
-            status=status,
-            complexity=complexity,
-            git_ref=git_ref,
-            git_repo=git_repo,
-            git_provider=git_provider,
-            restart=restart,
-            launcher_url=launcher_url,
+        given = {
+            "name": name,
+            "specification": specification,
+            "type_": type_,
+            "input_parameters": input_parameters,
+            "operational_options": operational_options,
+            "status": status,
+            "complexity": complexity,
+            "git_ref": git_ref,
+            "git_repo": git_repo,
+            "git_provider": git_provider,
+            "workspace_path": workspace_path,
+            "restart": restart,
+            "launcher_url": launcher_url,
             **values,
-        )
+        }
+        if id_ is not None:
+            given["id_"] = parse_id(id_, "workflow id")
         if owner_id is not None:
-            self.owner_id = parse_id(owner_id, "user id")
-        if workspace_path is not None:
-            self.workspace_path = workspace_path
+            given["owner_id"] = parse_id(owner_id, "user id")
+        super().__init__(**{name: value for name, value in given.items() if value is not None})
         if restart:
             self.restarted_run_number = run_number
         elif run_number is not None:

@@ -51,6 +51,30 @@ CREATE TRIGGER touch_workflow BEFORE UPDATE ON platform.workflow
 CREATE TRIGGER touch_workspace_retention_rule BEFORE UPDATE ON platform.workspace_retention_rule
     FOR EACH ROW EXECUTE FUNCTION platform.touch();
 
+CREATE FUNCTION platform.lock_run_counters(owner uuid) RETURNS void LANGUAGE sql
+    RETURN pg_advisory_xact_lock(hashtextextended(owner::text, 0));
+
+CREATE FUNCTION platform.take_run_numbers(
+    owner uuid, run_name text, counter integer, amount integer, OUT major integer, OUT last integer
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM platform.lock_run_counters(owner);
+    IF counter <> 0 THEN
+        SELECT CASE WHEN counter < 0 THEN c.last ELSE counter END INTO take_run_numbers.major
+        FROM platform.run_counter AS c
+        WHERE c.owner_id = owner AND c.name = run_name AND c.run_number_major = 0 AND c.last >= counter;
+        IF NOT FOUND THEN
+            RETURN; -- That run has never been.
+        END IF;
+    END IF;
+    INSERT INTO platform.run_counter AS c (owner_id, name, run_number_major, last)
+    VALUES (owner, run_name, coalesce(take_run_numbers.major, 0), amount)
+    ON CONFLICT (owner_id, name, run_number_major) DO UPDATE SET last = c.last + excluded.last
+    RETURNING c.last INTO take_run_numbers.last;
+END
+$$;
+
 CREATE FUNCTION platform.guard_workflow_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
