@@ -14,7 +14,7 @@ from platform_db.models import Resource
 from platform_db.types import SCHEMA
 
 
-def _period_start(months: str) -> str:
+def period_start(months: str) -> str:
     """Return the start of the period that now is in, as a ``timestamptz``; ``u`` is the user.
 
     Counting from the creation each time keeps the day: a month after 31 January is 28 February, two months
@@ -33,11 +33,11 @@ def _period_start(months: str) -> str:
 _MOVE_ON = sa.text(
     f"""
     UPDATE {SCHEMA}.user_resource AS total
-    SET quota_period_start_at = {_period_start("total.quota_period_months")}
+    SET quota_period_start_at = {period_start("total.quota_period_months")}
     FROM {SCHEMA}.user_ AS u
     WHERE total.user_id = ANY(CAST(:users AS uuid[])) AND total.resource_id = CAST(:resource AS uuid)
       AND u.id_ = total.user_id AND total.quota_period_months IS NOT NULL
-      AND total.quota_period_start_at IS DISTINCT FROM {_period_start("total.quota_period_months")}
+      AND total.quota_period_start_at IS DISTINCT FROM {period_start("total.quota_period_months")}
     """
 )
 
@@ -59,7 +59,7 @@ _INITIALISE = sa.text(
         FOR NO KEY UPDATE
     )
     UPDATE {SCHEMA}.user_resource AS total
-    SET quota_period_months = :months, quota_period_start_at = {_period_start("CAST(:months AS integer)")}
+    SET quota_period_months = :months, quota_period_start_at = {period_start("CAST(:months AS integer)")}
     FROM chosen JOIN {SCHEMA}.user_ AS u ON u.id_ = chosen.user_id
     WHERE total.user_id = chosen.user_id AND total.resource_id = chosen.resource_id
     RETURNING total.user_id
