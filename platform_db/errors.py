@@ -143,6 +143,19 @@ class UserNotFound(NotFound):
     code = "user_not_found"
 
 
+class ResourceNotFound(NotFound):
+    """There is no such resource."""
+
+    code = "resource_not_found"
+    hint = "create the default resources by: platform-db quota create-default-resources"
+
+
+class ReservationNotFound(NotFound):
+    """There is no such reservation: it was committed or released, or it expired."""
+
+    code = "reservation_not_found"
+
+
 class InvalidIdentifier(PlatformDBError):
     """This is not a valid identifier."""
 
@@ -219,6 +232,44 @@ class Conflict(Refused):
             self.expected,
             self.stored_status,
             self.stored_revision,
+        )
+
+
+class QuotaExceeded(Refused):
+    """There is not so much left of the user's quota.
+
+    :param user_id: the user, as text.
+    :param resource: the resource's name.
+    :param amount: what was asked for, in the resource's unit, as the next four.
+    :param used: what the user has used.
+    :param reserved: what is reserved for the user.
+    :param limit: the user's limit.
+    """
+
+    code = "quota_exceeded"
+
+    def __init__(
+        self, user_id: str, resource: str, amount: int, used: int, reserved: int, limit: int
+    ) -> None:
+        super().__init__(
+            f"user {user_id} cannot have {amount} more of {resource}: "
+            f"{used} used and {reserved} reserved of {limit}"
+        )
+        self.user_id = user_id
+        self.resource = resource
+        self.amount = amount
+        self.used = used
+        self.reserved = reserved
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (
+            self.user_id,
+            self.resource,
+            self.amount,
+            self.used,
+            self.reserved,
+            self.limit,
         )
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.models import LogChunk, UserWorkflow, Workflow, split_run_number
+from platform_db.models import LogChunk, ResourceType, UserWorkflow, Workflow, split_run_number
 from platform_db.models.log_chunk import encode_log
+from platform_db.quota.termination import account_for_ended_run
 from platform_db.states import RunStatus
 from platform_db.transitions import transition
 from platform_db.types import parse_id
+
+ENDED = frozenset({RunStatus.finished, RunStatus.failed, RunStatus.stopped})
 
 
 def get_workflow(
@@ -119,11 +122,16 @@ def update_workflow_status(
     status: RunStatus,
     new_logs: str | bytes = "",
     message: str | None = None,
+    quota_types: Iterable[ResourceType | str] | None = None,
 ) -> RunStatus:
     """Set a run's status, append to its log, and return the stored status.
 
+    A run that ends has its processing time counted at once, and its workspace marked for the next disk run,
+    as ``PLATFORM_DB_WORKFLOW_TERMINATION_QUOTA_UPDATE_POLICY`` says.
+
     :param new_logs: appended to the run's log, even where the status does not change.
     :param message: the reason, for the history.
+    :param quota_types: what to update if the run ends, whatever the policy says.
     :raises errors.InvalidTransition: the stored status does not allow it; nothing is appended.
     :raises errors.WorkflowNotFound: there is no such run.
     """
@@ -132,4 +140,6 @@ def update_workflow_status(
     if new_logs:
         session.add(LogChunk(workflow_id=workflow_id, data=encode_log(new_logs)))
         session.flush()
+    if stored in ENDED:
+        account_for_ended_run(session, workflow_id, quota_types)
     return RunStatus(stored)

@@ -13,6 +13,7 @@ from platform_db.models.resource import (
     Resource,
     ResourceType,
     ResourceUnit,
+    ServiceResource,
     UserResource,
     WorkflowResource,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "RunStatus",
     "Service",
     "ServiceLog",
+    "ServiceResource",
     "ServiceType",
     "StatusChange",
     "TaskLease",

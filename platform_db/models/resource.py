@@ -141,8 +141,17 @@ _CREATE_DEFAULTS = sa.text(
 ).bindparams(sa.bindparam("user_ids", type_=ARRAY(sa.Uuid)))
 
 
+# Where versions of figures come from: one that was taken later is of a measuring that began later.
+QUOTA_VERSION = sa.Sequence("quota_version", data_type=sa.BigInteger, metadata=Base.metadata)
+
+
 class WorkflowResource(Base):
-    """How much of a resource a workflow uses, and when that was measured."""
+    """How much of a resource a workflow uses, and when that was measured.
+
+    The runs that share a workspace have equal figures for the disk. ``version`` orders figures by when their
+    measuring began; ``delta`` adds up every change that was reported since the row exists. ``stale`` asks the
+    next disk run for a new figure. ``method`` and ``apparent`` say how it was found.
+    """
 
     __tablename__ = "workflow_resource"
     tenant_column = "owner_id"
@@ -153,6 +162,11 @@ class WorkflowResource(Base):
     resource_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.resource.id_"))
     quota_used: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     measured_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    version: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    delta: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    stale: Mapped[bool] = mapped_column(server_default="false")
+    method: Mapped[str | None] = mapped_column(sa.Text)
+    apparent: Mapped[bool] = mapped_column(server_default="false")
 
     resource: Mapped[Resource] = relationship(lazy="joined", innerjoin=True)
 
@@ -188,8 +202,34 @@ class InteractiveSessionResource(Base):
     )
 
 
+class ServiceResource(Base):
+    """How much of a resource a service uses, and when that was measured."""
+
+    __tablename__ = "service_resource"
+    tenant_column = "owner_id"
+    owner_from = ("service_id", "Service")
+
+    owner_id: Mapped[uuid.UUID]
+    service_id: Mapped[uuid.UUID]
+    resource_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.resource.id_"))
+    quota_used: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    measured_at: Mapped[datetime | None] = mapped_column(Timestamp)
+
+    resource: Mapped[Resource] = relationship(lazy="joined", innerjoin=True)
+
+    __mapper_args__ = {"primary_key": ["service_id", "resource_id"]}
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("owner_id", "service_id", "resource_id"),
+        tenant_foreign_key("service_id", "service"),
+        sa.CheckConstraint("quota_used >= 0", name="used_not_negative"),
+    )
+
+
 class QuotaReservation(Identified, Timestamped, Base):
-    """An amount of a user's quota that is held for something that is about to use it."""
+    """An amount of a user's quota that is held for something that is about to use it.
+
+    A negative amount holds nothing: it is given back when the reservation is committed.
+    """
 
     __tablename__ = "quota_reservation"
     tenant_column = "user_id"
@@ -207,7 +247,6 @@ class QuotaReservation(Identified, Timestamped, Base):
             [f"{SCHEMA}.user_resource.user_id", f"{SCHEMA}.user_resource.resource_id"],
             ondelete="CASCADE",
         ),
-        sa.CheckConstraint("amount > 0", name="amount_positive"),
         sa.Index("ix_quota_reservation_expires_at", "expires_at"),
         sa.Index("ix_quota_reservation_user_id_resource_id", "user_id", "resource_id"),
     )

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, relationship
 
 from platform_db.models.base import Base, Identified, session_of, tenant_foreign_key
 from platform_db.models.log_chunk import decode_log, encode_log
+from platform_db.models.resource import ServiceResource
 from platform_db.models.session import Running
 from platform_db.types import Timestamp, native_enum
 
@@ -39,6 +40,7 @@ class Service(Running, Base):
     workflows: Mapped[list[Workflow]] = relationship(
         secondary=lambda: WorkflowService.__table__, viewonly=True
     )
+    resources: Mapped[list[ServiceResource]] = relationship(passive_deletes=True)
     log_entries: WriteOnlyMapped[ServiceLog] = relationship(
         passive_deletes=True, order_by=lambda: ServiceLog.id_
     )

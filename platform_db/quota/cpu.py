@@ -1,0 +1,236 @@
+"""Processing time of runs, sessions and services: from their start to their end, in the current period.
+
+All of it is arithmetic on what the database holds, so it is done there, for many users in one statement.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.models import Resource, ResourceType, User, Workflow
+from platform_db.quota import figures
+from platform_db.quota.leases import lease
+from platform_db.quota.periods import move_periods_on
+from platform_db.quota.resources import UserOrId, get_default_quota_resource, lock_users, user_id_of
+from platform_db.quota.scope import Factory, Scope, portions
+from platform_db.types import SCHEMA, parse_id
+
+LEASE = "cpu-usage-update"
+
+# What uses processing time, and where its figures are stored.
+CONSUMERS = {
+    "workflow": ("workflow_resource", "workflow_id"),
+    "interactive_session": ("interactive_session_resource", "session_id"),
+    "service": ("service_resource", "service_id"),
+}
+
+# Sessions and services may be deleted while they run; the history knows when. Where it has been pruned, the
+# row's last change is the deletion.
+_END = {
+    "workflow": "coalesce(e.run_finished_at, e.run_stopped_at)",
+    **dict.fromkeys(
+        ("interactive_session", "service"),
+        f"""coalesce(e.run_finished_at, e.run_stopped_at, CASE WHEN e.status = 'deleted' THEN coalesce(
+            (SELECT c.at FROM {SCHEMA}.status_change AS c
+             WHERE c.owner_id = e.owner_id AND c.entity_id = e.id_ AND c.revision = e.revision), e.updated)
+        END)""",
+    ),
+}
+
+
+@cache
+def _store(entity: str, one: bool) -> sa.TextClause:
+    """Return the statement that stores the figures of runs, sessions or services that differ from it.
+
+    :param one: of the one with this id, whoever owns it; otherwise of all that the users own.
+    """
+    table, key = CONSUMERS[entity]
+    # greatest() knows no "unknown": without a period, everything counts.
+    used = f"""greatest(0, floor(extract(epoch FROM
+        {_END[entity]} - greatest(e.run_started_at, total.quota_period_start_at)) * 1000))::bigint"""
+    return sa.text(
+        f"""
+        WITH spans AS (
+            SELECT e.owner_id, e.id_, f.quota_used AS before, coalesce({used}, 0) AS used,
+                   {_END[entity]} IS NOT NULL AND e.run_started_at IS NOT NULL AS ended
+            FROM {SCHEMA}.{entity} AS e
+            JOIN {SCHEMA}.user_resource AS total
+                ON total.user_id = e.owner_id AND total.resource_id = CAST(:resource AS uuid)
+            LEFT JOIN {SCHEMA}.{table} AS f
+                ON f.owner_id = e.owner_id AND f.{key} = e.id_ AND f.resource_id = CAST(:resource AS uuid)
+            WHERE {"e.id_ = CAST(:id AS uuid)" if one else "e.owner_id = ANY(CAST(:users AS uuid[]))"}
+        ),
+        changed AS MATERIALIZED (
+            SELECT * FROM spans WHERE used <> before OR (before IS NULL AND ended)
+        ),
+        written AS (
+            INSERT INTO {SCHEMA}.{table} (owner_id, {key}, resource_id, quota_used, measured_at)
+            SELECT owner_id, id_, CAST(:resource AS uuid), used, clock_timestamp() FROM changed
+            ORDER BY owner_id, id_
+            ON CONFLICT (owner_id, {key}, resource_id) DO UPDATE
+            SET quota_used = excluded.quota_used, measured_at = excluded.measured_at
+        )
+        SELECT count(*) AS figures, coalesce(sum(used - coalesce(before, 0)), 0) AS change FROM changed
+        """
+    )
+
+
+_SUM_TOTALS = sa.text(
+    f"""
+    UPDATE {SCHEMA}.user_resource AS total
+    SET quota_used = sums.used, measured_at = clock_timestamp()
+    FROM (
+        SELECT t.user_id, t.quota_used AS before, coalesce(sum(f.used), 0)::bigint AS used
+        FROM {SCHEMA}.user_resource AS t
+        LEFT JOIN (
+            {
+        " UNION ALL ".join(
+            f'''SELECT owner_id, sum(quota_used) AS used FROM {SCHEMA}.{table}
+                WHERE owner_id = ANY(CAST(:users AS uuid[])) AND resource_id = CAST(:resource AS uuid)
+                GROUP BY owner_id'''
+            for table, _ in CONSUMERS.values()
+        )
+    }
+        ) AS f ON f.owner_id = t.user_id
+        WHERE t.user_id = ANY(CAST(:users AS uuid[])) AND t.resource_id = CAST(:resource AS uuid)
+        GROUP BY t.user_id, t.quota_used
+    ) AS sums
+    WHERE total.user_id = sums.user_id AND total.resource_id = CAST(:resource AS uuid)
+    RETURNING sums.before <> sums.used AS changed
+    """
+)
+
+
+@dataclass
+class CpuReport:
+    """What a run of the CPU job did.
+
+    :param users: how many were looked at.
+    :param figures: how many figures of runs, sessions and services changed.
+    :param totals: how many users' totals changed.
+    :param periods: for how many users a new period began.
+    """
+
+    users: int = 0
+    figures: int = 0
+    totals: int = 0
+    periods: int = 0
+
+
+def update_cpu_usage(
+    factory: Factory,
+    scope: Scope | None = None,
+    *,
+    dry_run: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> CpuReport:
+    """Bring the processing time of everything in scope, and its owners' totals, up to date.
+
+    :param factory: makes the sessions; each portion of users has a transaction of its own.
+    :param dry_run: compute everything, and take it back.
+    :raises errors.AlreadyRunning: another run of the same scope is going on.
+    :raises errors.ResourceNotFound: the default resources were never created.
+    """
+    scope = scope or Scope()
+    with factory() as session, session.begin():
+        resource = get_default_quota_resource(session, ResourceType.cpu)
+        total = session.scalar(sa.select(sa.func.count()).select_from(User)) or 0 if progress else 0
+        session.expunge(resource)
+    if dry_run:
+        return _update(factory, resource, scope, total, progress, lambda: None, keep=False)
+    with lease(factory, LEASE + scope.name) as held:
+        return _update(factory, resource, scope, total, progress, held.check, keep=True)
+
+
+def _update(
+    factory: Factory,
+    resource: Resource,
+    scope: Scope,
+    total: int,
+    progress: Callable[[int, int], None] | None,
+    check: Callable[[], None],
+    *,
+    keep: bool,
+) -> CpuReport:
+    report = CpuReport()
+    for user_ids in portions(factory, scope, resource):
+        check()
+        with factory() as session, session.begin() as transaction:
+            _update_users(session, resource, user_ids, report)
+            if not keep:
+                transaction.rollback()
+        report.users += len(user_ids)
+        if progress:
+            progress(report.users, max(total, report.users))
+    return report
+
+
+def _update_users(
+    session: Session, resource: Resource, user_ids: Sequence[uuid.UUID], report: CpuReport
+) -> None:
+    lock_users(session, user_ids, resource)
+    report.periods += move_periods_on(session, resource, user_ids)
+    parameters = {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
+    connection = session.connection()
+    for entity in CONSUMERS:
+        report.figures += connection.execute(_store(entity, one=False), parameters).one().figures
+    # A statement of its own: it has to see what the ones before have written.
+    report.totals += sum(row.changed for row in connection.execute(_SUM_TOTALS, parameters))
+
+
+def update_workflow_cpu_quota(session: Session, workflow: Workflow | uuid.UUID | str) -> int:
+    """Store the processing time of a run, change its owner's total by the difference, and return it.
+
+    :returns: milliseconds from the run's start to its end; 0 while it has not ended.
+    :raises errors.WorkflowNotFound: there is no such run.
+    """
+    session.flush()
+    workflow_id = workflow.id_ if isinstance(workflow, Workflow) else parse_id(workflow, "workflow id")
+    resource = get_default_quota_resource(session, ResourceType.cpu)
+    connection = session.connection()
+    owner_id = connection.scalar(_OWNER, {"id": str(workflow_id)})
+    if owner_id is None:
+        raise errors.WorkflowNotFound(f"there is no workflow {workflow_id}")
+    lock_users(session, [owner_id], resource)
+    parameters = {"id": str(workflow_id), "resource": str(resource.id_)}
+    change = connection.execute(_store("workflow", one=True), parameters).one().change
+    figures.change_totals(session, resource, {owner_id: int(change)})
+    figures.expire_figures(session, resource, [workflow_id])
+    figures.expire_totals(session, resource, [owner_id])
+    if isinstance(workflow, Workflow):
+        session.expire(workflow, ["resources"])
+    return int(connection.scalar(_FIGURE, parameters) or 0)
+
+
+_OWNER = sa.text(f"SELECT owner_id FROM {SCHEMA}.workflow WHERE id_ = CAST(:id AS uuid)")
+_FIGURE = sa.text(
+    f"""
+    SELECT f.quota_used FROM {SCHEMA}.workflow AS w
+    JOIN {SCHEMA}.workflow_resource AS f
+        ON f.owner_id = w.owner_id AND f.workflow_id = w.id_ AND f.resource_id = CAST(:resource AS uuid)
+    WHERE w.id_ = CAST(:id AS uuid)
+    """
+)
+
+
+def update_users_cpu_quota(session: Session, user: UserOrId | None = None) -> None:
+    """Bring the processing time of a user, or of all users, up to date, with all figures that it consists of.
+
+    :raises errors.UserNotFound: there is no such user.
+    """
+    session.flush()
+    resource = get_default_quota_resource(session, ResourceType.cpu)
+    user_ids = (
+        list(session.scalars(sa.select(User.id_).order_by(User.id_))) if user is None else [user_id_of(user)]
+    )
+    _update_users(session, resource, user_ids, CpuReport())
+    figures.expire_totals(session, resource, user_ids)
+    if isinstance(user, User):
+        session.expire(user, ["resources"])

@@ -1,0 +1,148 @@
+"""The disk space of single workspaces, and the totals of their owners."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors, workspaces
+from platform_db.models import Resource, ResourceType, User, Workflow, WorkflowResource
+from platform_db.quota import figures
+from platform_db.quota.figures import Figure
+from platform_db.quota.resources import UserOrId, get_default_quota_resource, lock_users, user_id_of
+from platform_db.types import SCHEMA, parse_id
+
+logger = logging.getLogger(__name__)
+
+USERS_PER_STATEMENT = 1000
+
+
+def store_workflow_disk_quota(
+    session: Session, workflow: Workflow | uuid.UUID | str, bytes_to_sum: int | None = None
+) -> WorkflowResource:
+    """Store what the workspace of a run takes, for it and for the runs that share it.
+
+    Without ``bytes_to_sum`` the workspace is measured, before any row is locked, and its owner's total
+    follows. With it, the figure changes by so many bytes, never below zero; the owner's total is then changed
+    by :func:`update_users_disk_quota` with the same amount, in the same transaction.
+
+    :param bytes_to_sum: how many bytes were added; negative if they were removed.
+    :raises errors.WorkflowNotFound: there is no such run.
+    :raises errors.WorkspaceError: the workspace is there, but cannot be read; the figure stays.
+    """
+    session.flush()
+    workflow_id = workflow.id_ if isinstance(workflow, Workflow) else parse_id(workflow, "workflow id")
+    row = session.connection().execute(_FIND, {"id": str(workflow_id)}).one_or_none()
+    if row is None:
+        raise errors.WorkflowNotFound(f"there is no workflow {workflow_id}")
+    resource = get_default_quota_resource(session, ResourceType.disk)
+    if bytes_to_sum is None:
+        _measure(session, resource, row.owner_id, row.workspace_path)
+    else:
+        figures.change_figure(session, resource, row.owner_id, row.workspace_path, bytes_to_sum)
+    found = session.get_one(WorkflowResource, (workflow_id, resource.id_), populate_existing=True)
+    if isinstance(workflow, Workflow):
+        session.expire(workflow, ["resources"])
+    return found
+
+
+_FIND = sa.text(f"SELECT owner_id, workspace_path FROM {SCHEMA}.workflow WHERE id_ = CAST(:id AS uuid)")
+
+
+def _measure(session: Session, resource: Resource, owner_id: uuid.UUID, path: str) -> None:
+    workspace = figures.read_workspace(session, resource, owner_id, path)
+    try:
+        measured = workspaces.measure(workspace)
+        figure = Figure(workspace, measured.bytes, measured.method, measured.apparent)
+    except workspaces.MissingWorkspaceError:
+        figure = Figure(workspace, 0, "missing")
+    figures.write_figures(session, resource, [figure])
+    figures.expire_totals(session, resource, [owner_id])
+
+
+def update_users_disk_quota(
+    session: Session, user: UserOrId | None = None, bytes_to_sum: int | None = None
+) -> None:
+    """Bring the total of a user, or of all users, up to date with the figures of their workspaces.
+
+    Workspaces that several runs share count once. The disk is not read.
+
+    :param bytes_to_sum: add so many bytes to the user's total instead, in one statement, never below zero.
+    :raises errors.UserNotFound: there is no such user.
+    """
+    session.flush()
+    resource = get_default_quota_resource(session, ResourceType.disk)
+    if user is None:
+        if bytes_to_sum is not None:
+            raise ValueError("bytes_to_sum needs a user")
+        for user_ids in session.scalars(sa.select(User.id_).order_by(User.id_)).partitions(
+            USERS_PER_STATEMENT
+        ):
+            sum_totals(session, resource, user_ids)
+    elif bytes_to_sum is None:
+        sum_totals(session, resource, [user_id_of(user)])
+    else:
+        figures.change_total(session, resource, user_id_of(user), bytes_to_sum)
+    if isinstance(user, User):
+        session.expire(user, ["resources"])
+
+
+def get_disk_usage_or_zero(workspace_path: str) -> int:
+    """Return the bytes that a workspace takes; 0, and a logged warning, if it is missing or unreadable."""
+    return workspaces.get_disk_usage_or_zero(workspace_path)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A user's total that was not the sum of the figures.
+
+    :param before: what was stored.
+    :param used: the sum.
+    """
+
+    user_id: uuid.UUID
+    before: int
+    used: int
+
+
+_SUM_TOTALS = sa.text(
+    f"""
+    WITH workspaces AS (
+        SELECT w.owner_id, w.workspace_path, max(r.quota_used) AS used
+        FROM {SCHEMA}.workflow_resource AS r
+        JOIN {SCHEMA}.workflow AS w ON w.owner_id = r.owner_id AND w.id_ = r.workflow_id
+        WHERE r.owner_id = ANY(CAST(:users AS uuid[])) AND r.resource_id = CAST(:resource AS uuid)
+        GROUP BY w.owner_id, w.workspace_path
+    ),
+    sums AS (
+        SELECT total.user_id, total.quota_used AS before, coalesce(sum(workspaces.used), 0) AS used
+        FROM {SCHEMA}.user_resource AS total LEFT JOIN workspaces ON workspaces.owner_id = total.user_id
+        WHERE total.user_id = ANY(CAST(:users AS uuid[])) AND total.resource_id = CAST(:resource AS uuid)
+        GROUP BY total.user_id, total.quota_used
+    )
+    UPDATE {SCHEMA}.user_resource AS total
+    SET quota_used = sums.used, measured_at = clock_timestamp()
+    FROM sums
+    WHERE total.user_id = sums.user_id AND total.resource_id = CAST(:resource AS uuid)
+    RETURNING total.user_id, sums.before, total.quota_used AS used
+    """
+)
+
+
+def sum_totals(session: Session, resource: Resource, user_ids: Sequence[uuid.UUID]) -> list[Drift]:
+    """Set totals to the sums of the figures, and return those that differed.
+
+    The rows are locked first: one statement that waited for another writer would sum what it saw before.
+    """
+    lock_users(session, user_ids, resource)
+    rows = session.connection().execute(
+        _SUM_TOTALS, {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
+    )
+    drifts = [Drift(row.user_id, row.before, row.used) for row in rows if row.before != row.used]
+    figures.expire_totals(session, resource, user_ids)
+    return drifts

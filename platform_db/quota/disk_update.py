@@ -1,0 +1,266 @@
+"""The disk job: measures workspaces side by side and stores their figures a batch at a time.
+
+Keys are read in pages by key, figures written in batches, so memory does not grow with the workspaces. No
+transaction is open while the disk is read. Each batch commits its figures together with the totals that
+follow from them: whenever the job is killed, a figure is the old or the new one, and totals are their sums.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from platform_db import errors, workspaces
+from platform_db.models import Resource, ResourceType
+from platform_db.quota.disk import sum_totals
+from platform_db.quota.figures import Figure, Workspace, write_figures
+from platform_db.quota.leases import lease
+from platform_db.quota.resources import get_default_quota_resource
+from platform_db.quota.scope import FIRST_ID, Factory, Scope, portions, users_in_scope
+from platform_db.types import SCHEMA
+from platform_db.workspaces.measure import Choice
+
+logger = logging.getLogger(__name__)
+
+LEASE = "disk-usage-update"
+WORKSPACES_PER_PAGE = 1000
+FIGURES_PER_BATCH = 1000
+# So that a slow disk's figures are stored, and its work is not lost, before a batch is full.
+SECONDS_PER_BATCH = 10.0
+PROBLEMS_KEPT = 20
+
+Progress = Callable[[int, int], None]
+"""Is told how many items are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How to measure; see :func:`platform_db.workspaces.measure_many`."""
+
+    workers: int | None = None
+    method: Choice = "auto"
+    apparent: bool = False
+    gentle: bool = False
+
+
+@dataclass
+class DiskReport:
+    """What a run of the disk job did.
+
+    :param workspaces: how many were looked at.
+    :param runs: how many runs they belong to.
+    :param bytes: the sum of the figures that were found.
+    :param changed: how many figures differ from what was stored.
+    :param newer: how many were left alone, because a newer figure was stored meanwhile.
+    :param stale: how many changed while they were measured; the next run measures them again.
+    :param missing: how many workspaces do not exist, and so take nothing.
+    :param incomplete: how many have parts that cannot be read, which their figures lack.
+    :param failed: how many could not be measured; their figures stay as they were.
+    :param corrected_totals: how many users' totals were not the sum of their figures.
+    :param problems: the first of what is incomplete or failed, in words.
+    """
+
+    workspaces: int = 0
+    runs: int = 0
+    bytes: int = 0
+    changed: int = 0
+    newer: int = 0
+    stale: int = 0
+    missing: int = 0
+    incomplete: int = 0
+    failed: int = 0
+    corrected_totals: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def note(self, problem: str) -> None:
+        """Log a problem, and keep it if it is among the first."""
+        logger.warning("%s", problem)
+        if len(self.problems) < PROBLEMS_KEPT:
+            self.problems.append(problem)
+
+    def raise_for_problems(self) -> None:
+        """Raise :class:`errors.PartialFailure` where a workspace failed or is incomplete."""
+        if self.failed or self.incomplete:
+            raise errors.PartialFailure(
+                f"of {self.workspaces} workspaces, {self.failed} could not be measured and "
+                f"{self.incomplete} only in part; the first: {self.problems[0]}"
+            )
+
+
+def update_disk_usage(
+    factory: Factory,
+    scope: Scope | None = None,
+    measuring: Measuring | None = None,
+    *,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> DiskReport:
+    """Measure the workspaces in scope and store what they take, and what their owners take in all.
+
+    :param factory: makes the sessions; each batch has a transaction of its own.
+    :param dry_run: measure and compare, but store nothing.
+    :raises errors.AlreadyRunning: another run of the same scope is going on.
+    :raises errors.ResourceNotFound: the default resources were never created.
+    """
+    scope, measuring = scope or Scope(), measuring or Measuring()
+    with factory() as session, session.begin():
+        resource = get_default_quota_resource(session, ResourceType.disk)
+        session.expunge(resource)
+    if dry_run:
+        report = DiskReport()
+        for figure in measure_workspaces(factory, resource, scope, measuring, report, progress):
+            report.changed += figure.bytes != figure.workspace.used
+        return report
+    with lease(factory, LEASE + scope.name) as held:
+        return _update(factory, resource, scope, measuring, progress, held.check)
+
+
+def _update(
+    factory: Factory,
+    resource: Resource,
+    scope: Scope,
+    measuring: Measuring,
+    progress: Progress | None,
+    check: Callable[[], None],
+) -> DiskReport:
+    report = DiskReport()
+    batch: list[Figure] = []
+    written_at = time.monotonic()
+    for figure in measure_workspaces(factory, resource, scope, measuring, report, progress):
+        batch.append(figure)
+        if len(batch) >= FIGURES_PER_BATCH or time.monotonic() - written_at > SECONDS_PER_BATCH:
+            check()
+            _write(factory, resource, batch, report)
+            batch, written_at = [], time.monotonic()
+    check()
+    if batch:
+        _write(factory, resource, batch, report)
+    for user_ids in portions(factory, scope, resource):
+        check()
+        with factory() as session, session.begin():
+            for drift in sum_totals(session, resource, user_ids):
+                logger.info("corrected the total of %s: %d -> %d", drift.user_id, drift.before, drift.used)
+                report.corrected_totals += 1
+    return report
+
+
+def _write(factory: Factory, resource: Resource, batch: list[Figure], report: DiskReport) -> None:
+    with factory() as session, session.begin():
+        written = write_figures(session, resource, batch)
+    report.newer += len(batch) - len(written)
+    for figure in written:
+        report.changed += figure.used != figure.before
+        report.stale += figure.stale
+
+
+def measure_workspaces(
+    factory: Factory,
+    resource: Resource,
+    scope: Scope,
+    measuring: Measuring,
+    report: DiskReport,
+    progress: Progress | None = None,
+) -> Iterator[Figure]:
+    """Yield a figure for each workspace in scope that can be measured, as soon as there is one."""
+    total = _count(factory, resource, scope) if progress else 0
+    measured = workspaces.measure_many(
+        _read_workspaces(factory, resource, scope),
+        workers=measuring.workers,
+        method=measuring.method,
+        apparent=measuring.apparent,
+        gentle=measuring.gentle,
+    )
+    for workspace, outcome in measured:
+        report.workspaces += 1
+        report.runs += workspace.runs
+        if isinstance(outcome, workspaces.Measurement):
+            report.bytes += outcome.bytes
+            if outcome.unreadable:
+                report.incomplete += 1
+                report.note(
+                    f"workspace {workspace.path!r} lacks {outcome.unreadable} unreadable files or "
+                    f"directories, first: {outcome.first_error}"
+                )
+            yield Figure(workspace, outcome.bytes, outcome.method, outcome.apparent)
+        elif isinstance(outcome, workspaces.MissingWorkspaceError):
+            report.missing += 1
+            yield Figure(workspace, 0, "missing")
+        else:
+            report.failed += 1
+            report.note(str(outcome))
+        if progress:
+            progress(report.workspaces, max(total, report.workspaces))
+
+
+_IN_SCOPE = f"""
+    FROM {SCHEMA}.workflow AS w
+    LEFT JOIN {SCHEMA}.workflow_resource AS r
+        ON r.owner_id = w.owner_id AND r.workflow_id = w.id_ AND r.resource_id = CAST(:resource AS uuid)
+    WHERE (w.owner_id, w.workspace_path) > (CAST(:after_owner AS uuid), :after_path)
+      AND {users_in_scope("w.owner_id")}
+    GROUP BY w.owner_id, w.workspace_path
+    HAVING CAST(:stale_after AS double precision) IS NULL OR bool_or(
+        r.measured_at IS NULL OR r.stale
+        OR r.measured_at < statement_timestamp() - make_interval(secs => :stale_after))
+"""
+
+_PAGE = sa.text(
+    f"""
+    WITH drawn AS MATERIALIZED (
+        SELECT nextval('{SCHEMA}.quota_version') AS version, clock_timestamp() AS read_at
+    ),
+    page AS (
+        SELECT w.owner_id, w.workspace_path AS path, count(*) AS runs, max(r.quota_used) AS used,
+               coalesce(max(r.delta), 0) AS delta
+        {_IN_SCOPE}
+        ORDER BY w.owner_id, w.workspace_path
+        LIMIT :limit
+    )
+    SELECT page.*, drawn.version, drawn.read_at FROM page CROSS JOIN drawn ORDER BY owner_id, path
+    """
+)
+
+_COUNT = sa.text(f"SELECT count(*) FROM (SELECT {_IN_SCOPE}) AS workspaces")
+
+
+def _read_workspaces(factory: Factory, resource: Resource, scope: Scope) -> Iterator[Workspace]:
+    """Yield the workspaces in scope, ordered by key, a page at a time; in between no transaction is open."""
+    after: tuple[uuid.UUID, str] = (FIRST_ID, "")
+    while True:
+        with factory() as session, session.begin():
+            rows = session.connection().execute(
+                _PAGE,
+                {
+                    **scope.parameters,
+                    "resource": str(resource.id_),
+                    "after_owner": str(after[0]),
+                    "after_path": after[1],
+                    "limit": WORKSPACES_PER_PAGE,
+                },
+            )
+            page = [Workspace(**row._mapping) for row in rows]
+        yield from page
+        if len(page) < WORKSPACES_PER_PAGE:
+            return
+        after = (page[-1].owner_id, page[-1].path)
+
+
+def _count(factory: Factory, resource: Resource, scope: Scope) -> int:
+    with factory() as session, session.begin():
+        return int(
+            session.connection().scalar(
+                _COUNT,
+                {
+                    **scope.parameters,
+                    "resource": str(resource.id_),
+                    "after_owner": str(FIRST_ID),
+                    "after_path": "",
+                },
+            )
+            or 0
+        )

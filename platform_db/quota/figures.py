@@ -1,0 +1,307 @@
+"""Storing what workspaces take: each figure with a version, changes that come meanwhile kept, totals in step.
+
+The *version* of a figure is a number that is drawn before the disk is read. A measured figure is stored only
+over one of a lower version: over one whose measuring began earlier. Each reported change is also added up in
+``delta``. Where that sum has moved between the drawing of the version and the writing, changes were reported
+while the disk was read, and the measured figure may hold them or not: they are added to it, and it is marked
+as stale, so that the next run looks again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db.models import Resource, WorkflowResource
+from platform_db.models.resource import UserResource
+from platform_db.quota.resources import lock_users
+from platform_db.types import SCHEMA
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Workspace(os.PathLike[str]):
+    """A workspace, as it stood in the database before it was measured.
+
+    :param path: where it is.
+    :param runs: how many runs share it.
+    :param used: the stored figure, in bytes; None where there is none yet.
+    :param version: the version that a figure gets whose measuring begins now.
+    :param delta: the sum of all changes reported so far, in bytes.
+    :param read_at: when this was read, by the database's clock.
+    """
+
+    owner_id: uuid.UUID
+    path: str
+    runs: int
+    used: int | None
+    version: int
+    delta: int
+    read_at: datetime
+
+    def __fspath__(self) -> str:
+        return self.path
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a workspace was found to take.
+
+    :param bytes: allocated bytes; apparent ones if ``apparent``.
+    :param method: how it was found: ``scan``, ``du``, ``ceph``, or ``missing`` where there is no workspace.
+    """
+
+    workspace: Workspace
+    bytes: int
+    method: str
+    apparent: bool = False
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of one figure.
+
+    :param used: what is stored now, in bytes.
+    :param before: what was stored, in bytes; None where nothing was.
+    :param stale: whether changes were reported while the workspace was measured.
+    """
+
+    owner_id: uuid.UUID
+    path: str
+    used: int
+    before: int | None
+    stale: bool
+
+
+_READ = sa.text(
+    f"""
+    WITH drawn AS MATERIALIZED (
+        SELECT nextval('{SCHEMA}.quota_version') AS version, clock_timestamp() AS read_at
+    )
+    SELECT w.owner_id, w.workspace_path AS path, count(*) AS runs, max(r.quota_used) AS used, drawn.version,
+           coalesce(max(r.delta), 0) AS delta, drawn.read_at
+    FROM drawn CROSS JOIN {SCHEMA}.workflow AS w
+    LEFT JOIN {SCHEMA}.workflow_resource AS r
+        ON r.owner_id = w.owner_id AND r.workflow_id = w.id_ AND r.resource_id = CAST(:resource AS uuid)
+    WHERE w.owner_id = CAST(:owner AS uuid) AND w.workspace_path = :path
+    GROUP BY 1, 2, drawn.version, drawn.read_at
+    """
+)
+
+
+def read_workspace(session: Session, resource: Resource, owner_id: uuid.UUID, path: str) -> Workspace:
+    """Read what is stored of one workspace and draw a version, before measuring it."""
+    row = session.connection().execute(
+        _READ, {"resource": str(resource.id_), "owner": str(owner_id), "path": path}
+    )
+    return Workspace(**row.one()._mapping)
+
+
+_WRITE = sa.text(
+    f"""
+    WITH measured AS (
+        SELECT * FROM unnest(
+            CAST(:owners AS uuid[]), CAST(:paths AS text[]), CAST(:bytes AS bigint[]),
+            CAST(:deltas AS bigint[]), CAST(:versions AS bigint[]), CAST(:read_at AS timestamptz[]),
+            CAST(:methods AS text[]), CAST(:apparent AS boolean[])
+        ) AS m (owner_id, path, bytes, delta, version, read_at, method, apparent)
+    ),
+    runs AS MATERIALIZED (
+        SELECT m.owner_id, m.path, m.version, w.id_, r.quota_used, r.version AS stored_version, r.delta
+        FROM measured AS m
+        JOIN {SCHEMA}.workflow AS w ON w.owner_id = m.owner_id AND w.workspace_path = m.path
+        LEFT JOIN {SCHEMA}.workflow_resource AS r
+            ON r.owner_id = w.owner_id AND r.workflow_id = w.id_ AND r.resource_id = CAST(:resource AS uuid)
+    ),
+    stored AS (
+        SELECT owner_id, path, version, max(quota_used) AS used, coalesce(max(stored_version), 0) AS newest,
+               coalesce(max(delta), 0) AS delta
+        FROM runs GROUP BY owner_id, path, version
+    ),
+    figures AS MATERIALIZED (
+        SELECT m.*, s.used AS before, greatest(0, m.bytes + s.delta - m.delta) AS used,
+               s.delta AS current_delta, s.delta <> m.delta AS stale
+        FROM measured AS m
+        JOIN stored AS s ON s.owner_id = m.owner_id AND s.path = m.path AND s.version = m.version
+        WHERE s.newest < m.version
+    ),
+    written AS (
+        INSERT INTO {SCHEMA}.workflow_resource
+            (owner_id, workflow_id, resource_id, quota_used, measured_at, version, delta, stale, method,
+             apparent)
+        SELECT f.owner_id, runs.id_, CAST(:resource AS uuid), f.used, f.read_at, f.version, f.current_delta,
+               f.stale, f.method, f.apparent
+        FROM figures AS f
+        JOIN runs ON runs.owner_id = f.owner_id AND runs.path = f.path AND runs.version = f.version
+        ORDER BY f.owner_id, runs.id_
+        ON CONFLICT (owner_id, workflow_id, resource_id) DO UPDATE
+        SET quota_used = excluded.quota_used, measured_at = excluded.measured_at, version = excluded.version,
+            delta = excluded.delta, stale = excluded.stale, method = excluded.method,
+            apparent = excluded.apparent
+    )
+    SELECT owner_id, path, used, before, stale FROM figures
+    """
+)
+
+_CHANGE_TOTALS = sa.text(
+    f"""
+    UPDATE {SCHEMA}.user_resource AS total
+    SET quota_used = greatest(0, total.quota_used + change.amount)
+    FROM unnest(CAST(:users AS uuid[]), CAST(:amounts AS bigint[])) AS change (user_id, amount)
+    WHERE total.user_id = change.user_id AND total.resource_id = CAST(:resource AS uuid)
+    """
+)
+
+
+def write_figures(session: Session, resource: Resource, figures: Sequence[Figure]) -> list[Written]:
+    """Store figures, and change their owners' totals by the differences; return those that were stored.
+
+    A figure that is missing in the answer was not stored: a newer one is, or its runs are gone. Three
+    statements, whatever the number of figures; a workspace must not be in it twice.
+    """
+    figures = sorted(figures, key=lambda figure: (figure.workspace.owner_id.bytes, figure.workspace.path))
+    lock_users(session, {figure.workspace.owner_id for figure in figures}, resource)
+    rows = session.connection().execute(
+        _WRITE,
+        {
+            "resource": str(resource.id_),
+            "owners": [str(figure.workspace.owner_id) for figure in figures],
+            "paths": [figure.workspace.path for figure in figures],
+            "bytes": [figure.bytes for figure in figures],
+            "deltas": [figure.workspace.delta for figure in figures],
+            "versions": [figure.workspace.version for figure in figures],
+            "read_at": [figure.workspace.read_at for figure in figures],
+            "methods": [figure.method for figure in figures],
+            "apparent": [figure.apparent for figure in figures],
+        },
+    )
+    written = [Written(**row._mapping) for row in rows]
+    changes: dict[uuid.UUID, int] = {}
+    for figure in written:
+        changes[figure.owner_id] = changes.get(figure.owner_id, 0) + figure.used - (figure.before or 0)
+    change_totals(session, resource, changes)
+    return written
+
+
+def change_totals(session: Session, resource: Resource, changes: dict[uuid.UUID, int]) -> None:
+    """Add to totals of users whose rows are locked; those that do not change are not written."""
+    changes = {user: amount for user, amount in changes.items() if amount}
+    if changes:
+        session.connection().execute(
+            _CHANGE_TOTALS,
+            {
+                "users": [str(user) for user in changes],
+                "amounts": list(changes.values()),
+                "resource": str(resource.id_),
+            },
+        )
+
+
+_CHANGE_FIGURE = sa.text(
+    f"""
+    WITH runs AS MATERIALIZED (
+        SELECT w.id_, r.quota_used, r.version, r.delta, r.measured_at, r.method, r.stale, r.apparent
+        FROM {SCHEMA}.workflow AS w
+        LEFT JOIN {SCHEMA}.workflow_resource AS r
+            ON r.owner_id = w.owner_id AND r.workflow_id = w.id_ AND r.resource_id = CAST(:resource AS uuid)
+        WHERE w.owner_id = CAST(:owner AS uuid) AND w.workspace_path = :path
+    ),
+    stored AS (
+        SELECT coalesce(max(quota_used), 0) AS used, coalesce(max(version), 0) AS version,
+               coalesce(max(delta), 0) AS delta, max(measured_at) AS measured_at, max(method) AS method,
+               coalesce(bool_or(stale), false) AS stale, coalesce(bool_or(apparent), false) AS apparent
+        FROM runs
+    )
+    INSERT INTO {SCHEMA}.workflow_resource AS figure
+        (owner_id, workflow_id, resource_id, quota_used, measured_at, version, delta, stale, method, apparent)
+    SELECT CAST(:owner AS uuid), runs.id_, CAST(:resource AS uuid), greatest(0, s.used + :change),
+           s.measured_at, s.version, s.delta + :change, s.stale, s.method, s.apparent
+    FROM runs CROSS JOIN stored AS s
+    ORDER BY runs.id_
+    ON CONFLICT (owner_id, workflow_id, resource_id) DO UPDATE
+    SET quota_used = excluded.quota_used, delta = excluded.delta
+    RETURNING figure.workflow_id, (SELECT used FROM stored) AS before
+    """
+)
+
+_CHANGE_TOTAL = sa.text(
+    f"""
+    WITH locked AS MATERIALIZED (
+        SELECT user_id, resource_id, quota_used FROM {SCHEMA}.user_resource
+        WHERE user_id = CAST(:user AS uuid)
+        ORDER BY resource_id
+        FOR NO KEY UPDATE
+    )
+    UPDATE {SCHEMA}.user_resource AS total
+    SET quota_used = greatest(0, total.quota_used + :change)
+    FROM locked
+    WHERE total.user_id = locked.user_id AND total.resource_id = locked.resource_id
+      AND total.resource_id = CAST(:resource AS uuid)
+    RETURNING locked.quota_used AS before
+    """
+)
+
+
+def change_figure(session: Session, resource: Resource, owner_id: uuid.UUID, path: str, change: int) -> int:
+    """Add ``change`` to the figure of a workspace, never below zero, and return how much that changed it."""
+    lock_users(session, [owner_id], resource)
+    rows = (
+        session.connection()
+        .execute(
+            _CHANGE_FIGURE,
+            {"resource": str(resource.id_), "owner": str(owner_id), "path": path, "change": change},
+        )
+        .all()
+    )
+    expire_figures(session, resource, [row.workflow_id for row in rows])
+    before = rows[0].before if rows else 0
+    return _applied(change, before, f"workspace {path!r} of user {owner_id}")
+
+
+def change_total(session: Session, resource: Resource, user_id: uuid.UUID, change: int) -> int:
+    """Add ``change`` to a user's total in one statement, never below zero, and return how much it changed."""
+    parameters: dict[str, Any] = {
+        "user": str(user_id),
+        "resource": str(resource.id_),
+        "change": change,
+    }
+    row = session.connection().execute(_CHANGE_TOTAL, parameters).one_or_none()
+    if row is None:
+        lock_users(session, [user_id], resource)
+        row = session.connection().execute(_CHANGE_TOTAL, parameters).one()
+    expire_totals(session, resource, [user_id])
+    return _applied(change, row.before, f"{resource.name} of user {user_id}")
+
+
+def _applied(change: int, before: int, what: str) -> int:
+    if before + change < 0:
+        logger.warning("%s: a change of %d stops at 0, because it was %d", what, change, before)
+        return -before
+    return change
+
+
+def expire_figures(session: Session, resource: Resource, workflow_ids: Sequence[uuid.UUID]) -> None:
+    """Let the session's objects of these figures read their values anew."""
+    for workflow_id in workflow_ids:
+        _expire(session, WorkflowResource, (workflow_id, resource.id_))
+
+
+def expire_totals(session: Session, resource: Resource, user_ids: Sequence[uuid.UUID]) -> None:
+    """Let the session's objects of these totals read their values anew."""
+    for user_id in user_ids:
+        _expire(session, UserResource, (user_id, resource.id_))
+
+
+def _expire(session: Session, model: type[Any], key: tuple[uuid.UUID, uuid.UUID]) -> None:
+    row = session.identity_map.get(session.identity_key(model, key))
+    if row is not None:
+        session.expire(row)

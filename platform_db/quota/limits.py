@@ -1,0 +1,83 @@
+"""Setting a user's limit, and changing what is used only inside it."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import units
+from platform_db.models import AuditLog, AuditLogAction, Resource, ResourceType, ResourceUnit
+from platform_db.quota.figures import expire_totals
+from platform_db.quota.resources import UserOrId, get_resource, lock_users, user_id_of
+from platform_db.types import SCHEMA
+
+UNLIMITED = "unlimited"
+
+_SET = sa.text(
+    f"""
+    WITH locked AS MATERIALIZED (
+        SELECT user_id, resource_id, quota_limit FROM {SCHEMA}.user_resource
+        WHERE user_id = CAST(:user AS uuid) AND resource_id = CAST(:resource AS uuid)
+    )
+    UPDATE {SCHEMA}.user_resource AS total SET quota_limit = :limit
+    FROM locked
+    WHERE total.user_id = locked.user_id AND total.resource_id = locked.resource_id
+    RETURNING locked.quota_limit AS before
+    """
+)
+
+
+def set_limit(
+    session: Session,
+    user: UserOrId,
+    resource: Resource | ResourceType | str,
+    limit: int | None,
+    *,
+    actor: UserOrId | None = None,
+) -> int | None:
+    """Set how much of a resource a user may use, leave an audit row, and return the limit before.
+
+    :param resource: a resource, its name, or a type for the default one of that type.
+    :param limit: in the resource's unit; None is unlimited, 0 is none.
+    :param actor: the user who sets it; None where an operator does.
+    :raises errors.UserNotFound: there is no such user.
+    :raises errors.ResourceNotFound: there is no such resource.
+    """
+    if limit is not None and limit < 0:
+        raise ValueError("a limit is not negative; None is unlimited")
+    session.flush()
+    user_id, found = user_id_of(user), get_resource(session, resource)
+    lock_users(session, [user_id], found)
+    before: int | None = session.connection().scalar(
+        _SET, {"user": str(user_id), "resource": str(found.id_), "limit": limit}
+    )
+    session.add(
+        AuditLog(
+            user_id=user_id,
+            actor_id=None if actor is None else user_id_of(actor),
+            action=AuditLogAction.set_quota_limit,
+            details={"resource_id": str(found.id_), "before": before, "limit": limit},
+        )
+    )
+    session.flush()
+    expire_totals(session, found, [user_id])
+    return before
+
+
+def parse_limit(unit: ResourceUnit, text: str) -> int | None:
+    """Read a limit: ``50GiB``, ``100h``, ``unlimited`` (None); a bare number is in bytes or milliseconds.
+
+    :raises ValueError: it is something else, or negative.
+    """
+    if text.strip().lower() == UNLIMITED:
+        return None
+    parse = units.parse_bytes if unit is ResourceUnit.bytes_ else units.parse_milliseconds
+    limit = parse(text)
+    if limit < 0:
+        raise ValueError(f"a limit is not negative: {text!r} (write {UNLIMITED} for none)")
+    return limit
+
+
+def format_limit(unit: ResourceUnit, limit: int | None) -> str:
+    """Write a limit as people read it."""
+    return UNLIMITED if limit is None else ResourceUnit.human_readable_unit(unit, limit)

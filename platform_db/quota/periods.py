@@ -1,0 +1,81 @@
+"""Quota periods: so many months each, counted from the creation of the user's account, in UTC."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.config import get_settings
+from platform_db.models import Resource
+from platform_db.types import SCHEMA
+
+
+def period_start(months: str) -> str:
+    """Return the start of the period that now is in, as a ``timestamptz``; ``u`` is the user.
+
+    Counting from the creation each time keeps the day: a month after 31 January is 28 February, two months
+    after it are 31 March.
+    """
+    created, now = "(u.created AT TIME ZONE 'UTC')", "(now() AT TIME ZONE 'UTC')"
+    periods = f"""(((extract(year FROM {now}) - extract(year FROM {created})) * 12
+        + extract(month FROM {now}) - extract(month FROM {created}))::integer / {months})"""
+    candidate = f"({created} + make_interval(months => {periods} * {months}))"
+    return f"""(CASE WHEN {candidate} <= {now} THEN {candidate}
+        ELSE {created} + make_interval(months => greatest({periods} - 1, 0) * {months}) END
+        AT TIME ZONE 'UTC')"""
+
+
+# Moving on twice changes nothing the second time.
+_MOVE_ON = sa.text(
+    f"""
+    UPDATE {SCHEMA}.user_resource AS total
+    SET quota_period_start_at = {period_start("total.quota_period_months")}
+    FROM {SCHEMA}.user_ AS u
+    WHERE total.user_id = ANY(CAST(:users AS uuid[])) AND total.resource_id = CAST(:resource AS uuid)
+      AND u.id_ = total.user_id AND total.quota_period_months IS NOT NULL
+      AND total.quota_period_start_at IS DISTINCT FROM {period_start("total.quota_period_months")}
+    """
+)
+
+
+def move_periods_on(session: Session, resource: Resource, user_ids: Sequence[uuid.UUID]) -> int:
+    """Move the periods of users whose rows are locked to the current one; return how many moved."""
+    result = session.connection().execute(
+        _MOVE_ON, {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
+    )
+    return int(result.rowcount)
+
+
+_INITIALISE = sa.text(
+    f"""
+    WITH chosen AS MATERIALIZED (
+        SELECT user_id, resource_id FROM {SCHEMA}.user_resource
+        WHERE resource_id = CAST(:resource AS uuid) AND quota_period_months IS NULL
+        ORDER BY user_id
+        FOR NO KEY UPDATE
+    )
+    UPDATE {SCHEMA}.user_resource AS total
+    SET quota_period_months = :months, quota_period_start_at = {period_start("CAST(:months AS integer)")}
+    FROM chosen JOIN {SCHEMA}.user_ AS u ON u.id_ = chosen.user_id
+    WHERE total.user_id = chosen.user_id AND total.resource_id = chosen.resource_id
+    RETURNING total.user_id
+    """
+)
+
+
+def initialise_default_periods(session: Session, resource: Resource) -> list[uuid.UUID]:
+    """Give the default period to every user who has none for this resource, and return their ids.
+
+    :raises errors.InvalidSetting: there is no default period.
+    """
+    months = get_settings().default_quota_cpu_period_reset_months
+    if months is None:
+        raise errors.InvalidSetting(
+            "there is no default period: set PLATFORM_DB_DEFAULT_QUOTA_CPU_PERIOD_RESET_MONTHS to its months"
+        )
+    rows = session.connection().execute(_INITIALISE, {"resource": str(resource.id_), "months": months})
+    return sorted(rows.scalars())

@@ -1,0 +1,177 @@
+"""Who uses how much: one row per user, and on demand one per workflow, biggest first."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db.models import ResourceUnit
+from platform_db.models.resource import quota_usage
+from platform_db.types import SCHEMA
+
+USERS_PER_PAGE = 1000
+
+
+@dataclass(frozen=True)
+class ResourceUse:
+    """What a user has of one resource.
+
+    :param limit: None is unlimited.
+    :param reserved: what is held for what is about to be used.
+    :param measured_at: when the total was last brought up to date.
+    """
+
+    resource: str
+    type_: str
+    unit: ResourceUnit
+    used: int
+    limit: int | None
+    reserved: int
+    period_start_at: datetime | None
+    measured_at: datetime | None
+
+    def human_readable(self, amount: int) -> str:
+        """Write an amount of this resource for people."""
+        return ResourceUnit.human_readable_unit(self.unit, amount)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as :meth:`platform_db.models.User.get_quota_usage` does, and more."""
+        return {
+            **quota_usage(self.unit, self.used, self.limit),
+            "resource": self.resource,
+            "reserved": self.reserved,
+            "period_start_at": self.period_start_at and self.period_start_at.isoformat(),
+            "measured_at": self.measured_at and self.measured_at.isoformat(),
+        }
+
+
+@dataclass(frozen=True)
+class UserUse:
+    """What a user has of all resources."""
+
+    user_id: uuid.UUID
+    email: str
+    resources: list[ResourceUse]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it with one entry per resource; that of a type's default resource is named by the type."""
+        return {
+            "user_id": str(self.user_id),
+            "email": self.email,
+            "quota": {r.type_: r.as_dict() for r in self.resources},
+        }
+
+
+_USERS = sa.text(
+    f"""
+    WITH page AS (
+        SELECT id_, email FROM {SCHEMA}.user_
+        WHERE id_ > :after AND (CAST(:user AS uuid) IS NULL OR id_ = CAST(:user AS uuid))
+        ORDER BY id_ LIMIT :limit
+    )
+    SELECT page.id_ AS user_id, page.email, r.name, r.type_, r.unit, t.quota_used, t.quota_limit,
+           t.quota_reserved, t.quota_period_start_at, t.measured_at
+    FROM page
+    LEFT JOIN ({SCHEMA}.user_resource AS t JOIN {SCHEMA}.resource AS r ON r.id_ = t.resource_id)
+        ON t.user_id = page.id_
+    ORDER BY page.id_, r.type_, r.name
+    """
+)
+
+
+def report_users(session: Session, user_id: uuid.UUID | None = None) -> Iterator[UserUse]:
+    """Yield what each user, or the given one, has of each resource, in the order of their ids."""
+    after = uuid.UUID(int=0)
+    while True:
+        rows = session.connection().execute(
+            _USERS,
+            {"after": str(after), "user": None if user_id is None else str(user_id), "limit": USERS_PER_PAGE},
+        )
+        page: dict[uuid.UUID, UserUse] = {}
+        for row in rows:
+            user = page.setdefault(row.user_id, UserUse(row.user_id, row.email, []))
+            if row.name is not None:
+                user.resources.append(
+                    ResourceUse(
+                        row.name,
+                        row.type_,
+                        ResourceUnit(row.unit),
+                        row.quota_used,
+                        row.quota_limit,
+                        row.quota_reserved,
+                        row.quota_period_start_at,
+                        row.measured_at,
+                    )
+                )
+        yield from page.values()
+        if len(page) < USERS_PER_PAGE:
+            return
+        after = max(page, key=lambda id_: id_.bytes)
+
+
+@dataclass(frozen=True)
+class WorkflowUse:
+    """What a run uses.
+
+    :param disk: bytes; None if its workspace was never measured.
+    :param cpu: milliseconds; None if it has not ended.
+    :param shared_by: how many of its owner's runs share its workspace; their owner's total has it once.
+    """
+
+    workflow_id: uuid.UUID
+    name: str
+    status: str
+    disk: int | None
+    cpu: int | None
+    method: str | None
+    shared_by: int
+    measured_at: datetime | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "workflow_id": str(self.workflow_id),
+            "name": self.name,
+            "status": self.status,
+            "disk": None if self.disk is None else quota_usage(ResourceUnit.bytes_, self.disk)["usage"],
+            "cpu": None if self.cpu is None else quota_usage(ResourceUnit.milliseconds, self.cpu)["usage"],
+            "method": self.method,
+            "shared_by": self.shared_by,
+            "measured_at": self.measured_at and self.measured_at.isoformat(),
+        }
+
+
+_WORKFLOWS = sa.text(
+    f"""
+    SELECT w.id_ AS workflow_id, w.status,
+           w.name || '.' || w.run_number_major
+               || CASE WHEN w.run_number_minor > 0 THEN '.' || w.run_number_minor ELSE '' END AS name,
+           disk.quota_used AS disk, cpu.quota_used AS cpu, disk.method, disk.measured_at,
+           count(*) OVER (PARTITION BY w.workspace_path) AS shared_by
+    FROM {SCHEMA}.workflow AS w
+    LEFT JOIN {SCHEMA}.workflow_resource AS disk
+        ON disk.owner_id = w.owner_id AND disk.workflow_id = w.id_
+       AND disk.resource_id = (SELECT id_ FROM {SCHEMA}.resource WHERE name = 'shared storage')
+    LEFT JOIN {SCHEMA}.workflow_resource AS cpu
+        ON cpu.owner_id = w.owner_id AND cpu.workflow_id = w.id_
+       AND cpu.resource_id = (SELECT id_ FROM {SCHEMA}.resource WHERE name = 'processing time')
+    WHERE w.owner_id = CAST(:user AS uuid)
+    ORDER BY disk.quota_used DESC NULLS LAST, cpu.quota_used DESC NULLS LAST, w.id_ DESC
+    LIMIT CAST(:limit AS bigint)
+    """
+)
+
+
+def report_workflows(session: Session, user_id: uuid.UUID, limit: int | None = None) -> list[WorkflowUse]:
+    """Return what a user's runs use, the biggest first; deleted ones count for what is still on disk.
+
+    :param limit: return so many at most.
+    """
+    rows = session.connection().execute(_WORKFLOWS, {"user": str(user_id), "limit": limit})
+    return [WorkflowUse(**row._mapping) for row in rows]

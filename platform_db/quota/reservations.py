@@ -1,0 +1,235 @@
+"""Reservations: room within a limit, held for something that is about to use it.
+
+The check and the increment are one statement, so that of any number of callers only so many succeed as there
+is room for.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.models import QuotaReservation, Resource, ResourceType
+from platform_db.quota.resources import (
+    LOCK_USERS,
+    UserOrId,
+    get_resource,
+    lock_users,
+    resource_name,
+    user_id_of,
+)
+from platform_db.quota.scope import Factory
+from platform_db.types import SCHEMA, new_id, parse_id
+
+DEFAULT_SECONDS = 3600.0
+EXPIRED_PER_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Room that is held for a user.
+
+    :param amount: how much of the resource, in its unit.
+    :param expires_at: when the room may be given to others.
+    """
+
+    id_: uuid.UUID
+    user_id: uuid.UUID
+    resource_id: uuid.UUID
+    amount: int
+    expires_at: datetime
+
+
+_RESERVE = sa.text(
+    f"""
+    WITH locked AS MATERIALIZED (
+        SELECT user_id, resource_id FROM {SCHEMA}.user_resource
+        WHERE user_id = CAST(:user AS uuid)
+        ORDER BY resource_id
+        FOR NO KEY UPDATE
+    ),
+    guarded AS (
+        UPDATE {SCHEMA}.user_resource AS total
+        SET quota_reserved = total.quota_reserved + greatest(:amount, 0)
+        FROM locked JOIN {SCHEMA}.resource AS r ON r.id_ = locked.resource_id
+        WHERE total.user_id = locked.user_id AND total.resource_id = locked.resource_id AND r.name = :resource
+          AND (total.quota_limit IS NULL OR :amount <= 0
+               OR total.quota_used + total.quota_reserved + :amount <= total.quota_limit)
+        RETURNING total.user_id, total.resource_id
+    )
+    INSERT INTO {SCHEMA}.quota_reservation (id_, user_id, resource_id, amount, expires_at)
+    SELECT CAST(:id AS uuid), user_id, resource_id, :amount,
+           clock_timestamp() + make_interval(secs => :seconds)
+    FROM guarded
+    RETURNING id_, user_id, resource_id, amount, expires_at
+    """
+)
+
+_STORED = sa.text(
+    f"""
+    SELECT quota_used AS used, quota_reserved AS reserved, quota_limit AS limit_
+    FROM {SCHEMA}.user_resource
+    WHERE user_id = CAST(:user AS uuid) AND resource_id = CAST(:resource AS uuid)
+    """
+)
+
+
+def reserve(
+    session: Session,
+    user: UserOrId,
+    resource: Resource | ResourceType | str,
+    amount: int,
+    *,
+    ttl: float = DEFAULT_SECONDS,
+) -> Reservation:
+    """Hold room for ``amount`` more, inside the user's limit.
+
+    A change that does not worsen an overage is allowed: zero or less always succeeds, and holds nothing.
+
+    :param resource: a resource, its name, or a type for the default one of that type.
+    :param amount: in the resource's unit.
+    :param ttl: seconds after which it expires, unless it was committed or released.
+    :raises errors.QuotaExceeded: there is not so much left.
+    :raises errors.UserNotFound: there is no such user.
+    :raises errors.ResourceNotFound: there is no such resource.
+    """
+    session.flush()
+    user_id = user_id_of(user)
+    parameters: dict[str, Any] = {
+        "user": str(user_id),
+        "resource": resource_name(resource),
+        "amount": amount,
+        "seconds": ttl,
+    }
+    connection = session.connection()
+    # Refused, it is tried once more: the user's rows may be missing, or expired reservations be in the way.
+    for _ in range(2):
+        row = connection.execute(_RESERVE, {**parameters, "id": str(new_id())}).one_or_none()
+        if row is not None:
+            return Reservation(**row._mapping)
+        found = get_resource(session, resource)
+        lock_users(session, [user_id], found)
+        _release_expired(session, [user_id])
+    stored = connection.execute(_STORED, {"user": str(user_id), "resource": str(found.id_)}).one()
+    raise errors.QuotaExceeded(
+        str(user_id), found.name, amount, stored.used, stored.reserved, stored.limit_ or 0
+    )
+
+
+# Locks the user's rows before the reservation, as everybody does. Where the reservation was ended meanwhile,
+# the DELETE finds nothing, and nothing happens.
+_END = """
+    WITH locked AS MATERIALIZED (
+        SELECT user_id, resource_id FROM {schema}.user_resource
+        WHERE user_id = (SELECT user_id FROM {schema}.quota_reservation WHERE id_ = CAST(:id AS uuid))
+        ORDER BY resource_id
+        FOR NO KEY UPDATE
+    ),
+    ended AS (
+        DELETE FROM {schema}.quota_reservation AS r USING locked
+        WHERE r.id_ = CAST(:id AS uuid) AND r.user_id = locked.user_id AND r.resource_id = locked.resource_id
+        RETURNING r.user_id, r.resource_id, r.amount
+    )
+    UPDATE {schema}.user_resource AS total
+    SET quota_reserved = greatest(0, total.quota_reserved - greatest(ended.amount, 0)){change}
+    FROM ended
+    WHERE total.user_id = ended.user_id AND total.resource_id = ended.resource_id
+    RETURNING total.user_id, total.resource_id
+"""
+_COMMIT = sa.text(
+    _END.format(
+        schema=SCHEMA,
+        change=""",
+        quota_used = greatest(0, total.quota_used + coalesce(CAST(:amount AS bigint), ended.amount))""",
+    )
+)
+_RELEASE = sa.text(_END.format(schema=SCHEMA, change=""))
+
+
+def commit_reservation(
+    session: Session, reservation: Reservation | QuotaReservation | uuid.UUID | str, amount: int | None = None
+) -> None:
+    """Turn a reservation into use.
+
+    :param amount: how much was used in fact, in the resource's unit; by default what was reserved.
+    :raises errors.ReservationNotFound: it was committed or released, or it expired and was released.
+    """
+    _end(session, _COMMIT, reservation, amount=amount)
+
+
+def release(session: Session, reservation: Reservation | QuotaReservation | uuid.UUID | str) -> None:
+    """Give up a reservation without using it.
+
+    :raises errors.ReservationNotFound: it was committed or released, or it expired and was released.
+    """
+    _end(session, _RELEASE, reservation)
+
+
+def _end(
+    session: Session,
+    statement: sa.TextClause,
+    reservation: Reservation | QuotaReservation | uuid.UUID | str,
+    **parameters: int | None,
+) -> None:
+    session.flush()
+    id_ = (
+        reservation.id_
+        if isinstance(reservation, Reservation | QuotaReservation)
+        else parse_id(reservation, "reservation id")
+    )
+    if session.connection().execute(statement, {"id": str(id_), **parameters}).one_or_none() is None:
+        raise errors.ReservationNotFound(
+            f"there is no reservation {id_}: it was committed, released or expired"
+        )
+
+
+_EXPIRED_USERS = sa.text(
+    f"""
+    SELECT DISTINCT user_id FROM (
+        SELECT user_id FROM {SCHEMA}.quota_reservation WHERE expires_at <= clock_timestamp()
+        ORDER BY expires_at LIMIT :limit
+    ) AS expired
+    """
+)
+
+_RELEASE_EXPIRED = sa.text(
+    f"""
+    WITH ended AS (
+        DELETE FROM {SCHEMA}.quota_reservation
+        WHERE user_id = ANY(CAST(:users AS uuid[])) AND expires_at <= clock_timestamp()
+        RETURNING user_id, resource_id, amount
+    ),
+    sums AS (
+        SELECT user_id, resource_id, sum(greatest(amount, 0)) AS amount, count(*) AS reservations
+        FROM ended GROUP BY user_id, resource_id
+    )
+    UPDATE {SCHEMA}.user_resource AS total
+    SET quota_reserved = greatest(0, total.quota_reserved - sums.amount)
+    FROM sums
+    WHERE total.user_id = sums.user_id AND total.resource_id = sums.resource_id
+    RETURNING sums.reservations
+    """
+)
+
+
+def release_expired_reservations(factory: Factory) -> int:
+    """Release all reservations that have expired, in batches of their own transactions; return how many."""
+    released = 0
+    while True:
+        with factory() as session, session.begin():
+            users = list(session.connection().scalars(_EXPIRED_USERS, {"limit": EXPIRED_PER_BATCH}))
+            if not users:
+                return released
+            session.connection().execute(LOCK_USERS, {"users": [str(user) for user in users]})
+            released += _release_expired(session, users)
+
+
+def _release_expired(session: Session, users: list[uuid.UUID]) -> int:
+    rows = session.connection().execute(_RELEASE_EXPIRED, {"users": [str(user) for user in users]})
+    return sum(row.reservations for row in rows)

@@ -1,0 +1,100 @@
+"""Which resource is meant, and which rows of users are locked before a figure of theirs is written."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.models import Resource, ResourceType, User, UserResource
+from platform_db.models.resource import DEFAULT_RESOURCES
+from platform_db.types import SCHEMA, parse_id
+
+DEFAULT_NAMES = {type_: name for name, type_, _, _ in DEFAULT_RESOURCES}
+
+UserOrId = User | uuid.UUID | str
+
+
+def get_default_quota_resource(session: Session, type_: ResourceType | str) -> Resource:
+    """Return the default resource of a type: "processing time" for ``cpu``, "shared storage" for ``disk``.
+
+    :raises errors.ResourceNotFound: the default resources were never created.
+    """
+    return get_resource(session, DEFAULT_NAMES[ResourceType(type_)])
+
+
+def get_resource(session: Session, resource: Resource | ResourceType | str) -> Resource:
+    """Return the resource that is meant: by itself, by its name, or the default one by its type.
+
+    :raises errors.ResourceNotFound: there is none.
+    """
+    if isinstance(resource, Resource):
+        return resource
+    name = resource_name(resource)
+    found = session.scalars(sa.select(Resource).where(Resource.name == name)).one_or_none()
+    if found is None:
+        raise errors.ResourceNotFound(f"there is no resource {name!r}")
+    return found
+
+
+def resource_name(resource: Resource | ResourceType | str) -> str:
+    """Return the name of the resource that is meant; the database is not asked."""
+    if isinstance(resource, Resource):
+        return resource.name
+    if isinstance(resource, ResourceType):
+        return DEFAULT_NAMES[resource]
+    return DEFAULT_NAMES[ResourceType(resource)] if resource in ResourceType.__members__ else resource
+
+
+def user_id_of(user: UserOrId) -> uuid.UUID:
+    """Return a user's id."""
+    return user.id_ if isinstance(user, User) else parse_id(user, "user id")
+
+
+def find_user(session: Session, user: str) -> User:
+    """Return the user with this id or e-mail address.
+
+    :raises errors.UserNotFound: there is none.
+    """
+    criterion = sa.func.lower(User.email) == user.lower()
+    with suppress(ValueError):
+        criterion = User.id_ == uuid.UUID(user)
+    found = session.scalars(sa.select(User).where(criterion)).one_or_none() if "\0" not in user else None
+    if found is None:
+        raise errors.UserNotFound(f"there is no user {user!r}")
+    return found
+
+
+LOCK_USERS = sa.text(
+    f"""
+    SELECT user_id, resource_id FROM {SCHEMA}.user_resource
+    WHERE user_id = ANY(CAST(:users AS uuid[]))
+    ORDER BY user_id, resource_id
+    FOR NO KEY UPDATE
+    """
+)
+
+
+def lock_users(session: Session, users: Iterable[uuid.UUID], resource: Resource) -> None:
+    """Lock everything that the users have of any resource, until the transaction ends.
+
+    Whoever writes a figure of a user locks these rows first, so that what the next statement reads stays as
+    it is, and so that no two writers wait for each other, in whatever order they change what. A row that is
+    missing is created, with the default limit.
+
+    :raises errors.UserNotFound: there is no such user.
+    """
+    wanted = set(users)
+    if missing := wanted - _lock(session, wanted, resource):
+        UserResource.create_defaults(session, missing)
+        if missing := wanted - _lock(session, wanted, resource):
+            raise errors.UserNotFound(f"there is no user {min(missing)}")
+
+
+def _lock(session: Session, users: Collection[uuid.UUID], resource: Resource) -> set[uuid.UUID]:
+    rows = session.connection().execute(LOCK_USERS, {"users": [str(user) for user in users]})
+    return {row.user_id for row in rows if row.resource_id == resource.id_}

@@ -1,0 +1,120 @@
+"""Whose figures a run of a quota job is about, and in which portions it goes through their owners."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.models import Resource
+from platform_db.types import SCHEMA
+
+Factory = Callable[[], Session]
+"""Makes a session; each transaction of a job gets one of its own."""
+
+FIRST_ID = uuid.UUID(int=0)
+USERS_PER_PAGE = 1000
+# A portion is one transaction, for the length of which its users' figures are locked.
+RUNS_PER_PORTION = 20_000
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Whose figures to update.
+
+    :param user_id: only this user's.
+    :param shard: only those of the users that fall into shard I of N, as ``(I, N)``. Users stay whole. I
+        counts from 0 or from 1: shard N of N is shard 0.
+    :param stale_after: only those that were measured longer ago than so many seconds, and those that are
+        marked as stale.
+    """
+
+    user_id: uuid.UUID | None = None
+    shard: tuple[int, int] | None = None
+    stale_after: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.shard is not None and not 0 <= self.shard[0] <= self.shard[1] >= 1:
+            raise errors.InvalidIdentifier(f"there is no shard {self.shard[0]} of {self.shard[1]}")
+
+    @property
+    def name(self) -> str:
+        """What sets this scope's lease apart from others': scopes that share users have one name."""
+        if self.user_id is not None:
+            return f" user {self.user_id}"
+        return "" if self.shard is None else f" shard {self.shard[0] % self.shard[1]}/{self.shard[1]}"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The bind parameters of :data:`USERS_IN_SCOPE`, and ``stale_after``."""
+        index, count = self.shard or (0, 1)
+        return {
+            "user": None if self.user_id is None else str(self.user_id),
+            "shard": index % count,
+            "shards": count,
+            "stale_after": self.stale_after,
+        }
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read ``I/N``.
+
+    :raises ValueError: it is something else.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if match is None or not int(match[1]) <= int(match[2]) or int(match[2]) < 1:
+        raise ValueError(f"not a shard: {text!r} (write I/N, with I from 0 to N-1 or from 1 to N)")
+    return int(match[1]), int(match[2])
+
+
+def users_in_scope(column: str) -> str:
+    """Return the condition that a row's owner, ``column``, is in the scope."""
+    # The hash is the server's own for this type, so a shard is the same for every process and connection.
+    return f"""(CAST(:user AS uuid) IS NULL OR {column} = CAST(:user AS uuid))
+        AND (:shards = 1 OR abs(uuid_hash_extended({column}, 0) % :shards) = :shard)"""
+
+
+_PAGE_OF_USERS = sa.text(
+    f"""
+    SELECT u.id_, (SELECT count(*) FROM {SCHEMA}.workflow AS w WHERE w.owner_id = u.id_) AS runs
+    FROM {SCHEMA}.user_ AS u
+    WHERE u.id_ > :after AND {users_in_scope("u.id_")}
+      AND (CAST(:stale_after AS double precision) IS NULL OR NOT EXISTS (
+          SELECT FROM {SCHEMA}.user_resource AS total
+          WHERE total.user_id = u.id_ AND total.resource_id = CAST(:resource AS uuid)
+            AND total.measured_at >= statement_timestamp() - make_interval(secs => :stale_after)))
+    ORDER BY u.id_
+    LIMIT :limit
+    """
+)
+
+
+def portions(factory: Factory, scope: Scope, resource: Resource) -> Iterator[list[uuid.UUID]]:
+    """Yield the ids of the scope's users in portions of not too many runs, at least one user each.
+
+    Where the scope is of what is stale, these are the users whose total of the resource is.
+    """
+    parameters = {**scope.parameters, "resource": str(resource.id_), "limit": USERS_PER_PAGE}
+    after = FIRST_ID
+    while True:
+        with factory() as session, session.begin():
+            page = session.connection().execute(_PAGE_OF_USERS, {**parameters, "after": str(after)}).all()
+        portion: list[uuid.UUID] = []
+        runs = 0
+        for user in page:
+            if portion and runs + user.runs > RUNS_PER_PORTION:
+                yield portion
+                portion, runs = [], 0
+            portion.append(user.id_)
+            runs += user.runs
+        if portion:
+            yield portion
+        if len(page) < USERS_PER_PAGE:
+            return
+        after = page[-1].id_

@@ -1,0 +1,60 @@
+"""What a run's end means for quotas: its processing time is known now, and its workspace has changed."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.models import ResourceType
+from platform_db.quota.cpu import update_workflow_cpu_quota
+from platform_db.quota.figures import expire_figures
+from platform_db.quota.policy import types_at_termination
+from platform_db.quota.resources import get_default_quota_resource, lock_users
+from platform_db.types import SCHEMA
+
+_MARK = sa.text(
+    f"""
+    UPDATE {SCHEMA}.workflow_resource SET stale = true
+    WHERE owner_id = CAST(:owner AS uuid) AND workflow_id = CAST(:id AS uuid)
+      AND resource_id = CAST(:resource AS uuid)
+    """
+)
+_OWNER = sa.text(f"SELECT owner_id FROM {SCHEMA}.workflow WHERE id_ = CAST(:id AS uuid)")
+
+
+def account_for_ended_run(
+    session: Session, workflow_id: uuid.UUID, types: Iterable[ResourceType | str] | None = None
+) -> None:
+    """Count the processing time of a run that has ended, and mark its workspace for the next disk run.
+
+    Its row is locked by the transaction that ends it, so the workspace is not measured here. A workspace that
+    has no figure yet needs no mark. Without the default resources nothing is counted.
+
+    :param types: what to update, instead of what the policy says.
+    """
+    wanted = types_at_termination(types)
+    try:
+        if ResourceType.cpu in wanted:
+            update_workflow_cpu_quota(session, workflow_id)
+        if ResourceType.disk in wanted:
+            mark_as_stale(session, workflow_id)
+    except errors.ResourceNotFound:
+        return
+
+
+def mark_as_stale(session: Session, workflow_id: uuid.UUID) -> None:
+    """Ask the next disk run to measure this run's workspace, however new its figure is.
+
+    :raises errors.ResourceNotFound: the default resources were never created.
+    """
+    disk = get_default_quota_resource(session, ResourceType.disk)
+    owner_id = session.connection().scalar(_OWNER, {"id": str(workflow_id)})
+    lock_users(session, [owner_id], disk)
+    session.connection().execute(
+        _MARK, {"owner": str(owner_id), "id": str(workflow_id), "resource": str(disk.id_)}
+    )
+    expire_figures(session, disk, [workflow_id])
