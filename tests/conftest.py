@@ -1,3 +1,28 @@
 """The fixtures of every test."""
 
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from platform_db import embedded
+
 pytest_plugins = ["platform_db.testing.plugin"]
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Give a directory that the server's account can reach, unlike pytest's own ones of root."""
+    ram = Path("/dev/shm")  # where syncing costs nothing
+    path = Path(tempfile.mkdtemp(prefix="embedded-", dir=ram if os.access(ram, os.W_OK) else None)).resolve()
+    path.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    yield path
+    for server in path.rglob("server.lock"):
+        embedded.release(server.parent)
+        embedded.stop(server.parent)
+    shutil.rmtree(path)

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,19 +33,6 @@ from platform_db import embedded
 print(embedded.ensure_running(Path(sys.argv[1])), flush=True)
 """
 USE_UNTIL_TOLD = USE + "sys.stdin.readline()"
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Give a directory that the server's account can reach, unlike pytest's own ones of root."""
-    ram = Path("/dev/shm")  # where syncing costs nothing
-    path = Path(tempfile.mkdtemp(prefix="embedded-", dir=ram if os.access(ram, os.W_OK) else None)).resolve()
-    path.chmod(0o711 if IS_ROOT else 0o700)
-    yield path
-    for server in path.rglob("server.lock"):
-        embedded.release(server.parent)
-        embedded.stop(server.parent)
-    shutil.rmtree(path)
 
 
 @pytest.fixture

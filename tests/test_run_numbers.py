@@ -106,7 +106,7 @@ def create_in_opposite_orders(uri: str, owner_id: object, number: int) -> None:
             session.flush()
 
     for _ in range(10):
-        database.run_transaction(two_runs, factory=factory, attempts=5)
+        database.run_transaction(two_runs, factory=factory, attempts=1)
 
 
 def test_sixteen_processes_get_eight_hundred_numbers(session: Session, database_uri: str) -> None:
