@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,6 @@ from platform_db.types import SCHEMA
 
 if TYPE_CHECKING:
     from alembic.config import Config
-    from alembic.script import ScriptDirectory
 
 # Any number will do, as long as every release takes the same one.
 MIGRATION_LOCK = 0x706C6174666F726D  # "platform" in ASCII
@@ -163,8 +163,16 @@ def require_agreement(url: URL | str | None = None) -> None:
 
 def next_revision() -> str:
     """Return the identifier of the revision that follows the newest one: ``0002`` after ``0001``."""
-    head = _script().get_current_head() or "0000"
-    return f"{int(head) + 1:04d}"
+    return f"{int(revisions()[-1]) + 1:04d}"
+
+
+def revisions() -> list[str]:
+    """Return the identifiers of all revisions, the oldest first.
+
+    They are what the files' names begin with, so that no other module is imported to tell the schema's state.
+    """
+    folder = files("platform_db.migrations.versions")
+    return sorted(name[:4] for name in (path.name for path in folder.iterdir()) if name[:4].isdigit())
 
 
 def alembic_config(
@@ -238,15 +246,24 @@ def wait_until_ready(url: URL | str | None = None, *, timeout: float, migrated: 
 
 def status(connection: Connection) -> SchemaStatus:
     """Tell which revision the database is at, and how that stands to the code."""
-    script = _script()
-    head = script.get_current_head() or ""
+    known = revisions()
+    head = known[-1]
     revision = _stored_revision(connection)
     if revision is None:
         return SchemaStatus(SchemaState.never_migrated, None, head)
     if revision == head:
         return SchemaStatus(SchemaState.current, revision, head)
-    known = {known.revision for known in script.walk_revisions()}
     return SchemaStatus(SchemaState.behind if revision in known else SchemaState.ahead, revision, head)
+
+
+def require_current(engine: Engine | None = None) -> None:
+    """Raise the error that says why the schema cannot be used, unless it is current.
+
+    :param engine: the database; by default the configured one.
+    :raises errors.NeverMigrated, errors.SchemaBehind, errors.SchemaAhead: it is not.
+    """
+    with (engine or database.get_engine()).connect() as connection:
+        status(connection).require_current()
 
 
 def refuse_newer(connection: Connection) -> None:
@@ -268,12 +285,6 @@ def lock_for_migration(connection: Connection, wait_seconds: float) -> None:
             raise errors.AlreadyRunning(f"another process has been migrating for {wait_seconds:g} s")
         time.sleep(LOCK_POLL_SECONDS)
     connection.commit()
-
-
-def _script() -> ScriptDirectory:
-    from alembic.script import ScriptDirectory
-
-    return ScriptDirectory.from_config(alembic_config())
 
 
 def _describe_difference(difference: Any) -> str:

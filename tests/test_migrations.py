@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql
 
 from platform_db import database, errors, schema
@@ -229,3 +230,13 @@ def test_the_printed_sql_runs_in_psql(empty_database_uri: str) -> None:
     psql(run(None, "alembic", "downgrade", f"{head}:base", "--sql").stdout)
     with schema.connect(empty_database_uri) as connection:
         assert schema.status(connection).state is schema.SchemaState.never_migrated
+
+
+def test_there_is_one_line_of_revisions_and_files_are_named_after_them() -> None:
+    script = ScriptDirectory.from_config(schema.alembic_config())
+    line = [revision.revision for revision in script.walk_revisions()]
+    assert line[::-1] == schema.revisions()
+    assert script.get_heads() == line[:1]
+    assert not any(
+        revision.is_merge_point or revision.is_branch_point for revision in script.walk_revisions()
+    )
