@@ -13,7 +13,7 @@ from platform_db.cli.progress import show_progress
 from platform_db.cli.quota_report import init_default_period, report, set_limit
 
 if TYPE_CHECKING:
-    from platform_db.quota import CpuReport, DiskReport, Measuring, Scope
+    from platform_db.quota import CpuReport, Difference, DiskReport, Measuring, Scope
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -149,6 +149,34 @@ def resource_usage_update(override_policy: bool, as_json: bool, **given: Any) ->
         f"{_describe_cpu(cpu)}\n{_describe_disk(disk)}",
     )
     disk.raise_for_problems()
+
+
+@quota.command
+@click.option("--user", metavar="USER", help="Only this user's, by id or e-mail address.")
+@click.option("--fix", is_flag=True, help="Store what was found.")
+@json_option
+@measuring_options
+def reconcile(user: str | None, fix: bool, as_json: bool, **given: Any) -> None:
+    """Compute everything anew, and show what is stored differently: old -> new, and why."""
+    from platform_db.database import session_factory
+    from platform_db.quota import DiskReport, Measuring, reconcile
+
+    report, found = DiskReport(), 0
+    scope = _scope({"user": user, "shard": None, "stale_after": None})
+    for difference in reconcile(session_factory, scope, Measuring(**given), fix=fix, report=report):
+        found += 1
+        value = {**asdict(difference), "user_id": str(difference.user_id)}
+        _print(as_json, value, _describe_difference(difference))
+    if not as_json:
+        click.echo(f"{found} differences{' fixed' if fix and found else ''}")
+    report.raise_for_problems()
+
+
+def _describe_difference(difference: Difference) -> str:
+    of = f"of {difference.resource} of user {difference.user_id}"
+    what = f"workspace {difference.path!r}" if difference.path else f"{difference.what} {of}"
+    before = "nothing" if difference.before is None else difference.before
+    return f"{what}: {before} -> {difference.now}, because {difference.reason}"
 
 
 quota.add_command(report)

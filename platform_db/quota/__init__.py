@@ -10,6 +10,7 @@ from platform_db.quota.disk import get_disk_usage_or_zero, store_workflow_disk_q
 from platform_db.quota.disk_update import DiskReport, Measuring, update_disk_usage
 from platform_db.quota.limits import set_limit
 from platform_db.quota.periods import initialise_default_periods
+from platform_db.quota.reconcile import Difference, reconcile
 from platform_db.quota.reservations import (
     Reservation,
     commit_reservation,
@@ -22,6 +23,7 @@ from platform_db.quota.scope import Scope
 
 __all__ = [
     "CpuReport",
+    "Difference",
     "DiskReport",
     "Measuring",
     "Reservation",
@@ -30,6 +32,7 @@ __all__ = [
     "get_default_quota_resource",
     "get_disk_usage_or_zero",
     "initialise_default_periods",
+    "reconcile",
     "release",
     "release_expired_reservations",
     "reserve",

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.models import Resource, ResourceType, User, Workflow
 from platform_db.quota import figures
+from platform_db.quota.figures import Drift
 from platform_db.quota.leases import lease
 from platform_db.quota.periods import move_periods_on
 from platform_db.quota.resources import UserOrId, get_default_quota_resource, lock_users, user_id_of
@@ -103,7 +104,7 @@ _SUM_TOTALS = sa.text(
         GROUP BY t.user_id, t.quota_used
     ) AS sums
     WHERE total.user_id = sums.user_id AND total.resource_id = CAST(:resource AS uuid)
-    RETURNING sums.before <> sums.used AS changed
+    RETURNING total.user_id, sums.before, sums.used
     """
 )
 
@@ -163,7 +164,7 @@ def _update(
     for user_ids in portions(factory, scope, resource):
         check()
         with factory() as session, session.begin() as transaction:
-            _update_users(session, resource, user_ids, report)
+            update_users(session, resource, user_ids, report)
             if not keep:
                 transaction.rollback()
         report.users += len(user_ids)
@@ -172,9 +173,10 @@ def _update(
     return report
 
 
-def _update_users(
+def update_users(
     session: Session, resource: Resource, user_ids: Sequence[uuid.UUID], report: CpuReport
-) -> None:
+) -> list[Drift]:
+    """Bring the users' figures and totals up to date, and return the totals that changed."""
     lock_users(session, user_ids, resource)
     report.periods += move_periods_on(session, resource, user_ids)
     parameters = {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
@@ -182,7 +184,10 @@ def _update_users(
     for entity in CONSUMERS:
         report.figures += connection.execute(_store(entity, one=False), parameters).one().figures
     # A statement of its own: it has to see what the ones before have written.
-    report.totals += sum(row.changed for row in connection.execute(_SUM_TOTALS, parameters))
+    rows = connection.execute(_SUM_TOTALS, parameters)
+    changed = [Drift(row.user_id, row.before, row.used) for row in rows if row.before != row.used]
+    report.totals += len(changed)
+    return changed
 
 
 def update_workflow_cpu_quota(session: Session, workflow: Workflow | uuid.UUID | str) -> int:
@@ -230,7 +235,7 @@ def update_users_cpu_quota(session: Session, user: UserOrId | None = None) -> No
     user_ids = (
         list(session.scalars(sa.select(User.id_).order_by(User.id_))) if user is None else [user_id_of(user)]
     )
-    _update_users(session, resource, user_ids, CpuReport())
+    update_users(session, resource, user_ids, CpuReport())
     figures.expire_totals(session, resource, user_ids)
     if isinstance(user, User):
         session.expire(user, ["resources"])

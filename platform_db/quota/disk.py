@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -13,7 +12,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors, workspaces
 from platform_db.models import Resource, ResourceType, User, Workflow, WorkflowResource
 from platform_db.quota import figures
-from platform_db.quota.figures import Figure
+from platform_db.quota.figures import Drift, Figure
 from platform_db.quota.resources import UserOrId, get_default_quota_resource, lock_users, user_id_of
 from platform_db.types import SCHEMA, parse_id
 
@@ -95,19 +94,6 @@ def update_users_disk_quota(
 def get_disk_usage_or_zero(workspace_path: str) -> int:
     """Return the bytes that a workspace takes; 0, and a logged warning, if it is missing or unreadable."""
     return workspaces.get_disk_usage_or_zero(workspace_path)
-
-
-@dataclass(frozen=True)
-class Drift:
-    """A user's total that was not the sum of the figures.
-
-    :param before: what was stored.
-    :param used: the sum.
-    """
-
-    user_id: uuid.UUID
-    before: int
-    used: int
 
 
 _SUM_TOTALS = sa.text(

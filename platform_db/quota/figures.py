@@ -82,6 +82,19 @@ class Written:
     stale: bool
 
 
+@dataclass(frozen=True)
+class Drift:
+    """A user's total that was not the sum of the figures.
+
+    :param before: what was stored.
+    :param used: the sum.
+    """
+
+    user_id: uuid.UUID
+    before: int
+    used: int
+
+
 _READ = sa.text(
     f"""
     WITH drawn AS MATERIALIZED (

@@ -1,0 +1,144 @@
+"""Comparing what is stored with what is: on the disk, in the history of runs, and among the figures."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db.models import Resource, ResourceType
+from platform_db.quota.cpu import CpuReport, update_users
+from platform_db.quota.disk import sum_totals
+from platform_db.quota.disk_update import FIGURES_PER_BATCH, DiskReport, Measuring, measure_workspaces
+from platform_db.quota.figures import Figure, write_figures
+from platform_db.quota.resources import get_default_quota_resource, lock_users
+from platform_db.quota.scope import Factory, Scope, portions
+from platform_db.types import SCHEMA
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something stored that is not what it should be.
+
+    :param what: ``workspace``, ``total`` or ``reserved``.
+    :param path: the workspace, where it is one.
+    :param before: what is stored, in the resource's unit; None where nothing is.
+    :param now: what it should be.
+    """
+
+    what: str
+    user_id: uuid.UUID
+    resource: str
+    before: int | None
+    now: int
+    reason: str
+    path: str | None = None
+
+
+def reconcile(
+    factory: Factory,
+    scope: Scope | None = None,
+    measuring: Measuring | None = None,
+    *,
+    fix: bool = False,
+    report: DiskReport | None = None,
+) -> Iterator[Difference]:
+    """Compute everything in scope anew and yield what differs from what is stored.
+
+    :param fix: store what was found, too; versions keep it from overwriting what others find meanwhile.
+    :param report: is told of workspaces that cannot be measured.
+    """
+    scope, measuring, report = scope or Scope(), measuring or Measuring(), report or DiskReport()
+    with factory() as session, session.begin():
+        cpu, disk = (get_default_quota_resource(session, type_) for type_ in ResourceType)
+        session.expunge_all()
+    yield from _workspaces(factory, disk, scope, measuring, report, fix)
+    for user_ids in portions(factory, scope, disk):
+        with factory() as session, session.begin() as transaction:
+            found = [*_totals(session, cpu, disk, user_ids), *_reserved(session, cpu, disk, user_ids)]
+            if not fix:
+                transaction.rollback()
+        yield from found
+
+
+def _workspaces(
+    factory: Factory, disk: Resource, scope: Scope, measuring: Measuring, report: DiskReport, fix: bool
+) -> Iterator[Difference]:
+    batch: list[Figure] = []
+
+    def write() -> None:
+        if fix and batch:
+            with factory() as session, session.begin():
+                write_figures(session, disk, batch)
+        batch.clear()
+
+    for figure in measure_workspaces(factory, disk, scope, measuring, report):
+        batch.append(figure)
+        if len(batch) >= FIGURES_PER_BATCH:
+            write()
+        workspace = figure.workspace
+        if workspace.used != figure.bytes:
+            yield Difference(
+                "workspace",
+                workspace.owner_id,
+                disk.name,
+                workspace.used,
+                figure.bytes,
+                _reason(figure),
+                workspace.path,
+            )
+    write()
+
+
+def _reason(figure: Figure) -> str:
+    if figure.workspace.used is None:
+        return "it was never measured"
+    if figure.method == "missing":
+        return "the workspace is gone"
+    return "its files changed since it was measured"
+
+
+def _totals(
+    session: Session, cpu: Resource, disk: Resource, user_ids: list[uuid.UUID]
+) -> Iterator[Difference]:
+    for drift in sum_totals(session, disk, user_ids):
+        reason = "it is not the sum of the stored figures of the workspaces"
+        yield Difference("total", drift.user_id, disk.name, drift.before, drift.used, reason)
+    for drift in update_users(session, cpu, user_ids, CpuReport()):
+        reason = "it is not the sum of what ended in the current period"
+        yield Difference("total", drift.user_id, cpu.name, drift.before, drift.used, reason)
+
+
+_CORRECT_RESERVED = sa.text(
+    f"""
+    UPDATE {SCHEMA}.user_resource AS total SET quota_reserved = sums.reserved
+    FROM (
+        SELECT t.user_id, t.resource_id, t.quota_reserved AS before,
+               coalesce(sum(greatest(r.amount, 0)), 0)::bigint AS reserved
+        FROM {SCHEMA}.user_resource AS t
+        LEFT JOIN {SCHEMA}.quota_reservation AS r
+            ON r.user_id = t.user_id AND r.resource_id = t.resource_id
+        WHERE t.user_id = ANY(CAST(:users AS uuid[])) AND t.resource_id = CAST(:resource AS uuid)
+        GROUP BY t.user_id, t.resource_id, t.quota_reserved
+    ) AS sums
+    WHERE total.user_id = sums.user_id AND total.resource_id = sums.resource_id
+      AND sums.before <> sums.reserved
+    RETURNING total.user_id, sums.before, sums.reserved
+    """
+)
+
+
+def _reserved(
+    session: Session, cpu: Resource, disk: Resource, user_ids: list[uuid.UUID]
+) -> Iterator[Difference]:
+    for resource in (cpu, disk):
+        lock_users(session, user_ids, resource)
+        rows = session.connection().execute(
+            _CORRECT_RESERVED, {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
+        )
+        for row in rows:
+            reason = "it is not the sum of the reservations"
+            yield Difference("reserved", row.user_id, resource.name, row.before, row.reserved, reason)
