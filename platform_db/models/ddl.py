@@ -88,6 +88,53 @@ CREATE TRIGGER record_workspace_retention
     FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.record_workspace_retention();""",
 ]
 
+_LAST_USE = [
+    f"""\
+CREATE FUNCTION {SCHEMA}.add_user_token_last_use() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO {SCHEMA}.user_token_last_use (user_id, token_id) VALUES (NEW.user_id, NEW.id_);
+    RETURN NULL;
+END
+$$;""",
+    f"""\
+CREATE TRIGGER add_user_token_last_use AFTER INSERT ON {SCHEMA}.user_token
+    FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.add_user_token_last_use();""",
+]
+
+
+def _refuse_known_values(table: str, value: str) -> list[str]:
+    """Return the statements by which a value that is stored already is refused under every key.
+
+    The locks make writers of the same value wait for each other: what one of them has not committed yet, the
+    other's query would not see.
+    """
+    return [
+        f"""\
+CREATE FUNCTION {SCHEMA}.refuse_known_{table}_{value}() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    digests bytea[] := NEW.other_{value}_digests || NEW.{value}_digest;
+BEGIN
+    PERFORM pg_advisory_xact_lock(lock_key) FROM (
+        SELECT hashtextextended(encode(digest, 'hex'), 0) AS lock_key
+        FROM unnest(digests) AS digest ORDER BY 1
+    ) AS lock_keys;
+    IF EXISTS (SELECT FROM {SCHEMA}.{table} WHERE {value}_digest = ANY (digests) AND id_ <> NEW.id_) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'unique_violation',
+            MESSAGE = 'this value is stored already',
+            SCHEMA = '{SCHEMA}', TABLE = '{table}', CONSTRAINT = 'uq_{table}_{value}_digest';
+    END IF;
+    NEW.other_{value}_digests := NULL;
+    RETURN NEW;
+END
+$$;""",
+        f"""\
+CREATE TRIGGER refuse_known_{table}_{value}
+    BEFORE INSERT OR UPDATE OF other_{value}_digests ON {SCHEMA}.{table}
+    FOR EACH ROW WHEN (NEW.other_{value}_digests IS NOT NULL)
+    EXECUTE FUNCTION {SCHEMA}.refuse_known_{table}_{value}();""",
+    ]
+
 
 def before_tables() -> list[str]:
     """Return the statements that create what tables depend on."""
@@ -114,4 +161,7 @@ CREATE TRIGGER touch_{table} BEFORE UPDATE ON {SCHEMA}.{table}
         *RUN_NUMBER_FUNCTIONS,
         *guard_statements(),
         *_RETENTION,
+        *_LAST_USE,
+        *_refuse_known_values("user_token", "token"),
+        *_refuse_known_values("interactive_session", "secret"),
     ]
