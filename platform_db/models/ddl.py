@@ -101,6 +101,35 @@ CREATE TRIGGER add_user_token_last_use AFTER INSERT ON {SCHEMA}.user_token
     FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.add_user_token_last_use();""",
 ]
 
+# A function of PL/pgSQL, because it keeps its plan: planning takes longer than looking up. One value of JSON,
+# because a row of columns costs the driver and SQLAlchemy as much again. A transaction that cannot write, as
+# on a replica, says so here: trying to note the use would abort it.
+_LOOK_UP = f"""\
+CREATE FUNCTION {SCHEMA}.look_up_token(digests bytea[]) RETURNS json LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    digest bytea;
+    found_token json;
+    the_token json;
+BEGIN
+    FOREACH digest IN ARRAY digests LOOP
+        SELECT json_build_object(
+            'token_id', token.id_, 'user_id', token.user_id, 'type', token.type_, 'status', token.status,
+            'name', token.name, 'scopes', token.scopes, 'expires_at', extract(epoch FROM token.expires_at),
+            'expired', coalesce(token.expires_at <= statement_timestamp(), false),
+            'note_use', current_setting('transaction_read_only') = 'off' AND coalesce((
+                SELECT last_use.last_used_at < statement_timestamp() - interval '1 minute'
+                FROM {SCHEMA}.user_token_last_use AS last_use
+                WHERE last_use.user_id = token.user_id AND last_use.token_id = token.id_), true))
+        INTO found_token FROM {SCHEMA}.user_token AS token WHERE token.token_digest = digest;
+        IF FOUND AND the_token IS NOT NULL THEN
+            RETURN NULL; -- Two tokens with one value could only come from writing past the models.
+        END IF;
+        the_token := coalesce(found_token, the_token);
+    END LOOP;
+    RETURN the_token;
+END
+$$;"""
+
 
 def _refuse_known_values(table: str, value: str) -> list[str]:
     """Return the statements by which a value that is stored already is refused under every key.
@@ -162,6 +191,7 @@ CREATE TRIGGER touch_{table} BEFORE UPDATE ON {SCHEMA}.{table}
         *guard_statements(),
         *_RETENTION,
         *_LAST_USE,
+        _LOOK_UP,
         *_refuse_known_values("user_token", "token"),
         *_refuse_known_values("interactive_session", "secret"),
     ]

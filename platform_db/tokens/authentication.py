@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -42,21 +42,9 @@ class AuthenticatedToken:
             raise errors.MissingScope(self.token_id, self.user_id)
 
 
-# Finding by equality in an index tells nothing to whoever measures its time: what is compared are keyed
-# digests, and nobody without the key can choose one that is close to another.
-# A transaction that cannot write, as on a replica, says so here: trying would abort it.
-_LOOK_UP = sa.text(
-    f"""
-    SELECT token.id_, token.user_id, token.type_, token.status, token.name, token.scopes, token.expires_at,
-           coalesce(token.expires_at <= statement_timestamp(), false) AS expired,
-           coalesce(last_use.last_used_at < statement_timestamp() - interval '1 minute', true)
-           AND current_setting('transaction_read_only') = 'off' AS refresh
-    FROM {SCHEMA}.user_token AS token
-    LEFT JOIN {SCHEMA}.user_token_last_use AS last_use
-        ON last_use.user_id = token.user_id AND last_use.token_id = token.id_
-    WHERE token.token_digest = ANY(:digests)
-    """
-)
+# The function looks each digest up in a unique index. How long that takes tells nothing: what is compared are
+# keyed digests, and nobody without the key can choose one that is close to another.
+_LOOK_UP = sa.text(f"SELECT {SCHEMA}.look_up_token(:digests) AS token").columns(sa.column("token"))
 
 # Whoever else is noting the use of this token need not be waited for: theirs will do.
 _NOTE_USE = sa.text(
@@ -88,21 +76,27 @@ def authenticate(session: Session, value: str, *, scopes: Iterable[str] = ()) ->
     """
     require_well_formed(value)
     connection = session.connection()
-    rows = connection.execute(_LOOK_UP, {"digests": get_key_ring().digests(value)}).fetchall()
-    if len(rows) != 1:  # Two, under two keys, could only come from writing past the models: nobody gets in.
+    found = connection.execute(_LOOK_UP, {"digests": get_key_ring().digests(value)}).scalar_one()
+    if found is None:
         raise errors.UnknownToken
-    token_id, user_id, type_, status, name, token_scopes, expires_at, expired, refresh = rows[0]
-    if status == "revoked":
+    token_id, user_id = uuid.UUID(found["token_id"]), uuid.UUID(found["user_id"])
+    if found["status"] == "revoked":
         raise errors.RevokedToken(token_id, user_id)
-    if status != "active":
+    if found["status"] != "active":
         raise errors.UnknownToken(token_id, user_id)
-    if expired:
+    if found["expired"]:
         raise errors.ExpiredToken(token_id, user_id)
+    expires_at = found["expires_at"]
     token = AuthenticatedToken(
-        token_id, user_id, UserTokenType(type_), name, frozenset(token_scopes), expires_at
+        token_id,
+        user_id,
+        UserTokenType(found["type"]),
+        found["name"],
+        frozenset(found["scopes"]),
+        None if expires_at is None else datetime.fromtimestamp(expires_at, timezone.utc),
     )
     if scopes:
         token.require(scopes)
-    if refresh:
+    if found["note_use"]:
         connection.execute(_NOTE_USE, {"user_id": user_id, "token_id": token_id})
     return token
