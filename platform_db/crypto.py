@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-import functools
 import hmac
 import secrets
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from platform_db import errors
 from platform_db.config import get_settings
+
+if TYPE_CHECKING:
+    from platform_db.settings import Settings
 
 VERSION = b"\x01"
 KEY_ID_BYTES = 4
@@ -139,21 +142,29 @@ def generate_key() -> str:
     return base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
 
 
+_configured: tuple[Settings, KeyRing] | None = None
+
+
 def get_key_ring() -> KeyRing:
-    """Return the ring of the configured keys.
+    """Return the ring of the configured keys, which is read once for each reading of the settings.
 
     :raises errors.SecretKeyError: no key is configured, or one of them cannot be used.
     """
+    global _configured
     settings = get_settings()
+    configured = _configured
+    if configured is None or configured[0] is not settings:
+        configured = _configured = (settings, KeyRing.parse(_configured_keys(settings)))
+    return configured[1]
+
+
+def _configured_keys(settings: Settings) -> str:
     if settings.secret_key is not None:
-        return _parse(settings.secret_key.get_secret_value())
+        return settings.secret_key.get_secret_value()
     if settings.uri is not None:
         from platform_db import embedded
 
         directory = embedded.parse_uri(settings.uri.get_secret_value())
         if directory is not None:
-            return _parse(embedded.secret_key(directory))
+            return embedded.secret_key(directory)
     raise errors.SecretKeyError("no secret key is configured")
-
-
-_parse = functools.lru_cache(maxsize=4)(KeyRing.parse)

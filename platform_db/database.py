@@ -37,6 +37,13 @@ CONSTRAINT_ERRORS: dict[str, Callable[[], errors.PlatformDBError]] = {
     "uq_user_token_requested_access": lambda: errors.TokenError(
         "the user has already requested an access token"
     ),
+    "uq_user_token_personal_name": lambda: errors.TokenError(
+        "the user has already an active personal token of this name"
+    ),
+    "uq_user_token_token_digest": lambda: errors.TokenError("this value is in use already"),
+    "uq_user__email": errors.UserExists,
+    "uq_user__idp_issuer_idp_subject": errors.UserExists,
+    "uq_interactive_session_secret_digest": lambda: errors.TokenError("this value is in use already"),
 }
 
 
@@ -141,14 +148,28 @@ def create_engine(url: URL | str, settings: Settings | None = None, **options: A
 
 def raise_own_error(context: ExceptionContext) -> None:
     """Turn what the database refuses for platform-db's own reasons into platform-db's own errors."""
-    diagnostics = getattr(context.original_exception, "diag", None)
+    original = context.original_exception
+    diagnostics = getattr(original, "diag", None)
     if diagnostics is None:
         return
+    _strip_values(context)
     if diagnostics.sqlstate == "PD001":
         entity_id, stored_status, status = diagnostics.message_detail.split(" ")
         raise errors.InvalidTransition(diagnostics.table_name, entity_id, stored_status, status)
     if diagnostics.constraint_name in CONSTRAINT_ERRORS:
         raise CONSTRAINT_ERRORS[diagnostics.constraint_name]()
+
+
+def _strip_values(context: ExceptionContext) -> None:
+    """Leave the server's message without what follows it: the row's and the statement's values."""
+    original, wrapper = context.original_exception, context.sqlalchemy_exception
+    message = original.diag.message_primary  # type: ignore[attr-defined]
+    if message is None:  # the client's own, of a connection that failed
+        return
+    original.args = (message,)
+    if wrapper is not None:
+        kind = type(original)
+        wrapper.args = (f"({kind.__module__}.{kind.__name__}) {message}",)
 
 
 @contextmanager

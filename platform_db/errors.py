@@ -29,6 +29,7 @@ Exit code Meaning
 from __future__ import annotations
 
 import inspect
+import uuid
 from typing import Any, ClassVar
 
 
@@ -279,10 +280,86 @@ class RunNumberError(Refused):
     code = "run_number"
 
 
+class UserExists(Refused):
+    """Another user has this e-mail address or this identity."""
+
+    code = "user_exists"
+
+
+class UserHasWork(Refused):
+    """The user has runs, sessions or services.
+
+    :param user_id: the user.
+    :param work: how many rows there are, by table.
+    """
+
+    code = "user_has_work"
+    hint = "delete it first, or say that it is to be deleted, too"
+
+    def __init__(self, user_id: uuid.UUID, work: dict[str, int]) -> None:
+        counts = ", ".join(f"{count} {table}" for table, count in work.items())
+        super().__init__(f"user {user_id} has work: {counts}")
+        self.user_id = user_id
+        self.work = work
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.user_id, self.work)
+
+
 class TokenError(Refused):
     """The token cannot be used that way."""
 
     code = "token"
+
+
+class AuthenticationError(TokenError):
+    """The token is not accepted.
+
+    Every kind has this one message: the caller tells them apart by class or ``code``, the outside cannot.
+
+    :param token_id: the token that was shown, as far as it is known.
+    :param user_id: whose it is.
+    """
+
+    code = "authentication"
+
+    def __init__(self, token_id: uuid.UUID | None = None, user_id: uuid.UUID | None = None) -> None:
+        super().__init__("the token is not accepted")
+        self.token_id = token_id
+        self.user_id = user_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.token_id, self.user_id)
+
+
+class MalformedToken(AuthenticationError):
+    """This cannot be a token: it is empty, or mistyped."""
+
+    code = "malformed_token"
+
+
+class UnknownToken(AuthenticationError):
+    """No such token was ever issued."""
+
+    code = "unknown_token"
+
+
+class RevokedToken(AuthenticationError):
+    """The token was revoked."""
+
+    code = "revoked_token"
+
+
+class ExpiredToken(AuthenticationError):
+    """The token's time is over."""
+
+    code = "expired_token"
+
+
+class MissingScope(AuthenticationError):
+    """The token has not all the scopes that are needed."""
+
+    code = "missing_scope"
 
 
 class UnknownAction(PlatformDBError):

@@ -17,6 +17,26 @@ Json = JSONB(none_as_null=True)
 Timestamp = sa.DateTime(timezone=True)
 
 
+class SealedBytes(bytes):
+    """Encrypted or digested bytes: nothing that prints them shows them."""
+
+    def __repr__(self) -> str:
+        return "<sealed>"
+
+    __str__ = __repr__
+
+
+class Sealed(sa.TypeDecorator[bytes]):
+    """A column of encrypted or digested bytes. SQLAlchemy logs the rows that it fetches: not these."""
+
+    impl = sa.LargeBinary
+    cache_ok = True
+
+    def process_result_value(self, value: bytes | None, dialect: sa.Dialect) -> SealedBytes | None:
+        """Hide what was fetched from whatever prints it."""
+        return None if value is None else SealedBytes(value)
+
+
 def new_id() -> uuid.UUID:
     """Return a new time-ordered id (UUIDv7, RFC 9562)."""
     return uuid.UUID(int=uuid_utils.uuid7().int)

@@ -14,13 +14,18 @@ from platform_db import errors
 from platform_db.models.base import Base, Created, Identified
 from platform_db.types import Json
 
+NOBODY = uuid.UUID(int=0)
+"""Whom a row is about that is about no user in particular, such as the rotation of the secret keys."""
+
 
 class AuditLogAction(str, enum.Enum):
     """The actions that platform-db itself records."""
 
     request_token = "request_token"
     grant_token = "grant_token"
+    issue_token = "issue_token"
     revoke_token = "revoke_token"
+    purge_token = "purge_token"
     create_user = "create_user"
     delete_user = "delete_user"
     set_quota_limit = "set_quota_limit"
@@ -43,7 +48,7 @@ def register_audit_action(action: str) -> str:
 class AuditLog(Identified, Created, Base):
     """One action. Rows outlive the user they speak of and are never updated.
 
-    :param user_id: whom it is about.
+    :param user_id: whom it is about; :data:`NOBODY` where it is about no user in particular.
     :param actor_id: the user who did it; None where the user did it, or the platform.
     :param details: what else there is to know, in ids and plain values.
     :param request_id: the request that caused it.

@@ -88,6 +88,82 @@ CREATE TRIGGER record_workspace_retention
     FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.record_workspace_retention();""",
 ]
 
+_LAST_USE = [
+    f"""\
+CREATE FUNCTION {SCHEMA}.add_user_token_last_use() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO {SCHEMA}.user_token_last_use (user_id, token_id) VALUES (NEW.user_id, NEW.id_);
+    RETURN NULL;
+END
+$$;""",
+    f"""\
+CREATE TRIGGER add_user_token_last_use AFTER INSERT ON {SCHEMA}.user_token
+    FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.add_user_token_last_use();""",
+]
+
+# A function of PL/pgSQL, because it keeps its plan: planning takes longer than looking up. One value of JSON,
+# because a row of columns costs the driver and SQLAlchemy as much again. A transaction that cannot write, as
+# on a replica, says so here: trying to note the use would abort it.
+_LOOK_UP = f"""\
+CREATE FUNCTION {SCHEMA}.look_up_token(digests bytea[]) RETURNS json LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    digest bytea;
+    found_token json;
+    the_token json;
+BEGIN
+    FOREACH digest IN ARRAY digests LOOP
+        SELECT json_build_object(
+            'token_id', token.id_, 'user_id', token.user_id, 'type', token.type_, 'status', token.status,
+            'name', token.name, 'scopes', token.scopes, 'expires_at', extract(epoch FROM token.expires_at),
+            'expired', coalesce(token.expires_at <= statement_timestamp(), false),
+            'note_use', current_setting('transaction_read_only') = 'off' AND coalesce((
+                SELECT last_use.last_used_at < statement_timestamp() - interval '1 minute'
+                FROM {SCHEMA}.user_token_last_use AS last_use
+                WHERE last_use.user_id = token.user_id AND last_use.token_id = token.id_), true))
+        INTO found_token FROM {SCHEMA}.user_token AS token WHERE token.token_digest = digest;
+        IF FOUND AND the_token IS NOT NULL THEN
+            RETURN NULL; -- Two tokens with one value could only come from writing past the models.
+        END IF;
+        the_token := coalesce(found_token, the_token);
+    END LOOP;
+    RETURN the_token;
+END
+$$;"""
+
+
+def _refuse_known_values(table: str, value: str) -> list[str]:
+    """Return the statements by which a value that is stored already is refused under every key.
+
+    The locks make writers of the same value wait for each other: what one of them has not committed yet, the
+    other's query would not see.
+    """
+    return [
+        f"""\
+CREATE FUNCTION {SCHEMA}.refuse_known_{table}_{value}() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    digests bytea[] := NEW.other_{value}_digests || NEW.{value}_digest;
+BEGIN
+    PERFORM pg_advisory_xact_lock(lock_key) FROM (
+        SELECT hashtextextended(encode(digest, 'hex'), 0) AS lock_key
+        FROM unnest(digests) AS digest ORDER BY 1
+    ) AS lock_keys;
+    IF EXISTS (SELECT FROM {SCHEMA}.{table} WHERE {value}_digest = ANY (digests) AND id_ <> NEW.id_) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'unique_violation',
+            MESSAGE = 'this value is stored already',
+            SCHEMA = '{SCHEMA}', TABLE = '{table}', CONSTRAINT = 'uq_{table}_{value}_digest';
+    END IF;
+    NEW.other_{value}_digests := NULL;
+    RETURN NEW;
+END
+$$;""",
+        f"""\
+CREATE TRIGGER refuse_known_{table}_{value}
+    BEFORE INSERT OR UPDATE OF other_{value}_digests ON {SCHEMA}.{table}
+    FOR EACH ROW WHEN (NEW.other_{value}_digests IS NOT NULL)
+    EXECUTE FUNCTION {SCHEMA}.refuse_known_{table}_{value}();""",
+    ]
+
 
 def before_tables() -> list[str]:
     """Return the statements that create what tables depend on."""
@@ -114,4 +190,8 @@ CREATE TRIGGER touch_{table} BEFORE UPDATE ON {SCHEMA}.{table}
         *RUN_NUMBER_FUNCTIONS,
         *guard_statements(),
         *_RETENTION,
+        *_LAST_USE,
+        _LOOK_UP,
+        *_refuse_known_values("user_token", "token"),
+        *_refuse_known_values("interactive_session", "secret"),
     ]

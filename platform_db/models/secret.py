@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from typing import Any, overload
 
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column
+
 from platform_db import crypto
+from platform_db.token_format import require_well_formed
+
+
+def other_digests_column() -> Mapped[list[bytes] | None]:
+    """Return a column that hands the digests under the ring's other keys to the database; it stores none.
+
+    While two keys are in the ring, the same value has two digests, and a unique index on one of them would
+    not meet the other. So a trigger looks for all of them (:mod:`platform_db.models.ddl`).
+    """
+    return mapped_column(ARRAY(sa.LargeBinary), nullable=True, deferred=True)
 
 
 class SecretAttribute:
@@ -14,11 +28,13 @@ class SecretAttribute:
 
     :param encrypted: the mapped attribute that stores the encrypted value.
     :param digest: the mapped attribute that stores the digest.
+    :param other_digests: the mapped attribute that hands over the digests under the ring's other keys.
     """
 
-    def __init__(self, encrypted: str, digest: str) -> None:
+    def __init__(self, encrypted: str, digest: str, other_digests: str) -> None:
         self.encrypted = encrypted
         self.digest = digest
+        self.other_digests = other_digests
 
     def __set_name__(self, owner: type[Any], name: str) -> None:
         self.name = name
@@ -42,6 +58,9 @@ class SecretAttribute:
             setattr(row, self.encrypted, None)
             setattr(row, self.digest, None)
             return
+        require_well_formed(value)
         ring = crypto.get_key_ring()
+        digest, *other_digests = ring.digests(value)
         setattr(row, self.encrypted, ring.encrypt(value, self.context(row)))
-        setattr(row, self.digest, ring.digest(value))
+        setattr(row, self.digest, digest)
+        setattr(row, self.other_digests, other_digests)

@@ -19,9 +19,9 @@ from platform_db.models.base import (
     tenant_keys,
 )
 from platform_db.models.resource import InteractiveSessionResource
-from platform_db.models.secret import SecretAttribute
+from platform_db.models.secret import SecretAttribute, other_digests_column
 from platform_db.states import RunStatus
-from platform_db.types import SCHEMA, Timestamp, native_enum
+from platform_db.types import SCHEMA, Sealed, Timestamp, native_enum
 
 if TYPE_CHECKING:
     from platform_db.models.workflow import Workflow
@@ -70,10 +70,11 @@ class InteractiveSession(Running, Base):
     type_: Mapped[InteractiveSessionType] = mapped_column(
         native_enum(InteractiveSessionType, "interactive_session_type"), server_default="jupyter"
     )
-    encrypted_secret: Mapped[bytes | None] = mapped_column("secret", sa.LargeBinary)
-    secret_digest: Mapped[bytes | None] = mapped_column(sa.LargeBinary)
+    encrypted_secret: Mapped[bytes | None] = mapped_column("secret", Sealed)
+    secret_digest: Mapped[bytes | None] = mapped_column(Sealed)
+    other_secret_digests: Mapped[list[bytes] | None] = other_digests_column()
 
-    secret = SecretAttribute("encrypted_secret", "secret_digest")
+    secret = SecretAttribute("encrypted_secret", "secret_digest", "other_secret_digests")
 
     workflows: Mapped[list[Workflow]] = relationship(
         secondary=lambda: WorkflowSession.__table__, viewonly=True

@@ -12,12 +12,15 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from platform_db.models.base import STORAGE, Base, Identified, Timestamped, tenant_keys
-from platform_db.models.secret import SecretAttribute
+from platform_db.models.secret import SecretAttribute, other_digests_column
 from platform_db.states import UserTokenStatus
-from platform_db.types import SCHEMA, Timestamp, native_enum
+from platform_db.types import SCHEMA, Sealed, Timestamp, native_enum
 
 if TYPE_CHECKING:
     from platform_db.models.user import User
+
+
+EVERY_SCOPE = "*"
 
 
 class UserTokenType(str, enum.Enum):
@@ -30,7 +33,10 @@ class UserTokenType(str, enum.Enum):
 
 
 class UserToken(Identified, Timestamped, Base):
-    """A token of a user. Its value is encrypted, and found by a keyed digest."""
+    """A token of a user. Its value is encrypted, and found by a keyed digest.
+
+    :param scopes: what the token may be used for, and nothing else; :data:`EVERY_SCOPE` is all there is.
+    """
 
     __tablename__ = "user_token"
     tenant_column = "user_id"
@@ -39,16 +45,17 @@ class UserToken(Identified, Timestamped, Base):
     type_: Mapped[UserTokenType] = mapped_column(native_enum(UserTokenType, "user_token_type"))
     status: Mapped[UserTokenStatus] = mapped_column(native_enum(UserTokenStatus, "user_token_status"))
     name: Mapped[str | None] = mapped_column(sa.Text)
-    encrypted_token: Mapped[bytes | None] = mapped_column("token", sa.LargeBinary)
-    token_digest: Mapped[bytes | None] = mapped_column(sa.LargeBinary)
+    encrypted_token: Mapped[bytes | None] = mapped_column("token", Sealed)
+    token_digest: Mapped[bytes | None] = mapped_column(Sealed)
     scopes: Mapped[list[str]] = mapped_column(ARRAY(sa.Text), server_default="{}")
     expires_at: Mapped[datetime | None] = mapped_column(Timestamp)
     revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
+    other_token_digests: Mapped[list[bytes] | None] = other_digests_column()
 
-    token = SecretAttribute("encrypted_token", "token_digest")
+    token = SecretAttribute("encrypted_token", "token_digest", "other_token_digests")
 
     user: Mapped[User] = relationship(back_populates="tokens")
-    last_use: Mapped[UserTokenLastUse | None] = relationship(passive_deletes=True)
+    last_use: Mapped[UserTokenLastUse | None] = relationship(viewonly=True)
 
     __mapper_args__ = {"primary_key": ["id_"], "eager_defaults": True}
     __table_args__ = (
@@ -86,14 +93,17 @@ class UserToken(Identified, Timestamped, Base):
 
 
 class UserTokenLastUse(Base):
-    """When a token was last used: beside the token, so that using it does not rewrite it."""
+    """When a token was last used: beside the token, so that using it neither rewrites nor locks it.
+
+    A trigger adds the row with the token's: from then on it is only ever updated, which need not wait.
+    """
 
     __tablename__ = "user_token_last_use"
     tenant_column = "user_id"
 
     user_id: Mapped[uuid.UUID]
     token_id: Mapped[uuid.UUID]
-    last_used_at: Mapped[datetime] = mapped_column(Timestamp)
+    last_used_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
     __mapper_args__ = {"primary_key": ["token_id"]}
     __table_args__ = (

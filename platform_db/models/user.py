@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, WriteOnlyMapped, foreign, mapped_column, relationship
 
 from platform_db import errors, priority
 from platform_db.config import get_settings
 from platform_db.models.audit import AuditLog, AuditLogAction
 from platform_db.models.base import Base, Identified, Timestamped, session_of
 from platform_db.models.resource import UserResource, quota_usage
-from platform_db.models.token import UserToken, UserTokenType
+from platform_db.models.token import EVERY_SCOPE, UserToken, UserTokenType
 from platform_db.states import RunStatus, UserTokenStatus
 from platform_db.workspaces import build_workspace_path
 
@@ -51,6 +51,10 @@ class User(Identified, Timestamped, Base):
     workflows: Mapped[list[Workflow]] = relationship(
         back_populates="owner", passive_deletes="all", order_by="Workflow.id_"
     )
+    # Audit rows outlive the user: there is no foreign key, and nothing follows when the user is deleted.
+    _new_audit_logs: WriteOnlyMapped[AuditLog] = relationship(
+        primaryjoin=lambda: User.id_ == foreign(AuditLog.user_id), passive_deletes="all"
+    )
 
     def __init__(self, *, access_token: str | None = None, **values: Any) -> None:
         super().__init__(**values)
@@ -84,19 +88,32 @@ class User(Identified, Timestamped, Base):
 
     @access_token.setter
     def access_token(self, value: str) -> None:
-        """Grant an access token with this value; a requested one becomes active."""
+        """Grant an access token with this value, for every scope; a requested one becomes active.
+
+        :raises errors.TokenError: the user has an active one.
+        :raises errors.MalformedToken: the value is empty, or a mistyped ``pdb_…``.
+        """
         if self.active_token is not None:
             raise errors.TokenError(f"user {self.id_} has already an active access token")
         requested = self._access_token_with(UserTokenStatus.requested)
         if requested is not None:
             requested.token = value
+            requested.scopes = [EVERY_SCOPE]
             requested.status = UserTokenStatus.active
+            token = requested
         else:
-            self.tokens.append(
-                UserToken(
-                    user_id=self.id_, type_=UserTokenType.access, status=UserTokenStatus.active, token=value
-                )
+            token = UserToken(
+                user_id=self.id_,
+                type_=UserTokenType.access,
+                status=UserTokenStatus.active,
+                token=value,
+                scopes=[EVERY_SCOPE],
             )
+            self.tokens.append(token)
+        # Not by log_action(): a new user is in no session yet.
+        self._new_audit_logs.add(
+            AuditLog(action=AuditLogAction.grant_token, details={"token_id": str(token.id_)})
+        )
 
     def request_access_token(self) -> UserToken:
         """Ask for an access token, which somebody else grants.

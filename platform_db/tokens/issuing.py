@@ -1,0 +1,218 @@
+"""Making tokens. Whatever is done to one user's tokens is done under that user's lock."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.models import (
+    AuditLog,
+    AuditLogAction,
+    InteractiveSession,
+    User,
+    UserToken,
+    UserTokenStatus,
+    UserTokenType,
+)
+from platform_db.models.token import EVERY_SCOPE
+from platform_db.token_format import generate
+from platform_db.tokens.lifecycle import revoke
+from platform_db.types import parse_id
+
+
+def issue(
+    session: Session,
+    user: User | uuid.UUID | str,
+    *,
+    type_: UserTokenType | str = UserTokenType.access,
+    name: str | None = None,
+    scopes: Iterable[str] | None = None,
+    expires_in: timedelta | None = None,
+    value: str | None = None,
+    actor_id: uuid.UUID | None = None,
+) -> str:
+    """Make a token and return its value, which nobody can ask for again.
+
+    :param user: the user, or the user's id.
+    :param type_: what it is for. An access token is granted: see :func:`grant`.
+    :param name: what the user calls it; a personal token needs one.
+    :param scopes: what it may be used for, ``"*"`` being everything. By default everything for an access
+        token, and nothing for any other.
+    :param expires_in: how long it lasts; by default for ever.
+    :param value: a value that the platform brings itself; by default a new one is made.
+    :param actor_id: the user who does this, for the audit log; None where it is the token's own user.
+    :raises errors.UserNotFound: there is no such user.
+    :raises errors.TokenError: the user has an active access token, or a personal one of this name, or the
+        value is in use.
+    """
+    type_ = UserTokenType(type_)
+    if type_ is UserTokenType.access:
+        return grant(
+            session, user, name=name, scopes=scopes, expires_in=expires_in, value=value, actor_id=actor_id
+        )
+    if type_ is UserTokenType.personal and not name:
+        raise errors.TokenError("a personal token needs a name")
+    user_id = _lock_user(session, user)
+    if type_ is UserTokenType.personal:
+        _revoke_expired(session, user_id, type_, name)
+    token = UserToken(user_id=user_id, type_=type_)
+    return _activate(
+        session, token, AuditLogAction.issue_token, actor_id, _values(type_, name, scopes, expires_in, value)
+    )
+
+
+def grant(
+    session: Session,
+    user: User | uuid.UUID | str,
+    *,
+    name: str | None = None,
+    scopes: Iterable[str] | None = None,
+    expires_in: timedelta | None = None,
+    value: str | None = None,
+    actor_id: uuid.UUID | None = None,
+) -> str:
+    """Give a user the access token, the requested one if there is one, and return its value.
+
+    An active one that has expired is revoked, and replaced; see :func:`issue` for the parameters.
+
+    :raises errors.UserNotFound: there is no such user.
+    :raises errors.TokenError: the user has already an active access token, or the value is in use.
+    """
+    values = _values(UserTokenType.access, name, scopes, expires_in, value)
+    user_id = _lock_user(session, user)
+    _revoke_expired(session, user_id, UserTokenType.access, None)
+    open_ = _open_access_tokens(session, user_id)
+    if UserTokenStatus.active in open_:
+        raise errors.TokenError(f"user {user_id} has already an active access token")
+    token = open_.get(UserTokenStatus.requested) or UserToken(user_id=user_id, type_=UserTokenType.access)
+    return _activate(session, token, AuditLogAction.grant_token, actor_id, values)
+
+
+def request(
+    session: Session, user: User | uuid.UUID | str, *, actor_id: uuid.UUID | None = None
+) -> UserToken:
+    """Ask for an access token, which somebody else grants.
+
+    :raises errors.UserNotFound: there is no such user.
+    :raises errors.TokenError: the user has an active one, or has already requested one.
+    """
+    user_id = _lock_user(session, user)
+    _revoke_expired(session, user_id, UserTokenType.access, None)
+    open_ = _open_access_tokens(session, user_id)
+    if UserTokenStatus.active in open_:
+        raise errors.TokenError(f"user {user_id} has already an active access token")
+    if open_:
+        raise errors.TokenError(f"user {user_id} has already requested an access token")
+    token = UserToken(user_id=user_id, type_=UserTokenType.access, status=UserTokenStatus.requested)
+    session.add(token)
+    _note(session, user_id, AuditLogAction.request_token, actor_id, {"token_id": str(token.id_)})
+    session.flush()
+    return token
+
+
+def issue_interactive_session_secret(
+    session: Session, interactive_session: InteractiveSession, *, actor_id: uuid.UUID | None = None
+) -> str:
+    """Give an interactive session a new secret in place of the one that it has, and return it."""
+    value = generate("interactive_session")
+    interactive_session.secret = value
+    details = {"interactive_session_id": str(interactive_session.id_)}
+    _note(session, interactive_session.owner_id, AuditLogAction.issue_token, actor_id, details)
+    session.flush()
+    return value
+
+
+def _values(
+    type_: UserTokenType,
+    name: str | None,
+    scopes: Iterable[str] | None,
+    expires_in: timedelta | None,
+    value: str | None,
+) -> dict[str, Any]:
+    """Return the attributes of a token that becomes active."""
+    if scopes is None:
+        scopes = [EVERY_SCOPE] if type_ is UserTokenType.access else []
+    scopes = [scopes] if isinstance(scopes, str) else sorted(set(scopes))
+    if not all(scopes):
+        raise errors.TokenError("a scope has no name")
+    if expires_in is not None and expires_in <= timedelta(0):
+        raise errors.TokenError("a token must last for some time")
+    return {
+        "name": name,
+        "scopes": scopes,
+        "expires_at": None if expires_in is None else sa.func.now() + expires_in,
+        "token": generate(type_.value) if value is None else value,
+    }
+
+
+def _activate(
+    session: Session,
+    token: UserToken,
+    action: AuditLogAction,
+    actor_id: uuid.UUID | None,
+    values: dict[str, Any],
+) -> str:
+    """Store an active token; a refusal by the database leaves the transaction usable."""
+    with session.begin_nested():
+        for attribute, value in values.items():
+            setattr(token, attribute, value)
+        token.status = UserTokenStatus.active
+        session.add(token)
+        details = {"token_id": str(token.id_), "type": token.type_.value}
+        _note(session, token.user_id, action, actor_id, details)
+        session.flush()
+    return str(values["token"])
+
+
+def _lock_user(session: Session, user: User | uuid.UUID | str) -> uuid.UUID:
+    """Lock the user's row, so that others who do something to the user's tokens wait, and return its id."""
+    session.flush()
+    user_id = user.id_ if isinstance(user, User) else parse_id(user, "user id")
+    query = sa.select(User.id_).where(User.id_ == user_id).with_for_update(key_share=True)
+    if session.connection().execute(query).one_or_none() is None:
+        raise errors.UserNotFound(f"there is no user {user_id}")
+    loaded = session.identity_map.get((User, (user_id,), None))
+    if loaded is not None:
+        session.expire(loaded, ["tokens"])
+    return user_id
+
+
+def _open_access_tokens(session: Session, user_id: uuid.UUID) -> dict[UserTokenStatus, UserToken]:
+    """Return the user's access tokens that are not revoked, by status."""
+    query = (
+        sa.select(UserToken)
+        .where(UserToken.user_id == user_id, UserToken.type_ == UserTokenType.access)
+        .where(UserToken.status != UserTokenStatus.revoked)
+        .execution_options(populate_existing=True)
+    )
+    return {token.status: token for token in session.scalars(query)}
+
+
+def _revoke_expired(session: Session, user_id: uuid.UUID, type_: UserTokenType, name: str | None) -> None:
+    """Revoke the user's active token, of this name if need be, whose time is over: it stands in the way."""
+    query = sa.select(UserToken.id_).where(
+        UserToken.user_id == user_id,
+        UserToken.type_ == type_,
+        UserToken.status == UserTokenStatus.active,
+        UserToken.expires_at <= sa.func.statement_timestamp(),
+    )
+    if name is not None:
+        query = query.where(UserToken.name == name)
+    for token_id in session.scalars(query).all():
+        revoke(session, token_id, reason="expired")
+
+
+def _note(
+    session: Session,
+    user_id: uuid.UUID,
+    action: AuditLogAction,
+    actor_id: uuid.UUID | None,
+    details: dict[str, Any],
+) -> None:
+    session.add(AuditLog(user_id=user_id, actor_id=actor_id, action=action, details=details))

@@ -1,0 +1,85 @@
+"""Which secret keys the stored secrets are encrypted with. No key is needed to tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import crypto, errors
+from platform_db.models import Base
+from platform_db.models.secret import SecretAttribute
+from platform_db.types import SCHEMA
+
+
+@dataclass(frozen=True)
+class SecretColumn:
+    """A column of secrets, with what stands beside it.
+
+    :param name: the name that values are bound to, which is the encrypted column's.
+    """
+
+    table: str
+    name: str
+    digest: str
+
+    def context(self, row_id: object) -> str:
+        """Return the place that a row's value is bound to."""
+        return f"{self.table}.{self.name}:{row_id}"
+
+
+def secret_columns() -> list[SecretColumn]:
+    """Return every column of secrets: what models declare as a :class:`SecretAttribute`."""
+    return [
+        SecretColumn(mapper.class_.__tablename__, attribute.name, attribute.digest)
+        for mapper in sorted(Base.registry.mappers, key=lambda mapper: mapper.class_.__name__)
+        for attribute in vars(mapper.class_).values()
+        if isinstance(attribute, SecretAttribute)
+    ]
+
+
+@dataclass(frozen=True)
+class KeyUse:
+    """How many secrets of a column are encrypted with a key.
+
+    :param key_id: the key's id, in hexadecimal digits.
+    """
+
+    table: str
+    column: str
+    key_id: str
+    rows: int
+
+
+def key_uses(session: Session) -> list[KeyUse]:
+    """Return how many secrets each key encrypts, by column."""
+    return [
+        KeyUse(column.table, column.name, row.key_id, row.rows)
+        for column in secret_columns()
+        for row in session.connection().execute(_count(column))
+    ]
+
+
+def require_keys(uses: list[KeyUse], ring: crypto.KeyRing) -> None:
+    """Refuse a ring that lacks a key by which secrets are encrypted.
+
+    :raises errors.SecretKeyError: names the ids of the missing keys.
+    """
+    missing = sorted({use.key_id for use in uses} - {key.id_.hex() for key in ring.keys})
+    if missing:
+        rows = sum(use.rows for use in uses if use.key_id in missing)
+        raise errors.SecretKeyError(
+            f"{rows} stored secrets need the secret key with id {', '.join(missing)}, which is not configured"
+        )
+
+
+def _count(column: SecretColumn) -> sa.TextClause:
+    return sa.text(
+        f"""
+        SELECT encode(substring({column.name} FROM 2 FOR {crypto.KEY_ID_BYTES}), 'hex') AS key_id,
+               count(*) AS rows
+        FROM {SCHEMA}.{column.table} WHERE {column.name} IS NOT NULL
+        GROUP BY 1 ORDER BY 1
+        """
+    )

@@ -1,0 +1,135 @@
+"""How tokens end: revoked, expired, and purged when they have long been revoked."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.models import AuditLog, AuditLogAction, UserToken, UserTokenStatus
+from platform_db.transitions import transition_many
+from platform_db.types import SCHEMA, parse_id
+
+BATCH = 500
+
+EXPIRED = "expired"
+"""The reason for which a token is revoked whose time is over."""
+
+
+def revoke(
+    session: Session,
+    token: UserToken | uuid.UUID | str,
+    *,
+    reason: str | None = None,
+    actor_id: uuid.UUID | None = None,
+) -> bool:
+    """Revoke a token for good; from the commit on it lets nobody in. Return whether it was not before.
+
+    :param token: the token, or its id. For a value there is ``find_token``.
+    :param reason: why, for the history and the audit log.
+    :param actor_id: the user who does this, for the audit log.
+    :raises errors.NotFound: there is no such token.
+    """
+    token_id = token.id_ if isinstance(token, UserToken) else parse_id(token, "token id")
+    (result,) = transition_many(session, [token_id], UserTokenStatus.revoked, reason=reason)
+    if result.status is None:
+        raise errors.NotFound(f"there is no token {token_id}")
+    if result.changed:
+        user_id = session.connection().execute(_OWNER, {"token_id": token_id}).scalar_one()
+        session.add(_revocation(token_id, user_id, reason, actor_id))
+        session.flush()
+    return result.changed
+
+
+def revoke_expired(factory: Callable[[], Session], *, batch: int = BATCH) -> int:
+    """Revoke the tokens whose time is over, and return how many.
+
+    They let nobody in before, either; this says so in their status, so that they are purged one day. Each
+    batch is a transaction of its own.
+
+    :param factory: makes the sessions.
+    :param batch: tokens per transaction.
+    """
+
+    def end(session: Session, tokens: dict[uuid.UUID, uuid.UUID]) -> None:
+        transition_many(session, tokens, UserTokenStatus.revoked, reason=EXPIRED)
+        session.add_all(_revocation(token_id, tokens[token_id], EXPIRED, None) for token_id in tokens)
+
+    return _in_batches(factory, _EXPIRED, {}, batch, end)
+
+
+def purge(factory: Callable[[], Session], *, revoked_for: timedelta, batch: int = BATCH) -> int:
+    """Delete the tokens that have been revoked for so long, and return how many.
+
+    The audit log keeps what happened to them. Each batch is a transaction of its own.
+
+    :param factory: makes the sessions.
+    :param batch: tokens per transaction.
+    """
+
+    def end(session: Session, tokens: dict[uuid.UUID, uuid.UUID]) -> None:
+        session.connection().execute(_DELETE, {"token_ids": list(tokens)})
+        session.add_all(
+            AuditLog(user_id=user_id, action=AuditLogAction.purge_token, details={"token_id": str(token_id)})
+            for token_id, user_id in tokens.items()
+        )
+
+    return _in_batches(factory, _LONG_REVOKED, {"revoked_for": revoked_for}, batch, end)
+
+
+def _in_batches(
+    factory: Callable[[], Session],
+    query: sa.TextClause,
+    parameters: dict[str, timedelta],
+    batch: int,
+    end: Callable[[Session, dict[uuid.UUID, uuid.UUID]], None],
+) -> int:
+    """Do something with the tokens that a query finds, and return how many they were."""
+    count, after = 0, uuid.UUID(int=0)
+    while True:
+        with factory() as session, session.begin():
+            values = {**parameters, "after": after, "batch": batch}
+            tokens = {row.id_: row.user_id for row in session.connection().execute(query, values)}
+            if not tokens:
+                return count
+            end(session, tokens)
+        count += len(tokens)
+        after = max(tokens)
+
+
+def _revocation(
+    token_id: uuid.UUID, user_id: uuid.UUID, reason: str | None, actor_id: uuid.UUID | None
+) -> AuditLog:
+    details = {"token_id": str(token_id), **({"reason": reason} if reason else {})}
+    return AuditLog(user_id=user_id, actor_id=actor_id, action=AuditLogAction.revoke_token, details=details)
+
+
+_OWNER = sa.text(f"SELECT user_id FROM {SCHEMA}.user_token WHERE id_ = :token_id")
+
+_DELETE = sa.text(f"DELETE FROM {SCHEMA}.user_token WHERE id_ = ANY(:token_ids)")
+
+_EXPIRED = sa.text(
+    f"""
+    SELECT id_, user_id FROM {SCHEMA}.user_token
+    WHERE id_ > :after AND status = 'active' AND expires_at <= statement_timestamp()
+    ORDER BY id_ LIMIT :batch
+    FOR NO KEY UPDATE SKIP LOCKED
+    """
+)
+
+# The history knows when a token was revoked; its row was changed since, where the keys were rotated.
+_LONG_REVOKED = sa.text(
+    f"""
+    SELECT id_, user_id FROM {SCHEMA}.user_token AS token
+    WHERE id_ > :after AND status = 'revoked' AND coalesce(
+        (SELECT max(at) FROM {SCHEMA}.status_change
+         WHERE owner_id = token.user_id AND entity_id = token.id_ AND to_status = 'revoked'),
+        updated) <= statement_timestamp() - CAST(:revoked_for AS interval)
+    ORDER BY id_ LIMIT :batch
+    FOR UPDATE SKIP LOCKED
+    """
+)

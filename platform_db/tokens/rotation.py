@@ -1,0 +1,171 @@
+"""Moving every stored secret to the newest key, while services go on with either.
+
+First every process must know both keys; then this runs; then the old key may go. It can be killed and run
+again at any time: what is done is done, the rest is found by its key id.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import crypto, errors
+from platform_db.models import AuditLog, AuditLogAction
+from platform_db.models.audit import NOBODY
+from platform_db.tokens.keys import SecretColumn, key_uses, require_keys, secret_columns
+from platform_db.types import SCHEMA
+
+BATCH = 500
+
+# Others may go on writing with an older key, or hold locks on rows: after so many passes they are reported.
+PASSES = 5
+
+
+@dataclass
+class Rotation:
+    """What a rotation did.
+
+    :param key_id: the id of the newest key, in hexadecimal digits.
+    :param rotated: secrets that were moved to it.
+    :param remaining: secrets that are on other keys still: they were locked, or written meanwhile.
+    :param failed: secrets that cannot be moved, as ``table.column:row``, and why.
+    """
+
+    key_id: str
+    rotated: int = 0
+    remaining: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def rotate(
+    factory: Callable[[], Session],
+    *,
+    batch: int = BATCH,
+    report: Callable[[int], None] | None = None,
+) -> Rotation:
+    """Encrypt and digest every secret with the newest key. Each batch is a transaction of its own.
+
+    :param factory: makes the sessions.
+    :param batch: rows per transaction; they are locked for as long as it takes to encrypt them.
+    :param report: is called after each batch with the number of its secrets.
+    :raises errors.SecretKeyError: a key that is in use is not configured; nothing is changed.
+    """
+    ring = crypto.get_key_ring()
+    rotation = Rotation(ring.newest.id_.hex())
+    with factory() as session, session.begin():
+        stale = _require_keys(session, ring)
+        if not stale:
+            return rotation
+        details = {"key_id": rotation.key_id, "secrets": stale}
+        session.add(AuditLog(user_id=NOBODY, action=AuditLogAction.rotate_keys, details=details))
+    for column in secret_columns():
+        for _ in range(PASSES):
+            if not _pass(factory, _Batches(column, ring, batch, rotation), report or (lambda rows: None)):
+                break
+    with factory() as session:
+        rotation.remaining = _require_keys(session, ring) - len(rotation.failed)
+    return rotation
+
+
+def _require_keys(session: Session, ring: crypto.KeyRing) -> int:
+    """Check that the ring has every key that is in use, and return how many secrets are not on the newest."""
+    uses = key_uses(session)
+    require_keys(uses, ring)
+    return sum(use.rows for use in uses if use.key_id != ring.newest.id_.hex())
+
+
+def _pass(factory: Callable[[], Session], batches: _Batches, report: Callable[[int], None]) -> int:
+    """Go once through a column, and return how many of its secrets were moved."""
+    moved, after = 0, uuid.UUID(int=0)
+    while True:
+        with factory() as session, session.begin():
+            rows = batches.read(session, after)
+            changed = batches.move(session, rows)
+        if not rows:
+            return moved
+        moved += changed
+        batches.rotation.rotated += changed
+        after = rows[-1].id_
+        report(changed)
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Moves a batch of one column's secrets at a time."""
+
+    column: SecretColumn
+    ring: crypto.KeyRing
+    size: int
+    rotation: Rotation
+
+    def read(self, session: Session, after: uuid.UUID) -> Sequence[Any]:
+        """Lock and return the next rows that are not on the newest key, and that nobody else holds."""
+        # Not a hot statement: it is built for its column each time.
+        query = sa.text(
+            f"""
+            SELECT id_, {self.column.name} AS secret FROM {SCHEMA}.{self.column.table}
+            WHERE id_ > :after AND {self.column.name} IS NOT NULL
+              AND substring({self.column.name} FROM 2 FOR {crypto.KEY_ID_BYTES}) <> :key_id
+            ORDER BY id_ LIMIT :size
+            FOR UPDATE SKIP LOCKED
+            """
+        )
+        parameters = {"after": after, "key_id": self.ring.newest.id_, "size": self.size}
+        return session.connection().execute(query, parameters).all()
+
+    def move(self, session: Session, rows: Sequence[Any]) -> int:
+        """Encrypt and digest the rows' secrets anew, and return how many were."""
+        moved = [values for row in rows if (values := self._sealed_anew(row)) is not None]
+        if not moved:
+            return 0
+        try:
+            with session.begin_nested():
+                return self._update(session, moved)
+        except errors.TokenError:
+            return sum(self._move_one(session, values) for values in moved)
+
+    def _move_one(self, session: Session, values: dict[str, Any]) -> int:
+        try:
+            with session.begin_nested():
+                return self._update(session, [values])
+        except errors.TokenError as error:
+            self.rotation.failed[self.column.context(values["id"])] = str(error)
+            return 0
+
+    def _sealed_anew(self, row: Any) -> dict[str, Any] | None:
+        context = self.column.context(row.id_)
+        try:
+            value = self.ring.decrypt(bytes(row.secret), context)
+        except errors.SecretKeyError as error:
+            self.rotation.failed[context] = str(error)
+            return None
+        return {
+            "id": row.id_,
+            "secret": self.ring.encrypt(value, context),
+            "digest": self.ring.digest(value),
+        }
+
+    def _update(self, session: Session, moved: list[dict[str, Any]]) -> int:
+        update = sa.text(
+            f"""
+            UPDATE {SCHEMA}.{self.column.table} AS target
+            SET {self.column.name} = moved.secret, {self.column.digest} = moved.digest
+            FROM unnest(CAST(:ids AS uuid[]), CAST(:secrets AS bytea[]), CAST(:digests AS bytea[]))
+                AS moved (id_, secret, digest)
+            WHERE target.id_ = moved.id_
+            """
+        )
+        result = session.connection().execute(
+            update,
+            {
+                "ids": [values["id"] for values in moved],
+                "secrets": [values["secret"] for values in moved],
+                "digests": [values["digest"] for values in moved],
+            },
+        )
+        return int(result.rowcount)
