@@ -11,6 +11,8 @@ from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, rel
 
 from platform_db import states
 from platform_db.models.base import (
+    CHANGED_OFTEN,
+    REWRITTEN_OFTEN,
     SET_BY_TRIGGER,
     STORAGE,
     Base,
@@ -67,7 +69,7 @@ class Job(Identified, Timestamped, Base):
             "status NOT IN ('finished', 'failed', 'stopped') OR finished_at IS NOT NULL",
             name="finished_has_end",
         ),
-        {"info": {STORAGE: "fillfactor = 80"}},
+        {"info": {STORAGE: f"fillfactor = 80, {CHANGED_OFTEN}"}},
     )
 
     def can_transition_to(self, status: JobStatus) -> bool:
@@ -136,5 +138,5 @@ class JobCacheUse(Base):
         sa.PrimaryKeyConstraint("owner_id", "job_cache_id"),
         tenant_foreign_key("job_cache_id", "job_cache"),
         sa.CheckConstraint("hits >= 0", name="hits_not_negative"),
-        {"info": {STORAGE: "fillfactor = 70"}},
+        {"info": {STORAGE: f"fillfactor = 70, {REWRITTEN_OFTEN}"}},
     )
