@@ -237,8 +237,13 @@ class Workflow(Identified, Timestamped, Base):
     # -- what it has stored
 
     def append_logs(self, text: str | bytes) -> None:
-        """Append to the run's log; it costs the same for the first line and for the millionth."""
-        self.log_chunks.add(LogChunk(data=encode_log(text)))
+        """Append to the run's log (see :func:`platform_db.logs.append_log`)."""
+        if not sa.inspect(self).persistent:
+            self.log_chunks.add(LogChunk(data=encode_log(text)))
+            return
+        from platform_db.logs import append_log
+
+        append_log(session_of(self), self, text)
 
     @property
     def logs(self) -> str:
