@@ -108,6 +108,9 @@ class Settings(BaseSettings):
     keep_alive_jobs_with_statuses: tuple[str, ...] = Field(
         (), description="Statuses whose jobs are not cleaned up, comma-separated."
     )
+    log_limit: int = Field(
+        100 * 1024 * 1024, ge=0, description="Bytes that a run and its jobs may log; 0 is none."
+    )
     workspace_root: str = Field("/var/platform", description="Directory that holds the users' workspaces.")
     shared_volume_path: str | None = Field(
         None, description="Mount point of the shared volume; relative workspace paths start there."

@@ -7,7 +7,7 @@ here ask for what is allowed *within* the statement, so a refusal leaves the tra
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import Any, Literal, NamedTuple, get_args
@@ -32,6 +32,9 @@ from platform_db.types import SCHEMA, parse_id
 Guarded = Workflow | Job | InteractiveSession | Service | UserToken | WorkspaceRetentionRule
 """A row that has a guarded status."""
 
+Statuses = Status | str | Collection[Status | str]
+"""One status, or several."""
+
 # How often to try where others keep changing the row between two statements.
 ATTEMPTS = 10
 
@@ -52,12 +55,14 @@ class TransitionResult(NamedTuple):
     :param changed: whether the row's status was changed.
     :param status: the status that the row has now; None where there is no such row.
     :param revision: the revision that the row has now.
+    :param refusal: why it was not changed, where it was refused: what :func:`transition` would have raised.
     """
 
     id_: uuid.UUID
     changed: bool
     status: str | None
     revision: int | None
+    refusal: errors.PlatformDBError | None = None
 
 
 def transition(
@@ -67,7 +72,8 @@ def transition(
     *,
     model: type[Guarded] | None = None,
     reason: str | None = None,
-    expected_status: Status | str | None = None,
+    expected_status: Statuses | None = None,
+    unexpected_statuses: Statuses | None = None,
     expected_revision: int | None = None,
     on_conflict: Literal["raise", "report"] = "raise",
 ) -> Status:
@@ -78,7 +84,8 @@ def transition(
 
     :param model: what an id is the id of; by default the run, job, token or rule that ``status`` belongs to.
     :param reason: why, for the history.
-    :param expected_status: change it only from this status.
+    :param expected_status: change it only from this status, or from one of these.
+    :param unexpected_statuses: do not change it from this status, or from any of these.
     :param expected_revision: change it only at this revision.
     :param on_conflict: ``report`` returns the stored status where ``raise`` would raise.
     :raises errors.InvalidTransition: the stored status does not allow it.
@@ -88,7 +95,9 @@ def transition(
     target = _target(row_or_id, model or _model_of(status))
     if session.new or session.dirty:
         session.flush()
-    parameters = target.parameters(reason, expected_status, expected_revision)
+    expected = _Expected.of(target, expected_status, unexpected_statuses)
+    parameters = {"id": str(target.id_), "reason": reason, "expected_revision": expected_revision}
+    parameters |= expected.parameters()
     connection = session.connection()
     wanted = target.status_type(status)
     row = target.loaded(session)
@@ -103,7 +112,7 @@ def transition(
         if stored is None:
             raise target.not_found()
         stored_status, revision = target.status_type(stored.status), stored.revision
-        refusal = target.refusal(stored_status, revision, wanted, expected_status, expected_revision)
+        refusal = target.refusal(stored_status, revision, wanted, expected, expected_revision)
         target.forget(session)
         if refusal is None and stored_status != wanted:
             continue  # Between the two statements somebody made it legal: try again.
@@ -120,12 +129,17 @@ def transition_many(
     *,
     model: type[Guarded] | None = None,
     reason: str | None = None,
-    expected_status: Status | str | None = None,
+    expected_status: Statuses | None = None,
+    unexpected_statuses: Statuses | None = None,
+    expected_revision: int | Mapping[uuid.UUID, int] | None = None,
 ) -> list[TransitionResult]:
     """Set the status of many rows in one statement, where allowed and expected; report on each.
 
     Rows are locked in key order, so that two callers with overlapping sets cannot wait for each other.
-    The results come in the order of the arguments; see :func:`transition` for the parameters.
+    The results come in the order of the arguments; see :func:`transition` for the other parameters.
+
+    :param expected_revision: change rows only at this revision; or a revision for each id. A row whose id is
+        not among them may have any.
     """
     model = model or _model_of(status)
     targets = [_target(row_or_id, model) for row_or_id in rows_or_ids]
@@ -137,16 +151,30 @@ def transition_many(
     if any(target.entity != first.entity for target in targets):
         raise errors.PlatformDBError("transition_many takes rows of one kind")
     wanted = first.status_type(status)
-    parameters = first.parameters(reason, expected_status, None)
-    parameters["ids"] = ids = [str(target.id_) for target in targets]
-    rows = session.connection().execute(
-        _update_many(first.entity, wanted, _Conditions.of(parameters)), parameters
-    )
-    found = {str(id_): values for id_, *values in rows}
-    for target in targets:
+    expected = _Expected.of(first, expected_status, unexpected_statuses)
+    revisions = [
+        expected_revision.get(target.id_) if isinstance(expected_revision, Mapping) else expected_revision
+        for target in targets
+    ]
+    parameters: dict[str, Any] = {
+        "ids": [str(target.id_) for target in targets],
+        "reason": reason,
+        "expected_revision": None if all(revision is None for revision in revisions) else revisions,
+        **expected.parameters(),
+    }
+    statement = _update_many(first.entity, wanted, _Conditions.of(parameters))
+    found = {str(id_): values for id_, *values in session.connection().execute(statement, parameters)}
+    results = []
+    for target, id_, expected_one in zip(targets, parameters["ids"], revisions, strict=True):
         target.forget(session)
-    missing = (False, None, None)
-    return [TransitionResult(t.id_, *found.get(id_, missing)) for t, id_ in zip(targets, ids, strict=True)]
+        changed, stored, revision = found.get(id_, (False, None, None))
+        refusal: errors.PlatformDBError | None = None
+        if stored is None or revision is None:
+            refusal = target.not_found()
+        elif not changed:
+            refusal = target.refusal(target.status_type(stored), revision, wanted, expected, expected_one)
+        results.append(TransitionResult(target.id_, changed, stored, revision, refusal))
+    return results
 
 
 @contextmanager
@@ -188,14 +216,30 @@ class _Conditions(NamedTuple):
     """Which of the optional parts a statement has."""
 
     reason: bool
-    status: bool
-    revision: bool
+    expected_status: bool
+    unexpected_statuses: bool
+    expected_revision: bool
 
     @classmethod
     def of(cls, parameters: dict[str, Any]) -> _Conditions:
-        return cls(
-            *(parameters[name] is not None for name in ("reason", "expected_status", "expected_revision"))
-        )
+        return cls(*(parameters[name] is not None for name in cls._fields))
+
+
+class _Expected(NamedTuple):
+    """Which statuses the caller expects, and which not; None is any, and none."""
+
+    statuses: tuple[Status, ...] | None
+    unexpected: tuple[Status, ...] | None
+
+    @classmethod
+    def of(cls, target: _Target, expected: Statuses | None, unexpected: Statuses | None) -> _Expected:
+        return cls(target.statuses(expected), target.statuses(unexpected))
+
+    def parameters(self) -> dict[str, Any]:
+        return {
+            "expected_status": self.statuses and [status.value for status in self.statuses],
+            "unexpected_statuses": self.unexpected and [status.value for status in self.unexpected],
+        }
 
 
 class _Target(NamedTuple):
@@ -213,36 +257,34 @@ class _Target(NamedTuple):
         statuses: type[Status] = MACHINES[self.entity].statuses
         return statuses
 
-    def parameters(
-        self,
-        reason: str | None,
-        expected_status: Status | str | None,
-        expected_revision: int | None,
-    ) -> dict[str, Any]:
-        return {
-            "id": str(self.id_),
-            "reason": reason,
-            "expected_status": None if expected_status is None else self.status_type(expected_status).value,
-            "expected_revision": expected_revision,
-        }
+    def statuses(self, given: Statuses | None) -> tuple[Status, ...] | None:
+        """Return one status, or several, as members of the row's enumeration."""
+        if given is None:
+            return None
+        names = [given] if isinstance(given, str) else given
+        return tuple(self.status_type(name) for name in names) or None
 
     def refusal(
         self,
         stored_status: Status,
         revision: int,
         wanted: Status,
-        expected_status: Status | str | None,
+        expected: _Expected,
         expected_revision: int | None,
     ) -> errors.Refused | None:
         """Say why the stored row may not be changed, or None if it may."""
-        for condition, expected, found in (
-            ("status", expected_status and self.status_type(expected_status), stored_status),
-            ("revision", expected_revision, revision),
-        ):
-            if expected is not None and expected != found:
-                return errors.Conflict(
-                    self.entity, str(self.id_), condition, str(expected), stored_status.value, revision
-                )
+
+        def conflict(condition: str, wish: object) -> errors.Conflict:
+            return errors.Conflict(
+                self.entity, str(self.id_), condition, str(wish), stored_status.value, revision
+            )
+
+        if expected.statuses is not None and stored_status not in expected.statuses:
+            return conflict("status", " or ".join(map(str, expected.statuses)))
+        if expected.unexpected is not None and stored_status in expected.unexpected:
+            return conflict("status", f"not {' or '.join(map(str, expected.unexpected))}")
+        if expected_revision is not None and expected_revision != revision:
+            return conflict("revision", expected_revision)
         if not MACHINES[self.entity].allows(stored_status, wanted):
             return errors.InvalidTransition(self.entity, str(self.id_), stored_status.value, wanted.value)
         return None
@@ -298,7 +340,9 @@ _NOTE_REASON = (
 )
 
 
-def _allowed(entity: str, status: Status, conditions: _Conditions) -> str:
+def _allowed(
+    entity: str, status: Status, conditions: _Conditions, revision: str = ":expected_revision"
+) -> str:
     """Return the condition under which a row may be given the status."""
     sources = ", ".join(sorted(f"'{source.value}'" for source in MACHINES[entity].sources(status)))
     legal = f"status IN ({sources})" if sources else "false"
@@ -309,10 +353,17 @@ def _allowed(entity: str, status: Status, conditions: _Conditions) -> str:
             ELSE status <> '{status.value}'
                  AND coalesce(current_setting('platform.guard', true), '') = 'override' END"""
     ]
-    if conditions.status:
-        clauses.append("status = :expected_status")
-    if conditions.revision:
-        clauses.append("revision = :expected_revision")
+    # For the same reason these are CASEs, too.
+    if conditions.expected_status:
+        clauses.append(
+            "CASE WHEN status::text = ANY(CAST(:expected_status AS text[])) THEN true ELSE false END"
+        )
+    if conditions.unexpected_statuses:
+        clauses.append(
+            "CASE WHEN status::text = ANY(CAST(:unexpected_statuses AS text[])) THEN false ELSE true END"
+        )
+    if conditions.expected_revision:
+        clauses.append(f"revision = {revision}")
     return " AND ".join(clauses)
 
 
@@ -338,11 +389,14 @@ def _read(entity: str) -> sa.TextClause:
 @cache
 def _update_many(entity: str, status: Status, conditions: _Conditions) -> sa.TextClause:
     owner = _MODELS[entity].tenant_column
+    # Each row has its own expected revision, or NULL where any will do.
+    wish = f"(CAST(:expected_revision AS integer[]))[array_position(CAST(:ids AS uuid[]), {entity}.id_)]"
+    allowed = _allowed(entity, status, conditions, f"coalesce({wish}, revision)")
     return sa.text(
         f"""
         WITH {f"note AS MATERIALIZED ({_NOTE_REASON})," if conditions.reason else ""}
         locked AS MATERIALIZED (
-            SELECT {owner}, id_, status, revision, {_allowed(entity, status, conditions)} AS allowed
+            SELECT {owner}, id_, status, revision, {allowed} AS allowed
             FROM {SCHEMA}.{entity}
             WHERE id_ = ANY(CAST(:ids AS uuid[]))
             ORDER BY {owner}, id_

@@ -16,6 +16,9 @@ SCHEMA = "platform"
 Json = JSONB(none_as_null=True)
 Timestamp = sa.DateTime(timezone=True)
 
+# Which transaction wrote a row. A reader that pages on keeps its snapshot, and so finds what committed late.
+CURRENT_TRANSACTION = sa.text("pg_current_xact_id()::text::bigint")
+
 
 class SealedBytes(bytes):
     """Encrypted or digested bytes: nothing that prints them shows them."""

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.models import LogChunk, ResourceType, UserWorkflow, Workflow, split_run_number
-from platform_db.models.log_chunk import encode_log
+from platform_db.logs import append_log
+from platform_db.models import ResourceType, UserWorkflow, Workflow, split_run_number
 from platform_db.quota.termination import account_for_ended_run
 from platform_db.states import RunStatus
 from platform_db.transitions import transition
@@ -138,8 +138,7 @@ def update_workflow_status(
     workflow_id = parse_id(workflow_uuid, "workflow id")
     stored = transition(session, workflow_id, RunStatus(status), reason=message)
     if new_logs:
-        session.add(LogChunk(workflow_id=workflow_id, data=encode_log(new_logs)))
-        session.flush()
+        append_log(session, workflow_id, new_logs)
     if stored in ENDED:
         account_for_ended_run(session, workflow_id, quota_types)
     return RunStatus(stored)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from platform_db import errors
 from platform_db.models import Job, JobStatus, RunStatus, StatusChange
 from platform_db.transitions import override_guard, set_actor, transition, transition_many
-from tests.factories import make_run, make_user
+from tests.factories import make_guarded, make_run, make_user
 
 
 def changes(session: Session, row: object) -> list[StatusChange]:
@@ -165,3 +165,52 @@ def test_two_writers_race_and_exactly_one_wins(
         (change,) = changes(session, run)
         assert set(told.values()) == {run.status.value} == {change.to_status}
         assert run.revision == 1
+
+
+@pytest.mark.parametrize("entity", ["workflow", "job"])
+def test_several_statuses_may_be_expected_or_unexpected(session: Session, entity: str) -> None:
+    row = make_guarded(session, make_user(session), entity, "running")
+    with pytest.raises(errors.Conflict, match="expected status created or queued, stored is running"):
+        transition(session, row, "failed", expected_status=["created", "queued"])
+    with pytest.raises(errors.Conflict, match="expected status not running or stopped") as conflict:
+        transition(session, row, "failed", unexpected_statuses=["running", "stopped"])
+    assert (conflict.value.condition, conflict.value.stored_status) == ("status", "running")
+    assert transition(
+        session, row, "failed", expected_status=["created", "running"], unexpected_statuses="stopped"
+    )
+
+
+def test_conditions_hold_for_each_of_many_rows(session: Session) -> None:
+    owner = make_user(session)
+    queued, moved, created, nobody = (
+        make_run(session, owner, status="queued"),
+        make_run(session, owner, status="created"),
+        make_run(session, owner, status="created"),
+        uuid.uuid4(),
+    )
+    transition(session, moved, RunStatus.queued)
+    results = transition_many(
+        session,
+        [queued, moved, created, nobody],
+        RunStatus.pending,
+        expected_revision={queued.id_: 0, moved.id_: 0},
+        unexpected_statuses=[RunStatus.deleted],
+    )
+    assert [result.changed for result in results] == [True, False, False, False]
+    refusals = [result.refusal for result in results]
+    assert refusals[0] is None
+    assert isinstance(refusals[1], errors.Conflict)
+    assert (refusals[1].condition, refusals[1].expected, refusals[1].stored_revision) == ("revision", "0", 1)
+    assert isinstance(refusals[2], errors.InvalidTransition)
+    assert isinstance(refusals[3], errors.WorkflowNotFound)
+
+
+def test_terminal_jobs_stay_terminal(session: Session) -> None:
+    owner = make_user(session)
+    for terminal in ("finished", "failed", "stopped"):
+        job = make_guarded(session, owner, "job", terminal)
+        for status in set(JobStatus) - {JobStatus(terminal)}:
+            with pytest.raises(errors.InvalidTransition):
+                transition(session, job, status)
+            (result,) = transition_many(session, [job], status)
+            assert (result.changed, result.status) == (False, terminal)

@@ -6,7 +6,7 @@ from platform_db.models.base import Base
 from platform_db.models.history import Note, StatusChange
 from platform_db.models.job import Job, JobCache, JobCacheUse
 from platform_db.models.lease import Lease, TaskLease
-from platform_db.models.log_chunk import LogChunk
+from platform_db.models.log_chunk import LogChunk, LogSize
 from platform_db.models.resource import (
     InteractiveSessionResource,
     QuotaReservation,
@@ -41,6 +41,7 @@ __all__ = [
     "JobStatus",
     "Lease",
     "LogChunk",
+    "LogSize",
     "Note",
     "QuotaReservation",
     "Resource",

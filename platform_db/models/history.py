@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from platform_db.models.base import Base, Identified, tenant_keys
-from platform_db.types import Json, Timestamp
+from platform_db.models.base import ONLY_GROWING, STORAGE, Base, Identified, tenant_keys
+from platform_db.types import CURRENT_TRANSACTION, Json, Timestamp
 
 
 class StatusChange(Base):
@@ -20,6 +20,7 @@ class StatusChange(Base):
     :param actor: who did it, where the transaction said so (``SET LOCAL platform.actor``).
     :param reason: why, where the transaction or the transition said so (``SET LOCAL platform.reason``).
     :param overridden: whether an operator's override let it pass that the guard would have refused.
+    :param transaction_id: the transaction that wrote it, for readers that page on.
     """
 
     __tablename__ = "status_change"
@@ -35,10 +36,12 @@ class StatusChange(Base):
     actor: Mapped[str | None] = mapped_column(sa.Text)
     reason: Mapped[str | None] = mapped_column(sa.Text)
     overridden: Mapped[bool] = mapped_column(server_default="false")
+    transaction_id: Mapped[int] = mapped_column(sa.BigInteger, server_default=CURRENT_TRANSACTION)
 
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "entity_id", "revision"),
         sa.Index("ix_status_change_at", "at", postgresql_using="brin"),
+        {"info": {STORAGE: ONLY_GROWING}},
     )
 
 
@@ -55,10 +58,12 @@ class Note(Identified, Base):
     message: Mapped[str] = mapped_column(sa.Text)
     details: Mapped[dict[str, Any] | None] = mapped_column(Json)
     at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.func.clock_timestamp())
+    transaction_id: Mapped[int] = mapped_column(sa.BigInteger, server_default=CURRENT_TRANSACTION)
 
     __mapper_args__ = {"primary_key": ["id_"]}
     __table_args__ = (
         *tenant_keys("note"),
         sa.Index("ix_note_owner_id_entity_id_at", "owner_id", "entity_id", "at"),
         sa.Index("ix_note_at", "at", postgresql_using="brin"),
+        {"info": {STORAGE: ONLY_GROWING}},
     )

@@ -11,6 +11,8 @@ from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, rel
 
 from platform_db import states
 from platform_db.models.base import (
+    CHANGED_OFTEN,
+    REWRITTEN_OFTEN,
     SET_BY_TRIGGER,
     STORAGE,
     Base,
@@ -20,7 +22,7 @@ from platform_db.models.base import (
     tenant_foreign_key,
     tenant_keys,
 )
-from platform_db.models.log_chunk import LogChunk, encode_log, read_logs
+from platform_db.models.log_chunk import LogChunk, read_logs
 from platform_db.states import JobStatus
 from platform_db.types import Json, Timestamp, native_enum
 
@@ -67,7 +69,7 @@ class Job(Identified, Timestamped, Base):
             "status NOT IN ('finished', 'failed', 'stopped') OR finished_at IS NOT NULL",
             name="finished_has_end",
         ),
-        {"info": {STORAGE: "fillfactor = 80"}},
+        {"info": {STORAGE: f"fillfactor = 80, {CHANGED_OFTEN}"}},
     )
 
     def can_transition_to(self, status: JobStatus) -> bool:
@@ -75,12 +77,12 @@ class Job(Identified, Timestamped, Base):
         return states.JOB.allows(self.status, JobStatus(status))
 
     def append_logs(self, text: str | bytes) -> None:
-        """Append to the job's log; it costs the same for the first line and for the millionth."""
-        session_of(self).add(
-            LogChunk(
-                owner_id=self.owner_id, workflow_id=self.workflow_id, job_id=self.id_, data=encode_log(text)
-            )
-        )
+        """Append to the job's log (see :func:`platform_db.logs.append_log`)."""
+        from platform_db.logs import append_log
+
+        session = session_of(self)
+        session.flush()
+        append_log(session, self, text)
 
     @property
     def logs(self) -> str:
@@ -136,5 +138,5 @@ class JobCacheUse(Base):
         sa.PrimaryKeyConstraint("owner_id", "job_cache_id"),
         tenant_foreign_key("job_cache_id", "job_cache"),
         sa.CheckConstraint("hits >= 0", name="hits_not_negative"),
-        {"info": {STORAGE: "fillfactor = 70"}},
+        {"info": {STORAGE: f"fillfactor = 70, {REWRITTEN_OFTEN}"}},
     )

@@ -8,8 +8,15 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from platform_db.models.base import Base, Identified, tenant_foreign_key
-from platform_db.types import Timestamp
+from platform_db.models.base import (
+    ONLY_GROWING,
+    REWRITTEN_OFTEN,
+    STORAGE,
+    Base,
+    Identified,
+    tenant_foreign_key,
+)
+from platform_db.types import CURRENT_TRANSACTION, Timestamp
 
 
 class LogChunk(Identified, Base):
@@ -24,6 +31,7 @@ class LogChunk(Identified, Base):
     job_id: Mapped[uuid.UUID | None]
     at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.func.clock_timestamp())
     data: Mapped[bytes] = mapped_column(sa.LargeBinary)
+    transaction_id: Mapped[int] = mapped_column(sa.BigInteger, server_default=CURRENT_TRANSACTION)
 
     __mapper_args__ = {"primary_key": ["id_"]}
     __table_args__ = (
@@ -39,6 +47,30 @@ class LogChunk(Identified, Base):
         ),
         # Chunks arrive in the order of time, so a block range index serves pruning at next to no cost.
         sa.Index("ix_log_chunk_at", "at", postgresql_using="brin"),
+        {"info": {STORAGE: ONLY_GROWING}},
+    )
+
+
+class LogSize(Base):
+    """How many bytes of log a run and its jobs have stored.
+
+    It is counted up once per transaction, just before its commit, so that writers hardly wait for each other.
+    """
+
+    __tablename__ = "log_size"
+    tenant_column = "owner_id"
+    owner_from = ("workflow_id", "Workflow")
+
+    owner_id: Mapped[uuid.UUID]
+    workflow_id: Mapped[uuid.UUID]
+    bytes_: Mapped[int] = mapped_column(sa.BigInteger)
+
+    __mapper_args__ = {"primary_key": ["workflow_id"]}
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("owner_id", "workflow_id"),
+        tenant_foreign_key("workflow_id", "workflow"),
+        sa.CheckConstraint("bytes_ >= 0", name="bytes_not_negative"),
+        {"info": {STORAGE: f"fillfactor = 50, {REWRITTEN_OFTEN}"}},
     )
 
 

@@ -14,7 +14,15 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from platform_db import units
 from platform_db.config import get_settings
-from platform_db.models.base import STORAGE, Base, Identified, Timestamped, tenant_foreign_key, tenant_keys
+from platform_db.models.base import (
+    CHANGED_OFTEN,
+    STORAGE,
+    Base,
+    Identified,
+    Timestamped,
+    tenant_foreign_key,
+    tenant_keys,
+)
 from platform_db.types import SCHEMA, Timestamp, native_enum, new_id
 
 if TYPE_CHECKING:
@@ -107,7 +115,7 @@ class UserResource(Base):
         sa.CheckConstraint("quota_reserved >= 0", name="reserved_not_negative"),
         sa.CheckConstraint("quota_limit >= 0", name="limit_not_negative"),
         sa.CheckConstraint("quota_period_months >= 1", name="period_at_least_a_month"),
-        {"info": {STORAGE: "fillfactor = 70"}},
+        {"info": {STORAGE: f"fillfactor = 70, {CHANGED_OFTEN}"}},
     )
 
     @staticmethod

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from platform_db import errors
-from platform_db.models.base import STORAGE, Base
+from platform_db.models.base import REWRITTEN_OFTEN, STORAGE, Base
 from platform_db.types import SCHEMA
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class RunCounter(Base):
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "name", "run_number_major"),
         # Room for HOT updates: every new run rewrites a counter.
-        {"info": {STORAGE: "fillfactor = 50"}},
+        {"info": {STORAGE: f"fillfactor = 50, {REWRITTEN_OFTEN}"}},
     )
 
 

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, rel
 
 from platform_db import priority, states
 from platform_db.models.base import (
+    CHANGED_OFTEN,
     SET_BY_TRIGGER,
     STORAGE,
     Base,
@@ -96,6 +97,7 @@ class Workflow(Identified, Timestamped, Base):
         # Ids are ordered in time, so these and the primary key serve the lists, newest first, too.
         sa.Index("ix_workflow_owner_id_status", "owner_id", "status", "id_"),
         sa.Index("ix_workflow_owner_id_workspace_path", "owner_id", "workspace_path"),
+        sa.Index("ix_workflow_deleted", "id_", postgresql_where=sa.text("status = 'deleted'")),
         sa.Index(
             "ix_workflow_in_progress",
             "status",
@@ -112,7 +114,7 @@ class Workflow(Identified, Timestamped, Base):
         ),
         sa.CheckConstraint("status <> 'stopped' OR run_stopped_at IS NOT NULL", name="stopped_has_end"),
         # Room for HOT updates: a run changes its status several times.
-        {"info": {STORAGE: "fillfactor = 80"}},
+        {"info": {STORAGE: f"fillfactor = 80, {CHANGED_OFTEN}"}},
     )
 
     def __init__(
@@ -235,8 +237,13 @@ class Workflow(Identified, Timestamped, Base):
     # -- what it has stored
 
     def append_logs(self, text: str | bytes) -> None:
-        """Append to the run's log; it costs the same for the first line and for the millionth."""
-        self.log_chunks.add(LogChunk(data=encode_log(text)))
+        """Append to the run's log (see :func:`platform_db.logs.append_log`)."""
+        if not sa.inspect(self).persistent:
+            self.log_chunks.add(LogChunk(data=encode_log(text)))
+            return
+        from platform_db.logs import append_log
+
+        append_log(session_of(self), self, text)
 
     @property
     def logs(self) -> str:

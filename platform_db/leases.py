@@ -1,0 +1,342 @@
+"""Leases: who works on what, and what becomes of the work of those who died.
+
+A worker calls :func:`heartbeat` for all that it works on, more often than the age at which :func:`recover`
+takes it for dead. The heartbeat stands in a row of its own beside the hot one. A row without a lease is
+nobody's, and is never recovered.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import socket
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.history import add_note, identity_of
+from platform_db.models import InteractiveSession, Job, Service, Workflow
+from platform_db.states import JobStatus, RunStatus
+from platform_db.transitions import transition_many
+from platform_db.types import SCHEMA
+
+Leased = Workflow | Job | InteractiveSession | Service
+
+MODELS: dict[str, type[Leased]] = {
+    "workflow": Workflow,
+    "job": Job,
+    "interactive_session": InteractiveSession,
+    "service": Service,
+}
+
+BATCH = 100
+
+# A run that kills its workers would otherwise be started for ever.
+MOST_RESTARTS = 3
+
+
+class Policy(str, enum.Enum):
+    """What becomes of a running row whose worker died.
+
+    ``requeue`` is for runs: the run fails, since a run that was started cannot be queued again, and a restart
+    of it, in the same workspace, is queued. After :data:`MOST_RESTARTS` restarts it only fails.
+    """
+
+    fail = "fail"
+    requeue = "requeue"
+    nothing = "nothing"
+
+
+DEFAULT_POLICIES: Mapping[str, Policy] = dict.fromkeys(MODELS, Policy.fail)
+
+
+@dataclass
+class Recovery:
+    """What was recovered.
+
+    :param counts: how many rows have which status now, by table; a restart counts as ``queued``.
+    :param left: how many dead rows the policy leaves alone, by table.
+    :param ids: the rows that failed.
+    """
+
+    counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    left: Counter[str] = field(default_factory=Counter)
+    ids: list[uuid.UUID] = field(default_factory=list)
+
+    @property
+    def by_status(self) -> dict[str, int]:
+        """How many rows have which status now."""
+        return dict(sum(self.counts.values(), Counter()))
+
+
+def this_worker() -> str:
+    """Return the name by which this process holds leases: ``node/process``."""
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
+def heartbeat(session: Session, rows: Iterable[Leased], holder: str | None = None) -> set[uuid.UUID]:
+    """Say that the holder is alive and works on the rows, and return the ids of those that it holds.
+
+    One statement for each kind of row. The first heartbeat takes the lease. An id that does not come back is
+    lost: it has ended, or was recovered, or somebody else holds it; the worker should let go of it.
+
+    :param holder: ``node`` or ``node/process``; by default this process.
+    """
+    session.flush()
+    by_table: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        by_table[row.__tablename__].append(str(identity_of(row)))
+    held: set[uuid.UUID] = set()
+    for table in sorted(by_table):
+        parameters = {"ids": by_table[table], "holder": holder or this_worker()}
+        held |= set(session.connection().execute(_heartbeat(table), parameters).scalars())
+    return held
+
+
+def release(session: Session, rows: Iterable[Leased], holder: str | None = None) -> None:
+    """Give the leases of the rows back."""
+    session.flush()
+    parameters = {"ids": [str(identity_of(row)) for row in rows], "holder": holder or this_worker()}
+    session.connection().execute(_RELEASE, parameters)
+
+
+def recover(
+    session: Session,
+    older_than: timedelta,
+    policies: Mapping[str, Policy | str] = DEFAULT_POLICIES,
+    *,
+    batch: int = BATCH,
+) -> Recovery:
+    """Recover up to ``batch`` rows of each kind whose heartbeat is older, each by the policy of its kind.
+
+    Rows that somebody works on at this moment are left alone. Call it again, in a new transaction, until
+    nothing comes back.
+
+    :param policies: by table; one that is not there is left alone.
+    :raises errors.PlatformDBError: a policy that the kind of row does not have.
+    """
+    return _recover(session, _parse(policies), {"age": older_than, "node": None, "batch": batch})
+
+
+def recover_owned_by(
+    session: Session, node: str, policies: Mapping[str, Policy | str] = DEFAULT_POLICIES
+) -> dict[str, int]:
+    """Recover all that a node held, whatever the age, and return how many rows have which status now.
+
+    For a service's start: whoever held leases in the node's name before has died.
+
+    :param node: the holder, or what stands before the ``/`` of it.
+    """
+    total: Counter[str] = Counter()
+    while True:
+        recovery = _recover(session, _parse(policies), {"age": None, "node": node, "batch": BATCH})
+        total.update(recovery.by_status)
+        if not recovery.ids:
+            return dict(total)
+
+
+def _parse(policies: Mapping[str, Policy | str]) -> dict[str, Policy]:
+    parsed = {}
+    for table, policy in policies.items():
+        if table not in MODELS:
+            raise errors.PlatformDBError(f"there are no leases of {table}; choose from {', '.join(MODELS)}")
+        try:
+            parsed[table] = Policy(policy)
+        except ValueError:
+            raise errors.PlatformDBError(
+                f"{policy} is no policy; choose from {', '.join(p.value for p in Policy)}"
+            ) from None
+        if parsed[table] is Policy.requeue and table != "workflow":
+            raise errors.PlatformDBError(f"a {table} cannot be queued again; only a workflow can")
+    return parsed
+
+
+def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[str, Any]) -> Recovery:
+    session.flush()
+    recovery = Recovery()
+    connection = session.connection()
+    for table in MODELS:
+        connection.execute(_drop_ended(table), parameters)
+        policy = policies.get(table, Policy.nothing)
+        if policy is Policy.nothing:
+            recovery.left[table] += connection.execute(_count_dead(table), parameters).scalar() or 0
+            continue
+        dead = connection.execute(_lock_dead(table), parameters).all()
+        by_reason: dict[str, list[uuid.UUID]] = defaultdict(list)
+        for lease in dead:
+            reason = (
+                f"its worker {lease.holder} died: last heartbeat {lease.heartbeat_at:%Y-%m-%d %H:%M:%S %Z}"
+            )
+            by_reason[reason].append(lease.entity_id)
+        for reason, ids in by_reason.items():
+            _fail(session, table, ids, reason, policy, recovery)
+        connection.execute(_FORGET, {"ids": [str(lease.entity_id) for lease in dead]})
+    return recovery
+
+
+def _fail(
+    session: Session, table: str, ids: Sequence[uuid.UUID], reason: str, policy: Policy, recovery: Recovery
+) -> None:
+    model = MODELS[table]
+    failed = JobStatus.failed if model is Job else RunStatus.failed
+    # The rows are locked, so nobody is waited for, and what was running still is.
+    for result in transition_many(
+        session, ids, failed, model=model, reason=reason, expected_status="running"
+    ):
+        if not result.changed:
+            continue
+        recovery.ids.append(result.id_)
+        recovery.counts[table]["failed"] += 1
+        if policy is Policy.requeue and _restart(session, session.get_one(Workflow, result.id_), reason):
+            recovery.counts[table]["queued"] += 1
+
+
+def _restart(session: Session, run: Workflow, reason: str) -> bool:
+    """Queue a restart of a run, unless it was restarted too often."""
+    if run.run_number_minor >= MOST_RESTARTS:
+        add_note(session, run, "recovery", f"not restarted again, after {MOST_RESTARTS} restarts")
+        return False
+    restarted = Workflow(
+        restart=True,
+        run_number=run.run_number,
+        status=RunStatus.queued,
+        **{name: getattr(run, name) for name in _TAKEN_OVER},
+    )
+    session.add(restarted)
+    session.flush()
+    add_note(
+        session, run, "recovery", f"restarted as {restarted.run_number}", {"restart": str(restarted.id_)}
+    )
+    add_note(session, restarted, "recovery", f"restarts {run.run_number}: {reason}", {"run": str(run.id_)})
+    return True
+
+
+_TAKEN_OVER = (
+    "name",
+    "owner_id",
+    "specification",
+    "type_",
+    "input_parameters",
+    "operational_options",
+    "engine_specific",
+    "complexity",
+    "priority",
+    "workspace_path",
+    "git_ref",
+    "git_repo",
+    "git_provider",
+    "labels",
+)
+
+
+@cache
+def _heartbeat(table: str) -> sa.TextClause:
+    started = "started_at" if table == "job" else "run_started_at"
+    # A lease that is being recovered at this moment is waited for, then gone, and not taken again: whoever
+    # held it learns that it is lost.
+    return sa.text(
+        f"""
+        WITH alive AS MATERIALIZED (
+            SELECT owner_id, id_, {started} AS started_at FROM {SCHEMA}.{table}
+            WHERE id_ = ANY(CAST(:ids AS uuid[]))
+              AND status::text = ANY('{{created,queued,pending,running}}')
+        ),
+        locked AS MATERIALIZED (
+            SELECT lease.owner_id, lease.entity_id FROM {SCHEMA}.lease
+            JOIN alive ON alive.owner_id = lease.owner_id AND alive.id_ = lease.entity_id
+            WHERE lease.holder = :holder OR lease.heartbeat_at < alive.started_at
+            ORDER BY lease.owner_id, lease.entity_id
+            FOR NO KEY UPDATE OF lease
+        ),
+        kept AS (
+            UPDATE {SCHEMA}.lease SET heartbeat_at = clock_timestamp(), holder = :holder
+            FROM locked WHERE lease.owner_id = locked.owner_id AND lease.entity_id = locked.entity_id
+            RETURNING lease.entity_id
+        ),
+        taken AS (
+            INSERT INTO {SCHEMA}.lease (owner_id, entity, entity_id, holder, heartbeat_at)
+            SELECT owner_id, '{table}', id_, :holder, clock_timestamp() FROM alive
+            WHERE NOT EXISTS (
+                SELECT FROM {SCHEMA}.lease
+                WHERE lease.owner_id = alive.owner_id AND lease.entity_id = alive.id_
+            )
+            ORDER BY owner_id, id_
+            ON CONFLICT DO NOTHING
+            RETURNING entity_id
+        )
+        SELECT entity_id FROM kept UNION ALL SELECT entity_id FROM taken
+        """
+    )
+
+
+_RELEASE = sa.text(
+    f"""
+    DELETE FROM {SCHEMA}.lease WHERE (owner_id, entity_id) IN (
+        SELECT owner_id, entity_id FROM {SCHEMA}.lease
+        WHERE entity_id = ANY(CAST(:ids AS uuid[])) AND holder = :holder
+        ORDER BY owner_id, entity_id FOR UPDATE
+    )
+    """
+)
+_FORGET = sa.text(f"DELETE FROM {SCHEMA}.lease WHERE entity_id = ANY(CAST(:ids AS uuid[]))")
+
+_DEAD = """
+    (CAST(:age AS interval) IS NULL OR lease.heartbeat_at < clock_timestamp() - CAST(:age AS interval))
+    AND (CAST(:node AS text) IS NULL OR lease.holder = :node OR starts_with(lease.holder, :node || '/'))
+"""
+
+
+@cache
+def _lock_dead(table: str) -> sa.TextClause:
+    # Both rows are skipped where either is locked: a worker that beats, or ends its run, is alive; and nobody
+    # waits for anybody, whatever the order in which workers lock the two.
+    return sa.text(
+        f"""
+        SELECT lease.entity_id, lease.holder, lease.heartbeat_at FROM {SCHEMA}.lease
+        JOIN {SCHEMA}.{table} AS leased
+          ON leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id AND leased.status = 'running'
+        WHERE lease.entity = '{table}' AND {_DEAD}
+        ORDER BY lease.owner_id, lease.entity_id
+        LIMIT :batch
+        FOR NO KEY UPDATE OF lease, leased SKIP LOCKED
+        """
+    )
+
+
+@cache
+def _count_dead(table: str) -> sa.TextClause:
+    return sa.text(
+        f"""
+        SELECT count(*) FROM {SCHEMA}.lease
+        JOIN {SCHEMA}.{table} AS leased
+          ON leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id AND leased.status = 'running'
+        WHERE lease.entity = '{table}' AND {_DEAD}
+        """
+    )
+
+
+@cache
+def _drop_ended(table: str) -> sa.TextClause:
+    """Return the statement that drops the dead leases of what has ended, or is no more."""
+    return sa.text(
+        f"""
+        DELETE FROM {SCHEMA}.lease WHERE (owner_id, entity_id) IN (
+            SELECT lease.owner_id, lease.entity_id FROM {SCHEMA}.lease
+            WHERE lease.entity = '{table}' AND {_DEAD} AND NOT EXISTS (
+                SELECT FROM {SCHEMA}.{table} AS leased
+                WHERE leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id
+                  AND leased.status::text = ANY('{{created,queued,pending,running}}')
+            )
+            ORDER BY lease.owner_id, lease.entity_id
+            FOR UPDATE SKIP LOCKED
+        )
+        """
+    )

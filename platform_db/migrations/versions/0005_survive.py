@@ -1,0 +1,55 @@
+"""Count logs, find what committed late, index what is pruned, and vacuum what is hot.
+
+Motive: a size limit of logs needs a counter; a reader that pages on must not miss what a slow transaction
+    commits behind it; pruning deleted runs needs an index; heartbeats must be HOT updates, so their index
+    goes; hot tables are vacuumed long before a fifth of them is dead.
+Lock: ACCESS EXCLUSIVE on lease and on the tables that are given a column, for an instant each: the default is
+    a constant at first, so no row is rewritten. The index on workflow is built concurrently.
+Duration: below a second, and the time to read workflow.
+Recovery: run it again. The index comes first, and one that was left half-built is dropped before; all the
+    rest is one transaction.
+
+Revision ID: 0005
+Revises: 0002
+Create Date: 2026-11-21
+"""
+
+from __future__ import annotations
+
+from alembic import op
+
+from platform_db.migrations.sql import run_scripts
+
+revision = "0005"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+HOT_TABLES = ("lease", "job_cache_use", "run_counter", "user_resource", "workflow", "job")
+GROWING_TABLES = ("status_change", "note", "log_chunk")
+
+
+def upgrade() -> None:
+    """Add the counter, the transactions, the settings and the index."""
+    with op.get_context().autocommit_block():
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS platform.ix_workflow_deleted")
+        op.execute(
+            "CREATE INDEX CONCURRENTLY ix_workflow_deleted"
+            " ON platform.workflow (id_) WHERE status = 'deleted'"
+        )
+    run_scripts(revision)
+
+
+def downgrade() -> None:
+    """Take all of it back."""
+    op.execute("DROP INDEX platform.ix_workflow_deleted")
+    op.execute("DROP TABLE platform.log_size")
+    for table in GROWING_TABLES:
+        op.execute(f"ALTER TABLE platform.{table} DROP COLUMN transaction_id")
+    op.execute("CREATE INDEX ix_lease_heartbeat_at ON platform.lease (heartbeat_at)")
+    for table in (*HOT_TABLES, *GROWING_TABLES):
+        op.execute(
+            f"ALTER TABLE platform.{table} RESET (autovacuum_vacuum_scale_factor,"
+            " autovacuum_vacuum_threshold, autovacuum_vacuum_insert_scale_factor,"
+            " autovacuum_analyze_scale_factor)"
+        )

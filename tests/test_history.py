@@ -1,0 +1,248 @@
+"""History: one story of a run and its jobs, in pages that miss nothing."""
+
+from __future__ import annotations
+
+import random
+import threading
+import uuid
+from collections import defaultdict
+from datetime import datetime, timedelta, timezone
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
+
+from platform_db import database, errors
+from platform_db.history import add_note, history
+from platform_db.models import Job, RunStatus, StatusChange, Workflow
+from platform_db.states import WORKFLOW
+from platform_db.transitions import transition
+from tests.factories import make_run, make_user
+from tests.processes import in_processes
+
+LIFE = (RunStatus.queued, RunStatus.pending, RunStatus.running, RunStatus.finished)
+
+
+def live(session: Session, run: Workflow) -> None:
+    for status in LIFE:
+        transition(session, run, status)
+        session.commit()
+
+
+def read_all(session: Session, run: Workflow, **options) -> tuple[list, list[int]]:
+    """Read all pages until the last one."""
+    entries, sizes, token = [], [], None
+    while True:
+        page = history(session, run, token=token, **({} if token else options), limit=3)
+        entries += page.entries
+        sizes.append(len(page.entries))
+        token = page.token
+        if token is None:
+            return entries, sizes
+
+
+def test_changes_and_notes_of_a_run_and_its_jobs_come_in_the_order_of_time(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    other = make_run(session, make_user(session))
+    job = Job(workflow_id=run.id_)
+    session.add(job)
+    session.commit()
+    transition(session, run, "queued", reason="a slot is free")
+    add_note(session, run, "placement", "chose the small queue", {"queue": "small"})
+    transition(session, job, "running")
+    add_note(session, job, "node", "runs on n1")
+    transition(session, other, "queued")
+    session.commit()
+
+    page = history(session, run)
+
+    assert [(e.kind, e.entity, e.to_status or e.topic) for e in page.entries] == [
+        ("status", "workflow", "queued"),
+        ("note", "workflow", "placement"),
+        ("status", "job", "running"),
+        ("note", "job", "node"),
+    ]
+    assert (page.entries[0].reason, page.entries[1].details) == ("a slot is free", {"queue": "small"})
+    assert [e.entity for e in history(session, run, level="workflow").entries] == ["workflow"] * 2
+    assert [e.entity for e in history(session, run, level="job").entries] == ["job"] * 2
+    assert [e.topic for e in history(session, job).entries] == [None, "node"]
+
+
+def test_since_is_inclusive(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    live(session, run)
+    entries, _ = read_all(session, run)
+    later, _ = read_all(session, run, since=entries[1].at)
+    assert later == entries[1:]
+    assert read_all(session, run, since=entries[1].at + timedelta(microseconds=1))[0] == entries[2:]
+
+
+def test_a_token_lives_as_long_as_the_run(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    page = history(session, run)
+    assert (page.entries, bool(page.token)) == ([], True)
+    transition(session, run, "queued")
+    session.commit()
+    page = history(session, run, token=page.token)
+    assert [e.to_status for e in page.entries] == ["queued"]
+    page = history(session, run, token=page.token)
+    assert page.entries == []
+    for status in LIFE[1:]:
+        transition(session, run, status)
+    page = history(session, run, token=page.token, limit=2)
+    assert ([e.to_status for e in page.entries], bool(page.token)) == (["pending", "running"], True)
+    page = history(session, run, token=page.token, limit=2)
+    assert ([e.to_status for e in page.entries], page.token) == (["finished"], None)
+
+
+def test_pages_are_full_and_hold_each_entry_once(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    for number in range(20):
+        add_note(session, run, "count", str(number))
+    live(session, run)
+    entries, sizes = read_all(session, run)
+    assert sizes == [3] * 8 + [0]
+    assert [e.message for e in entries[:20]] == [str(number) for number in range(20)]
+
+
+def test_what_commits_behind_a_reader_is_not_missed(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    run = make_run(session, make_user(session))
+    job = Job(workflow_id=run.id_)
+    session.add(job)
+    session.commit()
+    with session_factory() as slow:
+        transition(slow, job.id_, "running", model=Job)
+        add_note(slow, slow.get(Job, job.id_), "node", "slow")
+        transition(session, run, "queued")
+        session.commit()
+        page = history(session, run)
+        assert [e.to_status for e in page.entries] == ["queued"]
+        session.commit()
+        page = history(session, run, token=page.token)
+        assert page.entries == []
+        slow.commit()
+    session.commit()
+    page = history(session, run, token=page.token)
+    assert [e.to_status or e.message for e in page.entries] == ["running", "slow"]
+    for _ in range(3):
+        session.commit()
+        page = history(session, run, token=page.token)
+        assert page.entries == []
+
+
+def test_what_the_reader_itself_writes_comes_once(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    add_note(session, run, "own", "1")
+    page = history(session, run)
+    add_note(session, run, "own", "2")
+    page = history(session, run, token=page.token)
+    assert [e.message for e in page.entries] == ["2"]
+    session.commit()
+    assert history(session, run, token=page.token).entries == []
+
+
+def test_readers_see_each_entry_once_while_others_write(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    run = make_run(session, make_user(session))
+    written: list[str] = []
+
+    def write(number: int) -> None:
+        chance = random.Random(number)
+        with session_factory() as other:
+            mine = other.get(Workflow, run.id_)
+            for turn in range(30):
+                for part in range(chance.randint(1, 3)):
+                    message = f"{number}.{turn}.{part}"
+                    add_note(other, mine, "turn", message)
+                    written.append(message)
+                    other.execute(sa.text("SELECT pg_sleep(:s)"), {"s": chance.random() / 200})
+                other.commit()
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    seen, token = [], None
+    while True:
+        alive = any(thread.is_alive() for thread in threads)
+        page = history(session, run, token=token, limit=7)
+        session.commit()
+        seen += [entry.message for entry in page.entries]
+        token = page.token
+        if not alive and not page.entries:
+            break
+    assert sorted(seen) == sorted(written)
+
+
+@pytest.mark.parametrize("token", ["", "nonsense", "W10", "é", "WyJoaXN0b3J5Il0"])
+def test_a_token_from_elsewhere_is_refused(session: Session, token: str) -> None:
+    run = make_run(session, make_user(session))
+    with pytest.raises(errors.InvalidIdentifier):
+        history(session, run, token=token)
+
+
+def test_a_token_of_another_run_is_refused(session: Session) -> None:
+    owner = make_user(session)
+    token = history(session, make_run(session, owner)).token
+    with pytest.raises(errors.InvalidIdentifier, match="another"):
+        history(session, make_run(session, owner), token=token)
+
+
+def test_notes_keep_what_text_cannot_hold_readable(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    add_note(session, run, "output", "a\0b\udc80c")
+    session.commit()
+    assert history(session, run).entries[0].message == "a\\x00b\\udc80c"
+
+
+def make_moves(uri: str, owner: str, moves: int, number: int) -> None:
+    """Ask for random statuses of random runs of this owner, legal or not."""
+    chance = random.Random(number)
+    engine = database.create_engine(uri)
+    with Session(engine) as session:
+        ids = session.scalars(sa.select(Workflow.id_).where(Workflow.owner_id == uuid.UUID(owner))).all()
+        for _ in range(moves):
+            wanted = chance.choice(list(RunStatus))
+            transition(session, chance.choice(ids), wanted, reason=str(number), on_conflict="report")
+            session.commit()
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("processes", "runs", "moves"),
+    [(8, 20, 1000), pytest.param(32, 200, 20_000, marks=pytest.mark.soak)],
+)
+def test_status_revision_and_history_tell_one_story(
+    session: Session, database_uri: str, processes: int, runs: int, moves: int
+) -> None:
+    owner = make_user(session)
+    ids = [make_run(session, owner, name=f"run-{n}").id_ for n in range(runs)]
+
+    in_processes(processes, make_moves, database_uri, str(owner.id_), moves // processes)
+
+    session.expire_all()
+    stories = defaultdict(list)
+    for change in session.scalars(sa.select(StatusChange).order_by(StatusChange.revision)):
+        stories[change.entity_id].append(change)
+    assert sum(map(len, stories.values())) > runs
+    for run in session.scalars(sa.select(Workflow)):
+        story = stories[run.id_]
+        assert [change.revision for change in story] == list(range(1, run.revision + 1))
+        status = RunStatus.created
+        for change in story:
+            assert change.from_status == status
+            assert WORKFLOW.allows(status, RunStatus(change.to_status))
+            status = RunStatus(change.to_status)
+        assert status is run.status
+        assert [change.at for change in story] == sorted(change.at for change in story)
+    assert len(ids) == runs
+
+
+def test_since_may_be_in_any_time_zone(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    add_note(session, run, "a", "b")
+    east = timezone(timedelta(hours=5))
+    assert history(session, run, since=datetime.now(east) - timedelta(minutes=1)).entries
+    assert not history(session, run, since=datetime.now(east) + timedelta(minutes=1)).entries
