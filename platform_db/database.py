@@ -156,6 +156,8 @@ def raise_own_error(context: ExceptionContext) -> None:
     if diagnostics.sqlstate == "PD001":
         entity_id, stored_status, status = diagnostics.message_detail.split(" ")
         raise errors.InvalidTransition(diagnostics.table_name, entity_id, stored_status, status)
+    if diagnostics.sqlstate == "PD002":
+        raise errors.AppendOnly(diagnostics.message_primary)
     if diagnostics.constraint_name in CONSTRAINT_ERRORS:
         raise CONSTRAINT_ERRORS[diagnostics.constraint_name]()
 

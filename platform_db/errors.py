@@ -22,6 +22,8 @@ Exit code Meaning
 12        a secret key is missing or wrong
 13        the embedded database cannot be used
 14        the models and the database differ
+15        the audit log or its seals were changed
+16        a database role or its privileges are missing
 130       interrupted
 ========= =======================================================
 """
@@ -366,6 +368,52 @@ class UnknownAction(PlatformDBError):
     """This is not a registered audit action."""
 
     code = "unknown_action"
+
+
+class AppendOnly(Refused):
+    """This table is append-only."""
+
+    code = "append_only"
+
+
+class AuditLogChanged(PlatformDBError):
+    """The audit log, or a seal of it, was changed.
+
+    :param seal: the number of the first seal that does not hold.
+    :param change: what was done: ``edited``, ``deleted``, ``inserted``, ``reordered`` (a row), or
+        ``altered``, ``missing``, ``unsigned``, ``forged`` (the seal itself).
+    :param row: the number of the first row concerned, where it can be told.
+    :param row_id: that row's id, where it is still stored.
+    """
+
+    code = "audit_log_changed"
+    exit_code = 15
+    hint = "compare with a backup, and with what platform-db audit export-seals gave earlier"
+
+    def __init__(self, seal: int, change: str, row: int | None = None, row_id: str | None = None) -> None:
+        what = f"seal {seal} does not hold: "
+        if row is not None:
+            what += f"row {row}{f' ({row_id})' if row_id else ''} was {change}"
+        elif change in ("altered", "missing", "unsigned", "forged"):
+            what += f"the seal itself is {change}"
+        else:
+            what += f"a row was {change}"
+        super().__init__(what)
+        self.seal = seal
+        self.change = change
+        self.row = row
+        self.row_id = row_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.seal, self.change, self.row, self.row_id)
+
+
+class RolesMissing(PlatformDBError):
+    """A database role of platform-db is missing, or this login may not use it."""
+
+    code = "roles_missing"
+    exit_code = 16
+    hint = "run: platform-db roles create, then: platform-db roles grant --to LOGIN"
 
 
 class SecretKeyError(PlatformDBError):

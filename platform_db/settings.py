@@ -62,6 +62,13 @@ class Settings(BaseSettings):
         None, description="Secret keys, newest first, comma-separated: 32 random bytes in base64 each."
     )
 
+    audit_signing_key: SecretStr | None = Field(
+        None, description="Ed25519 key that signs the seals of the audit log: 32 random bytes in base64."
+    )
+    audit_verify_keys: tuple[str, ...] = Field(
+        (), description="Ed25519 public keys that seals may be signed with, in base64, comma-separated."
+    )
+
     pool_size: int = Field(5, ge=1, description="Connections kept open per process.")
     max_overflow: int = Field(10, ge=-1, description="Connections beyond ``pool_size``; -1 is unlimited.")
     pool_timeout: float = Field(30.0, ge=0, description="Seconds to wait for a free connection.")
@@ -117,7 +124,10 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
-        "workflow_termination_quota_update_policy", "keep_alive_jobs_with_statuses", mode="before"
+        "audit_verify_keys",
+        "workflow_termination_quota_update_policy",
+        "keep_alive_jobs_with_statuses",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: Any) -> Any:

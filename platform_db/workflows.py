@@ -37,7 +37,7 @@ def get_workflow(
     user = parse_id(user_id, "user id")
     visible = Workflow.owner_id == user
     if include_shared:
-        visible = sa.or_(visible, sa.tuple_(Workflow.owner_id, Workflow.id_).in_(_shared_with(user)))
+        visible = sa.or_(visible, sa.tuple_(Workflow.owner_id, Workflow.id_).in_(shared_with(user)))
     for criteria in _readings(uuid_or_name):
         workflow = session.scalars(
             sa.select(Workflow)
@@ -54,7 +54,7 @@ def get_workflow(
     raise errors.WorkflowNotFound(f"there is no workflow {str(uuid_or_name)!r}")
 
 
-def _shared_with(user_id: uuid.UUID) -> sa.Select[uuid.UUID, uuid.UUID]:
+def shared_with(user_id: uuid.UUID) -> sa.Select[uuid.UUID, uuid.UUID]:
     """Select the owner and the id of what is shared with the user now."""
     return sa.select(UserWorkflow.owner_id, UserWorkflow.workflow_id).where(
         UserWorkflow.user_id == user_id,

@@ -33,7 +33,10 @@ COMPARE: dict[str, Any] = {
 
 def print_sql() -> None:
     """Write the statements out instead of running them (``--sql``)."""
-    context.configure(dialect_name="postgresql", literal_binds=True, **COMPARE)
+    # The driver's own style of parameters would double every % in the functions.
+    context.configure(
+        dialect_name="postgresql", dialect_opts={"paramstyle": "named"}, literal_binds=True, **COMPARE
+    )
     context.get_context().impl.static_output(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA};")
     with context.begin_transaction():
         context.run_migrations()

@@ -1,7 +1,7 @@
 """What is stored. One file per concept."""
 
 from platform_db.models import flush as flush
-from platform_db.models.audit import AuditLog, AuditLogAction, register_audit_action
+from platform_db.models.audit import NOBODY, AuditLog, AuditLogAction, register_audit_action
 from platform_db.models.base import Base
 from platform_db.models.history import Note, StatusChange
 from platform_db.models.job import Job, JobCache, JobCacheUse
@@ -19,6 +19,7 @@ from platform_db.models.resource import (
 )
 from platform_db.models.retention import WorkspaceRetentionAuditLog, WorkspaceRetentionRule
 from platform_db.models.run_number import RunCounter, format_run_number, split_run_number
+from platform_db.models.seal import AuditFence, AuditSeal, AuditSealDigests
 from platform_db.models.service import Service, ServiceLog, ServiceType, WorkflowService
 from platform_db.models.session import InteractiveSession, InteractiveSessionType, WorkflowSession
 from platform_db.models.sharing import AccessType, UserWorkflow
@@ -28,9 +29,13 @@ from platform_db.models.workflow import Workflow
 from platform_db.states import JobStatus, RunStatus, UserTokenStatus, WorkspaceRetentionRuleStatus
 
 __all__ = [
+    "NOBODY",
     "AccessType",
+    "AuditFence",
     "AuditLog",
     "AuditLogAction",
+    "AuditSeal",
+    "AuditSealDigests",
     "Base",
     "InteractiveSession",
     "InteractiveSessionResource",

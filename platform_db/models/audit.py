@@ -45,9 +45,18 @@ def register_audit_action(action: str) -> str:
     return action
 
 
-class AuditLog(Identified, Created, Base):
-    """One action. Rows outlive the user they speak of and are never updated.
+def _setting(name: str, type_: str) -> sa.TextClause:
+    """Return the value of the transaction's setting ``platform.<name>``, NULL where there is none."""
+    return sa.text(f"(nullif(current_setting('platform.{name}', true), ''))::{type_}")
 
+
+class AuditLog(Identified, Created, Base):
+    """One action. Rows outlive the user they speak of, are never updated, and go by retention alone.
+
+    What the caller does not say about who, and from where, is taken from the transaction
+    (:func:`platform_db.audit.set_origin`).
+
+    :param number: the place in the log, given by the database; not without gaps.
     :param user_id: whom it is about; :data:`NOBODY` where it is about no user in particular.
     :param actor_id: the user who did it; None where the user did it, or the platform.
     :param details: what else there is to know, in ids and plain values.
@@ -59,22 +68,25 @@ class AuditLog(Identified, Created, Base):
     __tablename__ = "audit_log"
     tenant_column = "user_id"
 
+    number: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True))
     user_id: Mapped[uuid.UUID]
-    actor_id: Mapped[uuid.UUID | None]
+    actor_id: Mapped[uuid.UUID | None] = mapped_column(server_default=_setting("actor_id", "uuid"))
     action: Mapped[str] = mapped_column(sa.Text)
     details: Mapped[dict[str, Any] | None] = mapped_column(Json)
-    request_id: Mapped[str | None] = mapped_column(sa.Text)
-    address: Mapped[str | None] = mapped_column(INET)
-    service: Mapped[str | None] = mapped_column(sa.Text)
+    request_id: Mapped[str | None] = mapped_column(sa.Text, server_default=_setting("request_id", "text"))
+    address: Mapped[str | None] = mapped_column(INET, server_default=_setting("address", "inet"))
+    service: Mapped[str | None] = mapped_column(sa.Text, server_default=_setting("service", "text"))
 
     __mapper_args__ = {"primary_key": ["id_"]}
     __table_args__ = (
         sa.PrimaryKeyConstraint("user_id", "id_"),
         sa.UniqueConstraint("id_", name="uq_audit_log_id_"),
-        sa.Index("ix_audit_log_user_id_created", "user_id", "created"),
-        sa.Index("ix_audit_log_actor_id_created", "actor_id", "created"),
-        sa.Index("ix_audit_log_action_created", "action", "created"),
-        sa.Index("ix_audit_log_created", "created"),
+        sa.UniqueConstraint("number"),
+        # Each serves one filter's list, newest first, and its pages.
+        sa.Index("ix_audit_log_user_id_created_number", "user_id", "created", "number"),
+        sa.Index("ix_audit_log_actor_id_created_number", "actor_id", "created", "number"),
+        sa.Index("ix_audit_log_action_created_number", "action", "created", "number"),
+        sa.Index("ix_audit_log_created_number", "created", "number"),
     )
 
     @validates("action")

@@ -1,4 +1,4 @@
-"""What the database does by itself, beside tables and indexes: functions and triggers.
+"""What the database does by itself, beside tables and indexes: functions, triggers and policies.
 
 Migrations create these objects from statements of their own, which never change once they are released. The
 test that compares a migrated database with the models creates them from here.
@@ -6,8 +6,10 @@ test that compares a migrated database with the models creates them from here.
 
 from __future__ import annotations
 
+from platform_db.models.append_only import append_only_statements
 from platform_db.models.base import STORAGE, Base
 from platform_db.models.guard import guard_statements
+from platform_db.models.policies import policy_statements
 from platform_db.models.run_number import RUN_NUMBER_FUNCTIONS
 from platform_db.types import SCHEMA
 
@@ -194,4 +196,6 @@ CREATE TRIGGER touch_{table} BEFORE UPDATE ON {SCHEMA}.{table}
         _LOOK_UP,
         *_refuse_known_values("user_token", "token"),
         *_refuse_known_values("interactive_session", "secret"),
+        *append_only_statements(),
+        *policy_statements(),
     ]

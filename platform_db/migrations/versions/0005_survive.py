@@ -10,7 +10,7 @@ Recovery: run it again. The index comes first, and one that was left half-built 
     rest is one transaction.
 
 Revision ID: 0005
-Revises: 0002
+Revises: 0004
 Create Date: 2026-11-21
 """
 
@@ -21,7 +21,7 @@ from alembic import op
 from platform_db.migrations.sql import run_scripts
 
 revision = "0005"
-down_revision = "0002"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 

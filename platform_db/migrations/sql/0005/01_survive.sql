@@ -67,3 +67,9 @@ ALTER TABLE platform.log_chunk SET (
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05,
     autovacuum_analyze_scale_factor = 0.02
 );
+
+ALTER TABLE platform.log_size ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY tenant ON platform.log_size
+    USING (owner_id = (nullif(current_setting('platform.user_id', true), ''))::uuid)
+    WITH CHECK (owner_id = (nullif(current_setting('platform.user_id', true), ''))::uuid);

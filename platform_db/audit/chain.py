@@ -1,0 +1,111 @@
+"""The chain of seals: what a seal's hash covers, and seals to keep elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db.models import AuditSeal
+from platform_db.types import SCHEMA
+
+NO_HASH = bytes(32)
+
+# No two sealers, nor a sealer and retention, add to the chain at once. A lock of the transaction: behind a
+# pooler nobody else inherits it.
+_LOCK = sa.text(f"SELECT pg_try_advisory_xact_lock(hashtextextended('{SCHEMA}.audit_seal', 0))")
+
+_LAST = sa.select(AuditSeal).order_by(AuditSeal.number.desc()).limit(1)
+
+# Seals that are read at a time.
+PAGE = 500
+
+
+def try_lock_chain(session: Session) -> bool:
+    """Take the chain's lock until the transaction ends, unless somebody else has it."""
+    taken: bool = session.connection().execute(_LOCK).scalar_one()
+    return taken
+
+
+def last_seal(session: Session) -> AuditSeal | None:
+    """Return the newest seal, read anew."""
+    return session.scalars(_LAST.execution_options(populate_existing=True)).one_or_none()
+
+
+def add_seal(session: Session, last: AuditSeal | None, **values: Any) -> AuditSeal:
+    """Add the seal that follows ``last``, hashed and, where a key is configured, signed."""
+    from platform_db.audit.signing import signing_key
+
+    seal = AuditSeal(
+        number=last.number + 1 if last else 1,
+        previous_hash=last.hash if last else NO_HASH,
+        **{"first_kept_seal": last.first_kept_seal if last else 1, **values},
+    )
+    seal.hash = seal_hash(seal)
+    key = signing_key()
+    seal.signature = key.sign(seal.hash) if key else None
+    session.add(seal)
+    session.flush()
+    return seal
+
+
+def seal_hash(seal: AuditSeal) -> bytes:
+    """Return the SHA-256 of what a seal says: its facts as text, one a line."""
+    facts = (
+        "platform-db audit seal",
+        seal.number,
+        seal.previous_hash.hex(),
+        seal.last_row,
+        seal.row_count,
+        _time(seal.last_created),
+        seal.content_hash.hex(),
+        seal.first_kept_seal,
+        _time(seal.sealed_at),
+    )
+    return hashlib.sha256("".join(f"{fact}\n" for fact in facts).encode("ascii")).digest()
+
+
+def read_seals(session: Session, *, after: int = 0) -> Iterator[AuditSeal]:
+    """Yield the seals after the one with this number, in their order, a page at a time."""
+    while True:
+        page = session.scalars(
+            sa.select(AuditSeal)
+            .where(AuditSeal.number > after)
+            .order_by(AuditSeal.number)
+            .limit(PAGE)
+            .execution_options(populate_existing=True)
+        ).all()
+        yield from page
+        if len(page) < PAGE:
+            return
+        after = page[-1].number
+        for seal in page:
+            session.expunge(seal)
+
+
+def export_seals(session: Session, *, after: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the seals after the one with this number as plain values, to be kept where nobody rewrites them.
+
+    :param after: the last seal that was exported before; 0 exports all.
+    """
+    for seal in read_seals(session, after=after):
+        yield {
+            "number": seal.number,
+            "previous_hash": seal.previous_hash.hex(),
+            "last_row": seal.last_row,
+            "row_count": seal.row_count,
+            "last_created": _time(seal.last_created),
+            "content_hash": seal.content_hash.hex(),
+            "first_kept_seal": seal.first_kept_seal,
+            "sealed_at": _time(seal.sealed_at),
+            "hash": seal.hash.hex(),
+            "signature": seal.signature.hex() if seal.signature else None,
+        }
+
+
+def _time(time: datetime | None) -> str | None:
+    return None if time is None else time.astimezone(timezone.utc).isoformat(timespec="microseconds")

@@ -1,0 +1,29 @@
+"""What is hashed of a row: its number, a space and its columns as a JSON array, ended by a line feed.
+
+PostgreSQL writes and hashes it, so that verifying does not move the log to the client. Nothing in it
+depends on the settings of a session: a time is its seconds since 1970, and JSON writes no line feed inside
+a line. The columns are never reordered, and none is ever added: sealed rows must give the same text
+forever.
+"""
+
+from __future__ import annotations
+
+from platform_db.types import SCHEMA
+
+CONTENT = (
+    "json_build_array(id_, user_id, actor_id, action, details, request_id, address, service,"
+    " extract(epoch FROM created))::text"
+)
+
+LINE = f"number || ' ' || {CONTENT} || E'\\n'"
+
+CONTENT_HASH = f"sha256(convert_to(coalesce(string_agg({LINE}, '' ORDER BY number), ''), 'UTF8'))"
+
+DIGEST_BYTES = 16
+
+# Without the number: a row that was moved elsewhere is recognised by its content.
+DIGEST = f"substr(sha256(convert_to({CONTENT}, 'UTF8')), 1, {DIGEST_BYTES})"
+
+DIGESTS = f"coalesce(string_agg(int8send(number) || {DIGEST}, ''::bytea ORDER BY number), '')"
+
+TABLE = f"{SCHEMA}.audit_log"

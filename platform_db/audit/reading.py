@@ -1,0 +1,115 @@
+"""Reading the audit log, newest first, and exporting it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db.models import AuditLog, AuditLogAction
+from platform_db.types import parse_id
+
+# Rows that an export fetches at a time.
+PAGE = 1000
+
+
+def list_audit(
+    session: Session,
+    *,
+    user_id: uuid.UUID | str | None = None,
+    actor_id: uuid.UUID | str | None = None,
+    action: AuditLogAction | str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int = 100,
+    after: AuditLog | None = None,
+) -> Sequence[AuditLog]:
+    """Return audit rows, newest first.
+
+    :param user_id: only those about this user.
+    :param actor_id: only what this user did.
+    :param action: only this action.
+    :param since: only what was recorded at this time or later.
+    :param until: only what was recorded before this time.
+    :param after: the last row of the page before.
+    """
+    query = (
+        _filtered(user_id, actor_id, action, since, until)
+        .order_by(AuditLog.created.desc(), AuditLog.number.desc())
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(
+            sa.tuple_(AuditLog.created, AuditLog.number)
+            < sa.tuple_(sa.literal(after.created), sa.literal(after.number))
+        )
+    return session.scalars(query).all()
+
+
+def export_audit(
+    session: Session,
+    *,
+    user_id: uuid.UUID | str | None = None,
+    actor_id: uuid.UUID | str | None = None,
+    action: AuditLogAction | str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield audit rows as plain values, in the order of their numbers, in flat memory.
+
+    The filters are those of :func:`list_audit`.
+    """
+    query = _filtered(user_id, actor_id, action, since, until).order_by(AuditLog.number).limit(PAGE)
+    last = 0
+    while True:
+        rows = session.execute(
+            query.where(AuditLog.number > last).with_only_columns(*AuditLog.__table__.columns)
+        ).all()
+        for row in rows:
+            yield as_values(row)
+        if len(rows) < PAGE:
+            return
+        last = rows[-1].number
+
+
+def as_values(row: Any) -> dict[str, Any]:
+    """Return an audit row as plain values."""
+    return {
+        "number": row.number,
+        "id": str(row.id_),
+        "created": row.created.isoformat(),
+        "user_id": str(row.user_id),
+        "actor_id": str(row.actor_id) if row.actor_id else None,
+        "action": row.action,
+        "details": row.details,
+        "request_id": row.request_id,
+        "address": str(row.address) if row.address else None,
+        "service": row.service,
+    }
+
+
+def _filtered(
+    user_id: uuid.UUID | str | None,
+    actor_id: uuid.UUID | str | None,
+    action: AuditLogAction | str | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> sa.Select[Any]:
+    query = sa.select(AuditLog)
+    if user_id is not None:
+        query = query.where(AuditLog.user_id == parse_id(user_id, "user id"))
+    if actor_id is not None:
+        query = query.where(AuditLog.actor_id == parse_id(actor_id, "user id"))
+    if action is not None:
+        query = query.where(
+            AuditLog.action == (action.value if isinstance(action, AuditLogAction) else action)
+        )
+    if since is not None:
+        query = query.where(AuditLog.created >= since)
+    if until is not None:
+        query = query.where(AuditLog.created < until)
+    return query

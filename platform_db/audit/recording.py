@@ -1,0 +1,70 @@
+"""Writing audit rows: one plain INSERT each, in the transaction that does what they tell of."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db.models import AuditLog, AuditLogAction, User
+from platform_db.types import parse_id
+
+
+def record_action(
+    session: Session,
+    user: User | uuid.UUID | str,
+    action: AuditLogAction | str,
+    details: Mapping[str, Any] | None = None,
+    *,
+    actor_id: uuid.UUID | str | None = None,
+) -> AuditLog:
+    """Add an audit row; it is stored with the session's transaction.
+
+    :param user: whom it is about; :data:`~platform_db.models.NOBODY` where it is about no user in particular.
+    :param details: what else there is to know, in ids and plain values: no names, no e-mail addresses.
+    :param actor_id: the user who did it, where :func:`set_origin` did not say it.
+    :raises errors.UnknownAction: nobody registered that action.
+    """
+    row = AuditLog(
+        user_id=user.id_ if isinstance(user, User) else parse_id(user, "user id"),
+        action=action,
+        details=dict(details) if details else None,
+    )
+    if actor_id is not None:
+        row.actor_id = parse_id(actor_id, "user id")
+    session.add(row)
+    return row
+
+
+def set_origin(
+    session: Session,
+    *,
+    actor_id: uuid.UUID | str | None = None,
+    request_id: str | None = None,
+    address: str | None = None,
+    service: str | None = None,
+) -> None:
+    """Say who acts, and from where, for all audit rows of the rest of this transaction.
+
+    What is None is left as it was. Rows that triggers write have it, too.
+
+    :param address: the network address that the request came from.
+    """
+    values = {
+        "actor_id": None if actor_id is None else str(parse_id(actor_id, "user id")),
+        "request_id": request_id,
+        "address": address,
+        "service": service,
+    }
+    for name, value in values.items():
+        if value is not None:
+            session.connection().execute(_SET[name], {"value": value})
+
+
+_SET = {
+    name: sa.text(f"SET LOCAL platform.{name} = :value")
+    for name in ("actor_id", "request_id", "address", "service")
+}

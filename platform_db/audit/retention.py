@@ -1,0 +1,85 @@
+"""Removing what is old: the rows of the oldest seals. Their hashes stay, so the chain still verifies."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.audit.chain import add_seal, last_seal, try_lock_chain
+from platform_db.audit.recording import record_action
+from platform_db.models import NOBODY, AuditLog, AuditLogAction, AuditSeal, AuditSealDigests
+
+# Seals whose rows one call removes.
+SEALS = 100
+
+
+def prune_audit_log(session: Session, before: datetime, *, limit: int = SEALS) -> int:
+    """Remove the rows of the oldest seals, as far as all their rows are older than ``before``.
+
+    What was removed is said by a seal of its own, without which the database refuses the deletion, and by
+    an audit row. Only the tables' owner may do it. Call it again, in another transaction, until it returns
+    0.
+
+    :param limit: of how many seals at most.
+    :returns: of how many seals.
+    :raises errors.AlreadyRunning: a sealer, or another call, is at it.
+    """
+    if not try_lock_chain(session):
+        raise errors.AlreadyRunning("another process is adding to the seals of the audit log")
+    last = last_seal(session)
+    if last is None:
+        return 0
+    old = _old_seals(session, last.first_kept_seal, before, limit)
+    if not any(seal.row_count for seal in old):
+        return 0
+    first, end = old[0].number, old[-1].number
+    record_action(
+        session,
+        NOBODY,
+        AuditLogAction.apply_retention,
+        {
+            "table": AuditLog.__tablename__,
+            "first_seal": first,
+            "last_seal": end,
+            "rows": sum(seal.row_count for seal in old),
+            "before": before.isoformat(),
+        },
+    )
+    add_seal(
+        session,
+        last,
+        last_row=last.last_row,
+        row_count=0,
+        last_created=None,
+        content_hash=hashlib.sha256().digest(),
+        first_kept_seal=end + 1,
+        sealed_at=session.scalars(sa.select(sa.func.clock_timestamp())).one(),
+    )
+    session.execute(
+        sa.delete(AuditLog)
+        .where(AuditLog.number <= old[-1].last_row)
+        .execution_options(synchronize_session=False)
+    )
+    session.execute(
+        sa.delete(AuditSealDigests)
+        .where(AuditSealDigests.seal_number <= end)
+        .execution_options(synchronize_session=False)
+    )
+    return len(old)
+
+
+def _old_seals(session: Session, first: int, before: datetime, limit: int) -> list[AuditSeal]:
+    """Return the seals from ``first`` on that have only old rows, up to the first that has another."""
+    seals = session.scalars(
+        sa.select(AuditSeal).where(AuditSeal.number >= first).order_by(AuditSeal.number).limit(limit)
+    )
+    old: list[AuditSeal] = []
+    for seal in seals:
+        if (seal.last_created or seal.sealed_at) >= before:
+            break
+        old.append(seal)
+    return old

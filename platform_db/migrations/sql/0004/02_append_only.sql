@@ -1,0 +1,77 @@
+CREATE FUNCTION platform.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING
+        ERRCODE = 'PD002',
+        MESSAGE = format('%s refused: %s is append-only', TG_OP, TG_TABLE_NAME),
+        SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME;
+END
+$$;
+
+CREATE FUNCTION platform.assign_transaction_id() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_current_xact_id();
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION platform.keep_audit_rows() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    kept_from bigint := coalesce(
+        (SELECT first_kept_seal FROM platform.audit_seal ORDER BY number DESC LIMIT 1), 1);
+    removed bigint;
+    removable bigint;
+BEGIN
+    IF TG_TABLE_NAME = 'audit_log' THEN
+        SELECT max(number) INTO removed FROM deleted;
+        SELECT last_row INTO removable FROM platform.audit_seal WHERE number = kept_from - 1;
+    ELSE
+        SELECT max(seal_number) INTO removed FROM deleted;
+        removable := kept_from - 1;
+    END IF;
+    IF removed > coalesce(removable, 0) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'PD002',
+            MESSAGE = format('DELETE refused: %s is append-only', TG_TABLE_NAME),
+            HINT = 'What is old is removed by: platform-db audit prune.',
+            SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME;
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION platform.record_guard_override() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO platform.audit_log (id_, user_id, action, details)
+    VALUES (
+        gen_random_uuid(), NEW.owner_id, 'override_guard',
+        jsonb_build_object(
+            'entity', NEW.entity, 'entity_id', NEW.entity_id, 'revision', NEW.revision,
+            'from_status', NEW.from_status, 'to_status', NEW.to_status, 'reason', NEW.reason
+        )
+    );
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER assign_transaction_id BEFORE INSERT ON platform.audit_log
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.assign_transaction_id();
+
+CREATE TRIGGER record_guard_override AFTER INSERT ON platform.status_change
+    FOR EACH ROW WHEN (NEW.overridden) EXECUTE FUNCTION platform.record_guard_override();
+
+CREATE TRIGGER refuse_change BEFORE UPDATE OR TRUNCATE ON platform.audit_log
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.refuse_change();
+
+CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE OR TRUNCATE ON platform.audit_seal
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.refuse_change();
+
+CREATE TRIGGER refuse_change BEFORE UPDATE OR TRUNCATE ON platform.audit_seal_digests
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.refuse_change();
+
+CREATE TRIGGER keep_audit_rows AFTER DELETE ON platform.audit_log
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.keep_audit_rows();
+
+CREATE TRIGGER keep_audit_rows AFTER DELETE ON platform.audit_seal_digests
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.keep_audit_rows();

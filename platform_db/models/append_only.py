@@ -1,0 +1,106 @@
+"""Triggers that keep the audit log and its seals append-only, and record what the database sees by itself.
+
+They protect from accidents and bugs, whoever connects. A superuser can switch them off; that is what seals
+are for. Rows may be deleted once a seal says that they are no longer kept: retention makes that seal first,
+and with a signing key nobody else can make one that verifies.
+"""
+
+from __future__ import annotations
+
+from platform_db.types import SCHEMA
+
+APPEND_ONLY = "PD002"
+
+_REFUSE_CHANGE = f"""\
+CREATE FUNCTION {SCHEMA}.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING
+        ERRCODE = '{APPEND_ONLY}',
+        MESSAGE = format('%s refused: %s is append-only', TG_OP, TG_TABLE_NAME),
+        SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME;
+END
+$$;"""
+
+# A row's number is drawn after its transaction has an id: the fence of the seals rests on this order, and a
+# BEFORE STATEMENT trigger runs before the first row is computed.
+_NUMBER_LATE = f"""\
+CREATE FUNCTION {SCHEMA}.assign_transaction_id() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_current_xact_id();
+    RETURN NULL;
+END
+$$;"""
+
+_KEEP_ROWS = f"""\
+CREATE FUNCTION {SCHEMA}.keep_audit_rows() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    kept_from bigint := coalesce(
+        (SELECT first_kept_seal FROM {SCHEMA}.audit_seal ORDER BY number DESC LIMIT 1), 1);
+    removed bigint;
+    removable bigint;
+BEGIN
+    IF TG_TABLE_NAME = 'audit_log' THEN
+        SELECT max(number) INTO removed FROM deleted;
+        SELECT last_row INTO removable FROM {SCHEMA}.audit_seal WHERE number = kept_from - 1;
+    ELSE
+        SELECT max(seal_number) INTO removed FROM deleted;
+        removable := kept_from - 1;
+    END IF;
+    IF removed > coalesce(removable, 0) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = '{APPEND_ONLY}',
+            MESSAGE = format('DELETE refused: %s is append-only', TG_TABLE_NAME),
+            HINT = 'What is old is removed by: platform-db audit prune.',
+            SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME;
+    END IF;
+    RETURN NULL;
+END
+$$;"""
+
+_RECORD_OVERRIDE = f"""\
+CREATE FUNCTION {SCHEMA}.record_guard_override() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO {SCHEMA}.audit_log (id_, user_id, action, details)
+    VALUES (
+        gen_random_uuid(), NEW.owner_id, 'override_guard',
+        jsonb_build_object(
+            'entity', NEW.entity, 'entity_id', NEW.entity_id, 'revision', NEW.revision,
+            'from_status', NEW.from_status, 'to_status', NEW.to_status, 'reason', NEW.reason
+        )
+    );
+    RETURN NULL;
+END
+$$;"""
+
+
+def append_only_statements() -> list[str]:
+    """Return the statements that create the functions and triggers."""
+    return [
+        _REFUSE_CHANGE,
+        _NUMBER_LATE,
+        _KEEP_ROWS,
+        _RECORD_OVERRIDE,
+        f"""\
+CREATE TRIGGER assign_transaction_id BEFORE INSERT ON {SCHEMA}.audit_log
+    FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.assign_transaction_id();""",
+        f"""\
+CREATE TRIGGER record_guard_override AFTER INSERT ON {SCHEMA}.status_change
+    FOR EACH ROW WHEN (NEW.overridden) EXECUTE FUNCTION {SCHEMA}.record_guard_override();""",
+        *(
+            f"""\
+CREATE TRIGGER refuse_change BEFORE {events} ON {SCHEMA}.{table}
+    FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.refuse_change();"""
+            for table, events in (
+                ("audit_log", "UPDATE OR TRUNCATE"),
+                ("audit_seal", "UPDATE OR DELETE OR TRUNCATE"),
+                ("audit_seal_digests", "UPDATE OR TRUNCATE"),
+            )
+        ),
+        *(
+            f"""\
+CREATE TRIGGER keep_audit_rows AFTER DELETE ON {SCHEMA}.{table}
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.keep_audit_rows();"""
+            for table in ("audit_log", "audit_seal_digests")
+        ),
+    ]

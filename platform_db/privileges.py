@@ -1,0 +1,100 @@
+"""Who may do what: role by table by verb, as data. Grants, tests and the documentation come from it.
+
+Tables that are not named get what their kind gets: a tenant's table is read and written by services and by
+the tenant, any other by services alone. What is append-only is named, so is what holds the platform's own
+state.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from platform_db.models import Base
+from platform_db.models.policies import tenant_columns
+
+
+class Role(str, enum.Enum):
+    """The roles, and what each is for."""
+
+    service = "platform_service"
+    tenant = "platform_tenant"
+    readonly = "platform_readonly"
+    auditor = "platform_auditor"
+
+    @property
+    def purpose(self) -> str:
+        """What the role is for, in a sentence."""
+        return _PURPOSES[self]
+
+
+_PURPOSES = {
+    Role.service: "Services and cronjobs: sees every tenant's rows.",
+    Role.tenant: "What a service becomes inside tenant_scope(): sees one tenant's rows, or none.",
+    Role.readonly: "People and dashboards: reads every tenant's rows, but no token.",
+    Role.auditor: "Auditors: reads the audit log, its seals and the history, and nothing else.",
+}
+
+READ = ("SELECT",)
+APPEND = ("SELECT", "INSERT")
+CHANGE = ("SELECT", "INSERT", "UPDATE")
+ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+Verbs = tuple[str, ...]
+
+_TENANTS_TABLE: dict[Role, Verbs] = {Role.service: ALL, Role.tenant: ALL, Role.readonly: READ}
+
+_PLATFORMS_TABLE: dict[Role, Verbs] = {Role.service: ALL, Role.readonly: READ}
+
+_SPECIAL: dict[str, dict[Role, Verbs]] = {
+    "user_": {Role.service: ALL, Role.tenant: ("SELECT", "UPDATE"), Role.readonly: READ},
+    "user_token": {Role.service: ALL, Role.tenant: ALL},
+    "user_token_last_use": {Role.service: ALL, Role.tenant: CHANGE, Role.readonly: READ},
+    "resource": {Role.service: ALL, Role.tenant: READ, Role.readonly: READ},
+    "user_resource": {Role.service: ALL, Role.tenant: CHANGE, Role.readonly: READ},
+    "run_counter": {Role.service: ALL, Role.tenant: CHANGE, Role.readonly: READ},
+    # Append-only. What is pruned by age is pruned by services.
+    "log_chunk": {Role.service: ("SELECT", "INSERT", "DELETE"), Role.tenant: APPEND, Role.readonly: READ},
+    "service_log": {Role.service: ("SELECT", "INSERT", "DELETE"), Role.tenant: APPEND, Role.readonly: READ},
+    "status_change": {
+        Role.service: ("SELECT", "INSERT", "DELETE"),
+        Role.tenant: APPEND,
+        Role.readonly: READ,
+        Role.auditor: READ,
+    },
+    "workspace_retention_audit_log": {
+        Role.service: APPEND,
+        Role.tenant: APPEND,
+        Role.readonly: READ,
+        Role.auditor: READ,
+    },
+    # The audit log is removed by its owner alone, through retention.
+    "audit_log": {Role.service: APPEND, Role.tenant: APPEND, Role.readonly: READ, Role.auditor: READ},
+    "audit_seal": {Role.service: APPEND, Role.readonly: READ, Role.auditor: READ},
+    "audit_seal_digests": {Role.service: APPEND, Role.readonly: READ, Role.auditor: READ},
+    "audit_fence": {Role.service: CHANGE},
+    # Alembic's own, which no model speaks of: telling whether the schema is current takes reading it.
+    "alembic_version": {Role.service: READ, Role.readonly: READ},
+}
+
+
+def privileges() -> dict[str, dict[Role, Verbs]]:
+    """Return what each role may do with each table."""
+    tenants = tenant_columns()
+    tables = sorted({*(table.name for table in Base.metadata.sorted_tables), *_SPECIAL})
+    return {
+        table: _SPECIAL.get(table, _TENANTS_TABLE if table in tenants else _PLATFORMS_TABLE)
+        for table in tables
+    }
+
+
+def sees_every_tenant() -> dict[str, dict[Role, str]]:
+    """Return, by table, which roles have a policy of their own that shows every row, and for what command."""
+    granted = privileges()
+    return {
+        table: {
+            role: "ALL" if role is Role.service else "SELECT"
+            for role in Role
+            if role is not Role.tenant and role in granted[table]
+        }
+        for table in tenant_columns()
+    }

@@ -1,0 +1,412 @@
+"""The audit log: append-only, sealed, verified, read and pruned."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from platform_db import audit, config, crypto, errors
+from platform_db.audit import (
+    list_audit,
+    prune_audit_log,
+    record_action,
+    seal_audit_log,
+    sealing,
+    verify_audit_log,
+)
+from platform_db.models import NOBODY, AuditLog, AuditLogAction, AuditSeal, register_audit_action
+from platform_db.states import RunStatus
+from platform_db.transitions import override_guard, transition
+from tests.factories import make_run, make_user
+
+Factory = orm.sessionmaker[orm.Session]
+
+ANN, BOB = uuid.uuid4(), uuid.uuid4()
+
+
+def record(session: orm.Session, count: int = 1, user: uuid.UUID = ANN) -> None:
+    """Store so many audit rows."""
+    for number in range(count):
+        record_action(session, user, AuditLogAction.grant_token, {"n": number})
+    session.commit()
+
+
+def as_superuser(session: orm.Session, statement: str) -> None:
+    """Do what the triggers would refuse."""
+    session.execute(sa.text("SET LOCAL session_replication_role = replica"))
+    session.execute(sa.text(statement))
+    session.commit()
+
+
+@pytest.fixture(autouse=True)
+def nothing_configured() -> None:
+    config.reset_settings()
+
+
+@pytest.fixture
+def sealed(session_factory: Factory, session: orm.Session, monkeypatch: pytest.MonkeyPatch) -> Factory:
+    """Twenty rows in four seals."""
+    monkeypatch.setattr(sealing, "SEAL_ROWS", 5)
+    record(session, 20)
+    assert seal_audit_log(session_factory).seals == 4
+    return session_factory
+
+
+@pytest.fixture
+def signing_key(monkeypatch: pytest.MonkeyPatch) -> str:
+    key = crypto.generate_key()
+    configure(monkeypatch, AUDIT_SIGNING_KEY=key)
+    return key
+
+
+def configure(monkeypatch: pytest.MonkeyPatch, **variables: str | None) -> None:
+    """Set or unset variables of the configuration."""
+    for name, value in variables.items():
+        if value is None:
+            monkeypatch.delenv(f"PLATFORM_DB_{name}", raising=False)
+        else:
+            monkeypatch.setenv(f"PLATFORM_DB_{name}", value)
+    config.reset_settings()
+
+
+SWAP = """
+    UPDATE platform.audit_log AS a
+    SET id_ = b.id_, user_id = b.user_id, details = b.details, created = b.created
+    FROM platform.audit_log AS b
+    WHERE a.number IN (7, 9) AND b.number IN (7, 9) AND a.number <> b.number
+"""
+
+
+# -- recording
+
+
+def test_a_row_says_who_about_whom_what_when_and_from_where(session: orm.Session) -> None:
+    audit.set_origin(session, actor_id=BOB, request_id="r-1", address="2001:db8::7", service="api")
+    record_action(session, ANN, "share_workflow", {"workflow_id": "w"})
+    session.commit()
+    record_action(session, ANN, "share_workflow")
+    session.commit()
+    second, first = list_audit(session)
+    assert (first.user_id, first.actor_id, first.request_id, str(first.address), first.service) == (
+        ANN,
+        BOB,
+        "r-1",
+        "2001:db8::7",
+        "api",
+    )
+    assert (second.actor_id, second.request_id, second.address, second.service) == (None, None, None, None)
+
+
+def test_an_unknown_action_is_refused_and_a_registered_one_is_not(session: orm.Session) -> None:
+    with pytest.raises(errors.UnknownAction):
+        record_action(session, ANN, "open_door")
+    assert record_action(session, ANN, register_audit_action("open_window")).action == "open_window"
+
+
+def test_an_override_of_the_guard_is_recorded(session: orm.Session) -> None:
+    owner = make_user(session)
+    run = make_run(session, owner)
+    with override_guard(session, reason="the worker was lost"):
+        transition(session, run, RunStatus.finished)
+    session.commit()
+    (row,) = list_audit(session, action=AuditLogAction.override_guard)
+    assert row.user_id == owner.id_
+    assert row.details is not None
+    assert (row.details["entity_id"], row.details["reason"]) == (str(run.id_), "the worker was lost")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE platform.audit_log SET action = 'x'",
+        "DELETE FROM platform.audit_log",
+        "TRUNCATE platform.audit_log",
+        "UPDATE platform.audit_seal SET row_count = 0",
+        "DELETE FROM platform.audit_seal",
+        "TRUNCATE platform.audit_seal CASCADE",
+        "UPDATE platform.audit_seal_digests SET digests = ''",
+        "DELETE FROM platform.audit_seal_digests",
+    ],
+)
+def test_nobody_changes_what_is_recorded(sealed: Factory, statement: str) -> None:
+    with sealed() as session, pytest.raises(errors.AppendOnly, match="append-only"):
+        session.execute(sa.text(statement))
+
+
+# -- sealing
+
+
+def test_each_row_is_sealed_once(session_factory: Factory, session: orm.Session) -> None:
+    record(session, 3)
+    assert seal_audit_log(session_factory).rows == 3
+    assert seal_audit_log(session_factory).seals == 0
+    record(session, 2)
+    assert seal_audit_log(session_factory).rows == 2
+    result = verify_audit_log(session)
+    assert (result.seals, result.rows, result.unsealed_rows) == (2, 5, 0)
+
+
+def test_a_row_that_commits_late_is_not_skipped(session_factory: Factory, session: orm.Session) -> None:
+    with session_factory() as late:
+        record_action(late, BOB, "grant_token")
+        late.flush()
+        record(session, 3)
+        waiting = seal_audit_log(session_factory, wait=0.1)
+        assert (waiting.seals, waiting.waiting) == (0, True)
+        late.commit()
+    assert seal_audit_log(session_factory).rows == 4
+    verify_audit_log(session)
+
+
+def test_a_row_that_commits_after_the_fence_was_put_up_is_sealed_next(
+    session_factory: Factory, session: orm.Session
+) -> None:
+    record(session, 1)
+    with session_factory() as late:
+        record_action(late, BOB, "grant_token")
+        late.flush()
+        record(session, 1)
+        assert seal_audit_log(session_factory, wait=0).waiting
+        late.rollback()
+    result = seal_audit_log(session_factory)
+    assert (result.rows, result.waiting) == (2, False)
+
+
+def test_there_is_one_sealer_at_a_time(session_factory: Factory, session: orm.Session) -> None:
+    record(session)
+    session.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('platform.audit_seal', 0))"))
+    with pytest.raises(errors.AlreadyRunning):
+        seal_audit_log(session_factory)
+
+
+def test_a_fence_from_another_server_does_not_stop_the_sealer(
+    session_factory: Factory, session: orm.Session
+) -> None:
+    record(session, 2)
+    session.execute(sa.text("INSERT INTO platform.audit_fence VALUES (true, 1, 9000000000000)"))
+    session.commit()
+    assert seal_audit_log(session_factory).rows == 2
+
+
+# -- verifying
+
+
+def test_what_is_untouched_verifies(sealed: Factory) -> None:
+    with sealed() as session:
+        result = verify_audit_log(session)
+    assert (result.seals, result.rows, result.unsigned_seals) == (4, 20, 4)
+
+
+@pytest.mark.parametrize("setting", ["timezone = 'Asia/Tokyo'", "client_encoding = 'LATIN1'"])
+def test_the_settings_of_a_session_do_not_matter(
+    session_factory: Factory, session: orm.Session, setting: str
+) -> None:
+    record_action(session, ANN, "grant_token", {"ü": "\u00e9\n", "x": 1.50})
+    session.commit()
+    seal_audit_log(session_factory)
+    session.execute(sa.text(f"SET LOCAL {setting}"))
+    assert verify_audit_log(session).rows == 1
+
+
+@pytest.mark.parametrize(
+    ("statement", "seal", "change", "row"),
+    [
+        ("UPDATE platform.audit_log SET details = '{}' WHERE number = 8", 2, "edited", 8),
+        (
+            "UPDATE platform.audit_log SET created = created + interval '1 us' WHERE number = 1",
+            1,
+            "edited",
+            1,
+        ),
+        ("DELETE FROM platform.audit_log WHERE number = 15", 3, "deleted", 15),
+        ("DELETE FROM platform.audit_log WHERE number > 5 AND number <= 10", 2, "deleted", 6),
+        (
+            SWAP,
+            2,
+            "reordered",
+            7,
+        ),
+        ("UPDATE platform.audit_seal SET row_count = 4 WHERE number = 3", 3, "altered", None),
+        ("DELETE FROM platform.audit_seal WHERE number = 2", 2, "missing", None),
+        ("UPDATE platform.audit_seal SET first_kept_seal = 3 WHERE number = 4", 4, "altered", None),
+    ],
+)
+def test_a_change_is_named(sealed: Factory, statement: str, seal: int, change: str, row: int | None) -> None:
+    with sealed() as session:
+        if statement is SWAP:
+            for constraint in ("uq_audit_log_id_", "pk_audit_log"):
+                session.execute(sa.text(f"ALTER TABLE platform.audit_log DROP CONSTRAINT {constraint}"))
+        as_superuser(session, statement)
+        with pytest.raises(errors.AuditLogChanged) as caught:
+            verify_audit_log(session)
+    assert (caught.value.seal, caught.value.change, caught.value.row) == (seal, change, row)
+
+
+def test_an_inserted_row_is_named(sealed: Factory) -> None:
+    with sealed() as session:
+        as_superuser(session, "DELETE FROM platform.audit_log WHERE number = 12")
+        as_superuser(
+            session,
+            "INSERT INTO platform.audit_log (number, id_, user_id, action) OVERRIDING SYSTEM VALUE"
+            " VALUES (0, gen_random_uuid(), gen_random_uuid(), 'grant_token')",
+        )
+        with pytest.raises(errors.AuditLogChanged) as caught:
+            verify_audit_log(session)
+    assert (caught.value.seal, caught.value.change, caught.value.row) == (1, "inserted", 0)
+
+
+def test_a_rewritten_chain_is_told_by_what_was_exported(sealed: Factory) -> None:
+    with sealed() as session:
+        exported = [json.dumps(seal) for seal in audit.export_seals(session)]
+        verify_audit_log(session, against=exported)
+        as_superuser(session, "UPDATE platform.audit_log SET action = 'x' WHERE number = 20")
+        as_superuser(session, "DELETE FROM platform.audit_seal_digests WHERE seal_number = 4")
+        as_superuser(session, "DELETE FROM platform.audit_seal WHERE number = 4")
+        with pytest.raises(errors.AuditLogChanged, match="seal 4 does not hold: the seal itself is missing"):
+            verify_audit_log(session, against=exported)
+        seal_audit_log(sealed)
+        verify_audit_log(session)
+        with pytest.raises(errors.AuditLogChanged, match="seal 4 does not hold: the seal itself is altered"):
+            verify_audit_log(session, against=exported)
+
+
+def test_since_begins_later(sealed: Factory) -> None:
+    with sealed() as session:
+        as_superuser(session, "UPDATE platform.audit_log SET action = 'x' WHERE number = 2")
+        third = session.get_one(AuditSeal, 3)
+        assert verify_audit_log(session, since=third.sealed_at).seals == 2
+        with pytest.raises(errors.AuditLogChanged):
+            verify_audit_log(session, since=third.sealed_at - timedelta(hours=1))
+
+
+# -- signing
+
+
+def test_seals_are_signed_and_a_forged_one_is_found(
+    signing_key: str, sealed: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sealed() as session:
+        assert verify_audit_log(session).unsigned_seals == 0
+        configure(monkeypatch, AUDIT_VERIFY_KEYS=audit.public_key(), AUDIT_SIGNING_KEY=None)
+        assert verify_audit_log(session).seals == 4
+        configure(monkeypatch, AUDIT_SIGNING_KEY=crypto.generate_key(), AUDIT_VERIFY_KEYS=None)
+        with pytest.raises(errors.AuditLogChanged, match="forged"):
+            verify_audit_log(session)
+
+
+def test_a_seal_without_signature_is_refused_once_there_is_a_key(
+    sealed: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(monkeypatch, AUDIT_SIGNING_KEY=crypto.generate_key())
+    with sealed() as session:
+        with pytest.raises(errors.AuditLogChanged, match="unsigned"):
+            verify_audit_log(session)
+        assert verify_audit_log(session, unsigned_until=4).unsigned_seals == 4
+
+
+# -- reading
+
+
+def test_lists_are_filtered_and_paged(session: orm.Session) -> None:
+    record(session, 5)
+    record(session, 2, user=BOB)
+    record_action(session, ANN, "revoke_token", actor_id=BOB)
+    session.commit()
+    assert len(list_audit(session, user_id=BOB)) == 2
+    assert [row.action for row in list_audit(session, actor_id=BOB)] == ["revoke_token"]
+    assert len(list_audit(session, action="grant_token")) == 7
+    assert list_audit(session, until=datetime(2020, 1, 1, tzinfo=timezone.utc)) == []
+    pages: list[AuditLog] = []
+    while page := list_audit(session, limit=3, after=pages[-1] if pages else None):
+        pages.extend(page)
+    assert [row.number for row in pages] == [8, 7, 6, 5, 4, 3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("filters", "index"),
+    [
+        ({"user_id": ANN}, "user_id_created_number"),
+        ({"actor_id": ANN}, "actor_id_created_number"),
+        ({"action": "share_workflow"}, "action_created_number"),
+        ({"since": datetime(2026, 1, 1, tzinfo=timezone.utc)}, "created_number"),
+    ],
+)
+def test_each_filter_has_an_index(session: orm.Session, filters: dict[str, Any], index: str) -> None:
+    session.execute(
+        sa.text(
+            "INSERT INTO platform.audit_log (id_, user_id, actor_id, action, created)"
+            " SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'grant_token',"
+            " timestamptz '2020-01-01' + n * interval '1 s' FROM generate_series(1, 3000) AS n"
+        )
+    )
+    session.execute(sa.text("ANALYZE platform.audit_log"))
+    last = AuditLog(number=100, created=datetime(2026, 6, 1, tzinfo=timezone.utc))
+    plans: list[str] = []
+
+    def explain(*arguments: Any) -> None:
+        if arguments[2].startswith("SELECT"):
+            arguments[1].connection.cursor()
+            cursor = arguments[1].connection.cursor()
+            cursor.execute("EXPLAIN " + arguments[2], arguments[3])
+            plans.append("\n".join(line for (line,) in cursor.fetchall()))
+
+    sa.event.listen(session.get_bind(), "before_cursor_execute", explain)
+    list_audit(session, **filters, limit=10, after=last)
+    assert f"ix_audit_log_{index}" in plans[0]
+    assert "Sort" not in plans[0]
+
+
+def test_an_export_streams_all_of_it(session: orm.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform_db.audit.reading.PAGE", 3)
+    record(session, 7)
+    rows = list(audit.export_audit(session, user_id=ANN))
+    assert [row["number"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert json.loads(json.dumps(rows[6]))["details"] == {"n": 6}
+
+
+# -- retention
+
+
+def test_retention_removes_rows_keeps_hashes_and_says_so(sealed: Factory) -> None:
+    with sealed() as session:
+        as_superuser(session, "UPDATE platform.audit_seal SET last_created = '2020-01-01' WHERE number <= 2")
+        rehash(session)
+        before = datetime(2021, 1, 1, tzinfo=timezone.utc)
+        assert prune_audit_log(session, before) == 2
+        session.commit()
+        assert prune_audit_log(session, before) == 0
+        (said,) = list_audit(session, user_id=NOBODY)
+        assert said.details is not None
+        assert (said.action, said.details["rows"], said.details["last_seal"]) == ("apply_retention", 10, 2)
+        assert session.scalar(sa.select(sa.func.count()).select_from(AuditLog)) == 11
+        result = verify_audit_log(session)
+        assert (result.seals, result.rows, result.removed_seals) == (5, 10, 2)
+        with pytest.raises(errors.AppendOnly):
+            session.execute(sa.text("DELETE FROM platform.audit_log WHERE number = 11"))
+        session.rollback()
+        as_superuser(
+            session,
+            "INSERT INTO platform.audit_log (number, id_, user_id, action) OVERRIDING SYSTEM VALUE"
+            " VALUES (3, gen_random_uuid(), gen_random_uuid(), 'grant_token')",
+        )
+        with pytest.raises(errors.AuditLogChanged, match=r"seal 1 does not hold: row 3 .* was inserted"):
+            verify_audit_log(session)
+
+
+def rehash(session: orm.Session) -> None:
+    """Make the chain hold again after its seals were made older."""
+    from platform_db.audit.chain import NO_HASH, seal_hash
+
+    session.execute(sa.text("SET LOCAL session_replication_role = replica"))
+    session.expire_all()
+    previous = NO_HASH
+    for seal in session.scalars(sa.select(AuditSeal).order_by(AuditSeal.number)):
+        seal.previous_hash = previous
+        seal.hash = previous = seal_hash(seal)
+    session.commit()
