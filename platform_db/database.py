@@ -7,7 +7,7 @@ be shared between processes.
 from __future__ import annotations
 
 import os
-import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event, orm
 from sqlalchemy.engine import URL, Engine
-from sqlalchemy.engine.interfaces import ExceptionContext
 
-from platform_db import errors, liveness
+from platform_db import driver_errors, errors, forking, liveness
 from platform_db.config import get_settings
 
 if TYPE_CHECKING:
@@ -30,21 +29,6 @@ DRIVER = "postgresql+psycopg2"
 # SQLSTATEs after which the same transaction, tried again, may succeed: serialization_failure and
 # deadlock_detected (https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html).
 RETRYABLE = frozenset({"40001", "40P01"})
-
-# What a violated constraint means, for those that a caller is expected to meet.
-CONSTRAINT_ERRORS: dict[str, Callable[[], errors.PlatformDBError]] = {
-    "uq_user_token_active_access": lambda: errors.TokenError("the user has already an active access token"),
-    "uq_user_token_requested_access": lambda: errors.TokenError(
-        "the user has already requested an access token"
-    ),
-    "uq_user_token_personal_name": lambda: errors.TokenError(
-        "the user has already an active personal token of this name"
-    ),
-    "uq_user_token_token_digest": lambda: errors.TokenError("this value is in use already"),
-    "uq_user__email": errors.UserExists,
-    "uq_user__idp_issuer_idp_subject": errors.UserExists,
-    "uq_interactive_session_secret_digest": lambda: errors.TokenError("this value is in use already"),
-}
 
 
 def normalise_url(uri: str) -> URL:
@@ -140,111 +124,27 @@ def create_engine(url: URL | str, settings: Settings | None = None, **options: A
         normalise_url(url) if isinstance(url, str) else url,
         **{**pool, "connect_args": connect_args, "hide_parameters": True, **options},
     )
-    event.listen(engine, "handle_error", raise_own_error)
+    event.listen(engine, "handle_error", driver_errors.hide_values)
+    forking.watch(engine)
     if settings.pool_pre_ping:
         liveness.check_before_use(engine)
     return engine
 
 
-def raise_own_error(context: ExceptionContext) -> None:
-    """Turn what the database refuses for platform-db's own reasons into platform-db's own errors."""
-    original = context.original_exception
-    diagnostics = getattr(original, "diag", None)
-    if diagnostics is None:
-        return
-    _strip_values(context)
-    if diagnostics.sqlstate == "PD001":
-        entity_id, stored_status, status = diagnostics.message_detail.split(" ")
-        raise errors.InvalidTransition(diagnostics.table_name, entity_id, stored_status, status)
-    if diagnostics.sqlstate == "PD002":
-        raise errors.AppendOnly(diagnostics.message_primary)
-    if diagnostics.constraint_name in CONSTRAINT_ERRORS:
-        raise CONSTRAINT_ERRORS[diagnostics.constraint_name]()
-
-
-def _strip_values(context: ExceptionContext) -> None:
-    """Leave the server's message without what follows it: the row's and the statement's values."""
-    original, wrapper = context.original_exception, context.sqlalchemy_exception
-    message = original.diag.message_primary  # type: ignore[attr-defined]
-    if message is None:  # the client's own, of a connection that failed
-        return
-    original.args = (message,)
-    if wrapper is not None:
-        kind = type(original)
-        wrapper.args = (f"({kind.__module__}.{kind.__name__}) {message}",)
-
-
-@contextmanager
-def own_connection_errors() -> Iterator[None]:
-    """Turn a failure to connect, or a connection that was lost, into an error that says why.
-
-    :raises errors.Unreachable: mostly.
-    :raises errors.InvalidSetting: the URL has an option that the driver does not know.
-    """
-    try:
-        yield
-    except sa.exc.DBAPIError as error:
-        own = as_connection_error(error)
-        if own is None:
-            raise
-        raise own from None
-
-
-def as_connection_error(error: sa.exc.DBAPIError) -> errors.PlatformDBError | None:
-    """Return the error that says why there is no connection, or None when ``error`` has another reason.
-
-    Servers, databases and logins are named, but nothing of it comes from the password.
-    """
-    if str(error.orig).startswith(("invalid dsn", "invalid connection option")):
-        return errors.InvalidSetting("the database URI has an option that the driver does not know")
-    sqlstate = getattr(error.orig, "pgcode", None)
-    if not isinstance(error, sa.exc.OperationalError) or (
-        # Without a SQLSTATE the driver itself gave up; class 08 is a connection exception, 57P a shutdown.
-        sqlstate is not None and not sqlstate.startswith(("08", "57P"))
-    ):
-        return None
-    # With several addresses each has its line; the last one is what the driver ended with.
-    lines = [line for line in str(error.orig).splitlines() if line and not line.startswith("\t")]
-    text = lines[-1] if lines else "no reason was given"
-    server = _SERVER.search(text)
-    where = f"the server at {':'.join(filter(None, server.groups()))}" if server else "the server"
-    for pattern, meaning in _CONNECTION_FAILURES:
-        if found := re.search(pattern, text):
-            return errors.Unreachable(meaning.format(*found.groups(), where=where))
-    reason = text.rpartition(" failed: ")[2].removeprefix("FATAL:").strip()
-    return errors.Unreachable(f"{where} cannot be used: {reason}")
-
-
-_SERVER = re.compile(r'connection to server (?:at|on socket) "([^"]+)"(?: \([^)]*\))?(?:, port (\d+))?')
-
-_CONNECTION_FAILURES = (
-    (r'could not translate host name "([^"]*)"', 'the host name "{0}" cannot be resolved'),
-    (r'password authentication failed for user "([^"]*)"', '{where} refuses the password of "{0}"'),
-    (r"no password supplied", "{where} asks for a password, and none is configured"),
-    (r'database "([^"]*)" does not exist', '{where} has no database "{0}"'),
-    (r'role "([^"]*)" does not exist', '{where} has no login "{0}"'),
-    (r"[Cc]onnection refused|No such file or directory", "{where} is not running: nothing listens there"),
-    (r"timeout expired|timed out", "{where} did not answer in time"),
-    (
-        r"(?:closed the connection|terminating connection|connection already closed)",
-        "{where} ended the connection",
-    ),
-)
-
 _engine: Engine | None = None
-_engine_pid: int | None = None
+_lock = threading.RLock()
 
 
 def get_engine() -> Engine:
     """Return this process's engine, made at the first call from the settings."""
-    global _engine, _engine_pid
-    if _engine is None or _engine_pid != os.getpid():
-        if _engine is not None:
-            # The parent's connections are the parent's: forget them without closing them.
-            _engine.dispose(close=False)
-        _engine, _engine_pid = create_engine(database_url()), os.getpid()
-        if is_embedded():
-            _migrate_on_first_use(_engine)
+    global _engine
+    if _engine is None:
+        with _lock:
+            if _engine is None:
+                engine = create_engine(database_url())
+                if is_embedded():
+                    _migrate_on_first_use(engine)
+                _engine = engine  # Only now: no thread may meet a database without its schema.
     return _engine
 
 
@@ -268,11 +168,11 @@ def _migrate_on_first_use(engine: Engine) -> None:
 
 def reset_engine() -> None:
     """Close this process's engine, so that the next :func:`get_engine` makes a new one."""
-    global _engine, _engine_pid
+    global _engine
     Session.remove()
     if _engine is not None:
-        _engine.dispose(close=_engine_pid == os.getpid())
-    _engine = _engine_pid = None
+        _engine.dispose()
+    _engine = None
 
 
 class _Session(orm.Session):
@@ -286,6 +186,23 @@ session_factory = orm.sessionmaker(class_=_Session)
 
 Session = orm.scoped_session(session_factory)
 """The session of this thread, on this process's engine."""
+
+
+def _start_anew_in_child() -> None:
+    """Let a forked child make an engine and sessions of its own.
+
+    Its copies of the parent's connections lead nowhere by now (:mod:`platform_db.forking`), so that what is
+    left of the parent's sessions can go without a trace.
+    """
+    global _engine, _lock
+    _lock = threading.RLock()  # A thread that is not here any more may have held it.
+    Session.registry.clear()
+    if _engine is not None:
+        _engine.dispose(close=False)
+    _engine = None
+
+
+os.register_at_fork(after_in_child=_start_anew_in_child)
 
 
 @contextmanager

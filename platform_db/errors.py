@@ -166,6 +166,21 @@ class InvalidIdentifier(PlatformDBError):
     exit_code = 2
 
 
+class InvalidText(PlatformDBError):
+    """Text cannot be stored: it has a NUL character or half of a surrogate pair."""
+
+    code = "invalid_text"
+    exit_code = 2
+    hint = "logs take such bytes as they are; other text cannot hold them"
+
+
+class UnknownStatus(PlatformDBError):
+    """There is no such status."""
+
+    code = "unknown_status"
+    exit_code = 2
+
+
 class Refused(PlatformDBError):
     """The stored state does not allow this."""
 

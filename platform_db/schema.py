@@ -22,7 +22,7 @@ from sqlalchemy import orm
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.pool import NullPool
 
-from platform_db import database, errors
+from platform_db import database, driver_errors, errors
 from platform_db.config import get_settings
 from platform_db.types import SCHEMA
 
@@ -208,7 +208,7 @@ def connect(url: URL | str | None = None, **connect_args: Any) -> Iterator[Conne
     engine = database.create_engine(
         url or database.database_url(), poolclass=NullPool, connect_args=connect_args
     )
-    with database.own_connection_errors(), engine.connect() as connection:
+    with driver_errors.own_connection_errors(), engine.connect() as connection:
         yield connection
 
 

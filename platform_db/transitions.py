@@ -99,7 +99,7 @@ def transition(
     parameters = {"id": str(target.id_), "reason": reason, "expected_revision": expected_revision}
     parameters |= expected.parameters()
     connection = session.connection()
-    wanted = target.status_type(status)
+    wanted = target.status(status)
     row = target.loaded(session)
     update = _update(target.entity, wanted, _Conditions.of(parameters), returning=row is not None)
     for _ in range(ATTEMPTS):
@@ -150,7 +150,7 @@ def transition_many(
     first = targets[0]
     if any(target.entity != first.entity for target in targets):
         raise errors.PlatformDBError("transition_many takes rows of one kind")
-    wanted = first.status_type(status)
+    wanted = first.status(status)
     expected = _Expected.of(first, expected_status, unexpected_statuses)
     revisions = [
         expected_revision.get(target.id_) if isinstance(expected_revision, Mapping) else expected_revision
@@ -190,13 +190,13 @@ def override_guard(session: Session, *, reason: str) -> Iterator[None]:
         raise errors.PlatformDBError("an override needs a reason")
     session.flush()
     with session.begin_nested():
-        before = session.execute(_READ_REASON).scalar_one()
-        session.execute(_SET_GUARD, {"value": "override"})
+        guard, former_reason, transaction = session.execute(_READ_SETTINGS).one()
+        session.execute(_SET_GUARD, {"value": f"override {transaction}"})
         session.execute(_SET_REASON, {"value": reason})
         yield
         session.flush()
-        session.execute(_SET_GUARD, {"value": ""})
-        session.execute(_SET_REASON, {"value": before})
+        session.execute(_SET_GUARD, {"value": guard})
+        session.execute(_SET_REASON, {"value": former_reason})
 
 
 def set_actor(session: Session, actor: str, reason: str | None = None) -> None:
@@ -209,7 +209,10 @@ def set_actor(session: Session, actor: str, reason: str | None = None) -> None:
 _SET_GUARD = sa.text("SET LOCAL platform.guard = :value")
 _SET_REASON = sa.text("SET LOCAL platform.reason = :value")
 _SET_ACTOR = sa.text("SET LOCAL platform.actor = :value")
-_READ_REASON = sa.text("SELECT coalesce(current_setting('platform.reason', true), '')")
+_READ_SETTINGS = sa.text(
+    "SELECT coalesce(current_setting('platform.guard', true), ''), "
+    "coalesce(current_setting('platform.reason', true), ''), pg_current_xact_id()::text"
+)
 
 
 class _Conditions(NamedTuple):
@@ -257,12 +260,23 @@ class _Target(NamedTuple):
         statuses: type[Status] = MACHINES[self.entity].statuses
         return statuses
 
+    def status(self, name: Status | str) -> Status:
+        """Return the member of the row's enumeration.
+
+        :raises errors.UnknownStatus: there is none.
+        """
+        try:
+            return self.status_type(name)
+        except ValueError:
+            known = ", ".join(self.status_type)
+            raise errors.UnknownStatus(f"{self.entity} has no status {str(name)!r}, only {known}") from None
+
     def statuses(self, given: Statuses | None) -> tuple[Status, ...] | None:
         """Return one status, or several, as members of the row's enumeration."""
         if given is None:
             return None
         names = [given] if isinstance(given, str) else given
-        return tuple(self.status_type(name) for name in names) or None
+        return tuple(self.status(name) for name in names) or None
 
     def refusal(
         self,
@@ -305,14 +319,21 @@ class _Target(NamedTuple):
         for name in ("revision", *_GUARDED_COLUMNS[self.entity]):
             set_committed_value(row, name, getattr(written, name))
         session.expire(row, ["updated"])
-        # So that rolling back to a savepoint expires the object, as it does after the ORM's own UPDATE.
-        session._register_altered([sa.inspect(row)])
+        _expire_on_rollback(session, row)
+        for rule in row.__dict__.get("retention_rules", ()):
+            session.expire(rule)  # They follow the run.
 
     def forget(self, session: Session) -> None:
         """Let the session's object read its status anew when it is next asked."""
         row = self.loaded(session)
         if row is not None:
             session.expire(row, ["status", "revision", "updated", *_GUARDED_COLUMNS[self.entity]])
+            _expire_on_rollback(session, row)
+
+
+def _expire_on_rollback(session: Session, row: Base) -> None:
+    """Let rolling back to a savepoint expire the object, as it does after the ORM's own UPDATE."""
+    session._register_altered([sa.inspect(row)])
 
 
 _MODELS: dict[str, type[Guarded]] = {model.__tablename__: model for model in get_args(Guarded)}
@@ -350,8 +371,7 @@ def _allowed(
     # the whole statement's time.
     clauses = [
         f"""CASE WHEN {legal} THEN true
-            ELSE status <> '{status.value}'
-                 AND coalesce(current_setting('platform.guard', true), '') = 'override' END"""
+            ELSE status <> '{status.value}' AND {SCHEMA}.guard_is_overridden() END"""
     ]
     # For the same reason these are CASEs, too.
     if conditions.expected_status:

@@ -58,6 +58,11 @@ def parse_id(value: str | uuid.UUID, what: str = "id") -> uuid.UUID:
         raise errors.InvalidIdentifier(f"{value!r} is not a valid {what}: a UUID is needed") from None
 
 
+def is_text(text: str) -> bool:
+    """Tell whether the database can store ``text``: it has no NUL and no half of a surrogate pair."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def native_enum(members: type[enum.Enum], name: str) -> ENUM:
     """Return the native enumeration ``platform.<name>`` that stores the members' values."""
     return ENUM(

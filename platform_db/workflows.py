@@ -15,7 +15,7 @@ from platform_db.models import ResourceType, UserWorkflow, Workflow, split_run_n
 from platform_db.quota.termination import account_for_ended_run
 from platform_db.states import RunStatus
 from platform_db.transitions import transition
-from platform_db.types import parse_id
+from platform_db.types import is_text, parse_id
 
 ENDED = frozenset({RunStatus.finished, RunStatus.failed, RunStatus.stopped})
 
@@ -35,22 +35,21 @@ def get_workflow(
     :raises errors.InvalidIdentifier: ``user_id`` is no UUID.
     """
     user = parse_id(user_id, "user id")
-    visible = Workflow.owner_id == user
-    if include_shared:
-        visible = sa.or_(visible, sa.tuple_(Workflow.owner_id, Workflow.id_).in_(shared_with(user)))
+    own = sa.select(Workflow).where(Workflow.owner_id == user)
+    # In a query of their own, driven from the few shares: one with an OR reads all tenants' runs.
+    shares = shared_with(user).subquery()
+    shared = sa.select(Workflow).join(
+        shares, (Workflow.owner_id == shares.c.owner_id) & (Workflow.id_ == shares.c.workflow_id)
+    )
     for criteria in _readings(uuid_or_name):
-        workflow = session.scalars(
-            sa.select(Workflow)
-            .where(visible, *criteria)
-            .order_by(
-                (Workflow.owner_id == user).desc(),
-                Workflow.run_number_major.desc(),
-                Workflow.run_number_minor.desc(),
-            )
-            .limit(1)
-        ).one_or_none()
-        if workflow is not None:
-            return workflow
+        for visible in (own, shared) if include_shared else (own,):
+            workflow = session.scalars(
+                visible.where(*criteria)
+                .order_by(Workflow.run_number_major.desc(), Workflow.run_number_minor.desc())
+                .limit(1)
+            ).one_or_none()
+            if workflow is not None:
+                return workflow
     raise errors.WorkflowNotFound(f"there is no workflow {str(uuid_or_name)!r}")
 
 
@@ -66,8 +65,8 @@ def _readings(uuid_or_name: uuid.UUID | str) -> list[list[sa.ColumnElement[bool]
     """Return what ``uuid_or_name`` can mean, the likeliest first."""
     if isinstance(uuid_or_name, uuid.UUID):
         return [[Workflow.id_ == uuid_or_name]]
-    if "\0" in uuid_or_name:
-        return []  # PostgreSQL's text has no place for it, so no name has it.
+    if not is_text(uuid_or_name):
+        return []  # The database has no place for it, so no name has it.
     readings: list[list[sa.ColumnElement[bool]]] = []
     with suppress(ValueError):
         readings.append([Workflow.id_ == uuid.UUID(uuid_or_name)])

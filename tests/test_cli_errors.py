@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 import platform_db
-from platform_db import database, errors
+from platform_db import database, driver_errors, errors
 from platform_db.embedded import binaries
 from tests.command_line import one_line, run, start
 
@@ -144,7 +144,7 @@ def test_a_database_that_does_not_exist_is_named(empty_database_uri: str) -> Non
 def test_a_connection_that_is_lost_makes_the_database_unreachable(empty_database_uri: str) -> None:
     engine = sa.create_engine(database.normalise_url(empty_database_uri), poolclass=sa.NullPool)
 
-    with pytest.raises(errors.Unreachable), database.own_connection_errors(), engine.connect() as lost:
+    with pytest.raises(errors.Unreachable), driver_errors.own_connection_errors(), engine.connect() as lost:
         lost.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
 

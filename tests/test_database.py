@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import threading
+import traceback
 
 import pytest
 import sqlalchemy as sa
@@ -220,3 +222,67 @@ def test_invalid_settings_are_named_not_shown(monkeypatch: pytest.MonkeyPatch) -
         config.get_settings()
     assert "hunter2" not in str(error.value)
     config.reset_settings()
+
+
+def test_what_a_child_throws_away_does_not_end_its_parents_transaction(configured: str) -> None:
+    for leave in ("remove", "reset", "use", "exit"):
+        database.Session.add(User(email=f"{leave}@example.org"))
+        database.Session.flush()
+        child = os.fork()
+        if child == 0:
+            try:
+                if leave == "remove":
+                    database.Session.remove()
+                elif leave == "reset":
+                    database.reset_engine()
+                elif leave == "use":
+                    assert (
+                        database.Session.scalars(
+                            sa.select(User.email).where(User.email == "use@example.org")
+                        ).all()
+                        == []
+                    )
+                    database.Session.remove()
+                gc.collect()
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        database.Session.commit()
+    with database.session_scope() as session:
+        assert len(session.scalars(sa.select(User.email)).all()) == 4
+
+
+def test_threads_that_come_first_at_once_share_an_engine(configured: str) -> None:
+    engines, barrier = [], threading.Barrier(8)
+
+    def first_use() -> None:
+        barrier.wait()
+        engines.append(database.get_engine())
+
+    threads = [threading.Thread(target=first_use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(engines) == 8
+    assert len(set(map(id, engines))) == 1
+
+
+def test_a_refused_row_is_not_shown(engine: sa.Engine) -> None:
+    with pytest.raises(sa.exc.IntegrityError) as error, engine.connect() as connection:
+        connection.execute(
+            sa.text(
+                "INSERT INTO platform.user_ (id_, email, full_name) VALUES (gen_random_uuid(), '', :name)"
+            ),
+            {"name": "hunter" + str(2)},
+        )
+    assert "hunter2" not in "".join(traceback.format_exception(error.value))
+
+
+@pytest.mark.parametrize("text", ["a\0b", "half a pair \ud800"])
+def test_text_that_cannot_be_stored_is_refused_and_not_shown(engine: sa.Engine, text: str) -> None:
+    with pytest.raises(errors.InvalidText) as error, Session(engine) as session:
+        session.add(User(email=text))
+        session.flush()
+    assert text not in str(error.value)

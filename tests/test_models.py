@@ -330,3 +330,58 @@ def test_a_representation_shows_ids_only(session: Session) -> None:
     user = make_user(session, access_token="secret-value")
     assert repr(user) == f"<User {user.id_}>"
     assert "secret-value" not in repr(user.active_token)
+
+
+def test_owners_are_found_through_new_parents_in_any_order(session: Session) -> None:
+    owner = make_user(session)
+    run = Workflow(name="new", type_="serial", specification={})
+    owner.workflows.append(run)
+    job = Job(workflow=run)
+    by_id = Job(workflow_id=run.id_)
+    caches = [
+        JobCache(job_id=job.id_, parameters="a", workspace_hash="", result_path="/"),
+        JobCache(job_id=by_id.id_, parameters="b", workspace_hash="", result_path="/"),
+    ]
+    session.add_all([*caches, by_id, job])
+    session.commit()
+    assert {row.owner_id for row in (run, job, by_id, *caches)} == {owner.id_}
+
+
+def test_a_child_of_nobody_is_refused(session: Session) -> None:
+    nobody = uuid.uuid4()
+    session.add(Job(workflow_id=nobody))
+    with pytest.raises(errors.NotFound, match=f"no Workflow {nobody}"):
+        session.flush()
+
+
+def test_a_retention_date_moves_with_its_days(session: Session) -> None:
+    run = make_run(session, make_user(session), status="running")
+    run.set_workspace_retention_rules([{"workspace_files": "*", "retention_days": 1}])
+    Workflow.update_workflow_status(session, run.id_, RunStatus.finished)
+    (rule,) = run.retention_rules
+    before = rule.apply_on
+    run.set_workspace_retention_rules([{"workspace_files": "*", "retention_days": 100}])
+    session.commit()
+    assert rule.apply_on - before == timedelta(days=99)
+    rule.retention_days = 2147483647
+    with pytest.raises(sa.exc.IntegrityError, match="days_within_a_century"):
+        session.flush()
+
+
+def test_a_time_can_be_set_anew(session: Session) -> None:
+    run = make_run(session, make_user(session), status="finished", run_finished_at="2020-01-01T00:00:00Z")
+    run.update_workflow_timestamp(RunStatus.finished)
+    session.commit()
+    assert run.run_finished_at.year > 2020
+
+
+def test_what_exists_already_is_told(session: Session) -> None:
+    owner = make_user(session, email="same@example.org")
+    make_run(session, owner, run_number="3")
+    session.add(Workflow(name="analysis", owner_id=owner.id_, type_="s", specification={}, run_number="3"))
+    with pytest.raises(errors.RunNumberError, match="has this number already"):
+        session.flush()
+    session.rollback()
+    session.add(User(email="SAME@example.org"))
+    with pytest.raises(errors.UserExists):
+        session.flush()

@@ -214,3 +214,29 @@ def test_terminal_jobs_stay_terminal(session: Session) -> None:
                 transition(session, job, status)
             (result,) = transition_many(session, [job], status)
             assert (result.changed, result.status) == (False, terminal)
+
+
+@pytest.mark.parametrize("change", [transition, lambda s, run, status: transition_many(s, [run], status)])
+def test_a_savepoint_that_is_rolled_back_takes_the_object_along(session: Session, change) -> None:
+    run = make_run(session, make_user(session))
+    savepoint = session.begin_nested()
+    change(session, run, RunStatus.queued)
+    assert run.status is RunStatus.queued
+    savepoint.rollback()
+    assert (run.status, run.revision) == (RunStatus.created, 0)
+
+
+def test_overrides_nest(session: Session) -> None:
+    run = make_run(session, make_user(session), status="deleted")
+    with override_guard(session, reason="outer"):
+        with override_guard(session, reason="inner"):
+            transition(session, run, RunStatus.created)
+        transition(session, run, RunStatus.finished)
+    session.commit()
+    assert [change.reason for change in changes(session, run)] == ["inner", "outer"]
+
+
+def test_a_status_that_does_not_exist_is_refused(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    with pytest.raises(errors.UnknownStatus, match="workflow has no status 'bogus', only created, queued"):
+        transition(session, run, "bogus")

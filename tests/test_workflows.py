@@ -43,7 +43,9 @@ def test_names_with_dots(session: Session, owner: User) -> None:
     assert get_workflow(session, "v1.1", owner.id_) is other
 
 
-@pytest.mark.parametrize("asked", ["unknown", "analysis.7", "analysis.1.9", "", ".", "..", "a\0b", "'; --"])
+@pytest.mark.parametrize(
+    "asked", ["unknown", "analysis.7", "analysis.1.9", "", ".", "..", "a\0b", "a\ud800", "'; --"]
+)
 def test_what_is_not_there(session: Session, owner: User, asked: str) -> None:
     make_run(session, owner)
     with pytest.raises(errors.WorkflowNotFound):

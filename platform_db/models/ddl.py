@@ -33,6 +33,9 @@ _RETENTION = [
 CREATE FUNCTION {SCHEMA}.activate_workspace_retention_rules(owner uuid, workflow uuid) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM FROM {SCHEMA}.workspace_retention_rule
+    WHERE owner_id = owner AND workflow_id = workflow AND status = 'created'
+    ORDER BY id_ FOR UPDATE;
     UPDATE {SCHEMA}.workspace_retention_rule
     SET status = 'active',
         apply_on = (date_trunc('day', now() AT TIME ZONE 'UTC') + make_interval(days => retention_days + 1))
@@ -44,6 +47,10 @@ $$;""",
 CREATE FUNCTION {SCHEMA}.inactivate_workspace_retention_rules(owner uuid, path text) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM FROM {SCHEMA}.workspace_retention_rule AS rule
+    JOIN {SCHEMA}.workflow ON workflow.owner_id = rule.owner_id AND workflow.id_ = rule.workflow_id
+    WHERE rule.owner_id = owner AND workflow.workspace_path = path AND rule.status IN ('created', 'active')
+    ORDER BY rule.id_ FOR UPDATE OF rule;
     UPDATE {SCHEMA}.workspace_retention_rule AS rule
     SET status = 'inactive'
     FROM {SCHEMA}.workflow
@@ -52,6 +59,19 @@ BEGIN
       AND rule.status IN ('created', 'active');
 END
 $$;""",
+    f"""\
+CREATE FUNCTION {SCHEMA}.move_retention_date() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.apply_on := OLD.apply_on + make_interval(days => NEW.retention_days - OLD.retention_days);
+    RETURN NEW;
+END
+$$;""",
+    f"""\
+CREATE TRIGGER move_retention_date BEFORE UPDATE OF retention_days ON {SCHEMA}.workspace_retention_rule
+    FOR EACH ROW WHEN (
+        OLD.retention_days <> NEW.retention_days AND OLD.apply_on = NEW.apply_on
+        AND NEW.retention_days BETWEEN 0 AND 36500)
+    EXECUTE FUNCTION {SCHEMA}.move_retention_date();""",
     f"""\
 CREATE FUNCTION {SCHEMA}.follow_run_with_retention() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -15,7 +15,8 @@ from sqlalchemy import event
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, UOWTransaction
 
-from platform_db.models.base import Base
+from platform_db import errors
+from platform_db.models.base import Base, Identified
 from platform_db.models.resource import UserResource
 from platform_db.models.run_number import assign_run_numbers
 from platform_db.models.user import User
@@ -28,11 +29,11 @@ def complete_new_rows(session: Session, context: UOWTransaction, instances: Any)
     new = [row for row in session.new if isinstance(row, Base)]
     if not new:
         return
-    _give_owners(session, [row for row in new if type(row).owner_from is not None])
     workflows = [row for row in new if isinstance(row, Workflow)]
+    for workflow in workflows:
+        workflow.take_defaults_from_owner()
+    _give_owners(session, [row for row in new if type(row).owner_from is not None])
     if workflows:
-        for workflow in workflows:
-            workflow.take_defaults_from_owner()
         assign_run_numbers(session, workflows)
 
 
@@ -44,32 +45,58 @@ def give_new_users_their_limits(session: Session, context: UOWTransaction) -> No
         UserResource.create_defaults(session, users)
 
 
-def _give_owners(session: Session, children: Iterable[Base]) -> None:
-    """Set ``owner_id`` of the children that were given only their parent's id."""
-    orphans: dict[str, dict[uuid.UUID, list[Any]]] = defaultdict(lambda: defaultdict(list))
-    for child in children:
-        attribute, parent = type(child).owner_from or ("", "")
-        parent_id = getattr(child, attribute)
-        if parent_id is not None and getattr(child, type(child).tenant_column or "") is None:
-            orphans[parent][uuid.UUID(str(parent_id))].append(child)
-    for parent, waiting in orphans.items():
-        for parent_id, owner_id in _owners(session, parent, list(waiting)):
-            for child in waiting[parent_id]:
-                child.owner_id = owner_id
+def _give_owners(session: Session, children: list[Any]) -> None:
+    """Set ``owner_id`` of the children that were given only their parent, or their parent's id.
+
+    :raises errors.NotFound: there is no such parent.
+    """
+    new = {row.id_: row for row in session.new if isinstance(row, Identified)}
+    orphans = [child for child in children if child.owner_id is None]
+    unknown: dict[str, set[uuid.UUID]] = defaultdict(set)
+    for child in orphans:
+        ancestor = _ancestor(child, new)
+        if isinstance(ancestor, tuple):
+            unknown[ancestor[0]].add(ancestor[1])
+    stored = {id_: owner for model, ids in unknown.items() for id_, owner in _owners(session, model, ids)}
+    for child in orphans:
+        ancestor = _ancestor(child, new)
+        if isinstance(ancestor, tuple):
+            model, parent_id = ancestor
+            if parent_id not in stored:
+                raise errors.NotFound(f"there is no {model} {parent_id} for a new {type(child).__name__}")
+            child.owner_id = stored[parent_id]
+        elif ancestor is not None:
+            child.owner_id = ancestor.owner_id
 
 
-def _owners(session: Session, parent: str, ids: list[uuid.UUID]) -> Iterable[tuple[uuid.UUID, uuid.UUID]]:
-    """Return the id and the owner's id of the parents: of new ones from the session, of others stored."""
-    model = next(mapper.class_ for mapper in Base.registry.mappers if mapper.class_.__name__ == parent)
-    new = [(row.id_, row.owner_id) for row in session.new if isinstance(row, model) and row.owner_id]
-    missing = set(ids) - {id_ for id_, _ in new}
-    stored = (
-        session.connection().execute(
-            sa.select(model.id_, model.owner_id).where(
-                model.id_ == sa.any_(sa.bindparam("ids", list(missing), ARRAY(sa.Uuid)))
-            )
-        )
-        if missing
-        else ()
+def _ancestor(child: Any, new: dict[uuid.UUID, Any]) -> Any:
+    """Return the nearest ancestor whose owner is known; or its model and id, where it is not in the session.
+
+    None where a relationship will say so during the flush.
+    """
+    row = child
+    while row.owner_id is None:
+        attribute, model = type(row).owner_from or ("", "")
+        if not attribute:
+            return None  # Its owner comes from a relationship to the user.
+        parent_id = getattr(row, attribute)
+        parent = row.__dict__.get(attribute.removesuffix("_id"))
+        if parent is None and parent_id is not None:
+            parent_id = uuid.UUID(str(parent_id))
+            if parent_id not in new:
+                return model, parent_id
+            parent = new[parent_id]
+        if parent is None:
+            return None
+        row = parent
+    return row
+
+
+def _owners(session: Session, model_name: str, ids: set[uuid.UUID]) -> Iterable[tuple[uuid.UUID, uuid.UUID]]:
+    """Return the ids and the owners' ids of stored parents."""
+    model = next(mapper.class_ for mapper in Base.registry.mappers if mapper.class_.__name__ == model_name)
+    wanted = sa.bindparam("ids", sorted(ids), ARRAY(sa.Uuid))
+    rows = session.connection().execute(
+        sa.select(model.id_, model.owner_id).where(model.id_ == sa.any_(wanted))
     )
-    return [*(pair for pair in new if pair[0] in set(ids)), *((row[0], row[1]) for row in stored)]
+    return [(id_, owner_id) for id_, owner_id in rows]

@@ -14,7 +14,9 @@ Settings of the transaction that the triggers read:
 * ``platform.actor`` and ``platform.reason``: who and why, for ``status_change``.
 * ``platform.statement_reason``: the same for one statement, as its ``statement_timestamp()``, a space and
   the reason. It wins over ``platform.reason`` and says nothing to any later statement.
-* ``platform.guard``: ``override`` lets through what would be refused, and marks it.
+* ``platform.guard``: ``override``, a space and the transaction's id lets through what would be refused, and
+  marks it, where there is a ``platform.reason``. So an override cannot outlive its transaction, nor go
+  without a word.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from platform_db.states import MACHINES, Machine, Status
 from platform_db.types import SCHEMA
 
 INVALID_TRANSITION = "PD001"
+REFUSED = "PD003"
 
 _STAMP_RUN = """
     IF NEW.status = 'running' THEN
@@ -57,10 +60,30 @@ _STAMPS = {
 
 _OWNER_COLUMNS = {"user_token": "user_id"}
 
+_IS_OVERRIDDEN = f"""\
+CREATE FUNCTION {SCHEMA}.guard_is_overridden() RETURNS boolean LANGUAGE sql STABLE
+    RETURN coalesce(current_setting('platform.guard', true), '')
+           = 'override ' || coalesce(pg_current_xact_id_if_assigned()::text, '')
+       AND coalesce(current_setting('platform.reason', true), '') <> '';"""
+
+_KEEP_IDENTITY = f"""\
+CREATE FUNCTION {SCHEMA}.keep_identity() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING
+        ERRCODE = '{REFUSED}',
+        MESSAGE = format('%s %s keeps its id and its owner', TG_TABLE_NAME, OLD.id_),
+        SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME;
+END
+$$;"""
+
 
 def guard_statements() -> list[str]:
     """Return the statements that create the guard of every status column."""
-    return [statement for machine in MACHINES.values() for statement in _guard(machine)]
+    return [
+        _IS_OVERRIDDEN,
+        _KEEP_IDENTITY,
+        *(statement for machine in MACHINES.values() for statement in _guard(machine)),
+    ]
 
 
 def _names(statuses: frozenset[Status], machine: Machine[Status]) -> str:
@@ -81,7 +104,10 @@ def _guard(machine: Machine[Status]) -> list[str]:
 CREATE FUNCTION {SCHEMA}.guard_{table}_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        NEW.revision := 0;
+        -- Not 0 where a row with this id has been before: its history goes on.
+        NEW.revision := coalesce((
+            SELECT max(revision) FROM {SCHEMA}.status_change
+            WHERE owner_id = NEW.{owner} AND entity_id = NEW.id_ AND entity = '{table}'), 0);
     ELSIF NEW.status = OLD.status THEN
         NEW.revision := OLD.revision;
         RETURN NEW;
@@ -89,7 +115,7 @@ BEGIN
         IF NOT (CASE OLD.status
 {rules}
             ELSE false
-        END) AND coalesce(current_setting('platform.guard', true), '') <> 'override' THEN
+        END) AND NOT {SCHEMA}.guard_is_overridden() THEN
             RAISE EXCEPTION USING
                 ERRCODE = '{INVALID_TRANSITION}',
                 MESSAGE = format('{table} %s cannot go from %s to %s', OLD.id_, OLD.status, NEW.status),
@@ -119,7 +145,7 @@ BEGIN
     VALUES (
         NEW.{owner}, NEW.id_, NEW.revision, '{table}', OLD.status, NEW.status,
         nullif(current_setting('platform.actor', true), ''), change_reason,
-        coalesce(current_setting('platform.guard', true), '') = 'override'
+        {SCHEMA}.guard_is_overridden()
     );
     RETURN NULL;
 END
@@ -131,6 +157,10 @@ CREATE TRIGGER guard_{table}_insert BEFORE INSERT ON {SCHEMA}.{table}
 CREATE TRIGGER guard_{table}_update BEFORE UPDATE OF status, revision ON {SCHEMA}.{table}
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.revision IS DISTINCT FROM NEW.revision)
     EXECUTE FUNCTION {SCHEMA}.guard_{table}_status();""",
+        f"""\
+CREATE TRIGGER guard_{table}_identity BEFORE UPDATE OF {owner}, id_ ON {SCHEMA}.{table}
+    FOR EACH ROW WHEN (OLD.{owner} <> NEW.{owner} OR OLD.id_ <> NEW.id_)
+    EXECUTE FUNCTION {SCHEMA}.keep_identity();""",
         f"""\
 CREATE TRIGGER record_{table}_status AFTER UPDATE OF status ON {SCHEMA}.{table}
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)

@@ -19,7 +19,7 @@ class StatusChange(Base):
     :param entity: the row's table, such as ``workflow``.
     :param actor: who did it, where the transaction said so (``SET LOCAL platform.actor``).
     :param reason: why, where the transaction or the transition said so (``SET LOCAL platform.reason``).
-    :param overridden: whether an operator's override let it pass that the guard would have refused.
+    :param overridden: whether an operator's override of the guard was in force.
     :param transaction_id: the transaction that wrote it, for readers that page on.
     """
 
@@ -39,7 +39,7 @@ class StatusChange(Base):
     transaction_id: Mapped[int] = mapped_column(sa.BigInteger, server_default=CURRENT_TRANSACTION)
 
     __table_args__ = (
-        sa.PrimaryKeyConstraint("owner_id", "entity_id", "revision"),
+        sa.PrimaryKeyConstraint("owner_id", "entity_id", "entity", "revision"),
         sa.Index("ix_status_change_at", "at", postgresql_using="brin"),
         {"info": {STORAGE: ONLY_GROWING}},
     )

@@ -49,7 +49,8 @@ class WorkspaceRetentionRule(Identified, Timestamped, Base):
         tenant_foreign_key("workflow_id", "workflow"),
         sa.UniqueConstraint("owner_id", "workflow_id", "workspace_files"),
         sa.Index("ix_workspace_retention_rule_status_apply_on", "status", "apply_on"),
-        sa.CheckConstraint("retention_days >= 0", name="days_not_negative"),
+        # A century: with more days, the date to apply it on would be none that the run's end could compute.
+        sa.CheckConstraint("retention_days BETWEEN 0 AND 36500", name="days_within_a_century"),
         sa.CheckConstraint("status <> 'active' OR apply_on IS NOT NULL", name="active_has_date"),
     )
 

@@ -184,14 +184,17 @@ class Workflow(Identified, Timestamped, Base):
         """The run number, such as ``"2"`` or ``"2.1"``."""
         return format_run_number(self.run_number_major, self.run_number_minor)
 
-    def assign_run_number(self, restarted_run_number: str | None = None) -> tuple[int, int]:
+    def assign_run_number(self, run_number: str | None = None) -> tuple[int, int]:
         """Give this run its number now instead of at flush, and return it.
 
-        :param restarted_run_number: the run that this one restarts, where it is a restart.
+        :param run_number: for a restart, the run that it restarts; otherwise the number to give, for a run
+            that comes from elsewhere.
         :raises errors.RunNumberError: it is a restart, and there is no such run.
         """
-        self.restart = self.restart or restarted_run_number is not None
-        self.restarted_run_number = restarted_run_number
+        if self.restart:
+            self.restarted_run_number = run_number
+        elif run_number is not None:
+            self.run_number_major, self.run_number_minor = split_run_number(run_number)
         assign_run_numbers(session_of(self), [self])
         return self.run_number_major, self.run_number_minor
 
@@ -217,6 +220,20 @@ class Workflow(Identified, Timestamped, Base):
     def can_transition_to(self, status: RunStatus) -> bool:
         """Tell whether ``status`` may follow the status that this object has loaded."""
         return states.WORKFLOW.allows(self.status, RunStatus(status))
+
+    def update_workflow_timestamp(self, status: RunStatus) -> None:
+        """Set the time that belongs to ``status`` to now, by the database's clock, at the next flush.
+
+        The guard does so by itself with every change of the status; this is for setting a time anew.
+        """
+        now = sa.func.clock_timestamp()
+        if status is RunStatus.running:
+            self.run_started_at = now
+            self.run_finished_at = self.run_stopped_at = None
+        elif status in (RunStatus.finished, RunStatus.failed):
+            self.run_finished_at = now
+        elif status is RunStatus.stopped:
+            self.run_stopped_at = now
 
     @staticmethod
     def update_workflow_status(

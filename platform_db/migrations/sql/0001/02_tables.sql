@@ -73,7 +73,7 @@ CREATE TABLE platform.status_change (
     actor TEXT,
     reason TEXT,
     overridden BOOLEAN DEFAULT 'false' NOT NULL,
-    CONSTRAINT pk_status_change PRIMARY KEY (owner_id, entity_id, revision)
+    CONSTRAINT pk_status_change PRIMARY KEY (owner_id, entity_id, entity, revision)
 );
 
 CREATE INDEX ix_status_change_at ON platform.status_change USING brin (at);
@@ -403,7 +403,7 @@ CREATE TABLE platform.workspace_retention_rule (
     CONSTRAINT uq_workspace_retention_rule_id_ UNIQUE (id_),
     CONSTRAINT fk_workspace_retention_rule_owner_id_workflow_id FOREIGN KEY(owner_id, workflow_id) REFERENCES platform.workflow (owner_id, id_) ON DELETE CASCADE,
     CONSTRAINT uq_workspace_retention_rule_owner_id_workflow_id_worksp_0248 UNIQUE (owner_id, workflow_id, workspace_files),
-    CONSTRAINT ck_workspace_retention_rule_days_not_negative CHECK (retention_days >= 0),
+    CONSTRAINT ck_workspace_retention_rule_days_within_a_century CHECK (retention_days BETWEEN 0 AND 36500),
     CONSTRAINT ck_workspace_retention_rule_active_has_date CHECK (status <> 'active' OR apply_on IS NOT NULL)
 );
 

@@ -75,10 +75,27 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION platform.guard_is_overridden() RETURNS boolean LANGUAGE sql STABLE
+    RETURN coalesce(current_setting('platform.guard', true), '')
+           = 'override ' || coalesce(pg_current_xact_id_if_assigned()::text, '')
+       AND coalesce(current_setting('platform.reason', true), '') <> '';
+
+CREATE FUNCTION platform.keep_identity() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING
+        ERRCODE = 'PD003',
+        MESSAGE = format('%s %s keeps its id and its owner', TG_TABLE_NAME, OLD.id_),
+        SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME;
+END
+$$;
+
 CREATE FUNCTION platform.guard_workflow_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        NEW.revision := 0;
+        -- Not 0 where a row with this id has been before: its history goes on.
+        NEW.revision := coalesce((
+            SELECT max(revision) FROM platform.status_change
+            WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_ AND entity = 'workflow'), 0);
     ELSIF NEW.status = OLD.status THEN
         NEW.revision := OLD.revision;
         RETURN NEW;
@@ -92,7 +109,7 @@ BEGIN
             WHEN 'failed' THEN NEW.status IN ('running', 'deleted')
             WHEN 'stopped' THEN NEW.status IN ('deleted')
             ELSE false
-        END) AND coalesce(current_setting('platform.guard', true), '') <> 'override' THEN
+        END) AND NOT platform.guard_is_overridden() THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'PD001',
                 MESSAGE = format('workflow %s cannot go from %s to %s', OLD.id_, OLD.status, NEW.status),
@@ -135,7 +152,7 @@ BEGIN
     VALUES (
         NEW.owner_id, NEW.id_, NEW.revision, 'workflow', OLD.status, NEW.status,
         nullif(current_setting('platform.actor', true), ''), change_reason,
-        coalesce(current_setting('platform.guard', true), '') = 'override'
+        platform.guard_is_overridden()
     );
     RETURN NULL;
 END
@@ -148,6 +165,10 @@ CREATE TRIGGER guard_workflow_update BEFORE UPDATE OF status, revision ON platfo
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.revision IS DISTINCT FROM NEW.revision)
     EXECUTE FUNCTION platform.guard_workflow_status();
 
+CREATE TRIGGER guard_workflow_identity BEFORE UPDATE OF owner_id, id_ ON platform.workflow
+    FOR EACH ROW WHEN (OLD.owner_id <> NEW.owner_id OR OLD.id_ <> NEW.id_)
+    EXECUTE FUNCTION platform.keep_identity();
+
 CREATE TRIGGER record_workflow_status AFTER UPDATE OF status ON platform.workflow
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
     EXECUTE FUNCTION platform.record_workflow_status();
@@ -155,7 +176,10 @@ CREATE TRIGGER record_workflow_status AFTER UPDATE OF status ON platform.workflo
 CREATE FUNCTION platform.guard_job_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        NEW.revision := 0;
+        -- Not 0 where a row with this id has been before: its history goes on.
+        NEW.revision := coalesce((
+            SELECT max(revision) FROM platform.status_change
+            WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_ AND entity = 'job'), 0);
     ELSIF NEW.status = OLD.status THEN
         NEW.revision := OLD.revision;
         RETURN NEW;
@@ -165,7 +189,7 @@ BEGIN
             WHEN 'queued' THEN NEW.status IN ('running', 'finished', 'failed', 'stopped')
             WHEN 'running' THEN NEW.status IN ('finished', 'failed', 'stopped')
             ELSE false
-        END) AND coalesce(current_setting('platform.guard', true), '') <> 'override' THEN
+        END) AND NOT platform.guard_is_overridden() THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'PD001',
                 MESSAGE = format('job %s cannot go from %s to %s', OLD.id_, OLD.status, NEW.status),
@@ -200,7 +224,7 @@ BEGIN
     VALUES (
         NEW.owner_id, NEW.id_, NEW.revision, 'job', OLD.status, NEW.status,
         nullif(current_setting('platform.actor', true), ''), change_reason,
-        coalesce(current_setting('platform.guard', true), '') = 'override'
+        platform.guard_is_overridden()
     );
     RETURN NULL;
 END
@@ -213,6 +237,10 @@ CREATE TRIGGER guard_job_update BEFORE UPDATE OF status, revision ON platform.jo
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.revision IS DISTINCT FROM NEW.revision)
     EXECUTE FUNCTION platform.guard_job_status();
 
+CREATE TRIGGER guard_job_identity BEFORE UPDATE OF owner_id, id_ ON platform.job
+    FOR EACH ROW WHEN (OLD.owner_id <> NEW.owner_id OR OLD.id_ <> NEW.id_)
+    EXECUTE FUNCTION platform.keep_identity();
+
 CREATE TRIGGER record_job_status AFTER UPDATE OF status ON platform.job
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
     EXECUTE FUNCTION platform.record_job_status();
@@ -220,7 +248,10 @@ CREATE TRIGGER record_job_status AFTER UPDATE OF status ON platform.job
 CREATE FUNCTION platform.guard_interactive_session_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        NEW.revision := 0;
+        -- Not 0 where a row with this id has been before: its history goes on.
+        NEW.revision := coalesce((
+            SELECT max(revision) FROM platform.status_change
+            WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_ AND entity = 'interactive_session'), 0);
     ELSIF NEW.status = OLD.status THEN
         NEW.revision := OLD.revision;
         RETURN NEW;
@@ -234,7 +265,7 @@ BEGIN
             WHEN 'failed' THEN NEW.status IN ('deleted')
             WHEN 'stopped' THEN NEW.status IN ('deleted')
             ELSE false
-        END) AND coalesce(current_setting('platform.guard', true), '') <> 'override' THEN
+        END) AND NOT platform.guard_is_overridden() THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'PD001',
                 MESSAGE = format('interactive_session %s cannot go from %s to %s', OLD.id_, OLD.status, NEW.status),
@@ -277,7 +308,7 @@ BEGIN
     VALUES (
         NEW.owner_id, NEW.id_, NEW.revision, 'interactive_session', OLD.status, NEW.status,
         nullif(current_setting('platform.actor', true), ''), change_reason,
-        coalesce(current_setting('platform.guard', true), '') = 'override'
+        platform.guard_is_overridden()
     );
     RETURN NULL;
 END
@@ -290,6 +321,10 @@ CREATE TRIGGER guard_interactive_session_update BEFORE UPDATE OF status, revisio
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.revision IS DISTINCT FROM NEW.revision)
     EXECUTE FUNCTION platform.guard_interactive_session_status();
 
+CREATE TRIGGER guard_interactive_session_identity BEFORE UPDATE OF owner_id, id_ ON platform.interactive_session
+    FOR EACH ROW WHEN (OLD.owner_id <> NEW.owner_id OR OLD.id_ <> NEW.id_)
+    EXECUTE FUNCTION platform.keep_identity();
+
 CREATE TRIGGER record_interactive_session_status AFTER UPDATE OF status ON platform.interactive_session
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
     EXECUTE FUNCTION platform.record_interactive_session_status();
@@ -297,7 +332,10 @@ CREATE TRIGGER record_interactive_session_status AFTER UPDATE OF status ON platf
 CREATE FUNCTION platform.guard_service_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        NEW.revision := 0;
+        -- Not 0 where a row with this id has been before: its history goes on.
+        NEW.revision := coalesce((
+            SELECT max(revision) FROM platform.status_change
+            WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_ AND entity = 'service'), 0);
     ELSIF NEW.status = OLD.status THEN
         NEW.revision := OLD.revision;
         RETURN NEW;
@@ -311,7 +349,7 @@ BEGIN
             WHEN 'failed' THEN NEW.status IN ('deleted')
             WHEN 'stopped' THEN NEW.status IN ('deleted')
             ELSE false
-        END) AND coalesce(current_setting('platform.guard', true), '') <> 'override' THEN
+        END) AND NOT platform.guard_is_overridden() THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'PD001',
                 MESSAGE = format('service %s cannot go from %s to %s', OLD.id_, OLD.status, NEW.status),
@@ -354,7 +392,7 @@ BEGIN
     VALUES (
         NEW.owner_id, NEW.id_, NEW.revision, 'service', OLD.status, NEW.status,
         nullif(current_setting('platform.actor', true), ''), change_reason,
-        coalesce(current_setting('platform.guard', true), '') = 'override'
+        platform.guard_is_overridden()
     );
     RETURN NULL;
 END
@@ -367,6 +405,10 @@ CREATE TRIGGER guard_service_update BEFORE UPDATE OF status, revision ON platfor
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.revision IS DISTINCT FROM NEW.revision)
     EXECUTE FUNCTION platform.guard_service_status();
 
+CREATE TRIGGER guard_service_identity BEFORE UPDATE OF owner_id, id_ ON platform.service
+    FOR EACH ROW WHEN (OLD.owner_id <> NEW.owner_id OR OLD.id_ <> NEW.id_)
+    EXECUTE FUNCTION platform.keep_identity();
+
 CREATE TRIGGER record_service_status AFTER UPDATE OF status ON platform.service
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
     EXECUTE FUNCTION platform.record_service_status();
@@ -374,7 +416,10 @@ CREATE TRIGGER record_service_status AFTER UPDATE OF status ON platform.service
 CREATE FUNCTION platform.guard_user_token_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        NEW.revision := 0;
+        -- Not 0 where a row with this id has been before: its history goes on.
+        NEW.revision := coalesce((
+            SELECT max(revision) FROM platform.status_change
+            WHERE owner_id = NEW.user_id AND entity_id = NEW.id_ AND entity = 'user_token'), 0);
     ELSIF NEW.status = OLD.status THEN
         NEW.revision := OLD.revision;
         RETURN NEW;
@@ -383,7 +428,7 @@ BEGIN
             WHEN 'requested' THEN NEW.status IN ('active', 'revoked')
             WHEN 'active' THEN NEW.status IN ('revoked')
             ELSE false
-        END) AND coalesce(current_setting('platform.guard', true), '') <> 'override' THEN
+        END) AND NOT platform.guard_is_overridden() THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'PD001',
                 MESSAGE = format('user_token %s cannot go from %s to %s', OLD.id_, OLD.status, NEW.status),
@@ -413,7 +458,7 @@ BEGIN
     VALUES (
         NEW.user_id, NEW.id_, NEW.revision, 'user_token', OLD.status, NEW.status,
         nullif(current_setting('platform.actor', true), ''), change_reason,
-        coalesce(current_setting('platform.guard', true), '') = 'override'
+        platform.guard_is_overridden()
     );
     RETURN NULL;
 END
@@ -426,6 +471,10 @@ CREATE TRIGGER guard_user_token_update BEFORE UPDATE OF status, revision ON plat
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.revision IS DISTINCT FROM NEW.revision)
     EXECUTE FUNCTION platform.guard_user_token_status();
 
+CREATE TRIGGER guard_user_token_identity BEFORE UPDATE OF user_id, id_ ON platform.user_token
+    FOR EACH ROW WHEN (OLD.user_id <> NEW.user_id OR OLD.id_ <> NEW.id_)
+    EXECUTE FUNCTION platform.keep_identity();
+
 CREATE TRIGGER record_user_token_status AFTER UPDATE OF status ON platform.user_token
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
     EXECUTE FUNCTION platform.record_user_token_status();
@@ -433,7 +482,10 @@ CREATE TRIGGER record_user_token_status AFTER UPDATE OF status ON platform.user_
 CREATE FUNCTION platform.guard_workspace_retention_rule_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        NEW.revision := 0;
+        -- Not 0 where a row with this id has been before: its history goes on.
+        NEW.revision := coalesce((
+            SELECT max(revision) FROM platform.status_change
+            WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_ AND entity = 'workspace_retention_rule'), 0);
     ELSIF NEW.status = OLD.status THEN
         NEW.revision := OLD.revision;
         RETURN NEW;
@@ -444,7 +496,7 @@ BEGIN
             WHEN 'inactive' THEN NEW.status IN ('active')
             WHEN 'pending' THEN NEW.status IN ('active', 'applied')
             ELSE false
-        END) AND coalesce(current_setting('platform.guard', true), '') <> 'override' THEN
+        END) AND NOT platform.guard_is_overridden() THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'PD001',
                 MESSAGE = format('workspace_retention_rule %s cannot go from %s to %s', OLD.id_, OLD.status, NEW.status),
@@ -474,7 +526,7 @@ BEGIN
     VALUES (
         NEW.owner_id, NEW.id_, NEW.revision, 'workspace_retention_rule', OLD.status, NEW.status,
         nullif(current_setting('platform.actor', true), ''), change_reason,
-        coalesce(current_setting('platform.guard', true), '') = 'override'
+        platform.guard_is_overridden()
     );
     RETURN NULL;
 END
@@ -487,6 +539,10 @@ CREATE TRIGGER guard_workspace_retention_rule_update BEFORE UPDATE OF status, re
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.revision IS DISTINCT FROM NEW.revision)
     EXECUTE FUNCTION platform.guard_workspace_retention_rule_status();
 
+CREATE TRIGGER guard_workspace_retention_rule_identity BEFORE UPDATE OF owner_id, id_ ON platform.workspace_retention_rule
+    FOR EACH ROW WHEN (OLD.owner_id <> NEW.owner_id OR OLD.id_ <> NEW.id_)
+    EXECUTE FUNCTION platform.keep_identity();
+
 CREATE TRIGGER record_workspace_retention_rule_status AFTER UPDATE OF status ON platform.workspace_retention_rule
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
     EXECUTE FUNCTION platform.record_workspace_retention_rule_status();
@@ -494,6 +550,9 @@ CREATE TRIGGER record_workspace_retention_rule_status AFTER UPDATE OF status ON 
 CREATE FUNCTION platform.activate_workspace_retention_rules(owner uuid, workflow uuid) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM FROM platform.workspace_retention_rule
+    WHERE owner_id = owner AND workflow_id = workflow AND status = 'created'
+    ORDER BY id_ FOR UPDATE;
     UPDATE platform.workspace_retention_rule
     SET status = 'active',
         apply_on = (date_trunc('day', now() AT TIME ZONE 'UTC') + make_interval(days => retention_days + 1))
@@ -505,6 +564,10 @@ $$;
 CREATE FUNCTION platform.inactivate_workspace_retention_rules(owner uuid, path text) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM FROM platform.workspace_retention_rule AS rule
+    JOIN platform.workflow ON workflow.owner_id = rule.owner_id AND workflow.id_ = rule.workflow_id
+    WHERE rule.owner_id = owner AND workflow.workspace_path = path AND rule.status IN ('created', 'active')
+    ORDER BY rule.id_ FOR UPDATE OF rule;
     UPDATE platform.workspace_retention_rule AS rule
     SET status = 'inactive'
     FROM platform.workflow
@@ -513,6 +576,19 @@ BEGIN
       AND rule.status IN ('created', 'active');
 END
 $$;
+
+CREATE FUNCTION platform.move_retention_date() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.apply_on := OLD.apply_on + make_interval(days => NEW.retention_days - OLD.retention_days);
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER move_retention_date BEFORE UPDATE OF retention_days ON platform.workspace_retention_rule
+    FOR EACH ROW WHEN (
+        OLD.retention_days <> NEW.retention_days AND OLD.apply_on = NEW.apply_on
+        AND NEW.retention_days BETWEEN 0 AND 36500)
+    EXECUTE FUNCTION platform.move_retention_date();
 
 CREATE FUNCTION platform.follow_run_with_retention() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -1,0 +1,36 @@
+"""Cutting a forked child off from its parent's connections.
+
+A child inherits the sockets. Whatever it then says on one, be it the ROLLBACK or the farewell of an object
+that is thrown away, the server takes for the parent's words: a transaction of the parent's ends without its
+knowing. So the child's copies are led to the null device before anything else can run in it.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+_connections: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def watch(engine: sa.Engine) -> None:
+    """Cut children off from the connections that this engine makes."""
+    event.listen(engine, "connect", lambda connection, record: _connections.add(connection))
+
+
+def _cut_off() -> None:
+    inherited = [connection for connection in _connections if not connection.closed]
+    _connections.clear()
+    if not inherited:
+        return
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for connection in inherited:
+        os.dup2(nowhere, connection.fileno(), inheritable=False)
+    os.close(nowhere)
+
+
+os.register_at_fork(after_in_child=_cut_off)
