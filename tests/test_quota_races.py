@@ -19,6 +19,7 @@ from platform_db.models import (
     QuotaReservation,
     Resource,
     ResourceType,
+    TaskLease,
     UserResource,
     Workflow,
     WorkflowResource,
@@ -95,9 +96,17 @@ def test_sixteen_processes_of_five_hundred_deltas_are_exact(
     check_deltas(session, database_uri, tmp_path, processes=16, count=500)
 
 
-def try_to_reserve(uri: str, user_id: str, seed: int) -> None:
+def try_to_reserve(uri: str, user_id: str, processes: int, seed: int) -> None:
+    """Reserve one unit, when all processes are there."""
     engine = database.create_engine(uri, pool_size=1)
     with orm.Session(engine) as session:
+        there = TaskLease(name=f"{seed}", holder="", acquired_at=sa.func.now(), expires_at=sa.func.now())
+        session.add(there)
+        session.commit()
+        while session.scalar(sa.select(sa.func.count()).select_from(TaskLease)) < processes:
+            session.commit()
+            time.sleep(0.01)
+        session.commit()
         try:
             quota.reserve(session, user_id, "disk", 1)
         except errors.QuotaExceeded as error:
@@ -114,7 +123,7 @@ def test_of_all_that_race_for_the_last_ten_units_ten_succeed(
     quota.set_limit(session, user, "disk", 100)
     quota.update_users_disk_quota(session, user, bytes_to_sum=90)
     session.commit()
-    in_processes(processes, try_to_reserve, database_uri, str(user.id_))
+    in_processes(processes, try_to_reserve, database_uri, str(user.id_), processes)
     assert session.scalar(sa.select(sa.func.count()).select_from(QuotaReservation)) == 10
     assert session.scalar(sa.select(sa.func.max(UserResource.quota_reserved))) == 10
 

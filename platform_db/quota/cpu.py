@@ -14,13 +14,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.models import Resource, ResourceType, User, Workflow
+from platform_db.models import ResourceType, User, Workflow
 from platform_db.quota import figures
 from platform_db.quota.figures import Drift
 from platform_db.quota.leases import lease
 from platform_db.quota.periods import move_periods_on
-from platform_db.quota.resources import UserOrId, get_default_quota_resource, lock_users, user_id_of
-from platform_db.quota.scope import Factory, Scope, portions
+from platform_db.quota.resources import AnyResource, UserOrId, get_default_key, lock_users, user_id_of
+from platform_db.quota.scope import Factory, Scope, count_users, portions
 from platform_db.types import SCHEMA, parse_id
 
 LEASE = "cpu-usage-update"
@@ -141,9 +141,8 @@ def update_cpu_usage(
     """
     scope = scope or Scope()
     with factory() as session, session.begin():
-        resource = get_default_quota_resource(session, ResourceType.cpu)
-        total = session.scalar(sa.select(sa.func.count()).select_from(User)) or 0 if progress else 0
-        session.expunge(resource)
+        resource = get_default_key(session, ResourceType.cpu)
+        total = count_users(session, scope) if progress else 0
     if dry_run:
         return _update(factory, resource, scope, total, progress, lambda: None, keep=False)
     with lease(factory, LEASE + scope.name) as held:
@@ -152,7 +151,7 @@ def update_cpu_usage(
 
 def _update(
     factory: Factory,
-    resource: Resource,
+    resource: AnyResource,
     scope: Scope,
     total: int,
     progress: Callable[[int, int], None] | None,
@@ -174,7 +173,7 @@ def _update(
 
 
 def update_users(
-    session: Session, resource: Resource, user_ids: Sequence[uuid.UUID], report: CpuReport
+    session: Session, resource: AnyResource, user_ids: Sequence[uuid.UUID], report: CpuReport
 ) -> list[Drift]:
     """Bring the users' figures and totals up to date, and return the totals that changed."""
     lock_users(session, user_ids, resource)
@@ -198,7 +197,7 @@ def update_workflow_cpu_quota(session: Session, workflow: Workflow | uuid.UUID |
     """
     session.flush()
     workflow_id = workflow.id_ if isinstance(workflow, Workflow) else parse_id(workflow, "workflow id")
-    resource = get_default_quota_resource(session, ResourceType.cpu)
+    resource = get_default_key(session, ResourceType.cpu)
     connection = session.connection()
     owner_id = connection.scalar(_OWNER, {"id": str(workflow_id)})
     if owner_id is None:
@@ -231,7 +230,7 @@ def update_users_cpu_quota(session: Session, user: UserOrId | None = None) -> No
     :raises errors.UserNotFound: there is no such user.
     """
     session.flush()
-    resource = get_default_quota_resource(session, ResourceType.cpu)
+    resource = get_default_key(session, ResourceType.cpu)
     user_ids = (
         list(session.scalars(sa.select(User.id_).order_by(User.id_))) if user is None else [user_id_of(user)]
     )

@@ -10,10 +10,16 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors, workspaces
-from platform_db.models import Resource, ResourceType, User, Workflow, WorkflowResource
+from platform_db.models import ResourceType, User, Workflow, WorkflowResource
 from platform_db.quota import figures
 from platform_db.quota.figures import Drift, Figure
-from platform_db.quota.resources import UserOrId, get_default_quota_resource, lock_users, user_id_of
+from platform_db.quota.resources import (
+    AnyResource,
+    UserOrId,
+    get_default_quota_resource,
+    lock_users,
+    user_id_of,
+)
 from platform_db.types import SCHEMA, parse_id
 
 logger = logging.getLogger(__name__)
@@ -53,7 +59,7 @@ def store_workflow_disk_quota(
 _FIND = sa.text(f"SELECT owner_id, workspace_path FROM {SCHEMA}.workflow WHERE id_ = CAST(:id AS uuid)")
 
 
-def _measure(session: Session, resource: Resource, owner_id: uuid.UUID, path: str) -> None:
+def _measure(session: Session, resource: AnyResource, owner_id: uuid.UUID, path: str) -> None:
     workspace = figures.read_workspace(session, resource, owner_id, path)
     try:
         measured = workspaces.measure(workspace)
@@ -120,7 +126,7 @@ _SUM_TOTALS = sa.text(
 )
 
 
-def sum_totals(session: Session, resource: Resource, user_ids: Sequence[uuid.UUID]) -> list[Drift]:
+def sum_totals(session: Session, resource: AnyResource, user_ids: Sequence[uuid.UUID]) -> list[Drift]:
     """Set totals to the sums of the figures, and return those that differed.
 
     The rows are locked first: one statement that waited for another writer would sum what it saw before.

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from platform_db import errors, workspaces
-from platform_db.models import Resource, ResourceType
+from platform_db.models import ResourceType
 from platform_db.quota.disk import sum_totals
 from platform_db.quota.figures import Figure, Workspace, write_figures
 from platform_db.quota.leases import lease
-from platform_db.quota.resources import get_default_quota_resource
+from platform_db.quota.resources import AnyResource, get_default_key
 from platform_db.quota.scope import FIRST_ID, Factory, Scope, portions, users_in_scope
 from platform_db.types import SCHEMA
 from platform_db.workspaces.measure import Choice
@@ -109,8 +109,7 @@ def update_disk_usage(
     """
     scope, measuring = scope or Scope(), measuring or Measuring()
     with factory() as session, session.begin():
-        resource = get_default_quota_resource(session, ResourceType.disk)
-        session.expunge(resource)
+        resource = get_default_key(session, ResourceType.disk)
     if dry_run:
         report = DiskReport()
         for figure in measure_workspaces(factory, resource, scope, measuring, report, progress):
@@ -122,7 +121,7 @@ def update_disk_usage(
 
 def _update(
     factory: Factory,
-    resource: Resource,
+    resource: AnyResource,
     scope: Scope,
     measuring: Measuring,
     progress: Progress | None,
@@ -149,7 +148,7 @@ def _update(
     return report
 
 
-def _write(factory: Factory, resource: Resource, batch: list[Figure], report: DiskReport) -> None:
+def _write(factory: Factory, resource: AnyResource, batch: list[Figure], report: DiskReport) -> None:
     with factory() as session, session.begin():
         written = write_figures(session, resource, batch)
     report.newer += len(batch) - len(written)
@@ -160,7 +159,7 @@ def _write(factory: Factory, resource: Resource, batch: list[Figure], report: Di
 
 def measure_workspaces(
     factory: Factory,
-    resource: Resource,
+    resource: AnyResource,
     scope: Scope,
     measuring: Measuring,
     report: DiskReport,
@@ -228,7 +227,7 @@ _PAGE = sa.text(
 _COUNT = sa.text(f"SELECT count(*) FROM (SELECT {_IN_SCOPE}) AS workspaces")
 
 
-def _read_workspaces(factory: Factory, resource: Resource, scope: Scope) -> Iterator[Workspace]:
+def _read_workspaces(factory: Factory, resource: AnyResource, scope: Scope) -> Iterator[Workspace]:
     """Yield the workspaces in scope, ordered by key, a page at a time; in between no transaction is open."""
     after: tuple[uuid.UUID, str] = (FIRST_ID, "")
     while True:
@@ -250,7 +249,7 @@ def _read_workspaces(factory: Factory, resource: Resource, scope: Scope) -> Iter
         after = (page[-1].owner_id, page[-1].path)
 
 
-def _count(factory: Factory, resource: Resource, scope: Scope) -> int:
+def _count(factory: Factory, resource: AnyResource, scope: Scope) -> int:
     with factory() as session, session.begin():
         return int(
             session.connection().scalar(

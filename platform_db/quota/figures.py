@@ -20,9 +20,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db.models import Resource, WorkflowResource
+from platform_db.models import WorkflowResource
 from platform_db.models.resource import UserResource
-from platform_db.quota.resources import lock_users
+from platform_db.quota.resources import AnyResource, lock_users
 from platform_db.types import SCHEMA
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ _READ = sa.text(
 )
 
 
-def read_workspace(session: Session, resource: Resource, owner_id: uuid.UUID, path: str) -> Workspace:
+def read_workspace(session: Session, resource: AnyResource, owner_id: uuid.UUID, path: str) -> Workspace:
     """Read what is stored of one workspace and draw a version, before measuring it."""
     row = session.connection().execute(
         _READ, {"resource": str(resource.id_), "owner": str(owner_id), "path": path}
@@ -175,7 +175,7 @@ _CHANGE_TOTALS = sa.text(
 )
 
 
-def write_figures(session: Session, resource: Resource, figures: Sequence[Figure]) -> list[Written]:
+def write_figures(session: Session, resource: AnyResource, figures: Sequence[Figure]) -> list[Written]:
     """Store figures, and change their owners' totals by the differences; return those that were stored.
 
     A figure that is missing in the answer was not stored: a newer one is, or its runs are gone. Three
@@ -205,7 +205,7 @@ def write_figures(session: Session, resource: Resource, figures: Sequence[Figure
     return written
 
 
-def change_totals(session: Session, resource: Resource, changes: dict[uuid.UUID, int]) -> None:
+def change_totals(session: Session, resource: AnyResource, changes: dict[uuid.UUID, int]) -> None:
     """Add to totals of users whose rows are locked; those that do not change are not written."""
     changes = {user: amount for user, amount in changes.items() if amount}
     if changes:
@@ -264,7 +264,9 @@ _CHANGE_TOTAL = sa.text(
 )
 
 
-def change_figure(session: Session, resource: Resource, owner_id: uuid.UUID, path: str, change: int) -> int:
+def change_figure(
+    session: Session, resource: AnyResource, owner_id: uuid.UUID, path: str, change: int
+) -> int:
     """Add ``change`` to the figure of a workspace, never below zero, and return how much that changed it."""
     lock_users(session, [owner_id], resource)
     rows = (
@@ -280,7 +282,7 @@ def change_figure(session: Session, resource: Resource, owner_id: uuid.UUID, pat
     return _applied(change, before, f"workspace {path!r} of user {owner_id}")
 
 
-def change_total(session: Session, resource: Resource, user_id: uuid.UUID, change: int) -> int:
+def change_total(session: Session, resource: AnyResource, user_id: uuid.UUID, change: int) -> int:
     """Add ``change`` to a user's total in one statement, never below zero, and return how much it changed."""
     parameters: dict[str, Any] = {
         "user": str(user_id),
@@ -302,19 +304,21 @@ def _applied(change: int, before: int, what: str) -> int:
     return change
 
 
-def expire_figures(session: Session, resource: Resource, workflow_ids: Sequence[uuid.UUID]) -> None:
+def expire_figures(session: Session, resource: AnyResource, workflow_ids: Sequence[uuid.UUID]) -> None:
     """Let the session's objects of these figures read their values anew."""
     for workflow_id in workflow_ids:
         _expire(session, WorkflowResource, (workflow_id, resource.id_))
 
 
-def expire_totals(session: Session, resource: Resource, user_ids: Sequence[uuid.UUID]) -> None:
+def expire_totals(session: Session, resource: AnyResource, user_ids: Sequence[uuid.UUID]) -> None:
     """Let the session's objects of these totals read their values anew."""
     for user_id in user_ids:
         _expire(session, UserResource, (user_id, resource.id_))
 
 
 def _expire(session: Session, model: type[Any], key: tuple[uuid.UUID, uuid.UUID]) -> None:
+    if not len(session.identity_map):
+        return  # Most jobs hold no objects, and then need no mappers.
     row = session.identity_map.get(session.identity_key(model, key))
     if row is not None:
         session.expire(row)

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.config import get_settings
-from platform_db.models import Resource
+from platform_db.quota.resources import AnyResource
 from platform_db.types import SCHEMA
 
 
@@ -42,7 +42,7 @@ _MOVE_ON = sa.text(
 )
 
 
-def move_periods_on(session: Session, resource: Resource, user_ids: Sequence[uuid.UUID]) -> int:
+def move_periods_on(session: Session, resource: AnyResource, user_ids: Sequence[uuid.UUID]) -> int:
     """Move the periods of users whose rows are locked to the current one; return how many moved."""
     result = session.connection().execute(
         _MOVE_ON, {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
@@ -67,7 +67,7 @@ _INITIALISE = sa.text(
 )
 
 
-def initialise_default_periods(session: Session, resource: Resource) -> list[uuid.UUID]:
+def initialise_default_periods(session: Session, resource: AnyResource) -> list[uuid.UUID]:
     """Give the default period to every user who has none for this resource, and return their ids.
 
     :raises errors.InvalidSetting: there is no default period.

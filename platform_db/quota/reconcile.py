@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db.models import Resource, ResourceType
+from platform_db.models import ResourceType
 from platform_db.quota.cpu import CpuReport, update_users
 from platform_db.quota.disk import sum_totals
 from platform_db.quota.disk_update import FIGURES_PER_BATCH, DiskReport, Measuring, measure_workspaces
 from platform_db.quota.figures import Figure, write_figures
-from platform_db.quota.resources import get_default_quota_resource, lock_users
+from platform_db.quota.resources import AnyResource, get_default_key, lock_users
 from platform_db.quota.scope import Factory, Scope, portions
 from platform_db.types import SCHEMA
 
@@ -53,8 +53,7 @@ def reconcile(
     """
     scope, measuring, report = scope or Scope(), measuring or Measuring(), report or DiskReport()
     with factory() as session, session.begin():
-        cpu, disk = (get_default_quota_resource(session, type_) for type_ in ResourceType)
-        session.expunge_all()
+        cpu, disk = (get_default_key(session, type_) for type_ in ResourceType)
     yield from _workspaces(factory, disk, scope, measuring, report, fix)
     for user_ids in portions(factory, scope, disk):
         with factory() as session, session.begin() as transaction:
@@ -65,7 +64,7 @@ def reconcile(
 
 
 def _workspaces(
-    factory: Factory, disk: Resource, scope: Scope, measuring: Measuring, report: DiskReport, fix: bool
+    factory: Factory, disk: AnyResource, scope: Scope, measuring: Measuring, report: DiskReport, fix: bool
 ) -> Iterator[Difference]:
     batch: list[Figure] = []
 
@@ -102,7 +101,7 @@ def _reason(figure: Figure) -> str:
 
 
 def _totals(
-    session: Session, cpu: Resource, disk: Resource, user_ids: list[uuid.UUID]
+    session: Session, cpu: AnyResource, disk: AnyResource, user_ids: list[uuid.UUID]
 ) -> Iterator[Difference]:
     for drift in sum_totals(session, disk, user_ids):
         reason = "it is not the sum of the stored figures of the workspaces"
@@ -132,7 +131,7 @@ _CORRECT_RESERVED = sa.text(
 
 
 def _reserved(
-    session: Session, cpu: Resource, disk: Resource, user_ids: list[uuid.UUID]
+    session: Session, cpu: AnyResource, disk: AnyResource, user_ids: list[uuid.UUID]
 ) -> Iterator[Difference]:
     for resource in (cpu, disk):
         lock_users(session, user_ids, resource)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -25,6 +27,31 @@ def get_default_quota_resource(session: Session, type_: ResourceType | str) -> R
     :raises errors.ResourceNotFound: the default resources were never created.
     """
     return get_resource(session, DEFAULT_NAMES[ResourceType(type_)])
+
+
+@dataclass(frozen=True)
+class ResourceKey:
+    """What statements need to know of a resource."""
+
+    id_: uuid.UUID
+    name: str
+
+
+AnyResource: TypeAlias = "Resource | ResourceKey"
+
+_KEY = sa.text(f"SELECT id_, name FROM {SCHEMA}.resource WHERE name = :name")
+
+
+def get_default_key(session: Session, type_: ResourceType) -> ResourceKey:
+    """Return the key of a type's default resource, without the ORM: a job starts sooner without its mappers.
+
+    :raises errors.ResourceNotFound: the default resources were never created.
+    """
+    name = DEFAULT_NAMES[type_]
+    row = session.connection().execute(_KEY, {"name": name}).one_or_none()
+    if row is None:
+        raise errors.ResourceNotFound(f"there is no resource {name!r}")
+    return ResourceKey(row.id_, row.name)
 
 
 def get_resource(session: Session, resource: Resource | ResourceType | str) -> Resource:
@@ -79,7 +106,7 @@ LOCK_USERS = sa.text(
 )
 
 
-def lock_users(session: Session, users: Iterable[uuid.UUID], resource: Resource) -> None:
+def lock_users(session: Session, users: Iterable[uuid.UUID], resource: AnyResource) -> None:
     """Lock everything that the users have of any resource, until the transaction ends.
 
     Whoever writes a figure of a user locks these rows first, so that what the next statement reads stays as
@@ -95,6 +122,6 @@ def lock_users(session: Session, users: Iterable[uuid.UUID], resource: Resource)
             raise errors.UserNotFound(f"there is no user {min(missing)}")
 
 
-def _lock(session: Session, users: Collection[uuid.UUID], resource: Resource) -> set[uuid.UUID]:
+def _lock(session: Session, users: Collection[uuid.UUID], resource: AnyResource) -> set[uuid.UUID]:
     rows = session.connection().execute(LOCK_USERS, {"users": [str(user) for user in users]})
     return {row.user_id for row in rows if row.resource_id == resource.id_}

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.models import Resource
+from platform_db.quota.resources import AnyResource
 from platform_db.types import SCHEMA
 
 Factory = Callable[[], Session]
@@ -95,7 +95,15 @@ _PAGE_OF_USERS = sa.text(
 )
 
 
-def portions(factory: Factory, scope: Scope, resource: Resource) -> Iterator[list[uuid.UUID]]:
+_COUNT_USERS = sa.text(f"SELECT count(*) FROM {SCHEMA}.user_ AS u WHERE {users_in_scope('u.id_')}")
+
+
+def count_users(session: Session, scope: Scope) -> int:
+    """Return how many users are in scope, whether what they have is stale or not."""
+    return int(session.connection().scalar(_COUNT_USERS, scope.parameters) or 0)
+
+
+def portions(factory: Factory, scope: Scope, resource: AnyResource) -> Iterator[list[uuid.UUID]]:
     """Yield the ids of the scope's users in portions of not too many runs, at least one user each.
 
     Where the scope is of what is stale, these are the users whose total of the resource is.

@@ -13,7 +13,7 @@ from platform_db.models import ResourceType
 from platform_db.quota.cpu import update_workflow_cpu_quota
 from platform_db.quota.figures import expire_figures
 from platform_db.quota.policy import types_at_termination
-from platform_db.quota.resources import get_default_quota_resource, lock_users
+from platform_db.quota.resources import get_default_key, lock_users
 from platform_db.types import SCHEMA
 
 _MARK = sa.text(
@@ -51,7 +51,7 @@ def mark_as_stale(session: Session, workflow_id: uuid.UUID) -> None:
 
     :raises errors.ResourceNotFound: the default resources were never created.
     """
-    disk = get_default_quota_resource(session, ResourceType.disk)
+    disk = get_default_key(session, ResourceType.disk)
     owner_id = session.connection().scalar(_OWNER, {"id": str(workflow_id)})
     lock_users(session, [owner_id], disk)
     session.connection().execute(
