@@ -33,7 +33,7 @@ class Key:
 
     id_: bytes
     encryption: bytes = field(repr=False)
-    digestion: bytes = field(repr=False)
+    digestion: hmac.HMAC = field(repr=False, compare=False)
 
     @classmethod
     def from_secret(cls, secret: bytes) -> Key:
@@ -41,8 +41,17 @@ class Key:
         return cls(
             _derive(secret, b"platform-db key id", KEY_ID_BYTES),
             _derive(secret, b"platform-db encryption", KEY_BYTES),
-            _derive(secret, b"platform-db digest", KEY_BYTES),
+            hmac.new(_derive(secret, b"platform-db digest", KEY_BYTES), digestmod="sha256"),
         )
+
+    def digest(self, value: bytes) -> bytes:
+        """Return the HMAC-SHA-256 of ``value``.
+
+        A copy of what has read the key already: setting it up anew takes three times as long.
+        """
+        code = self.digestion.copy()
+        code.update(value)
+        return code.digest()
 
 
 def _derive(secret: bytes, purpose: bytes, length: int) -> bytes:
@@ -116,12 +125,12 @@ class KeyRing:
 
     def digest(self, value: str) -> bytes:
         """Return the 32-byte digest under the newest key, by which a value is stored."""
-        return hmac.digest(self.newest.digestion, value.encode(), "sha256")
+        return self.newest.digest(value.encode())
 
     def digests(self, value: str) -> list[bytes]:
         """Return the digests under every key of the ring, newest first, by which a value is found."""
         encoded = value.encode()
-        return [hmac.digest(key.digestion, encoded, "sha256") for key in self.keys]
+        return [key.digest(encoded) for key in self.keys]
 
 
 def key_id(stored: bytes) -> bytes:
