@@ -33,7 +33,7 @@ class Key:
 
     id_: bytes
     encryption: bytes = field(repr=False)
-    digestion: bytes = field(repr=False)
+    digestion: hmac.HMAC = field(repr=False, compare=False)
 
     @classmethod
     def from_secret(cls, secret: bytes) -> Key:
@@ -41,8 +41,17 @@ class Key:
         return cls(
             _derive(secret, b"platform-db key id", KEY_ID_BYTES),
             _derive(secret, b"platform-db encryption", KEY_BYTES),
-            _derive(secret, b"platform-db digest", KEY_BYTES),
+            hmac.new(_derive(secret, b"platform-db digest", KEY_BYTES), digestmod="sha256"),
         )
+
+    def digest(self, value: bytes) -> bytes:
+        """Return the HMAC-SHA-256 of ``value``.
+
+        A copy of what has read the key already: setting it up anew takes three times as long.
+        """
+        code = self.digestion.copy()
+        code.update(value)
+        return code.digest()
 
 
 def _derive(secret: bytes, purpose: bytes, length: int) -> bytes:
@@ -116,12 +125,12 @@ class KeyRing:
 
     def digest(self, value: str) -> bytes:
         """Return the 32-byte digest under the newest key, by which a value is stored."""
-        return hmac.digest(self.newest.digestion, value.encode(), "sha256")
+        return self.newest.digest(value.encode())
 
     def digests(self, value: str) -> list[bytes]:
         """Return the digests under every key of the ring, newest first, by which a value is found."""
         encoded = value.encode()
-        return [hmac.digest(key.digestion, encoded, "sha256") for key in self.keys]
+        return [key.digest(encoded) for key in self.keys]
 
 
 def key_id(stored: bytes) -> bytes:
@@ -154,11 +163,19 @@ def get_key_ring() -> KeyRing:
     settings = get_settings()
     configured = _configured
     if configured is None or configured[0] is not settings:
-        configured = _configured = (settings, KeyRing.parse(_configured_keys(settings)))
+        configured = _configured = (settings, KeyRing.parse(_key_text(settings) or ""))
     return configured[1]
 
 
-def _configured_keys(settings: Settings) -> str:
+def configured_keys() -> tuple[Key, ...]:
+    """Return the configured keys, newest first; none where none is configured.
+
+    :raises errors.SecretKeyError: one of them cannot be used.
+    """
+    return () if _key_text(get_settings()) is None else get_key_ring().keys
+
+
+def _key_text(settings: Settings) -> str | None:
     if settings.secret_key is not None:
         return settings.secret_key.get_secret_value()
     if settings.uri is not None:
@@ -167,4 +184,4 @@ def _configured_keys(settings: Settings) -> str:
         directory = embedded.parse_uri(settings.uri.get_secret_value())
         if directory is not None:
             return embedded.secret_key(directory)
-    raise errors.SecretKeyError("no secret key is configured")
+    return None

@@ -33,6 +33,9 @@ PATTERN = rf"{PREFIX}[{''.join(LETTERS.values())}][0-9A-Za-z]{{{BODY_LENGTH + CH
 
 _shape = re.compile(PATTERN)
 
+# Every number below 62 ** 2 in base62: the checksum of each value that is shown is three of them.
+_PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
+
 
 def generate(purpose: str) -> str:
     """Return a new value.
@@ -67,7 +70,9 @@ def _is_ours(value: str) -> bool:
 
 
 def _checksum(text: str) -> str:
-    return _base62(zlib.crc32(text.encode()), CHECKSUM_LENGTH)
+    high, low = divmod(zlib.crc32(text.encode()), 62**4)
+    middle, low = divmod(low, 62**2)
+    return _PAIRS[high] + _PAIRS[middle] + _PAIRS[low]
 
 
 def _base62(number: int, length: int) -> str:

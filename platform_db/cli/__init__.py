@@ -23,7 +23,9 @@ COMMANDS = {
         "platform_db.cli.roles:roles",
         "Make the database's roles and give them their privileges.",
     ),
-    "secret": ("platform_db.cli.secret:secret", "Make secret keys."),
+    "secret": ("platform_db.cli.secret:secret", "Make secret keys, and move secrets to them."),
+    "token": ("platform_db.cli.token:token", "Issue, list, grant, revoke and purge tokens."),
+    "user": ("platform_db.cli.user:user", "Create, list, show and delete users."),
 }
 
 

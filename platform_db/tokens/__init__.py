@@ -6,12 +6,14 @@ A value is given out once, when it is made. It is stored encrypted, and found by
 from platform_db.tokens.authentication import AuthenticatedToken, authenticate
 from platform_db.tokens.finding import find_interactive_session, find_token, list_tokens
 from platform_db.tokens.issuing import grant, issue, issue_interactive_session_secret, request
-from platform_db.tokens.keys import KeyUse, key_uses
+from platform_db.tokens.keys import KeyReport, KeyState, KeyUse, key_uses, report_keys
 from platform_db.tokens.lifecycle import purge, revoke, revoke_expired
 from platform_db.tokens.rotation import Rotation, rotate
 
 __all__ = [
     "AuthenticatedToken",
+    "KeyReport",
+    "KeyState",
     "KeyUse",
     "Rotation",
     "authenticate",
@@ -23,6 +25,7 @@ __all__ = [
     "key_uses",
     "list_tokens",
     "purge",
+    "report_keys",
     "request",
     "revoke",
     "revoke_expired",

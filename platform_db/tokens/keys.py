@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -61,17 +62,56 @@ def key_uses(session: Session) -> list[KeyUse]:
     ]
 
 
-def require_keys(uses: list[KeyUse], ring: crypto.KeyRing) -> None:
-    """Refuse a ring that lacks a key by which secrets are encrypted.
+@dataclass(frozen=True)
+class KeyState:
+    """How a key stands.
 
-    :raises errors.SecretKeyError: names the ids of the missing keys.
+    :param secrets: how many stored secrets it encrypts.
+    :param state: ``newest``, ``in use`` (it cannot be let go), ``unused`` (it can) or ``missing``.
     """
-    missing = sorted({use.key_id for use in uses} - {key.id_.hex() for key in ring.keys})
-    if missing:
-        rows = sum(use.rows for use in uses if use.key_id in missing)
-        raise errors.SecretKeyError(
-            f"{rows} stored secrets need the secret key with id {', '.join(missing)}, which is not configured"
-        )
+
+    key_id: str
+    secrets: int
+    state: str
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """Every key that is configured or in use, the configured ones first, newest first."""
+
+    keys: list[KeyState]
+
+    def require_keys(self) -> None:
+        """Refuse a ring that lacks a key by which secrets are encrypted.
+
+        :raises errors.SecretKeyError: names the ids of the missing keys.
+        """
+        missing = [key for key in self.keys if key.state == "missing"]
+        if missing:
+            raise errors.SecretKeyError(
+                f"{sum(key.secrets for key in missing)} stored secrets need the secret key with id "
+                f"{', '.join(key.key_id for key in missing)}, which is not configured"
+            )
+
+
+def report_keys(session: Session) -> KeyReport:
+    """Tell how each key stands. No key needs to be configured."""
+    uses: Counter[str] = Counter()
+    for use in key_uses(session):
+        uses[use.key_id] += use.rows
+    configured = [key.id_.hex() for key in crypto.configured_keys()]
+    return KeyReport(
+        [
+            *(KeyState(id_, uses[id_], _state(number, uses[id_])) for number, id_ in enumerate(configured)),
+            *(KeyState(id_, rows, "missing") for id_, rows in sorted(uses.items()) if id_ not in configured),
+        ]
+    )
+
+
+def _state(number: int, secrets: int) -> str:
+    if number == 0:
+        return "newest"
+    return "in use" if secrets else "unused"
 
 
 def _count(column: SecretColumn) -> sa.TextClause:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from platform_db import crypto, errors
 from platform_db.models import AuditLog, AuditLogAction
 from platform_db.models.audit import NOBODY
-from platform_db.tokens.keys import SecretColumn, key_uses, require_keys, secret_columns
+from platform_db.tokens.keys import SecretColumn, report_keys, secret_columns
 from platform_db.types import SCHEMA
 
 BATCH = 500
@@ -46,40 +46,45 @@ def rotate(
     factory: Callable[[], Session],
     *,
     batch: int = BATCH,
-    report: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Rotation:
     """Encrypt and digest every secret with the newest key. Each batch is a transaction of its own.
 
     :param factory: makes the sessions.
     :param batch: rows per transaction; they are locked for as long as it takes to encrypt them.
-    :param report: is called after each batch with the number of its secrets.
+    :param progress: is called after each batch: how many secrets are done, and how many there were to do.
     :raises errors.SecretKeyError: a key that is in use is not configured; nothing is changed.
     """
     ring = crypto.get_key_ring()
     rotation = Rotation(ring.newest.id_.hex())
     with factory() as session, session.begin():
-        stale = _require_keys(session, ring)
+        stale = _count_stale(session, ring)
         if not stale:
             return rotation
         details = {"key_id": rotation.key_id, "secrets": stale}
         session.add(AuditLog(user_id=NOBODY, action=AuditLogAction.rotate_keys, details=details))
+
+    def report() -> None:
+        if progress is not None:
+            progress(rotation.rotated, stale)
+
     for column in secret_columns():
         for _ in range(PASSES):
-            if not _pass(factory, _Batches(column, ring, batch, rotation), report or (lambda rows: None)):
+            if not _pass(factory, _Batches(column, ring, batch, rotation), report):
                 break
     with factory() as session:
-        rotation.remaining = _require_keys(session, ring) - len(rotation.failed)
+        rotation.remaining = _count_stale(session, ring) - len(rotation.failed)
     return rotation
 
 
-def _require_keys(session: Session, ring: crypto.KeyRing) -> int:
+def _count_stale(session: Session, ring: crypto.KeyRing) -> int:
     """Check that the ring has every key that is in use, and return how many secrets are not on the newest."""
-    uses = key_uses(session)
-    require_keys(uses, ring)
-    return sum(use.rows for use in uses if use.key_id != ring.newest.id_.hex())
+    report = report_keys(session)
+    report.require_keys()
+    return sum(key.secrets for key in report.keys if key.key_id != ring.newest.id_.hex())
 
 
-def _pass(factory: Callable[[], Session], batches: _Batches, report: Callable[[int], None]) -> int:
+def _pass(factory: Callable[[], Session], batches: _Batches, report: Callable[[], None]) -> int:
     """Go once through a column, and return how many of its secrets were moved."""
     moved, after = 0, uuid.UUID(int=0)
     while True:
@@ -91,7 +96,7 @@ def _pass(factory: Callable[[], Session], batches: _Batches, report: Callable[[i
         moved += changed
         batches.rotation.rotated += changed
         after = rows[-1].id_
-        report(changed)
+        report()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,43 @@
+"""Secret values on the command line: read from stdin or a prompt, never from an argument; shown once."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+
+def read_value(prompt: str = "Value") -> str:
+    """Read one line from stdin, or ask for it where stdin is a terminal, without showing it.
+
+    Arguments would stand in the process list and in the shell's history.
+    """
+    if sys.stdin.isatty():
+        value: str = click.prompt(prompt, hide_input=True, err=True)
+        return value
+    return sys.stdin.readline().rstrip("\r\n")
+
+
+def refuse_value(context: click.Context, parameter: click.Parameter, argument: str | None) -> str | None:
+    """Refuse an argument that is a token's value, without showing it again."""
+    from platform_db.token_format import PREFIX
+
+    if argument is not None and argument.startswith(PREFIX):
+        raise click.BadParameter(
+            "this is a token's value, which other users of the machine have now seen: revoke it. "
+            "Values come on stdin or by prompt."
+        )
+    return argument
+
+
+def duration_seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """Read a duration such as ``90d`` or ``12h``."""
+    from platform_db.units import parse_duration_seconds
+
+    try:
+        seconds = None if value is None else parse_duration_seconds(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    if seconds is not None and seconds < 0:
+        raise click.BadParameter("a duration is not negative")
+    return seconds

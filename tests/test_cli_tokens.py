@@ -1,0 +1,162 @@
+"""``platform-db user``, ``token`` and ``secret``."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner, Result
+from sqlalchemy.orm import Session
+
+from platform_db import config, crypto, database, errors, tokens
+from platform_db.cli import main
+from platform_db.models import AuditLog, User
+from platform_db.token_format import generate
+from tests.command_line import one_line
+from tests.factories import make_run
+
+OLD, NEW = (crypto.generate_key() for _ in range(2))
+
+
+class Cli:
+    """The command line on one database, with secret keys."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.keys: str | None = OLD
+
+    def __call__(self, *arguments: str, value: str | None = None) -> Result:
+        environment = {name: None for name in os.environ if name.startswith("PLATFORM_DB_")}
+        environment |= {"PLATFORM_DB_URI": self.uri, "PLATFORM_DB_SECRET_KEY": self.keys}
+        config.reset_settings()
+        try:
+            return CliRunner(env=environment).invoke(main, arguments, input=value, prog_name="platform-db")
+        finally:
+            config.reset_settings()
+            database.reset_engine()
+
+    def json(self, *arguments: str, value: str | None = None) -> Any:
+        result = self(*arguments, "--json", value=value)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+
+@pytest.fixture
+def cli(database_uri: str, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.setenv("PLATFORM_DB_SECRET_KEY", OLD)
+    config.reset_settings()
+    return Cli(database_uri)
+
+
+def test_a_user_is_created_listed_shown_and_deleted(cli: Cli, session: Session) -> None:
+    created = cli.json("user", "create", "ada@example.org", "--full-name", "Ada Lovelace")
+    assert created["email"] == "ada@example.org"
+    assert cli("user", "list").stdout == f"{created['id']}  ada@example.org\n"
+    assert cli.json("user", "show", "ADA@example.org")["full_name"] == "Ada Lovelace"
+    assert cli("user", "create", "Ada@example.org").exit_code == errors.UserExists.exit_code
+    make_run(session, session.get(User, uuid.UUID(created["id"])))
+    refused = cli("user", "delete", created["id"], "--yes")
+    assert refused.exit_code == errors.UserHasWork.exit_code
+    assert "has work: 1 workflow" in one_line(refused.stderr)
+    assert cli("user", "delete", created["id"], value="n\n").exit_code == 1
+    assert cli("user", "delete", created["id"], "--delete-work", value="y\n").exit_code == 0
+    assert cli("user", "show", created["id"]).exit_code == errors.UserNotFound.exit_code
+    actions = session.scalars(sa.select(AuditLog.action).order_by(AuditLog.id_)).all()
+    assert actions == ["create_user", "delete_user"]
+
+
+def test_a_new_value_is_shown_once(cli: Cli, session: Session) -> None:
+    cli("user", "create", "ada@example.org")
+    shown = cli("token", "issue", "ada@example.org").stdout.strip()
+    assert tokens.authenticate(session, shown).type_ == "access"
+    named = cli.json(
+        "token", "issue", "ada@example.org", "--type", "personal", "--name", "laptop",
+        "--scope", "read", "--scope", "run", "--expires-in", "90d",
+    )  # fmt: skip
+    found = tokens.authenticate(session, named["value"], scopes=["read", "run"])
+    assert str(found.token_id) == named["id"]
+    assert found.expires_at is not None
+    session.commit()
+    listed = cli("token", "list", "ada@example.org").stdout + json.dumps(
+        cli.json("token", "list", "ada@example.org")
+    )
+    assert "laptop" in listed
+    assert shown not in listed
+    assert named["value"] not in listed
+
+
+def test_a_token_is_requested_granted_and_revoked(cli: Cli, session: Session) -> None:
+    cli("user", "create", "ada@example.org")
+    requested = cli("token", "request", "ada@example.org").stdout.strip()
+    again = cli("token", "request", "ada@example.org")
+    assert again.exit_code == errors.TokenError.exit_code
+    assert "has already requested an access token" in one_line(again.stderr)
+    granted = cli("token", "grant", "ada@example.org", "--own-value", value="brought along\n").stdout
+    assert granted.strip() == requested
+    assert tokens.authenticate(session, "brought along")
+    session.commit()
+    assert cli("token", "revoke", requested, "--reason", "left").stdout == "revoked\n"
+    assert "revoked before" in cli("token", "revoke", "--by-value", value="brought along\n").stdout
+    with pytest.raises(errors.RevokedToken):
+        tokens.authenticate(session, "brought along")
+    assert cli.json("token", "purge", "--revoked-for", "0s") == {"expired": 0, "purged": 1}
+
+
+def test_a_value_is_no_argument(cli: Cli) -> None:
+    value = generate("access")
+    refused = cli("token", "revoke", value)
+    assert refused.exit_code == 2
+    assert "stdin or by prompt" in refused.output
+    assert value not in refused.output
+    assert cli("token", "revoke").exit_code == 2
+
+
+def test_keys_are_told_rotated_and_missed(cli: Cli, session: Session) -> None:
+    cli("user", "create", "ada@example.org")
+    value = cli("token", "issue", "ada@example.org").stdout.strip()
+    old, new = (crypto.KeyRing.parse(key).newest.id_.hex() for key in (OLD, NEW))
+
+    def states() -> list[tuple[str, int, str]]:
+        return [(key["key_id"], key["secrets"], key["state"]) for key in cli.json("secret", "status")]
+
+    assert states() == [(old, 1, "newest")]
+    cli.keys = NEW
+    for command in ("status", "rotate"):
+        missed = cli("secret", command)
+        assert missed.exit_code == errors.SecretKeyError.exit_code
+        assert f"1 stored secrets need the secret key with id {old}" in one_line(missed.stderr)
+    cli.keys = f"{NEW},{OLD}"
+    assert states() == [(new, 0, "newest"), (old, 1, "in use")]
+    assert cli.json("secret", "rotate")["rotated"] == 1
+    assert states() == [(new, 1, "newest"), (old, 0, "unused")]
+    assert "0 secrets were moved" in cli("secret", "rotate").stdout
+    cli.keys = NEW
+    assert cli("secret", "status").exit_code == 0
+    assert cli("token", "revoke", "--by-value", value=f"{value}\n").stdout == "revoked\n"
+
+
+def test_what_touches_no_secret_needs_no_key(cli: Cli) -> None:
+    cli("user", "create", "ada@example.org")
+    cli("token", "issue", "ada@example.org")
+    cli.keys = None
+    for command in (
+        ("user", "create", "bob@example.org"),
+        ("user", "list"),
+        ("user", "show", "ada@example.org"),
+        ("token", "request", "bob@example.org"),
+        ("token", "list", "ada@example.org"),
+        ("token", "purge"),
+        ("user", "delete", "bob@example.org", "--yes"),
+        ("secret", "generate"),
+    ):
+        assert cli(*command).exit_code == 0, command
+    token_id = json.loads(cli("token", "list", "ada@example.org", "--json").stdout)[0]["id"]
+    assert cli("token", "revoke", token_id).exit_code == 0
+    assert cli("secret", "status").exit_code == errors.SecretKeyError.exit_code
+    missing = cli("token", "issue", "ada@example.org")
+    assert missing.exit_code == errors.SecretKeyError.exit_code
+    assert "no secret key is configured" in one_line(missing.stderr)
