@@ -135,6 +135,19 @@ def test_url_shows_the_password_only_when_asked(uri: str) -> None:
     assert shown == "postgresql+psycopg2://ada:s3cr3t@host/d\n"
 
 
+@pytest.mark.parametrize("option", database.SECRET_OPTIONS)
+def test_url_shows_no_secret_option(option: str) -> None:
+    uri = f"postgresql://ada@host/d?{option}=s3cr3t&passfile=/etc/passfile"
+
+    shown = run(uri, "db", "url").stdout
+
+    assert f"{option}=..." in shown
+    assert "passfile=%2Fetc%2Fpassfile" in shown
+    assert "s3cr3t" not in shown
+    assert f"{option}=s3cr3t" in run(uri, "db", "url", "--show-password").stdout
+    assert "s3cr3t" not in repr(database.create_engine(uri))
+
+
 def test_version_names_server_schema_and_package(database_uri: str) -> None:
     versions = json.loads(run(database_uri, "db", "version", "--json").stdout)
     lines = run(database_uri, "db", "version").stdout.splitlines()

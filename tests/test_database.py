@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import config, database, errors, liveness
+from platform_db import config, database, errors, liveness, schema
 from platform_db.models import Resource, User
 
 
@@ -86,11 +86,38 @@ def test_the_configured_timeouts_and_name_reach_the_server(
     assert list(shown.values()) == ["1234ms", "345ms", "5678ms", "scheduler"]
 
 
+def test_what_the_uri_says_of_the_connection_counts_beside_the_timeouts(
+    configured: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLATFORM_DB_STATEMENT_TIMEOUT", "1234")
+    config.reset_settings()
+    options = {"options": "-c work_mem=7MB", "application_name": "reports"}
+    url = database.normalise_url(configured).update_query_dict(options)
+
+    with schema.connect(url) as connection:
+        assert shown(connection) == ["7MB", "1234ms", "reports"]
+    with schema.connect(url, options="") as connection:
+        assert shown(connection) == ["7MB", "0", "reports"]
+
+
+def shown(connection: sa.Connection) -> list[str]:
+    names = ("work_mem", "statement_timeout", "application_name")
+    return [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in names]
+
+
+def test_migrations_keep_the_options_of_the_uri(empty_database_uri: str) -> None:
+    url = database.normalise_url(empty_database_uri)
+    url = url.update_query_dict({"options": "-c default_transaction_read_only=on"})
+
+    with pytest.raises(sa.exc.InternalError, match="read-only"):
+        schema.upgrade(url.render_as_string(hide_password=False))
+
+
 def test_a_connection_that_was_cut_is_replaced(configured: str, engine: sa.Engine) -> None:
     with database.session_scope() as session:
         pid = session.scalar(sa.text("SELECT pg_backend_pid()"))
     with engine.begin() as connection:
-        connection.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        connection.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
     with database.session_scope() as session:
         assert session.scalar(sa.text("SELECT pg_backend_pid()")) != pid
 
