@@ -77,6 +77,18 @@ def test_check_speaks_json_of_an_unreachable_server() -> None:
     assert json.loads(result.stdout)["state"] == "unreachable"
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_check_refuses_a_secret_key_that_is_none(database_uri: str, place: int) -> None:
+    keys = [crypto.generate_key()]
+    keys.insert(place, "hunter2")
+
+    result = run(database_uri, "db", "check", PLATFORM_DB_SECRET_KEY=",".join(keys))
+
+    assert result.exit_code == errors.SecretKeyError.exit_code
+    assert f"secret key number {place + 1} is not 32 bytes" in one_line(result.stderr)
+    assert not any(key in result.output for key in keys)
+
+
 def test_wait_ends_at_once_when_the_database_is_there(empty_database_uri: str) -> None:
     result = run(empty_database_uri, "db", "wait", "--timeout", "0")
 

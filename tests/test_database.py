@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import config, database, errors, liveness, schema
+from platform_db import config, crypto, database, errors, liveness, schema
 from platform_db.models import Resource, User
 
 
@@ -193,13 +193,15 @@ def test_a_wrong_uri_is_told_without_its_password(uri: str, message: str) -> Non
 
 def test_a_password_is_in_no_representation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLATFORM_DB_URI", "postgresql://user:hunter2@127.0.0.1:1/name")
-    monkeypatch.setenv("PLATFORM_DB_SECRET_KEY", "hunter2")
+    key = crypto.generate_key()
+    monkeypatch.setenv("PLATFORM_DB_SECRET_KEY", key)
     config.reset_settings()
     engine = database.create_engine(database.database_url())
     with pytest.raises(sa.exc.OperationalError) as error:
         engine.connect()
     shown = f"{config.get_settings()!r} {engine!r} {engine.url} {error.value!r} {error.value}"
     assert "hunter2" not in shown
+    assert key not in shown
     config.reset_settings()
 
 
@@ -245,5 +247,32 @@ def test_invalid_settings_are_named_not_shown(monkeypatch: pytest.MonkeyPatch) -
     config.reset_settings()
     with pytest.raises(errors.InvalidSetting, match=r"PLATFORM_DB_PORT.*unknown quota type gpu") as error:
         config.get_settings()
+    assert "hunter2" not in str(error.value)
+    config.reset_settings()
+
+
+def test_an_empty_variable_gives_way_to_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    (tmp_path / "uri").write_text("postgresql://host/name\n")
+    monkeypatch.setenv("PLATFORM_DB_URI", "")
+    monkeypatch.setenv("PLATFORM_DB_URI_FILE", str(tmp_path / "uri"))
+    monkeypatch.setenv("PLATFORM_DB_WORKFLOW_TERMINATION_QUOTA_UPDATE_POLICY", "")
+    config.reset_settings()
+
+    settings = config.get_settings()
+
+    assert settings.uri is not None
+    assert settings.uri.get_secret_value() == "postgresql://host/name"
+    assert settings.workflow_termination_quota_update_policy == ()
+    config.reset_settings()
+
+
+def test_a_file_that_cannot_be_read_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PLATFORM_DB_PASSWORD", raising=False)
+    monkeypatch.setenv("PLATFORM_DB_PASSWORD_FILE", "hunter2")
+    config.reset_settings()
+
+    with pytest.raises(errors.InvalidSetting, match="PLATFORM_DB_PASSWORD_FILE") as error:
+        config.get_settings()
+
     assert "hunter2" not in str(error.value)
     config.reset_settings()
