@@ -9,7 +9,7 @@ Usage: ./run-tests.sh [STEP]...             every step, or only those named
        ./run-tests.sh --soak [ARGUMENT]...  the long tests, which are left out otherwise
 
 Steps:
-  lint    ruff, and shellcheck where there is one
+  lint    ruff, squawk on the migrations' SQL, and shellcheck where there is one
   types   mypy
   layers  import-linter: an arrow runs down only
   tests   pytest
@@ -28,6 +28,17 @@ run_lint() {
     if command -v shellcheck >/dev/null; then
         shellcheck --external-sources run-tests.sh run-demo.sh .ci/run
     fi
+    lint_revisions
+}
+
+# Each revision by itself: locks on the tables that it creates trouble nobody, those on earlier ones may.
+lint_revisions() {
+    local revision previous=base
+    for revision in $("$bin/python" -c 'from platform_db import schema; print(*schema.revisions())'); do
+        "$bin/python" -m platform_db alembic upgrade "$previous:$revision" --sql >"$scratch/$revision.sql"
+        previous=$revision
+    done
+    "$bin/squawk" --config .squawk.toml "$scratch"/*.sql
 }
 
 run_types() { "$bin/python" -m mypy; }

@@ -21,6 +21,7 @@ def get_settings() -> Settings:
     """Return the settings of this process, read from the environment at the first call.
 
     :raises errors.InvalidSetting: names the variables that cannot be used, never their values.
+    :raises errors.SecretKeyError: a secret key is not 32 bytes in base64.
     """
     from pydantic import ValidationError
 
@@ -34,10 +35,6 @@ def get_settings() -> Settings:
             for problem in error.errors(include_input=False, include_url=False, include_context=False)
         )
         raise errors.InvalidSetting(problems) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise errors.InvalidSetting(
-            f"a file named by a {PREFIX}…_FILE variable cannot be read: {error}"
-        ) from None
 
 
 def reset_settings() -> None:

@@ -30,6 +30,9 @@ DRIVER = "postgresql+psycopg2"
 # deadlock_detected (https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html).
 RETRYABLE = frozenset({"40001", "40P01"})
 
+# What libpq takes as an option of the URL and nobody should see (``passfile`` and ``sslkey`` are paths).
+SECRET_OPTIONS = ("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+
 
 def normalise_url(uri: str) -> URL:
     """Return ``uri`` as a URL of the psycopg2 driver.
@@ -54,6 +57,12 @@ def normalise_url(uri: str) -> URL:
         # As an option it would be shown with the URL.
         url = url.set(password=password[-1]).difference_update_query(["password"])
     return url.set(drivername=DRIVER)
+
+
+def hide_secrets(url: URL) -> str:
+    """Return the URL as text that may be shown."""
+    hidden = {name: "..." for name in SECRET_OPTIONS if name in url.query}
+    return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 def database_url(settings: Settings | None = None) -> URL:
@@ -96,12 +105,23 @@ def create_engine(url: URL | str, settings: Settings | None = None, **options: A
 
     Statement parameters are never logged, nor shown in errors: they may hold secrets.
 
-    :param options: overrides for :func:`sqlalchemy.create_engine`.
+    What the URL itself says of the connection counts, and the timeouts are added to its ``options``.
+
+    :param options: overrides for :func:`sqlalchemy.create_engine`. ``options`` in ``connect_args`` takes the
+        place of the timeouts.
     """
     settings = settings or get_settings()
+    url = normalise_url(url) if isinstance(url, str) else url
+    # As arguments instead of in the URL, for an engine's representation shows that.
+    secrets = {name: values[-1] for name, values in url.normalized_query.items() if name in SECRET_OPTIONS}
+    url = url.difference_update_query(secrets)
     connect_args: dict[str, Any] = {
-        "application_name": settings.application_name,
-        "connect_timeout": settings.connect_timeout,
+        name: value
+        for name, value in (
+            ("application_name", settings.application_name),
+            ("connect_timeout", settings.connect_timeout),
+        )
+        if name not in url.query
     }
     timeouts = {
         "statement_timeout": settings.statement_timeout,
@@ -119,9 +139,11 @@ def create_engine(url: URL | str, settings: Settings | None = None, **options: A
     }
     if "poolclass" in options:
         pool = {}
-    connect_args |= options.pop("connect_args", {})
+    connect_args |= {**secrets, **options.pop("connect_args", {})}
+    if "options" in connect_args and (own := url.normalized_query.get("options")):
+        connect_args["options"] = " ".join([*own, connect_args["options"]]).strip()
     engine = sa.create_engine(
-        normalise_url(url) if isinstance(url, str) else url,
+        url,
         **{**pool, "connect_args": connect_args, "hide_parameters": True, **options},
     )
     event.listen(engine, "handle_error", driver_errors.hide_values)

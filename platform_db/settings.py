@@ -7,6 +7,7 @@ unset, except for the termination policy, where empty means *none*.
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,11 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from platform_db import errors
+
 PREFIX = "PLATFORM_DB_"
+SECRET_KEY_BYTES = 32
+_FROM_URL_SAFE = str.maketrans("-_", "+/")
 EMPTY_IS_A_VALUE = frozenset({"workflow_termination_quota_update_policy"})
 
 
@@ -27,12 +32,12 @@ class Environment(PydanticBaseSettingsSource):
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         variable = PREFIX + field_name.upper()
+        empty_is_a_value = field_name in EMPTY_IS_A_VALUE
         value = os.environ.get(variable)
-        if value is None and (path := os.environ.get(f"{variable}_FILE")):
-            value = Path(path).read_text(encoding="utf-8").strip()
-        if value == "" and field_name not in EMPTY_IS_A_VALUE:
-            value = None
-        return value, field_name, False
+        if value is None or (value == "" and not empty_is_a_value):
+            path = os.environ.get(f"{variable}_FILE")
+            value = _read(path, variable) if path else None
+        return value if value or empty_is_a_value else None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         values = {
@@ -40,6 +45,15 @@ class Environment(PydanticBaseSettingsSource):
             for name, field in self.settings_cls.model_fields.items()
         }
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _read(path: str, variable: str) -> str:
+    """Return what the file holds. Its path is not shown: it may be a secret put into the wrong variable."""
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise errors.InvalidSetting(f"the file that {variable}_FILE names cannot be read: {reason}") from None
 
 
 class Settings(BaseSettings):
@@ -133,6 +147,20 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("secret_key")
+    @classmethod
+    def _usable_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        # Here and not at the first use of a secret, which may come long after everything seemed fine.
+        keys = value.get_secret_value().split(",") if value else []
+        for position, key in enumerate(filter(None, map(str.strip, keys)), start=1):
+            try:
+                secret = base64.b64decode(key.translate(_FROM_URL_SAFE), validate=True)
+            except ValueError:
+                secret = b""
+            if len(secret) != SECRET_KEY_BYTES:
+                raise errors.SecretKeyError(f"secret key number {position} is not 32 bytes in base64")
         return value
 
     @field_validator("workflow_termination_quota_update_policy")

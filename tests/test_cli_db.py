@@ -77,6 +77,18 @@ def test_check_speaks_json_of_an_unreachable_server() -> None:
     assert json.loads(result.stdout)["state"] == "unreachable"
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_check_refuses_a_secret_key_that_is_none(database_uri: str, place: int) -> None:
+    keys = [crypto.generate_key()]
+    keys.insert(place, "hunter2")
+
+    result = run(database_uri, "db", "check", PLATFORM_DB_SECRET_KEY=",".join(keys))
+
+    assert result.exit_code == errors.SecretKeyError.exit_code
+    assert f"secret key number {place + 1} is not 32 bytes" in one_line(result.stderr)
+    assert not any(key in result.output for key in keys)
+
+
 def test_wait_ends_at_once_when_the_database_is_there(empty_database_uri: str) -> None:
     result = run(empty_database_uri, "db", "wait", "--timeout", "0")
 
@@ -133,6 +145,19 @@ def test_url_shows_the_password_only_when_asked(uri: str) -> None:
 
     assert hidden == "postgresql+psycopg2://ada:***@host/d\n"
     assert shown == "postgresql+psycopg2://ada:s3cr3t@host/d\n"
+
+
+@pytest.mark.parametrize("option", database.SECRET_OPTIONS)
+def test_url_shows_no_secret_option(option: str) -> None:
+    uri = f"postgresql://ada@host/d?{option}=s3cr3t&passfile=/etc/passfile"
+
+    shown = run(uri, "db", "url").stdout
+
+    assert f"{option}=..." in shown
+    assert "passfile=%2Fetc%2Fpassfile" in shown
+    assert "s3cr3t" not in shown
+    assert f"{option}=s3cr3t" in run(uri, "db", "url", "--show-password").stdout
+    assert "s3cr3t" not in repr(database.create_engine(uri))
 
 
 def test_version_names_server_schema_and_package(database_uri: str) -> None:

@@ -224,6 +224,13 @@ def test_a_closed_pipe_is_no_traceback() -> None:
         assert printing.stderr.read() == ""
 
 
+def test_a_directory_that_cannot_be_made_is_named_in_one_line() -> None:
+    result = run(None, "demo", "--directory", "/proc/nope")
+
+    assert result.exit_code == 1
+    assert "/proc/nope: No such file or directory" in one_line(result.stderr)
+
+
 def test_help_lists_every_exit_code() -> None:
     help_ = run(None, "--help").output
 

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import config, database, errors, liveness
+from platform_db import config, crypto, database, errors, liveness, schema
 from platform_db.models import Resource, User
 
 
@@ -88,11 +88,38 @@ def test_the_configured_timeouts_and_name_reach_the_server(
     assert list(shown.values()) == ["1234ms", "345ms", "5678ms", "scheduler"]
 
 
+def test_what_the_uri_says_of_the_connection_counts_beside_the_timeouts(
+    configured: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLATFORM_DB_STATEMENT_TIMEOUT", "1234")
+    config.reset_settings()
+    options = {"options": "-c work_mem=7MB", "application_name": "reports"}
+    url = database.normalise_url(configured).update_query_dict(options)
+
+    with schema.connect(url) as connection:
+        assert shown(connection) == ["7MB", "1234ms", "reports"]
+    with schema.connect(url, options="") as connection:
+        assert shown(connection) == ["7MB", "0", "reports"]
+
+
+def shown(connection: sa.Connection) -> list[str]:
+    names = ("work_mem", "statement_timeout", "application_name")
+    return [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in names]
+
+
+def test_migrations_keep_the_options_of_the_uri(empty_database_uri: str) -> None:
+    url = database.normalise_url(empty_database_uri)
+    url = url.update_query_dict({"options": "-c default_transaction_read_only=on"})
+
+    with pytest.raises(sa.exc.InternalError, match="read-only"):
+        schema.upgrade(url.render_as_string(hide_password=False))
+
+
 def test_a_connection_that_was_cut_is_replaced(configured: str, engine: sa.Engine) -> None:
     with database.session_scope() as session:
         pid = session.scalar(sa.text("SELECT pg_backend_pid()"))
     with engine.begin() as connection:
-        connection.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        connection.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
     with database.session_scope() as session:
         assert session.scalar(sa.text("SELECT pg_backend_pid()")) != pid
 
@@ -168,13 +195,15 @@ def test_a_wrong_uri_is_told_without_its_password(uri: str, message: str) -> Non
 
 def test_a_password_is_in_no_representation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLATFORM_DB_URI", "postgresql://user:hunter2@127.0.0.1:1/name")
-    monkeypatch.setenv("PLATFORM_DB_SECRET_KEY", "hunter2")
+    key = crypto.generate_key()
+    monkeypatch.setenv("PLATFORM_DB_SECRET_KEY", key)
     config.reset_settings()
     engine = database.create_engine(database.database_url())
     with pytest.raises(sa.exc.OperationalError) as error:
         engine.connect()
     shown = f"{config.get_settings()!r} {engine!r} {engine.url} {error.value!r} {error.value}"
     assert "hunter2" not in shown
+    assert key not in shown
     config.reset_settings()
 
 
@@ -286,3 +315,30 @@ def test_text_that_cannot_be_stored_is_refused_and_not_shown(engine: sa.Engine, 
         session.add(User(email=text))
         session.flush()
     assert text not in str(error.value)
+
+
+def test_an_empty_variable_gives_way_to_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    (tmp_path / "uri").write_text("postgresql://host/name\n")
+    monkeypatch.setenv("PLATFORM_DB_URI", "")
+    monkeypatch.setenv("PLATFORM_DB_URI_FILE", str(tmp_path / "uri"))
+    monkeypatch.setenv("PLATFORM_DB_WORKFLOW_TERMINATION_QUOTA_UPDATE_POLICY", "")
+    config.reset_settings()
+
+    settings = config.get_settings()
+
+    assert settings.uri is not None
+    assert settings.uri.get_secret_value() == "postgresql://host/name"
+    assert settings.workflow_termination_quota_update_policy == ()
+    config.reset_settings()
+
+
+def test_a_file_that_cannot_be_read_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PLATFORM_DB_PASSWORD", raising=False)
+    monkeypatch.setenv("PLATFORM_DB_PASSWORD_FILE", "hunter2")
+    config.reset_settings()
+
+    with pytest.raises(errors.InvalidSetting, match="PLATFORM_DB_PASSWORD_FILE") as error:
+        config.get_settings()
+
+    assert "hunter2" not in str(error.value)
+    config.reset_settings()

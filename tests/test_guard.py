@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -64,6 +66,50 @@ def allowed(session: Session, write, row: Base, status: states.Status) -> bool:
         return True
     session.rollback()
     return False
+
+
+def merge(session: Session, row: Base, status: states.Status) -> None:
+    statement = (
+        f"MERGE INTO platform.{row.__tablename__} AS target USING (SELECT CAST(:id AS uuid) AS id_) AS source"
+        f" ON target.id_ = source.id_ WHEN MATCHED THEN UPDATE SET status = '{status.value}'"
+    )
+    session.execute(sa.text(statement), {"id": row.id_})
+
+
+def on_conflict(session: Session, row: Base, status: states.Status) -> None:
+    statement = (
+        f"INSERT INTO platform.{row.__tablename__} SELECT * FROM platform.{row.__tablename__} WHERE id_ = :id"
+        f" ON CONFLICT (id_) DO UPDATE SET status = '{status.value}'"
+    )
+    session.execute(sa.text(statement), {"id": row.id_})
+
+
+@pytest.mark.parametrize("write", [merge, on_conflict])
+@pytest.mark.parametrize("entity", states.MACHINES)
+def test_merge_and_upsert_meet_the_guard(session: Session, secret_key: str, entity: str, write) -> None:
+    machine = states.MACHINES[entity]
+    stored = next(status for status in machine.statuses if machine.transitions[status])
+    for status in set(machine.statuses) - {stored}:
+        row = make_guarded(session, make_user(session), entity, stored)
+        changed = allowed(session, write, row, status)
+        assert changed == machine.allows(stored, status)
+        session.refresh(row)
+        assert (row.status == status) == changed
+        assert len(history(session, row)) == row.revision == int(changed)
+
+
+def test_copy_meets_the_guard(session: Session) -> None:
+    run = make_run(session, make_user(session), status="failed")
+    run.status = states.RunStatus.running
+    session.commit()
+    with session.connection().connection.cursor() as cursor:
+        rows = io.StringIO()
+        cursor.copy_expert("COPY (SELECT * FROM platform.workflow) TO STDOUT", rows)
+        cursor.execute("DELETE FROM platform.workflow")
+        rows.seek(0)
+        cursor.copy_expert("COPY platform.workflow FROM STDIN", rows)
+    session.commit()
+    assert (run.status, run.revision) == (states.RunStatus.running, 0)
 
 
 def history(session: Session, row: Base) -> list[StatusChange]:

@@ -119,22 +119,31 @@ def test_eight_processes_at_once_all_succeed(empty_database_uri: str) -> None:
     schema.require_agreement(empty_database_uri)
 
 
-def test_a_migration_killed_half_way_leaves_a_revision_and_is_made_up_for(empty_database_uri: str) -> None:
+@pytest.mark.parametrize(
+    ("statement", "left"),
+    [
+        ("CREATE TABLE platform.workflow (", errors.NeverMigrated),  # in the first revision
+        ("CREATE SEQUENCE platform.quota_version", errors.SchemaBehind),  # after it was committed
+    ],
+)
+def test_a_migration_killed_half_way_leaves_a_revision_and_is_made_up_for(
+    empty_database_uri: str, statement: str, left: type[errors.PlatformDBError]
+) -> None:
     watching = sa.create_engine(database.normalise_url(empty_database_uri), isolation_level="AUTOCOMMIT")
     waits_for_lock = sa.text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND wait_event_type = 'Lock' AND query LIKE '%CREATE TABLE platform.workflow %'"
-    )
+        " AND wait_event_type = 'Lock' AND starts_with(query, :statement)"
+    ).bindparams(statement=statement)
     with schema.connect(empty_database_uri) as blocking, watching.connect() as watcher:
         blocking.execute(sa.text("CREATE SCHEMA platform"))
         blocking.commit()
-        # A table of that name, not yet committed, stops the migration at its own one, after others.
-        blocking.execute(sa.text("CREATE TABLE platform.workflow ()"))
+        # Something of that name, not yet committed, stops the migration at its own one, after others.
+        blocking.execute(sa.text(statement + (")" if statement.endswith("(") else "")))
         with start(empty_database_uri, "alembic", "upgrade") as migrating:
             wait_until(lambda: watcher.scalar(waits_for_lock))
             migrating.kill()
         assert migrating.returncode < 0
-        assert run(empty_database_uri, "db", "check").exit_code == errors.NeverMigrated.exit_code
+        assert run(empty_database_uri, "db", "check").exit_code == left.exit_code
         blocking.rollback()
     watching.dispose()
 

@@ -59,12 +59,13 @@ def wait(timeout: float, migrated: bool) -> None:
 
 
 @db.command
-@click.option("--show-password", is_flag=True, help="Print the password, too.")
+@click.option("--show-password", is_flag=True, help="Print passwords, too.")
 def url(show_password: bool) -> None:
     """Print the URL of the configured database."""
     from platform_db import database
 
-    click.echo(database.database_url().render_as_string(hide_password=not show_password))
+    found = database.database_url()
+    click.echo(found.render_as_string(hide_password=False) if show_password else database.hide_secrets(found))
 
 
 @db.command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from typing import IO, Any
@@ -53,10 +54,11 @@ class Program(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise click.exceptions.Exit(INTERRUPTED) from None
-        except (click.ClickException, click.exceptions.Exit, click.Abort, OSError):
-            # Click knows these; its answer to a broken pipe is silence.
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # Click's answer to a reader that went away is silence.
             failure = as_failure(error)
             if failure is None:
                 raise
@@ -84,6 +86,9 @@ def as_failure(error: Exception) -> Failure | None:
     """Return how ``error`` is shown, or None where it is a mistake in the code and needs its traceback."""
     if isinstance(error, errors.PlatformDBError):
         return Failure(str(error), error.exit_code, error.hint)
+    if isinstance(error, OSError):
+        reason = error.strerror or type(error).__name__
+        return Failure(f"{error.filename}: {reason}" if error.filename else reason, 1)
     # Whatever raised one of these has imported its module; nobody else needs to.
     alembic = sys.modules.get("alembic.util")
     if alembic is not None and isinstance(error, alembic.CommandError):

@@ -55,6 +55,7 @@ def look() -> None:
 def migrate() -> None:
     """Run the migrations on a connection of their own."""
     settings = get_settings()
+    # Without the services' timeouts; what the URL's own options say stays.
     with schema.connect(database_url(), options="") as connection:
         schema.lock_for_migration(connection, settings.migration_wait)
         connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))

@@ -7,6 +7,7 @@ ALTER TABLE platform.workflow_resource
     ADD COLUMN method TEXT,
     ADD COLUMN apparent BOOLEAN DEFAULT 'false' NOT NULL;
 
+-- squawk-ignore ban-drop-constraint
 ALTER TABLE platform.quota_reservation DROP CONSTRAINT ck_quota_reservation_amount_positive;
 
 CREATE TABLE platform.service_resource (

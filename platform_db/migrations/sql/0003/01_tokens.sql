@@ -2,6 +2,7 @@ ALTER TABLE platform.user_token ADD COLUMN other_token_digests BYTEA[];
 
 ALTER TABLE platform.interactive_session ADD COLUMN other_secret_digests BYTEA[];
 
+-- squawk-ignore ban-drop-not-null
 ALTER TABLE platform.user_token_last_use ALTER COLUMN last_used_at DROP NOT NULL;
 
 CREATE FUNCTION platform.add_user_token_last_use() RETURNS trigger LANGUAGE plpgsql AS $$
