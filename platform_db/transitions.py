@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
 from platform_db import errors
+from platform_db import transition_statements as statements
 from platform_db.models import (
     Base,
     InteractiveSession,
@@ -27,7 +28,7 @@ from platform_db.models import (
     WorkspaceRetentionRule,
 )
 from platform_db.states import MACHINES, WORKFLOW, Status
-from platform_db.types import SCHEMA, parse_id
+from platform_db.types import parse_id
 
 Guarded = Workflow | Job | InteractiveSession | Service | UserToken | WorkspaceRetentionRule
 """A row that has a guarded status."""
@@ -37,16 +38,6 @@ Statuses = Status | str | Collection[Status | str]
 
 # How often to try where others keep changing the row between two statements.
 ATTEMPTS = 10
-
-# What the guard writes, to be taken over by the object whose status was changed.
-_GUARDED_COLUMNS = {
-    "workflow": ("run_started_at", "run_finished_at", "run_stopped_at"),
-    "interactive_session": ("run_started_at", "run_finished_at", "run_stopped_at"),
-    "service": ("run_started_at", "run_finished_at", "run_stopped_at"),
-    "job": ("started_at", "finished_at"),
-    "user_token": (),
-    "workspace_retention_rule": ("apply_on",),
-}
 
 
 class TransitionResult(NamedTuple):
@@ -101,14 +92,16 @@ def transition(
     connection = session.connection()
     wanted = target.status(status)
     row = target.loaded(session)
-    update = _update(target.entity, wanted, _Conditions.of(parameters), returning=row is not None)
+    update = statements.update(
+        target.entity, wanted, statements.Conditions.of(parameters), returning=row is not None
+    )
     for _ in range(ATTEMPTS):
         result = connection.execute(update, parameters)
         if result.rowcount:
             if row is not None:
                 target.take_over(session, row, wanted, result.one())
             return wanted
-        stored = connection.execute(_read(target.entity), parameters).one_or_none()
+        stored = connection.execute(statements.read(target.entity), parameters).one_or_none()
         if stored is None:
             raise target.not_found()
         stored_status, revision = target.status_type(stored.status), stored.revision
@@ -162,7 +155,7 @@ def transition_many(
         "expected_revision": None if all(revision is None for revision in revisions) else revisions,
         **expected.parameters(),
     }
-    statement = _update_many(first.entity, wanted, _Conditions.of(parameters))
+    statement = statements.update_many(first.entity, wanted, statements.Conditions.of(parameters))
     found = {str(id_): values for id_, *values in session.connection().execute(statement, parameters)}
     results = []
     for target, id_, expected_one in zip(targets, parameters["ids"], revisions, strict=True):
@@ -213,19 +206,6 @@ _READ_SETTINGS = sa.text(
     "SELECT coalesce(current_setting('platform.guard', true), ''), "
     "coalesce(current_setting('platform.reason', true), ''), pg_current_xact_id()::text"
 )
-
-
-class _Conditions(NamedTuple):
-    """Which of the optional parts a statement has."""
-
-    reason: bool
-    expected_status: bool
-    unexpected_statuses: bool
-    expected_revision: bool
-
-    @classmethod
-    def of(cls, parameters: dict[str, Any]) -> _Conditions:
-        return cls(*(parameters[name] is not None for name in cls._fields))
 
 
 class _Expected(NamedTuple):
@@ -316,7 +296,7 @@ class _Target(NamedTuple):
     def take_over(self, session: Session, row: Base, status: Status, written: Any) -> None:
         """Give the session's object what the statement wrote, without another query."""
         set_committed_value(row, "status", status)
-        for name in ("revision", *_GUARDED_COLUMNS[self.entity]):
+        for name in ("revision", *statements.GUARDED_COLUMNS[self.entity]):
             set_committed_value(row, name, getattr(written, name))
         session.expire(row, ["updated"])
         _expire_on_rollback(session, row)
@@ -327,7 +307,7 @@ class _Target(NamedTuple):
         """Let the session's object read its status anew when it is next asked."""
         row = self.loaded(session)
         if row is not None:
-            session.expire(row, ["status", "revision", "updated", *_GUARDED_COLUMNS[self.entity]])
+            session.expire(row, ["status", "revision", "updated", *statements.GUARDED_COLUMNS[self.entity]])
             _expire_on_rollback(session, row)
 
 
@@ -352,84 +332,3 @@ def _model_of(status: Status | str) -> type[Guarded]:
     """Return the first model with these statuses: the run, where it is a plain string or a RunStatus."""
     machines = (machine for machine in MACHINES.values() if isinstance(status, machine.statuses))
     return _MODELS[next(machines, WORKFLOW).entity]
-
-
-# The statements are built once, one for each set of conditions; what they ask for is bound.
-
-_NOTE_REASON = (
-    "SELECT set_config('platform.statement_reason', statement_timestamp()::text || ' ' || :reason, true)"
-)
-
-
-def _allowed(
-    entity: str, status: Status, conditions: _Conditions, revision: str = ":expected_revision"
-) -> str:
-    """Return the condition under which a row may be given the status."""
-    sources = ", ".join(sorted(f"'{source.value}'" for source in MACHINES[entity].sources(status)))
-    legal = f"status IN ({sources})" if sources else "false"
-    # As a CASE, because an OR of statuses makes the planner look for an index on them: that took a fifth of
-    # the whole statement's time.
-    clauses = [
-        f"""CASE WHEN {legal} THEN true
-            ELSE status <> '{status.value}' AND {SCHEMA}.guard_is_overridden() END"""
-    ]
-    # For the same reason these are CASEs, too.
-    if conditions.expected_status:
-        clauses.append(
-            "CASE WHEN status::text = ANY(CAST(:expected_status AS text[])) THEN true ELSE false END"
-        )
-    if conditions.unexpected_statuses:
-        clauses.append(
-            "CASE WHEN status::text = ANY(CAST(:unexpected_statuses AS text[])) THEN false ELSE true END"
-        )
-    if conditions.expected_revision:
-        clauses.append(f"revision = {revision}")
-    return " AND ".join(clauses)
-
-
-@cache
-def _update(entity: str, status: Status, conditions: _Conditions, *, returning: bool) -> sa.TextClause:
-    columns = ", ".join(("revision", *_GUARDED_COLUMNS[entity]))
-    return sa.text(
-        f"""
-        {f"WITH note AS MATERIALIZED ({_NOTE_REASON})" if conditions.reason else ""}
-        UPDATE {SCHEMA}.{entity} SET status = '{status.value}'
-        {"FROM note" if conditions.reason else ""}
-        WHERE id_ = CAST(:id AS uuid) AND {_allowed(entity, status, conditions)}
-        {f"RETURNING {columns}" if returning else ""}
-        """
-    )
-
-
-@cache
-def _read(entity: str) -> sa.TextClause:
-    return sa.text(f"SELECT status, revision FROM {SCHEMA}.{entity} WHERE id_ = CAST(:id AS uuid)")
-
-
-@cache
-def _update_many(entity: str, status: Status, conditions: _Conditions) -> sa.TextClause:
-    owner = _MODELS[entity].tenant_column
-    # Each row has its own expected revision, or NULL where any will do.
-    wish = f"(CAST(:expected_revision AS integer[]))[array_position(CAST(:ids AS uuid[]), {entity}.id_)]"
-    allowed = _allowed(entity, status, conditions, f"coalesce({wish}, revision)")
-    return sa.text(
-        f"""
-        WITH {f"note AS MATERIALIZED ({_NOTE_REASON})," if conditions.reason else ""}
-        locked AS MATERIALIZED (
-            SELECT {owner}, id_, status, revision, {allowed} AS allowed
-            FROM {SCHEMA}.{entity}
-            WHERE id_ = ANY(CAST(:ids AS uuid[]))
-            ORDER BY {owner}, id_
-            FOR NO KEY UPDATE
-        ),
-        changed AS (
-            UPDATE {SCHEMA}.{entity} AS target SET status = '{status.value}'
-            FROM locked {", note" if conditions.reason else ""}
-            WHERE target.id_ = locked.id_ AND locked.allowed
-            RETURNING target.id_, target.status, target.revision
-        )
-        SELECT id_, true AS changed, status, revision FROM changed
-        UNION ALL
-        SELECT id_, false, status, revision FROM locked WHERE NOT allowed
-        """
-    )

@@ -58,7 +58,7 @@ _STAMPS = {
     "workspace_retention_rule": "",
 }
 
-_OWNER_COLUMNS = {"user_token": "user_id"}
+OWNER_COLUMNS = {"user_token": "user_id"}
 
 _IS_OVERRIDDEN = f"""\
 CREATE FUNCTION {SCHEMA}.guard_is_overridden() RETURNS boolean LANGUAGE sql STABLE
@@ -93,7 +93,7 @@ def _names(statuses: frozenset[Status], machine: Machine[Status]) -> str:
 
 def _guard(machine: Machine[Status]) -> list[str]:
     table = machine.entity
-    owner = _OWNER_COLUMNS.get(table, "owner_id")
+    owner = OWNER_COLUMNS.get(table, "owner_id")
     rules = "\n".join(
         f"            WHEN '{status.value}' THEN NEW.status IN ({_names(following, machine)})"
         for status, following in machine.transitions.items()
