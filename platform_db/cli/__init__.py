@@ -14,11 +14,14 @@ from platform_db.cli.errors import Program
 
 COMMANDS = {
     "alembic": ("platform_db.cli.alembic:alembic", "Run, take back and inspect migrations."),
-    "db": ("platform_db.cli.db:db", "Tell whether the database can be used."),
+    "db": ("platform_db.cli.db:db", "Look after the database."),
     "demo": ("platform_db.cli.demo:demo", "Show a platform at work, on a database of its own."),
+    "job": ("platform_db.cli.job:job", "Look at jobs."),
     "init": ("platform_db.cli.init:init", "Bring the database to the newest revision, with its defaults."),
     "quota": ("platform_db.cli.quota:quota", "Count what users take of the disk and of processing time."),
+    "retention": ("platform_db.cli.retention:retention", "Apply the retention rules of workspaces."),
     "secret": ("platform_db.cli.secret:secret", "Make secret keys."),
+    "workflow": ("platform_db.cli.workflow:workflow", "Look at runs, and recover those of dead workers."),
 }
 
 
