@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.audit import record_action
 from platform_db.models import (
-    AuditLog,
     AuditLogAction,
     InteractiveSession,
     Service,
@@ -34,7 +34,7 @@ def create_user(
     user = User(email=email, **values)
     with session.begin_nested():
         session.add(user)
-        session.add(AuditLog(user_id=user.id_, actor_id=actor_id, action=AuditLogAction.create_user))
+        record_action(session, user, AuditLogAction.create_user, actor_id=actor_id)
         session.flush()
     return user
 
@@ -96,8 +96,6 @@ def delete_user(
     for model in WORK:
         session.execute(sa.delete(model).where(model.owner_id == user.id_))
     details = {"deleted": work} if work else None
-    session.add(
-        AuditLog(user_id=user.id_, actor_id=actor_id, action=AuditLogAction.delete_user, details=details)
-    )
+    record_action(session, user, AuditLogAction.delete_user, details, actor_id=actor_id)
     session.delete(user)
     session.flush()

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.audit import record_action
 from platform_db.models import (
-    AuditLog,
     AuditLogAction,
     InteractiveSession,
     User,
@@ -111,7 +111,9 @@ def request(
         raise errors.TokenError(f"user {user_id} has already requested an access token")
     token = UserToken(user_id=user_id, type_=UserTokenType.access, status=UserTokenStatus.requested)
     session.add(token)
-    _note(session, user_id, AuditLogAction.request_token, actor_id, {"token_id": str(token.id_)})
+    record_action(
+        session, user_id, AuditLogAction.request_token, {"token_id": str(token.id_)}, actor_id=actor_id
+    )
     session.flush()
     return token
 
@@ -123,7 +125,9 @@ def issue_interactive_session_secret(
     value = generate("interactive_session")
     interactive_session.secret = value
     details = {"interactive_session_id": str(interactive_session.id_)}
-    _note(session, interactive_session.owner_id, AuditLogAction.issue_token, actor_id, details)
+    record_action(
+        session, interactive_session.owner_id, AuditLogAction.issue_token, details, actor_id=actor_id
+    )
     session.flush()
     return value
 
@@ -165,7 +169,7 @@ def _activate(
         token.status = UserTokenStatus.active
         session.add(token)
         details = {"token_id": str(token.id_), "type": token.type_.value}
-        _note(session, token.user_id, action, actor_id, details)
+        record_action(session, token.user_id, action, details, actor_id=actor_id)
         session.flush()
     return str(values["token"])
 
@@ -206,13 +210,3 @@ def _revoke_expired(session: Session, user_id: uuid.UUID, type_: UserTokenType, 
         query = query.where(UserToken.name == name)
     for token_id in session.scalars(query).all():
         revoke(session, token_id, reason="expired")
-
-
-def _note(
-    session: Session,
-    user_id: uuid.UUID,
-    action: AuditLogAction,
-    actor_id: uuid.UUID | None,
-    details: dict[str, Any],
-) -> None:
-    session.add(AuditLog(user_id=user_id, actor_id=actor_id, action=action, details=details))

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.models import AuditLog, AuditLogAction, UserToken, UserTokenStatus
+from platform_db.audit import record_action
+from platform_db.models import AuditLogAction, UserToken, UserTokenStatus
 from platform_db.transitions import transition_many
 from platform_db.types import SCHEMA, parse_id
 
@@ -40,7 +41,7 @@ def revoke(
         raise errors.NotFound(f"there is no token {token_id}")
     if result.changed:
         user_id = session.connection().execute(_OWNER, {"token_id": token_id}).scalar_one()
-        session.add(_revocation(token_id, user_id, reason, actor_id))
+        _note_revocation(session, token_id, user_id, reason, actor_id)
         session.flush()
     return result.changed
 
@@ -57,7 +58,8 @@ def revoke_expired(factory: Callable[[], Session], *, batch: int = BATCH) -> int
 
     def end(session: Session, tokens: dict[uuid.UUID, uuid.UUID]) -> None:
         transition_many(session, tokens, UserTokenStatus.revoked, reason=EXPIRED)
-        session.add_all(_revocation(token_id, tokens[token_id], EXPIRED, None) for token_id in tokens)
+        for token_id, user_id in tokens.items():
+            _note_revocation(session, token_id, user_id, EXPIRED)
 
     return _in_batches(factory, _EXPIRED, {}, batch, end)
 
@@ -73,10 +75,8 @@ def purge(factory: Callable[[], Session], *, revoked_for: timedelta, batch: int 
 
     def end(session: Session, tokens: dict[uuid.UUID, uuid.UUID]) -> None:
         session.connection().execute(_DELETE, {"token_ids": list(tokens)})
-        session.add_all(
-            AuditLog(user_id=user_id, action=AuditLogAction.purge_token, details={"token_id": str(token_id)})
-            for token_id, user_id in tokens.items()
-        )
+        for token_id, user_id in tokens.items():
+            record_action(session, user_id, AuditLogAction.purge_token, {"token_id": str(token_id)})
 
     return _in_batches(factory, _LONG_REVOKED, {"revoked_for": revoked_for}, batch, end)
 
@@ -101,11 +101,15 @@ def _in_batches(
         after = max(tokens)
 
 
-def _revocation(
-    token_id: uuid.UUID, user_id: uuid.UUID, reason: str | None, actor_id: uuid.UUID | None
-) -> AuditLog:
+def _note_revocation(
+    session: Session,
+    token_id: uuid.UUID,
+    user_id: uuid.UUID,
+    reason: str | None,
+    actor_id: uuid.UUID | None = None,
+) -> None:
     details = {"token_id": str(token_id), **({"reason": reason} if reason else {})}
-    return AuditLog(user_id=user_id, actor_id=actor_id, action=AuditLogAction.revoke_token, details=details)
+    record_action(session, user_id, AuditLogAction.revoke_token, details, actor_id=actor_id)
 
 
 _OWNER = sa.text(f"SELECT user_id FROM {SCHEMA}.user_token WHERE id_ = :token_id")

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import crypto, errors
-from platform_db.models import AuditLog, AuditLogAction
-from platform_db.models.audit import NOBODY
+from platform_db.audit import record_action
+from platform_db.models import NOBODY, AuditLogAction
 from platform_db.tokens.keys import SecretColumn, report_keys, secret_columns
 from platform_db.types import SCHEMA
 
@@ -62,7 +62,7 @@ def rotate(
         if not stale:
             return rotation
         details = {"key_id": rotation.key_id, "secrets": stale}
-        session.add(AuditLog(user_id=NOBODY, action=AuditLogAction.rotate_keys, details=details))
+        record_action(session, NOBODY, AuditLogAction.rotate_keys, details)
 
     def report() -> None:
         if progress is not None:
