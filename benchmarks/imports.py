@@ -1,8 +1,8 @@
 """What importing the models costs, against SQLAlchemy's ORM and the psycopg2 dialect that they need anyway.
 
-Each import runs in a fresh interpreter, in turn with a bare one and with the floor, so that a slow moment of the
-machine hits all of them. What counts is the processor time of the process (user and system), less the bare
-interpreter's.
+Each import runs in a fresh interpreter, in turn with a bare one and with the floor, so that a slow moment of
+the machine hits all of them. What counts is the processor time of the process (user and system), less that of
+the bare interpreter.
 
     python benchmarks/imports.py [--rounds 15]
 """
