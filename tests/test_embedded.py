@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from platform_db import embedded, errors
-from platform_db.embedded import binaries, directory
+from platform_db.embedded import binaries, cluster, directory
 
 IS_ROOT = os.geteuid() == 0
 as_root = pytest.mark.skipif(not IS_ROOT, reason="needs root")
@@ -113,6 +113,28 @@ class TestStart:
         for name in ("data", "socket"):
             assert (home / name).stat().st_mode & 0o777 == 0o700
         assert home.stat().st_mode & 0o067 == 0
+
+    @pytest.mark.parametrize("major", range(binaries.OLDEST, 19))
+    def test_case_of_letters_beyond_ascii(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch, major: int
+    ) -> None:
+        found = [installation for installation in binaries._installations() if installation.major == major]
+        if not found:
+            pytest.skip(f"PostgreSQL {major} is not installed")
+        monkeypatch.setattr(binaries, "_installations", lambda: iter(found))
+
+        uri = embedded.ensure_running(home, durable=False)
+
+        assert query(uri, "SELECT lower('ÉMILIE')") == "émilie"
+        assert query(uri, "SELECT 'Z' < 'a' AND 'z' < 'é'")  # sorted by code point
+
+    def test_system_without_a_unicode_locale(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        locales = [["--locale=nowhere.UTF-8"], ["--locale=C"]]
+        monkeypatch.setattr(cluster, "_locales", lambda major: locales)
+
+        uri = embedded.ensure_running(home, durable=False)
+
+        assert query(uri, "SELECT lower('ADA')") == "ada"
 
     def test_settings_of_tests(self, home: Path) -> None:
         uri = embedded.ensure_running(home, durable=False, max_connections=7)

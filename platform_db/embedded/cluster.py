@@ -149,12 +149,13 @@ class Cluster:
             os.chown(temporary, account.user_id, account.group_id)
         command: list[str | Path] = [installation.directory / "initdb", "--pgdata", temporary]
         command += [f"--username={SUPERUSER}", "--auth-local=peer", "--auth-host=reject", "--no-instructions"]
-        command += ["--encoding=UTF8", "--locale=C"]
-        if installation.major >= BUILTIN_LOCALE_SINCE:
-            command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        command += ["--encoding=UTF8"]
         if not durable:
             command += ["--no-sync"]
-        made = accounts.run(account, command, directory=self.directory, pass_fds=[descriptor])
+        for locale in _locales(installation.major):
+            made = accounts.run(account, [*command, *locale], directory=self.directory, pass_fds=[descriptor])
+            if b"invalid locale name" not in made.stdout:
+                break
         if made.returncode != 0:
             shutil.rmtree(temporary, ignore_errors=True)
             raise errors.EmbeddedError(f"initdb failed in {self.directory}: {_last_lines(made.stdout)}")
@@ -276,6 +277,17 @@ class Cluster:
             return f"{_last_lines(self.log.read_bytes())} (in {self.log})"
         except FileNotFoundError:
             return f"there is no {self.log}"
+
+
+def _locales(major: int) -> list[list[str]]:
+    """Return initdb's options for locales, the best first, that sort by code point.
+
+    Locale C alone knows the case of ASCII letters only; e-mail addresses, unique whatever their case,
+    may have others. From version 17 on PostgreSQL knows them itself, before it asks the system.
+    """
+    if major >= BUILTIN_LOCALE_SINCE:
+        return [["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]]
+    return [["--locale=C", "--lc-ctype=C.UTF-8"], ["--locale=C"]]
 
 
 def _last_lines(output: bytes, count: int = 4) -> str:
