@@ -1,0 +1,165 @@
+"""The roles and their privileges: in the code, in the database and on the page."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from platform_db import errors, roles
+from platform_db.audit import prune_audit_log, record_action, seal_audit_log
+from platform_db.models import Base, Workflow
+from platform_db.privileges import Role, privileges
+from platform_db.tenancy import tenant_scope
+from tests.command_line import one_line, run
+from tests.tenants import make_tenant, prepare_roles
+
+LOGIN = "platform_test_login"
+
+Factory = orm.sessionmaker[orm.Session]
+
+
+@pytest.fixture
+def login(engine: sa.Engine) -> Iterator[sa.Engine]:
+    """Give an engine whose connections are a login that has no rights of its own."""
+    with orm.Session(engine) as session, session.begin():
+        roles._run_again_if_concurrent(
+            orm.sessionmaker(engine),
+            f"CREATE ROLE {LOGIN} LOGIN",
+            lambda session: bool(session.scalar(sa.text(f"SELECT to_regrole('{LOGIN}') IS NOT NULL"))),
+        )
+    own = sa.create_engine(engine.url)
+
+    @sa.event.listens_for(own, "connect")
+    def become(connection: sa.engine.interfaces.DBAPIConnection, record: object) -> None:
+        with connection.cursor() as cursor:  # type: ignore[attr-defined]
+            cursor.execute(f"SET SESSION AUTHORIZATION {LOGIN}")
+        connection.commit()
+
+    yield own
+    own.dispose()
+
+
+def test_what_is_granted_is_what_the_table_says(engine: sa.Engine, session: orm.Session) -> None:
+    prepare_roles(engine)
+    assert roles.differences(session) == []
+    granted = roles.read_grants(session)
+    for table, by_role in privileges().items():
+        for role in Role:
+            assert set(granted.get((table, role.value), ())) == set(by_role.get(role, ())), (table, role)
+    session.execute(sa.text("GRANT DELETE ON platform.audit_log TO platform_service"))
+    session.execute(sa.text("DROP POLICY service ON platform.job"))
+    assert [(d.table, d.role) for d in roles.differences(session)] == [
+        ("audit_log", "platform_service"),
+        ("job", "service"),
+    ]
+
+
+def test_every_table_is_in_the_table() -> None:
+    assert {table.name for table in Base.metadata.sorted_tables} <= set(privileges())
+    for table in ("audit_log", "audit_seal", "audit_seal_digests"):
+        assert not {verb for verbs in privileges()[table].values() for verb in verbs} & {"UPDATE", "DELETE"}
+
+
+def test_the_page_shows_the_table() -> None:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "_ext"))
+    try:
+        from privileges import privilege_rows
+    finally:
+        del sys.path[0]
+    shown = {row[0].strip(" *`"): row[1:] for row in privilege_rows()[1:]}
+    assert set(shown) == set(privileges())
+    for table, by_role in privileges().items():
+        for role, cell in zip(Role, shown[table], strict=True):
+            assert cell.upper() == (", ".join(by_role.get(role, ())) or "none").upper()
+
+
+def test_running_it_again_and_at_once_is_fine(session_factory: Factory, session: orm.Session) -> None:
+    failed: list[BaseException] = []
+
+    def prepare() -> None:
+        try:
+            roles.create_roles(session_factory)
+            roles.grant_privileges(session_factory)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=prepare) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert roles.differences(session) == []
+
+
+def test_a_login_that_may_create_no_roles_is_told_what_to_hand_on(
+    engine: sa.Engine, login: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roles, "_missing", lambda session: ["platform_tenant"])
+    with pytest.raises(errors.RolesMissing, match="roles create --sql"):
+        roles.create_roles(orm.sessionmaker(login))
+    statements = run(None, "roles", "create", "--sql").stdout
+    with engine.connect() as connection:
+        for statement in statements.split(";\n"):
+            if statement.strip():
+                connection.exec_driver_sql(statement)
+
+
+def test_a_login_without_the_roles_is_told_so(engine: sa.Engine, login: sa.Engine) -> None:
+    prepare_roles(engine)
+    with orm.Session(engine) as session:
+        tenant = make_tenant(session, "ann")
+    with (
+        orm.Session(login) as session,
+        pytest.raises(errors.RolesMissing, match="permission denied to set role"),
+        tenant_scope(session, tenant.id_),
+    ):
+        pass
+
+
+def test_a_services_login_works_and_cannot_change_what_is_recorded(
+    engine: sa.Engine, login: sa.Engine, session_factory: Factory
+) -> None:
+    prepare_roles(engine)
+    roles.grant_privileges(session_factory, to=LOGIN)
+    try:
+        with orm.Session(login) as session:
+            ann, bob = make_tenant(session, "ann"), make_tenant(session, "bob")
+            assert len(session.scalars(sa.select(Workflow)).all()) == 2
+            with tenant_scope(session, ann.id_):
+                assert [run.id_ for run in session.scalars(sa.select(Workflow))] == [ann.run]
+                session.commit()
+            record_action(session, bob.id_, "grant_token")
+            session.commit()
+            factory = orm.sessionmaker(login)
+            assert seal_audit_log(factory).rows == 3
+            for statement in (
+                "UPDATE platform.audit_log SET action = 'x'",
+                "DELETE FROM platform.audit_log",
+                "TRUNCATE platform.audit_log",
+                "DELETE FROM platform.audit_seal",
+            ):
+                with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
+                    session.execute(sa.text(statement))
+                session.rollback()
+            with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
+                prune_audit_log(session, session.scalar(sa.text("SELECT now() + interval '1 day'")))
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"REVOKE platform_service FROM {LOGIN}")
+
+
+def test_the_commands(database_uri: str) -> None:
+    assert run(database_uri, "roles", "create").exit_code == 0
+    shown = run(database_uri, "roles", "show")
+    assert shown.exit_code == errors.RolesMissing.exit_code
+    assert "platform-db roles grant" in one_line(shown.stderr)
+    assert run(database_uri, "roles", "grant").exit_code == 0
+    assert run(database_uri, "roles", "show", "--json").exit_code == 0
+    assert "CREATE POLICY service" in run(None, "roles", "grant", "--sql").stdout
