@@ -90,7 +90,10 @@ def operate(
     return done
 
 
-COUNTS = [1500, pytest.param(10_000, marks=pytest.mark.soak)]
+# One of the operations leaves it to the flush to find a parent's owner, whom it must not see.
+pytestmark = pytest.mark.filterwarnings("ignore:Column 'platform.job.owner_id'")
+
+COUNTS = [1000, pytest.param(10_000, marks=pytest.mark.soak)]
 
 
 @pytest.mark.parametrize("count", COUNTS)
