@@ -88,7 +88,7 @@ def seal(uri: str, seconds: float) -> None:
 
 def write_in_processes(uri: str, seconds: float, *, sealing: bool) -> float:
     """Return how many rows a second the writers store together."""
-    context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("fork")  # nothing is connected yet
     written = context.Queue()
     writers = [context.Process(target=write, args=(uri, seconds, written)) for _ in range(WRITERS)]
     sealer = context.Process(target=seal_repeatedly, args=(uri,))
