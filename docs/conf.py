@@ -13,7 +13,7 @@ author = "The platform-db maintainers"
 project_copyright = author
 release = version = installed_version("platform-db")
 
-extensions = ["sphinx.ext.autodoc", "sphinx_click", "diagrams", "reference"]
+extensions = ["sphinx.ext.autodoc", "sphinx_click", "diagrams", "privileges", "reference"]
 exclude_patterns = ["_build", "_ext"]
 html_theme = "furo"
 html_title = f"platform-db {release}"

@@ -111,7 +111,7 @@ def add_owner(state: ORMExecuteState) -> None:
     current = state.session.info.get(_TENANT)
     if current is None or state.is_column_load or not (state.is_select or state.is_update or state.is_delete):
         return
-    state.statement = state.statement.options(*_criteria(_asked(current) or _NO_TENANT))
+    state.statement = state.statement.options(_criteria(_asked(current) or _NO_TENANT))
 
 
 def _asked(current: CurrentTenant) -> uuid.UUID | None:
@@ -119,25 +119,15 @@ def _asked(current: CurrentTenant) -> uuid.UUID | None:
     return None if tenant is None else parse_id(tenant, "user id")
 
 
-def _criteria(tenant: uuid.UUID) -> list[Any]:
-    """Return the criteria for all tenants' tables. Those that a statement does not mention do nothing.
+def _criteria(tenant: uuid.UUID) -> Any:
+    """Return the criteria for all tenants' tables, whatever a statement mentions.
 
-    They are not propagated to loaders: an object must not carry its tenant out of the scope.
+    As one function, whose parameter is bound: an option for each table would take some milliseconds of every
+    statement. It is not propagated to loaders: an object must not carry its tenant out of the scope.
     """
-    return [
-        orm.with_loader_criteria(model, column == tenant, include_aliases=True, propagate_to_loaders=False)
-        for model, column in _owner_columns()
-    ]
-
-
-def _owner_columns() -> list[tuple[type[Base], Any]]:
-    """Return each tenant's model with its owner column."""
-    columns = [
-        (mapper.class_, getattr(mapper.class_, mapper.class_.tenant_column))
-        for mapper in Base.registry.mappers
-        if mapper.class_.tenant_column is not None
-    ]
-    return [*columns, (User, User.id_)]
+    return orm.with_loader_criteria(
+        Base, lambda cls: cls.owned_by(tenant), include_aliases=True, propagate_to_loaders=False
+    )
 
 
 def _enter(connection: sa.Connection, tenant: uuid.UUID | None) -> None:

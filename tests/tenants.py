@@ -32,6 +32,7 @@ class Tenant:
     run: uuid.UUID
     job: uuid.UUID
     token: uuid.UUID
+    note: uuid.UUID
 
 
 def prepare_roles(engine: sa.Engine) -> None:
@@ -52,6 +53,7 @@ def make_tenant(session: orm.Session, name: str) -> Tenant:
     session.flush()
     job = Job(workflow_id=run.id_, job_name=name)
     token = UserToken(user_id=user.id_, type_=UserTokenType.webhook, status="requested")
+    note = Note(owner_id=user.id_, entity="workflow", entity_id=run.id_, topic="t", message=name)
     session.add_all(
         [
             job,
@@ -59,11 +61,12 @@ def make_tenant(session: orm.Session, name: str) -> Tenant:
             InteractiveSession(name="notebook", path=f"/{name}", owner_id=user.id_),
             Service(name="dask", owner_id=user.id_),
             WorkspaceRetentionRule(workflow_id=run.id_, workspace_files="*", retention_days=1),
-            Note(owner_id=user.id_, entity="workflow", entity_id=run.id_, topic="t", message=name),
+            note,
         ]
     )
     session.flush()
     session.add(LogChunk(workflow_id=run.id_, job_id=job.id_, data=b"x"))
     user.log_action("request_token")
+    tenant = Tenant(user.id_, run.id_, job.id_, token.id_, note.id_)
     session.commit()
-    return Tenant(user.id_, run.id_, job.id_, token.id_)
+    return tenant

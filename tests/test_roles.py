@@ -1,122 +1,165 @@
-"""The roles that the documentation recommends suffice for a service, and allow it no more."""
+"""The roles and their privileges: in the code, in the database and on the page."""
 
 from __future__ import annotations
 
-import re
-import secrets
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy import orm
 
-from platform_db import database, quota, schema
-from platform_db.models import RunStatus
-from platform_db.transitions import override_guard, transition
-from tests.factories import make_run, make_user
+from platform_db import errors, roles
+from platform_db.audit import prune_audit_log, record_action, seal_audit_log
+from platform_db.models import Base, Workflow
+from platform_db.privileges import Role, privileges
+from platform_db.tenancy import tenant_scope
+from tests.command_line import one_line, run
+from tests.tenants import make_tenant, prepare_roles
 
-PAGE = Path(__file__).parents[1] / "docs" / "operations.rst"
+LOGIN = "platform_test_login"
 
-
-class Roles(NamedTuple):
-    """The URLs of one database for two roles."""
-
-    owner: str
-    service: str
+Factory = orm.sessionmaker[orm.Session]
 
 
 @pytest.fixture
-def roles(postgres_server_uri: str) -> Iterator[Roles]:
-    """Run the documented statements under random names, and remove what they made."""
-    suffix = secrets.token_hex(4)
-    server = sa.create_engine(database.normalise_url(postgres_server_uri), isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        if not connection.scalar(sa.text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")):
-            pytest.skip("the login is no superuser, so it may not act as the roles that it creates")
-    once, per_database = documented_sql(suffix)
-    names = {role: f"platform_{role}_{suffix}" for role in Roles._fields}
-    url = server.url.set(database=f"platform_{suffix}")
-
-    def as_role(role: str) -> str:
-        options = {"options": f"-c role={names[role]}"}
-        return url.update_query_dict(options).render_as_string(hide_password=False)
-
-    try:
-        execute(server, once)
-        found = Roles(*map(as_role, Roles._fields))
-        owner = database.create_engine(found.owner, poolclass=sa.NullPool)
-        schema.init_db(owner)
-        with owner.begin() as connection:
-            for statement in per_database:
-                connection.exec_driver_sql(statement)
-        yield found
-    finally:
-        execute(server, [f"DROP DATABASE IF EXISTS platform_{suffix} WITH (FORCE)"])
-        execute(server, [f"DROP ROLE IF EXISTS {name}" for name in names.values()])
-        server.dispose()
-
-
-def documented_sql(suffix: str) -> tuple[list[str], list[str]]:
-    """Return what the page says to run on the server, and then in the database."""
-    section = PAGE.read_text(encoding="utf-8").partition("\nRoles\n-----\n")[2]
-    block = re.search(r"code-block:: sql\n\n((?: {3}.*\n|\n)+)", section)
-    assert block is not None
-    sql = re.sub(r"(platform_owner|platform_service|DATABASE platform)\b", rf"\1_{suffix}", block[1])
-    once, marker, per_database = sql.partition("-- After the first")
-    assert marker
-    return statements(once), statements(per_database.partition("\n")[2])
-
-
-def statements(sql: str) -> list[str]:
-    return [statement for part in re.sub(r"--.*", "", sql).split(";") if (statement := part.strip())]
-
-
-def execute(server: sa.Engine, statements: list[str]) -> None:
-    with server.connect() as connection:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
-
-
-def test_a_service_works_with_the_documented_roles(roles: Roles) -> None:
-    engine = database.create_engine(roles.service, poolclass=sa.NullPool)
-    with Session(engine) as session:
-        owner = make_user(session)
-        run = make_run(session, owner, logs="collecting\n")
-        transition(session, run, RunStatus.queued)
-        with override_guard(session, reason="its worker was lost"):
-            run.status = RunStatus.finished
-        quota.update_users_cpu_quota(session, owner)
-        quota.set_limit(session, owner, "disk", 100)
-        quota.release(session, quota.reserve(session, owner, "disk", 40))
-        session.commit()
-        session.delete(run)
-        session.commit()
-
-    refused = (
-        "UPDATE platform.status_change SET reason = 'mine'",
-        "DELETE FROM platform.status_change",
-        "DELETE FROM platform.audit_log",
-        "UPDATE platform.log_chunk SET owner_id = owner_id",
-        "UPDATE platform.alembic_version SET version_num = '9999'",
-        "CREATE TABLE platform.mine ()",
-        "ALTER TABLE platform.workflow DISABLE TRIGGER ALL",
-    )
-    for statement in refused:
-        with pytest.raises(sa.exc.ProgrammingError, match=r"permission denied|must be owner"):
-            execute(engine, [statement])
-    with engine.connect() as connection:
-        schema.status(connection).require_current()
-
-
-def test_a_table_of_a_later_revision_can_be_used(roles: Roles) -> None:
-    later = database.create_engine(roles.owner, poolclass=sa.NullPool)
-    with later.begin() as connection:
-        connection.exec_driver_sql("CREATE SEQUENCE platform.later_version")
-        connection.exec_driver_sql(
-            "CREATE TABLE platform.later (version bigint DEFAULT nextval('platform.later_version'))"
+def login(engine: sa.Engine) -> Iterator[sa.Engine]:
+    """Give an engine whose connections are a login that has no rights of its own."""
+    with orm.Session(engine) as session, session.begin():
+        roles._run_again_if_concurrent(
+            orm.sessionmaker(engine),
+            f"CREATE ROLE {LOGIN} LOGIN",
+            lambda session: bool(session.scalar(sa.text(f"SELECT to_regrole('{LOGIN}') IS NOT NULL"))),
         )
+    own = sa.create_engine(engine.url)
 
-    with database.create_engine(roles.service, poolclass=sa.NullPool).begin() as connection:
-        connection.exec_driver_sql("INSERT INTO platform.later DEFAULT VALUES")
+    @sa.event.listens_for(own, "connect")
+    def become(connection: sa.engine.interfaces.DBAPIConnection, record: object) -> None:
+        with connection.cursor() as cursor:  # type: ignore[attr-defined]
+            cursor.execute(f"SET SESSION AUTHORIZATION {LOGIN}")
+        connection.commit()
+
+    yield own
+    own.dispose()
+
+
+def test_what_is_granted_is_what_the_table_says(engine: sa.Engine, session: orm.Session) -> None:
+    prepare_roles(engine)
+    assert roles.differences(session) == []
+    granted = roles.read_grants(session)
+    for table, by_role in privileges().items():
+        for role in Role:
+            assert set(granted.get((table, role.value), ())) == set(by_role.get(role, ())), (table, role)
+    session.execute(sa.text("GRANT DELETE ON platform.audit_log TO platform_service"))
+    session.execute(sa.text("DROP POLICY service ON platform.job"))
+    assert [(d.table, d.role) for d in roles.differences(session)] == [
+        ("audit_log", "platform_service"),
+        ("job", "service"),
+    ]
+
+
+def test_every_table_is_in_the_table() -> None:
+    assert {table.name for table in Base.metadata.sorted_tables} <= set(privileges())
+    for table in ("audit_log", "audit_seal", "audit_seal_digests"):
+        assert not {verb for verbs in privileges()[table].values() for verb in verbs} & {"UPDATE", "DELETE"}
+
+
+def test_the_page_shows_the_table() -> None:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "_ext"))
+    try:
+        from privileges import privilege_rows
+    finally:
+        del sys.path[0]
+    shown = {row[0].strip(" *`"): row[1:] for row in privilege_rows()[1:]}
+    assert set(shown) == set(privileges())
+    for table, by_role in privileges().items():
+        for role, cell in zip(Role, shown[table], strict=True):
+            assert cell.upper() == (", ".join(by_role.get(role, ())) or "none").upper()
+
+
+def test_running_it_again_and_at_once_is_fine(session_factory: Factory, session: orm.Session) -> None:
+    failed: list[BaseException] = []
+
+    def prepare() -> None:
+        try:
+            roles.create_roles(session_factory)
+            roles.grant_privileges(session_factory)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=prepare) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert roles.differences(session) == []
+
+
+def test_a_login_that_may_create_no_roles_is_told_what_to_hand_on(
+    engine: sa.Engine, login: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roles, "_missing", lambda session: ["platform_tenant"])
+    with pytest.raises(errors.RolesMissing, match="roles create --sql"):
+        roles.create_roles(orm.sessionmaker(login))
+    statements = run(None, "roles", "create", "--sql").stdout
+    with engine.connect() as connection:
+        for statement in statements.split(";\n"):
+            if statement.strip():
+                connection.exec_driver_sql(statement)
+
+
+def test_a_login_without_the_roles_is_told_so(engine: sa.Engine, login: sa.Engine) -> None:
+    prepare_roles(engine)
+    with orm.Session(engine) as session:
+        tenant = make_tenant(session, "ann")
+    with (
+        orm.Session(login) as session,
+        pytest.raises(errors.RolesMissing, match="permission denied to set role"),
+        tenant_scope(session, tenant.id_),
+    ):
+        pass
+
+
+def test_a_services_login_works_and_cannot_change_what_is_recorded(
+    engine: sa.Engine, login: sa.Engine, session_factory: Factory
+) -> None:
+    prepare_roles(engine)
+    roles.grant_privileges(session_factory, to=LOGIN)
+    try:
+        with orm.Session(login) as session:
+            ann, bob = make_tenant(session, "ann"), make_tenant(session, "bob")
+            assert len(session.scalars(sa.select(Workflow)).all()) == 2
+            with tenant_scope(session, ann.id_):
+                assert [run.id_ for run in session.scalars(sa.select(Workflow))] == [ann.run]
+                session.commit()
+            record_action(session, bob.id_, "grant_token")
+            session.commit()
+            factory = orm.sessionmaker(login)
+            assert seal_audit_log(factory).rows == 3
+            for statement in (
+                "UPDATE platform.audit_log SET action = 'x'",
+                "DELETE FROM platform.audit_log",
+                "TRUNCATE platform.audit_log",
+                "DELETE FROM platform.audit_seal",
+            ):
+                with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
+                    session.execute(sa.text(statement))
+                session.rollback()
+            with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
+                prune_audit_log(session, session.scalar(sa.text("SELECT now() + interval '1 day'")))
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"REVOKE platform_service FROM {LOGIN}")
+
+
+def test_the_commands(database_uri: str) -> None:
+    assert run(database_uri, "roles", "create").exit_code == 0
+    shown = run(database_uri, "roles", "show")
+    assert shown.exit_code == errors.RolesMissing.exit_code
+    assert "platform-db roles grant" in one_line(shown.stderr)
+    assert run(database_uri, "roles", "grant").exit_code == 0
+    assert run(database_uri, "roles", "show", "--json").exit_code == 0
+    assert "CREATE POLICY service" in run(None, "roles", "grant", "--sql").stdout

@@ -184,4 +184,4 @@ def test_each_orm_statement_names_the_owner(session: orm.Session, ann: Tenant) -
         statement for statement in said if "platform.job" in statement or "platform.workflow" in statement
     ]
     assert asked
-    assert all("owner_id = %(owner_id" in statement for statement in asked), asked
+    assert all("owner_id = %(tenant" in statement for statement in asked), asked

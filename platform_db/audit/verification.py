@@ -104,7 +104,6 @@ def _find_change(session: Session, seal: AuditSeal, span: dict[str, Any]) -> err
         return errors.AuditLogChanged(seal.number, "inserted", min(stored), stored[min(stored)][1])
     if len(sealed) != seal.row_count:
         return errors.AuditLogChanged(seal.number, "changed")
-    moved = set(sealed.values())
     for number in sorted({*sealed, *stored}):
         if number not in stored:
             return errors.AuditLogChanged(seal.number, "deleted", number)
@@ -112,7 +111,8 @@ def _find_change(session: Session, seal: AuditSeal, span: dict[str, Any]) -> err
         if number not in sealed:
             return errors.AuditLogChanged(seal.number, "inserted", number, row_id)
         if digest != sealed[number]:
-            change = "reordered" if digest in moved else "edited"
+            moved = session.connection().execute(_IS_SEALED, {"digest": digest}).scalar_one()
+            change = "reordered" if moved else "edited"
             return errors.AuditLogChanged(seal.number, change, number, row_id)
     return errors.AuditLogChanged(seal.number, "changed")
 
@@ -162,5 +162,10 @@ _READ_SEALED = sa.text(
 )
 
 _READ_DIGESTS = sa.text(f"SELECT number, id_, {DIGEST} AS digest FROM {TABLE} WHERE {_SPAN}")
+
+_IS_SEALED = sa.text(
+    f"SELECT EXISTS (SELECT FROM {SCHEMA}.audit_seal_digests"
+    " WHERE position(CAST(:digest AS bytea) IN digests) > 0)"
+)
 
 _COUNT_UNSEALED = sa.text(f"SELECT count(*) FROM {TABLE} WHERE number > :after")

@@ -52,6 +52,17 @@ class Base(DeclarativeBase):
     # Where a child takes its owner from at flush: the attribute with its parent's id, and the parent's model.
     owner_from: ClassVar[tuple[str, str] | None] = None
 
+    @classmethod
+    def owned_by(cls, tenant: uuid.UUID) -> sa.ColumnElement[bool]:
+        """Return the condition that a row is the tenant's; true where rows belong to nobody in particular."""
+        if cls is Base:
+            # SQLAlchemy asks the base itself, once, to see which parts of a criterion are parameters.
+            return sa.column("owner_id", sa.Uuid) == tenant
+        if cls.tenant_column is None:
+            return sa.true()
+        owned: sa.ColumnElement[bool] = getattr(cls, cls.tenant_column) == tenant
+        return owned
+
     def __repr__(self) -> str:
         # Only the identity: other columns may hold secrets, or load from the database when touched.
         identity = sa.inspect(self).identity

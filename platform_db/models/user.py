@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,11 @@ class User(Identified, Timestamped, Base):
         super().__init__(**values)
         if access_token is not None:
             self.access_token = access_token
+
+    @classmethod
+    def owned_by(cls, tenant: uuid.UUID) -> sa.ColumnElement[bool]:
+        """Return the condition that the user is the tenant."""
+        return cls.id_ == tenant
 
     # -- tokens
 

@@ -1,0 +1,46 @@
+"""A Sphinx directive that lists the table of privileges, as the code has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docutils import nodes
+from reference import list_table
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from platform_db.privileges import Role, privileges, sees_every_tenant
+
+
+class RolesTable(SphinxDirective):
+    """``.. roles-table::`` lists the roles and what each is for."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = [("Role", "Purpose"), *((f"``{role.value}``", role.purpose) for role in Role)]
+        return self.parse_text_to_nodes("\n".join(list_table(rows, widths="25 75")))
+
+
+class PrivilegesTable(SphinxDirective):
+    """``.. privileges-table::`` lists what each role may do with each table."""
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes("\n".join(list_table(privilege_rows(), widths="28 18 18 18 18")))
+
+
+def privilege_rows() -> list[tuple[str, ...]]:
+    """Return the rows of the page's table, the first of which is its head."""
+    everyone = sees_every_tenant()
+    rows: list[tuple[str, ...]] = [("Table", *(role.value for role in Role))]
+    for table, by_role in privileges().items():
+        mark = " *" if table in everyone else ""
+        rows.append(
+            (f"``{table}``{mark}", *(", ".join(by_role.get(role, ())).lower() or "none" for role in Role))
+        )
+    return rows
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directives."""
+    app.add_directive("roles-table", RolesTable)
+    app.add_directive("privileges-table", PrivilegesTable)
+    return {"parallel_read_safe": True}
