@@ -1,0 +1,222 @@
+"""Pruning: deleting what the rules name, in small transactions that nobody waits for.
+
+Each batch locks its rows where nobody else has (``SKIP LOCKED``), writes them to the archive if there is one,
+deletes their children and them, and commits. Parents go with their children in one transaction: whatever ends
+a run of it half-way, no orphan is left, and the next run goes on. Two runs at once share the work.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.models import Base
+from platform_db.retention.archive import write_archive
+from platform_db.retention.family import Family
+from platform_db.retention.prune_log import Progress, prune_log
+from platform_db.retention.rules import RULES, RetentionRule
+from platform_db.types import SCHEMA
+
+# How many rows are looked at in one statement.
+LOOK = 5000
+
+# How often to come back for rows that somebody else had locked.
+PASSES = 3
+
+NOTHING = uuid.UUID(int=0)
+
+
+@dataclass
+class Pruned:
+    """What a run of pruning did to one table.
+
+    :param rows: how many rows went, or in a dry run: would go.
+    :param with_them: how many rows of other tables went with them.
+    :param left: how many should have gone, but somebody else had them locked.
+    """
+
+    table: str
+    rows: int = 0
+    left: int = 0
+    with_them: Counter[str] = field(default_factory=Counter)
+
+
+def choose_rules(
+    tables: Iterable[str] = (),
+    *,
+    older_than: timedelta | None = None,
+    batch: int | None = None,
+    rules: Sequence[RetentionRule] = RULES,
+) -> list[RetentionRule]:
+    """Return the rules of these tables (none is all), with another age or batch size if asked.
+
+    :raises errors.PlatformDBError: a table has no rule.
+    """
+    names = list(tables)
+    known = {rule.table for rule in rules}
+    if unknown := sorted(set(names) - known):
+        raise errors.PlatformDBError(
+            f"there is no rule for {', '.join(unknown)}; choose from {', '.join(sorted(known))}"
+        )
+    return [
+        replace(rule, age=rule.age if older_than is None else older_than, batch=batch or rule.batch)
+        for rule in rules
+        if not names or rule.table in names
+    ]
+
+
+def prune(
+    factory: Callable[[], Session],
+    rules: Sequence[RetentionRule] = RULES,
+    *,
+    dry_run: bool = False,
+    archive: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Pruned]:
+    """Delete what the rules name, each batch in a transaction of its own, and tell what went.
+
+    :param dry_run: only count.
+    :param archive: a directory for the rules that archive: a file ``TABLE-….jsonl.gz`` for each batch is
+        written and safe on disk before the batch is deleted. What is killed between the two leaves rows
+        that the next run archives again.
+    """
+    results = []
+    for rule in rules:
+        result = Pruned(rule.table)
+        results.append(result)
+        if rule.log_of is not None:
+            result.rows = prune_log(factory, rule, dry_run=dry_run, archive=archive, progress=progress)
+            continue
+        if dry_run:
+            with factory() as session:
+                result.rows = sum(len(ids) for ids in _due(session, rule))
+            continue
+        for _ in range(PASSES):
+            result.left = 0
+            _one_pass(factory, rule, result, archive if rule.archive else None, progress)
+            if not result.left:
+                break
+    return results
+
+
+def require_finished(results: Iterable[Pruned]) -> None:
+    """Raise an error where something is left that should have gone.
+
+    :raises errors.PartialFailure: says how much of what.
+    """
+    left = [f"{result.left} of {result.table}" for result in results if result.left]
+    if left:
+        raise errors.PartialFailure(f"left because others had them locked: {', '.join(left)}")
+
+
+def _one_pass(
+    factory: Callable[[], Session],
+    rule: RetentionRule,
+    result: Pruned,
+    archive: Path | None,
+    progress: Progress | None,
+) -> None:
+    family = Family.of(rule.table)
+    with factory() as looking:
+        for due in _due(looking, rule):
+            looking.commit()
+            for start in range(0, len(due), rule.batch):
+                ids = due[start : start + rule.batch]
+                with factory() as session, session.begin():
+                    connection = session.connection()
+                    parameters = {**_parameters(rule), "ids": [str(id_) for id_ in ids]}
+                    locked = [str(row) for row in connection.execute(_lock(rule), parameters).scalars()]
+                    still = connection.execute(_count(rule), parameters).scalar() or 0
+                    if archive is not None and locked:
+                        write_archive(archive, rule.table, family.rows(connection, locked))
+                    gone = family.delete(connection, locked)
+                result.rows += gone.pop(rule.table, 0)
+                result.with_them.update(gone)
+                result.left += still - len(locked)
+                if progress:
+                    progress(rule.table, result.rows)
+
+
+def _due(session: Session, rule: RetentionRule) -> Iterable[list[uuid.UUID]]:
+    """Yield the ids of the rows that are due, as often as some are found, in the order of their index."""
+    after = NOTHING
+    while True:
+        rows = (
+            session.connection()
+            .execute(_look(rule), {**_parameters(rule), "after": str(after), "look": LOOK})
+            .all()
+        )
+        due = [row.id_ for row in rows if row.due]
+        if due:
+            yield due
+        if len(rows) < LOOK:
+            return
+        after = rows[-1].id_
+
+
+def _parameters(rule: RetentionRule) -> dict[str, Any]:
+    return {"age": rule.age}
+
+
+def _is_candidate(rule: RetentionRule) -> str:
+    """Return what an index tells of a row."""
+    if rule.statuses is None:
+        return "true"
+    statuses = ", ".join(f"'{status}'" for status in rule.statuses)
+    return f"pruned.status = {statuses}" if len(rule.statuses) == 1 else f"pruned.status IN ({statuses})"
+
+
+def _is_due(rule: RetentionRule) -> str:
+    due = f"pruned.{rule.since} < now() - CAST(:age AS interval)"
+    if rule.table == "job_cache":
+        due += f""" AND NOT EXISTS (
+            SELECT FROM {SCHEMA}.job_cache_use AS used
+            WHERE used.owner_id = pruned.owner_id AND used.job_cache_id = pruned.id_
+              AND used.last_hit_at >= now() - CAST(:age AS interval))"""
+    return due
+
+
+def _look(rule: RetentionRule) -> sa.TextClause:
+    # Ids are ordered in time, so by their index old rows come first, each row is looked at once, and what was
+    # deleted a moment ago is not walked through again and again.
+    return sa.text(
+        f"""
+        SELECT id_, ({_is_due(rule)}) AS due FROM {SCHEMA}.{rule.table} AS pruned
+        WHERE id_ > CAST(:after AS uuid) AND {_is_candidate(rule)}
+        ORDER BY id_ LIMIT :look
+        """
+    )
+
+
+def _lock(rule: RetentionRule) -> sa.TextClause:
+    owner = _owner(rule.table)
+    return sa.text(
+        f"""
+        SELECT id_ FROM {SCHEMA}.{rule.table} AS pruned
+        WHERE id_ = ANY(CAST(:ids AS uuid[])) AND {_is_candidate(rule)} AND {_is_due(rule)}
+        ORDER BY {owner}, id_ FOR UPDATE OF pruned SKIP LOCKED
+        """
+    )
+
+
+def _count(rule: RetentionRule) -> sa.TextClause:
+    return sa.text(
+        f"""
+        SELECT count(*) FROM {SCHEMA}.{rule.table} AS pruned
+        WHERE id_ = ANY(CAST(:ids AS uuid[])) AND {_is_candidate(rule)} AND {_is_due(rule)}
+        """
+    )
+
+
+def _owner(table: str) -> str:
+    model = next(m.class_ for m in Base.registry.mappers if m.class_.__tablename__ == table)
+    return str(model.tenant_column)

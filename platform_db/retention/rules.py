@@ -1,0 +1,46 @@
+"""Which rows go, and when: the table of rules that ``platform-db db prune`` works by.
+
+A rule takes the rows of a table with one of its statuses that have been so for the rule's age, and with them
+all that belongs to them: what refers to them by a foreign key, and their leases, notes and status changes.
+The audit log has no rule here: its rows outlive what they speak of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True)
+class RetentionRule:
+    """What of a table goes, and when.
+
+    :param table: the table.
+    :param age: how long ago ``since`` must be.
+    :param since: the column that tells since when the row could go.
+    :param statuses: the statuses that a row may have to go; None where it has none.
+    :param log_of: for a log, the table whose rows it belongs to, and its column that refers to them; only the
+        logs of what has ended go.
+    :param batch: how many rows go in one transaction.
+    :param archive: whether the rows are written to the archive before, where one is given.
+    """
+
+    table: str
+    age: timedelta
+    since: str
+    statuses: tuple[str, ...] | None = None
+    log_of: tuple[str, str] | None = None
+    batch: int = 500
+    archive: bool = True
+
+
+RULES: tuple[RetentionRule, ...] = (
+    RetentionRule("workflow", timedelta(days=90), "updated", statuses=("deleted",)),
+    RetentionRule("interactive_session", timedelta(days=90), "updated", statuses=("deleted",)),
+    RetentionRule("service", timedelta(days=90), "updated", statuses=("deleted",)),
+    RetentionRule("user_token", timedelta(days=90), "updated", statuses=("revoked",), archive=False),
+    RetentionRule("log_chunk", timedelta(days=365), "at", log_of=("workflow", "workflow_id"), batch=2000),
+    RetentionRule("service_log", timedelta(days=90), "at", log_of=("service", "service_id"), batch=2000),
+    RetentionRule("job_cache", timedelta(days=365), "updated", archive=False),
+    RetentionRule("quota_reservation", timedelta(days=7), "expires_at", archive=False),
+)

@@ -1,0 +1,167 @@
+"""Applying the retention rules of workspaces: removing the files that are due, and accounting for it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.history import add_note
+from platform_db.models import AuditLog, AuditLogAction, Workflow, WorkspaceRetentionRule
+from platform_db.quota import store_workflow_disk_quota, update_users_disk_quota
+from platform_db.quota.leases import HeldLease, lease
+from platform_db.states import WorkspaceRetentionRuleStatus
+from platform_db.transitions import transition
+from platform_db.types import SCHEMA
+from platform_db.workspaces import MissingWorkspaceError, WorkspaceError
+from platform_db.workspaces.removal import Removal, remove_matching
+
+LEASE = "retention apply"
+
+LOOK = 1000
+
+
+@dataclass(frozen=True)
+class AppliedRule:
+    """What became of one rule.
+
+    :param problem: why it is not applied yet, where it is not; it is tried again the next time.
+    """
+
+    rule_id: uuid.UUID
+    workflow_id: uuid.UUID
+    pattern: str
+    removal: Removal
+    problem: str | None = None
+
+
+@dataclass
+class RetentionReport:
+    """What became of the rules that were due."""
+
+    rules: list[AppliedRule] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        """How much space was freed."""
+        return sum(rule.removal.bytes for rule in self.rules)
+
+    @property
+    def files(self) -> int:
+        """How many files, links and directories were removed."""
+        return sum(rule.removal.files for rule in self.rules)
+
+    def raise_for_problems(self) -> None:
+        """Raise an error where a rule could not be applied.
+
+        :raises errors.PartialFailure: says how many, and why the first.
+        """
+        problems = [rule for rule in self.rules if rule.problem]
+        if problems:
+            raise errors.PartialFailure(
+                f"{len(problems)} of {len(self.rules)} rules could not be applied; the first, "
+                f"{problems[0].rule_id}: {problems[0].problem}"
+            )
+
+
+def apply_retention_rules(
+    factory: Callable[[], Session],
+    *,
+    dry_run: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> RetentionReport:
+    """Apply the rules that are due: remove what their patterns name, and account for the freed space.
+
+    Files are removed outside any transaction. A rule is *pending* meanwhile, and one that a killed run left
+    so is taken up again. A rule whose workspace is in use by a run in progress waits.
+
+    :param dry_run: only tell which rules are due.
+    :raises errors.AlreadyRunning: another run of it is going on.
+    """
+    report = RetentionReport()
+    with lease(factory, LEASE) as held:
+        with factory() as session:
+            due = session.connection().execute(_DUE).all()
+        for done, rule in enumerate(due):
+            held.check()
+            if dry_run:
+                report.rules.append(AppliedRule(rule.id_, rule.workflow_id, rule.workspace_files, Removal()))
+            elif (applied := _apply(factory, rule, held)) is not None:
+                report.rules.append(applied)
+            if progress:
+                progress(done + 1, len(due))
+    return report
+
+
+def _apply(factory: Callable[[], Session], rule: Any, held: HeldLease) -> AppliedRule | None:
+    with factory() as session, session.begin():
+        if not session.connection().execute(_FREE, {"id": rule.id_}).scalar():
+            return None
+        status = transition(
+            session,
+            rule.id_,
+            WorkspaceRetentionRuleStatus.pending,
+            model=WorkspaceRetentionRule,
+            on_conflict="report",
+        )
+        if status is not WorkspaceRetentionRuleStatus.pending:
+            return None
+    problem = None
+    try:
+        removal = remove_matching(rule.workspace_path, rule.workspace_files, pace=held.check)
+        if removal.failed:
+            problem = f"{removal.failed} files could not be removed: {removal.first_error}"
+    except MissingWorkspaceError:
+        removal = Removal()  # Whoever removed it did more than the rule asks for.
+    except WorkspaceError as error:
+        removal, problem = Removal(), str(error)
+    with factory() as session, session.begin():
+        _record(session, rule, removal, problem)
+    return AppliedRule(rule.id_, rule.workflow_id, rule.workspace_files, removal, problem)
+
+
+def _record(session: Session, rule: Any, removal: Removal, problem: str | None) -> None:
+    after = WorkspaceRetentionRuleStatus.active if problem else WorkspaceRetentionRuleStatus.applied
+    transition(session, rule.id_, after, model=WorkspaceRetentionRule, reason=problem)
+    details = {
+        "rule": str(rule.id_),
+        "workflow": str(rule.workflow_id),
+        "files": removal.files,
+        "bytes": removal.bytes,
+    }
+    run = session.get_one(Workflow, rule.workflow_id)
+    message = f"{rule.workspace_files}: removed {removal.files} files, freed {removal.bytes} bytes"
+    add_note(session, run, "retention", f"{message}; {problem}" if problem else message, details)
+    session.add(AuditLog(user_id=rule.owner_id, action=AuditLogAction.apply_retention, details=details))
+    session.flush()
+    if removal.bytes:
+        store_workflow_disk_quota(session, run, bytes_to_sum=-removal.bytes)
+        update_users_disk_quota(session, rule.owner_id, bytes_to_sum=-removal.bytes)
+
+
+_DUE = sa.text(
+    f"""
+    SELECT rule.id_, rule.owner_id, rule.workflow_id, rule.workspace_files, run.workspace_path
+    FROM {SCHEMA}.workspace_retention_rule AS rule
+    JOIN {SCHEMA}.workflow AS run ON run.owner_id = rule.owner_id AND run.id_ = rule.workflow_id
+    WHERE (rule.status = 'active' AND rule.apply_on <= now()) OR rule.status = 'pending'
+    ORDER BY rule.apply_on, rule.id_
+    """
+)
+
+# Locks the rule, so that a restart, which inactivates it, comes before or after, and is seen.
+_FREE = sa.text(
+    f"""
+    SELECT NOT EXISTS (
+        SELECT FROM {SCHEMA}.workflow AS run JOIN {SCHEMA}.workflow AS other
+          ON other.owner_id = run.owner_id AND other.workspace_path = run.workspace_path
+        WHERE run.owner_id = rule.owner_id AND run.id_ = rule.workflow_id
+          AND other.status IN ('created', 'queued', 'pending', 'running'))
+    FROM {SCHEMA}.workspace_retention_rule AS rule WHERE rule.id_ = :id FOR NO KEY UPDATE
+    """
+)

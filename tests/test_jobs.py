@@ -1,0 +1,109 @@
+"""The job cache: look-up, store and eviction."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
+
+from platform_db import errors
+from platform_db.jobs import evict_cached_results, find_cached_result, store_result
+from platform_db.models import Job, JobCache, JobCacheUse
+from tests.factories import make_run, make_user
+
+
+def make_job(session: Session) -> Job:
+    job = Job(workflow_id=make_run(session, make_user(session)).id_)
+    session.add(job)
+    session.commit()
+    return job
+
+
+def test_a_result_is_found_again_and_the_hit_is_counted(session: Session) -> None:
+    job = make_job(session)
+    parameters = "x" * 100_000
+    assert find_cached_result(session, job.owner_id, parameters, "hash") is None
+    stored = store_result(session, job, parameters, "hash", "/results/1")
+    session.commit()
+    for _ in range(3):
+        assert find_cached_result(session, job.owner_id, parameters, "hash") == stored
+        session.commit()
+    use = session.scalars(sa.select(JobCacheUse)).one()
+    assert (use.hits, use.last_hit_at is not None) == (3, True)
+    assert find_cached_result(session, job.owner_id, parameters, "other") is None
+    assert find_cached_result(session, uuid.uuid4(), parameters, "hash") is None
+
+
+def test_the_same_key_again_replaces_the_result(session: Session) -> None:
+    job = make_job(session)
+    first = store_result(session, job, "p", "h", "/1")
+    second = store_result(session, job.id_, "p", "h", "/2")
+    assert (second.id_, second.result_path) == (first.id_, "/2")
+    with pytest.raises(errors.NotFound):
+        store_result(session, uuid.uuid4(), "p", "h", "/3")
+
+
+def test_two_jobs_that_store_the_same_at_once_both_succeed(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    job_id, owner_id = (job := make_job(session)).id_, job.owner_id
+    session.commit()
+    for turn in range(20):
+        barrier, done = threading.Barrier(2), []
+
+        def store(path: str, turn: int = turn, barrier=barrier, done=done) -> None:
+            with session_factory() as other:
+                other.connection()
+                barrier.wait()
+                done.append(store_result(other, job_id, str(turn), "h", path).id_)
+                other.commit()
+
+        threads = [threading.Thread(target=store, args=(path,)) for path in ("/1", "/2")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(set(done)) == 1
+        assert len(done) == 2
+        assert find_cached_result(session, owner_id, str(turn), "h") is not None
+        session.commit()
+
+
+def test_a_hit_waits_for_nobody(session: Session, session_factory: sessionmaker[Session]) -> None:
+    job = make_job(session)
+    store_result(session, job, "p", "h", "/1")
+    session.commit()
+    with session_factory() as other:
+        assert find_cached_result(other, job.owner_id, "p", "h") is not None
+        session.execute(sa.text("SET LOCAL lock_timeout = '200ms'"))
+        assert find_cached_result(session, job.owner_id, "p", "h") is not None
+
+
+def test_the_least_recently_used_are_evicted(session: Session) -> None:
+    job = make_job(session)
+    for number in range(5):
+        store_result(session, job, str(number), "h", f"/{number}")
+        session.commit()
+    for number in (1, 0):
+        find_cached_result(session, job.owner_id, str(number), "h")
+        session.commit()
+    evicted = evict_cached_results(session, job.owner_id, keep=3)
+    session.commit()
+    assert sorted(result.result_path for result in evicted) == ["/2", "/3"]
+    left = session.scalars(sa.select(JobCache.result_path).order_by(JobCache.result_path)).all()
+    assert left == ["/0", "/1", "/4"]
+    assert evict_cached_results(session, job.owner_id, keep=3) == []
+
+
+def test_finding_a_result_uses_the_index(session: Session) -> None:
+    from platform_db.jobs import _FIND
+
+    session.execute(sa.text("SET LOCAL enable_seqscan = off"))
+    plan = session.execute(
+        sa.text(f"EXPLAIN {_FIND.text}"),
+        {"owner": str(uuid.uuid4()), "parameters": "p", "workspace_hash": "h"},
+    ).scalars()
+    assert "uq_job_cache_owner_id_digest" in "\n".join(plan)

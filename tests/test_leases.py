@@ -1,0 +1,246 @@
+"""Leases: the dead are recovered once, the living never."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import uuid
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
+
+from platform_db import database, errors
+from platform_db.history import history
+from platform_db.leases import heartbeat, recover, recover_owned_by, release
+from platform_db.models import Lease, RunStatus, StatusChange, User, Workflow
+from platform_db.transitions import transition
+from tests.factories import make_guarded, make_run, make_user
+
+NOW = timedelta(0)
+LONG = timedelta(hours=1)
+
+
+def make_running(session: Session, owner: User, count: int) -> list[Workflow]:
+    return [make_run(session, owner, name=f"run-{uuid.uuid4()}", status="running") for _ in range(count)]
+
+
+def test_a_dead_workers_runs_fail_with_a_reason(session: Session) -> None:
+    run, other = make_running(session, make_user(session), 2)
+    assert heartbeat(session, [run], holder="n1/7") == {run.id_}
+    session.commit()
+    assert recover(session, LONG).by_status == {}
+    recovery = recover(session, NOW)
+    session.commit()
+    assert (recovery.ids, recovery.by_status) == ([run.id_], {"failed": 1})
+    assert (run.status, other.status) == (RunStatus.failed, RunStatus.running)
+    assert "its worker n1/7 died" in (history(session, run).entries[-1].reason or "")
+    assert recover(session, NOW).ids == []
+    assert heartbeat(session, [run], holder="n1/7") == set()
+
+
+@pytest.mark.parametrize("entity", ["job", "interactive_session", "service"])
+def test_all_kinds_of_running_rows_can_be_held(session: Session, entity: str) -> None:
+    row = make_guarded(session, make_user(session), entity, "running")
+    assert heartbeat(session, [row]) == {row.id_}
+    assert recover(session, NOW, {entity: "nothing"}).left[entity] == 1
+    assert dict(recover(session, NOW).counts) == {entity: {"failed": 1}}
+
+
+def test_a_lease_is_its_holders(session: Session) -> None:
+    (run,) = make_running(session, make_user(session), 1)
+    assert heartbeat(session, [run], holder="a") == {run.id_}
+    assert heartbeat(session, [run], holder="b") == set()
+    release(session, [run], holder="b")
+    assert heartbeat(session, [run], holder="a") == {run.id_}
+    release(session, [run], holder="a")
+    assert heartbeat(session, [run], holder="b") == {run.id_}
+
+
+def test_a_run_that_is_started_again_gets_a_new_holder(session: Session) -> None:
+    (run,) = make_running(session, make_user(session), 1)
+    heartbeat(session, [run], holder="a")
+    transition(session, run, "finished")
+    session.commit()
+    assert heartbeat(session, [run], holder="a") == set()
+    transition(session, run, "running")
+    session.commit()
+    assert heartbeat(session, [run], holder="b") == {run.id_}
+    assert heartbeat(session, [run], holder="a") == set()
+
+
+def test_a_requeued_run_goes_on_as_a_restart_but_not_for_ever(session: Session) -> None:
+    owner = make_user(session)
+    run = make_run(session, owner, name="a", status="running", specification={"steps": 1})
+    for restart in range(1, 5):
+        heartbeat(session, [run])
+        session.commit()
+        recovery = recover(session, NOW, {"workflow": "requeue"})
+        session.commit()
+        assert run.status is RunStatus.failed
+        if restart == 4:
+            break
+        assert recovery.by_status == {"failed": 1, "queued": 1}
+        new = session.scalars(sa.select(Workflow).where(Workflow.status == "queued")).one()
+        assert (new.run_number, new.workspace_path) == (f"1.{restart}", run.workspace_path)
+        assert new.specification == {"steps": 1}
+        transition(session, new, "pending")
+        transition(session, new, "running")
+        run = new
+    assert recovery.by_status == {"failed": 1}
+    assert "not restarted again" in (history(session, run).entries[-1].message or "")
+
+
+def test_policies_that_make_no_sense_are_refused(session: Session) -> None:
+    for policies in ({"job": "requeue"}, {"workflow": "explode"}, {"user_token": "fail"}):
+        with pytest.raises(errors.PlatformDBError):
+            recover(session, NOW, policies)
+
+
+def test_a_node_recovers_its_own_at_its_start(session: Session) -> None:
+    owner = make_user(session)
+    first, second, other = make_running(session, owner, 3)
+    heartbeat(session, [first], holder="n1")
+    heartbeat(session, [second], holder="n1/12")
+    heartbeat(session, [other], holder="n11/12")
+    session.commit()
+    assert recover_owned_by(session, "n1") == {"failed": 2}
+    assert recover_owned_by(session, "n1") == {}
+    assert other.status is RunStatus.running
+
+
+def test_what_has_ended_loses_its_lease_and_nothing_else(session: Session) -> None:
+    (run,) = make_running(session, make_user(session), 1)
+    heartbeat(session, [run])
+    transition(session, run, "finished")
+    session.commit()
+    assert recover(session, NOW).by_status == {}
+    assert session.scalars(sa.select(Lease)).all() == []
+    assert run.status is RunStatus.finished
+
+
+def test_whoever_is_at_work_is_not_waited_for_and_not_recovered(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    beating, ending = make_running(session, make_user(session), 2)
+    heartbeat(session, [beating, ending], holder="w")
+    session.commit()
+    with session_factory() as worker, session_factory() as finisher:
+        heartbeat(worker, [worker.get_one(Workflow, beating.id_)], holder="w")
+        transition(finisher, ending.id_, "finished")
+        session.execute(sa.text("SET LOCAL lock_timeout = '500ms'"))
+        assert recover(session, NOW).ids == []
+        session.commit()
+        worker.commit()
+        finisher.commit()
+    assert ending.status is RunStatus.finished
+
+
+def test_a_lease_that_is_being_recovered_is_lost_to_its_holder(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    (run,) = make_running(session, make_user(session), 1)
+    heartbeat(session, [run], holder="w")
+    session.commit()
+    held: list[set[uuid.UUID]] = []
+
+    def beat() -> None:
+        with session_factory() as worker:
+            held.append(heartbeat(worker, [worker.get_one(Workflow, run_id)], holder="w"))
+            worker.commit()
+
+    run_id = run.id_
+    assert recover(session, NOW).ids == [run_id]
+    thread = threading.Thread(target=beat)
+    thread.start()
+    time.sleep(0.2)
+    session.commit()
+    thread.join()
+    assert held == [set()]
+    assert session.scalars(sa.select(Lease)).all() == []
+
+
+def test_heartbeats_do_not_touch_indexes(session: Session) -> None:
+    runs = make_running(session, make_user(session), 10)
+    for _ in range(50):
+        heartbeat(session, runs)
+        session.commit()
+    session.execute(sa.text("SELECT pg_stat_force_next_flush()"))
+    session.commit()
+    updates, hot = session.execute(
+        sa.text("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'lease'")
+    ).one()
+    assert updates == 490
+    assert hot >= 0.9 * updates
+
+
+def work(uri: str, run_ids: list[str], holder: str, beats) -> None:
+    """Beat for the runs until killed."""
+    engine = database.create_engine(uri)
+    with Session(engine) as session:
+        runs = [session.get_one(Workflow, uuid.UUID(run_id)) for run_id in run_ids]
+        while True:
+            heartbeat(session, runs, holder)
+            session.commit()
+            beats.release()
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(50, marks=pytest.mark.soak)])
+def test_the_runs_of_killed_workers_are_recovered_once_and_those_of_the_living_never(
+    session: Session, session_factory: sessionmaker[Session], database_uri: str, rounds: int
+) -> None:
+    age = timedelta(seconds=2)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["platform_db.leases", "psycopg2"])
+    owner = make_user(session)
+    stop = threading.Event()
+    recovered: list[uuid.UUID] = []
+
+    def keep_recovering() -> None:
+        while not stop.is_set():
+            with session_factory() as recovering:
+                ids = recover(recovering, age).ids
+                recovering.commit()
+                recovered.extend(ids)
+            time.sleep(0.02)
+
+    recoverers = [threading.Thread(target=keep_recovering) for _ in range(3)]
+    live = [run.id_ for run in make_running(session, owner, 3)]
+    beats = context.Semaphore(0)
+    living = context.Process(target=work, args=(database_uri, list(map(str, live)), "living/1", beats))
+    living.start()
+    beats.acquire(timeout=60)
+    for thread in recoverers:
+        thread.start()
+    dead: list[uuid.UUID] = []
+    try:
+        for number in range(rounds):
+            runs = [run.id_ for run in make_running(session, owner, 3)]
+            beats = context.Semaphore(0)
+            worker = context.Process(
+                target=work, args=(database_uri, list(map(str, runs)), f"dying/{number}", beats)
+            )
+            worker.start()
+            assert beats.acquire(timeout=60)
+            os.kill(worker.pid or 0, signal.SIGKILL)
+            worker.join()
+            dead += runs
+        give_up_at = time.monotonic() + 30
+        while len(set(recovered)) < len(dead) and time.monotonic() < give_up_at:
+            time.sleep(0.1)
+    finally:
+        stop.set()
+        for thread in recoverers:
+            thread.join()
+        living.kill()
+        living.join()
+    assert sorted(recovered) == sorted(dead)
+    session.expire_all()
+    assert {session.get_one(Workflow, id_).status for id_ in live} == {RunStatus.running}
+    changes = session.scalars(sa.select(StatusChange.entity_id)).all()
+    assert sorted(changes) == sorted(dead)

@@ -1,0 +1,293 @@
+"""Pruning: what the rules name goes with its children, and nobody waits."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import uuid
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
+
+from platform_db import database, errors
+from platform_db.history import add_note
+from platform_db.jobs import store_result
+from platform_db.leases import heartbeat
+from platform_db.logs import append_log
+from platform_db.models import Base, Job, RunStatus, Workflow
+from platform_db.retention import choose_rules, prune, require_finished
+from platform_db.transitions import transition
+from tests.factories import make_run, make_user
+
+NOW = timedelta(0)
+
+ORPHANS = """
+    SELECT (SELECT count(*) FROM platform.status_change WHERE entity = 'workflow' AND entity_id NOT IN
+                (SELECT id_ FROM platform.workflow))
+         + (SELECT count(*) FROM platform.status_change WHERE entity = 'job' AND entity_id NOT IN
+                (SELECT id_ FROM platform.job))
+         + (SELECT count(*) FROM platform.note WHERE entity_id NOT IN
+                (SELECT id_ FROM platform.workflow UNION ALL SELECT id_ FROM platform.job))
+"""
+
+
+def make_life(session: Session, status: str) -> Workflow:
+    """Store a run that has one of everything, and went to this status."""
+    run = make_run(session, make_user(session), status="running")
+    job = Job(workflow_id=run.id_)
+    session.add(job)
+    session.commit()
+    transition(session, job, "running")
+    add_note(session, job, "node", "n1")
+    add_note(session, run, "queue", "small")
+    append_log(session, run, "run\n")
+    append_log(session, job, "job\n")
+    store_result(session, job, "p", "h", "/r")
+    heartbeat(session, [run])
+    run.set_workspace_retention_rules([{"workspace_files": "*", "retention_days": 1}])
+    session.commit()
+    if status != "running":
+        transition(session, run, "finished")
+    if status == "deleted":
+        transition(session, run, "deleted")
+    session.commit()
+    return run
+
+
+def counts(session: Session) -> dict[str, int]:
+    session.rollback()
+    return {
+        table.name: session.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+        for table in Base.metadata.sorted_tables
+        if table.name not in ("user_", "resource", "user_resource", "run_counter", "audit_log")
+    }
+
+
+def test_a_deleted_run_goes_with_all_that_belongs_to_it(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    kept = make_life(session, "finished")
+    before = counts(session)
+    make_life(session, "deleted")
+    assert counts(session) != before
+
+    (result,) = prune(session_factory, choose_rules(["workflow"], older_than=NOW))
+
+    assert counts(session) == before
+    assert (result.rows, result.left, result.with_them["job"]) == (1, 0, 1)
+    assert session.get(Workflow, kept.id_) is not None
+
+
+def test_nothing_goes_before_its_time(session: Session, session_factory: sessionmaker[Session]) -> None:
+    for status in ("running", "finished", "deleted"):
+        make_life(session, status)
+    before = counts(session)
+    assert {result.rows for result in prune(session_factory)} == {0}
+    assert counts(session) == before
+
+
+def test_a_dry_run_counts_and_deletes_nothing(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    for status in ("running", "finished", "deleted"):
+        make_life(session, status)
+    before = counts(session)
+    results = prune(session_factory, choose_rules(older_than=NOW), dry_run=True)
+    assert {result.table: result.rows for result in results if result.rows} == {
+        "workflow": 1,
+        "log_chunk": 4,
+        "job_cache": 3,
+    }
+    assert counts(session) == before
+
+
+def test_logs_of_what_has_ended_go_in_batches(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path
+) -> None:
+    running, ended = make_life(session, "running"), make_life(session, "finished")
+    for number in range(25):
+        append_log(session, ended, f"{number}\n")
+    session.commit()
+    (result,) = prune(
+        session_factory, choose_rules(["log_chunk"], older_than=NOW, batch=10), archive=tmp_path
+    )
+    assert result.rows == 27
+    session.expire_all()
+    assert (ended.logs, running.logs) == ("", "run\n")
+    assert len(read_archive(tmp_path)) == 27
+
+
+def read_archive(directory: Path) -> list[dict]:
+    rows = []
+    for path in directory.glob("*.jsonl.gz"):
+        with gzip.open(path, "rt") as lines:
+            rows += [json.loads(line) for line in lines]
+    return rows
+
+
+def test_the_archive_holds_what_went(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path
+) -> None:
+    run = make_life(session, "deleted")
+    run_id = str(run.id_)
+    (result,) = prune(session_factory, choose_rules(["workflow"], older_than=NOW), archive=tmp_path)
+    rows = read_archive(tmp_path)
+    assert rows[0]["table"] == "workflow"
+    assert rows[0]["row"]["id_"] == run_id
+    assert len(rows) == 1 + result.with_them.total()
+    assert {row["table"] for row in rows} >= {"workflow", "job", "log_chunk", "status_change", "note"}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
+
+
+def test_what_cannot_be_archived_stays(session: Session, session_factory: sessionmaker[Session]) -> None:
+    make_life(session, "deleted")
+    before = counts(session)
+    with pytest.raises(OSError, match="Not a directory"):
+        prune(session_factory, choose_rules(["workflow"], older_than=NOW), archive=Path("/dev/null/archive"))
+    assert counts(session) == before
+
+
+def test_what_somebody_holds_is_left_and_told(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    held, _ = (make_life(session, "deleted").id_ for _ in range(2))
+    with session_factory() as other:
+        other.execute(sa.select(Workflow.id_).where(Workflow.id_ == held).with_for_update())
+        results = prune(session_factory, choose_rules(["workflow"], older_than=NOW))
+        assert (results[0].rows, results[0].left) == (1, 1)
+        with pytest.raises(errors.PartialFailure, match="1 of workflow"):
+            require_finished(results)
+    session.rollback()
+    assert session.scalars(sa.select(Workflow.id_)).all() == [held]
+    require_finished(prune(session_factory, choose_rules(["workflow"], older_than=NOW)))
+    session.rollback()
+    assert session.scalars(sa.select(Workflow.id_)).all() == []
+
+
+def test_there_is_no_rule_for_audit_rows() -> None:
+    with pytest.raises(errors.PlatformDBError, match="no rule for audit_log"):
+        choose_rules(["audit_log"])
+
+
+@pytest.mark.parametrize("table", ["workflow", "log_chunk", "service_log", "user_token"])
+def test_looking_for_what_is_due_uses_an_index(session: Session, table: str) -> None:
+    from platform_db.retention import prune as _  # noqa: F401
+    from platform_db.retention.prune import _look
+    from platform_db.retention.prune_log import _look as _look_at_logs
+
+    (rule,) = choose_rules([table])
+    statement = _look_at_logs(rule) if rule.log_of else _look(rule)
+    session.execute(sa.text("SET LOCAL enable_seqscan = off"))
+    session.execute(sa.text("SET LOCAL enable_sort = off"))
+    plan = session.execute(
+        sa.text(f"EXPLAIN {statement.text}"), {"age": NOW, "after": str(uuid.uuid4()), "look": 10}
+    )
+    assert "Seq Scan" not in "\n".join(plan.scalars())
+
+
+FILL = """
+    INSERT INTO platform.workflow
+        (id_, owner_id, name, type_, status, workspace_path, run_number_major, run_number_minor, updated)
+    SELECT gen_random_uuid(), CAST(:owner AS uuid), 'old', 'serial', 'deleted', '/x', n, 0,
+           now() - interval '1 year'
+    FROM generate_series(1, :count) AS n
+"""
+FILL_CHANGES = """
+    INSERT INTO platform.status_change (owner_id, entity_id, revision, entity, from_status, to_status)
+    SELECT owner_id, id_, n, 'workflow', 'created', 'deleted'
+    FROM platform.workflow CROSS JOIN generate_series(1, 2) AS n WHERE name = 'old'
+"""
+FILL_JOBS = """
+    INSERT INTO platform.job (id_, owner_id, workflow_id, status, started_at, finished_at)
+    SELECT gen_random_uuid(), owner_id, id_, 'finished', now(), now()
+    FROM platform.workflow WHERE name = 'old'
+"""
+
+
+def fill(session: Session, count: int) -> None:
+    """Store so many deleted runs, each with a job and two status changes."""
+    owner = str(make_user(session).id_)
+    session.execute(sa.text("SET LOCAL session_replication_role = replica"))
+    session.execute(sa.text(FILL), {"owner": owner, "count": count})
+    session.execute(sa.text(FILL_CHANGES))
+    session.execute(sa.text(FILL_JOBS))
+    session.commit()
+    session.execute(sa.text("ANALYZE"))
+    session.commit()
+
+
+def prune_all(uri: str) -> None:
+    engine = database.create_engine(uri)
+    require_finished(prune(lambda: Session(engine), choose_rules(["workflow"])))
+
+
+@pytest.mark.parametrize("rows", [4_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
+def test_a_load_goes_on_and_a_killed_run_is_completed_by_the_next(
+    session: Session, session_factory: sessionmaker[Session], database_uri: str, rows: int
+) -> None:
+    fill(session, rows // 4)
+    owner = make_user(session)
+    session.refresh(owner)
+    session.expunge(owner)  # The load's sessions read it, each in a thread of its own.
+    stop, waits, failures = threading.Event(), [], []
+
+    def load() -> None:
+        try:
+            with session_factory() as worker:
+                worker.execute(sa.text("SET lock_timeout = '1s'"))
+                worker.commit()
+                while not stop.is_set():
+                    begun = time.monotonic()
+                    run = make_run(worker, owner, name="live")
+                    for status in (
+                        RunStatus.queued,
+                        RunStatus.pending,
+                        RunStatus.running,
+                        RunStatus.finished,
+                    ):
+                        transition(worker, run, status)
+                        append_log(worker, run, "line\n")
+                        worker.commit()
+                    transition(worker, run, "deleted")
+                    worker.commit()
+                    waits.append(time.monotonic() - begun)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    context = multiprocessing.get_context("forkserver")
+    first = context.Process(target=prune_all, args=(database_uri,))
+    first.start()
+    old = sa.select(sa.func.count()).select_from(Workflow).where(Workflow.name == "old")
+    give_up_at = time.monotonic() + 60
+    while session.scalar(old) == rows // 4 and time.monotonic() < give_up_at:
+        session.commit()
+        time.sleep(0.01)
+    os.kill(first.pid or 0, signal.SIGKILL)
+    first.join()
+    session.commit()
+    assert 0 < session.scalar(old) < rows // 4
+    assert session.scalar(sa.text(ORPHANS)) == 0
+    session.commit()
+    second = context.Process(target=prune_all, args=(database_uri,))
+    second.start()
+    second.join()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert second.exitcode == 0
+    assert failures == []
+    assert waits
+    assert session.scalar(old) == 0
+    assert session.scalar(sa.text(ORPHANS)) == 0
+    assert session.scalar(sa.select(sa.func.count()).select_from(Workflow)) == len(waits)

@@ -1,0 +1,242 @@
+"""Retention rules of workspaces: exactly what the patterns name goes, inside the workspace only."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
+
+from platform_db import errors, workspaces
+from platform_db.history import history
+from platform_db.models import AuditLog, Resource, User, Workflow, WorkspaceRetentionRule
+from platform_db.quota import store_workflow_disk_quota, update_users_disk_quota
+from platform_db.retention.workspaces import apply_retention_rules
+from platform_db.states import WorkspaceRetentionRuleStatus
+from platform_db.transitions import transition
+from platform_db.workspaces.removal import remove_matching
+from tests.factories import make_run, make_user
+
+PAST = datetime.now(timezone.utc) - timedelta(days=1)
+
+
+def fill(workspace: Path, *names: str) -> None:
+    for name in names:
+        path = workspace / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 5000)
+
+
+def names(directory: Path) -> set[str]:
+    return {
+        str(Path(folder, name).relative_to(directory))
+        for folder, directories, files in os.walk(directory)
+        for name in (*files, *(d for d in directories if Path(folder, d).is_symlink()))
+    }
+
+
+ALL = {"a.tmp", "b.txt", "data/a.tmp", "data/b.txt", "data/deep/c.tmp", ".hidden/d.tmp"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "gone"),
+    [
+        ("*.tmp", {"a.tmp"}),
+        ("**/*.tmp", {"a.tmp", "data/a.tmp", "data/deep/c.tmp", ".hidden/d.tmp"}),
+        ("data/*.tmp", {"data/a.tmp"}),
+        ("data/**/*.tmp", {"data/a.tmp", "data/deep/c.tmp"}),
+        ("data", {"data/a.tmp", "data/b.txt", "data/deep/c.tmp"}),
+        ("data/", {"data/a.tmp", "data/b.txt", "data/deep/c.tmp"}),
+        ("data/**", {"data/a.tmp", "data/b.txt", "data/deep/c.tmp"}),
+        ("*/deep", {"data/deep/c.tmp"}),
+        ("./b.txt", {"b.txt"}),
+        ("**", ALL),
+        ("*", ALL),
+        ("?.t[mn]p", {"a.tmp"}),
+        ("", set()),
+        (".", set()),
+        ("..", set()),
+        ("../*", set()),
+        ("data/../b.txt", set()),
+        ("/etc/*", set()),
+        ("/**", set()),
+        ("nothing", set()),
+        ("a.tmp/b", set()),
+        ("x\0y", set()),
+    ],
+)
+def test_exactly_what_a_pattern_names_is_removed(tmp_path: Path, pattern: str, gone: set[str]) -> None:
+    workspace = tmp_path / "workspace"
+    fill(workspace, *ALL)
+    fill(tmp_path, "outside/a.tmp")
+    before = workspaces.measure(workspace).bytes
+
+    removal = remove_matching(workspace, pattern)
+
+    assert names(workspace) == ALL - gone
+    assert names(tmp_path / "outside") == {"a.tmp"}
+    assert before - workspaces.measure(workspace).bytes == removal.bytes
+    assert (removal.failed, removal.first_error) == (0, None)
+
+
+def test_links_are_removed_themselves_and_never_followed(tmp_path: Path) -> None:
+    workspace, outside = tmp_path / "workspace", tmp_path / "outside"
+    fill(workspace, "a.tmp", "inside/b.tmp")
+    fill(outside, "a.tmp", "deep/b.tmp")
+    (workspace / "link.tmp").symlink_to(outside / "a.tmp")
+    (workspace / "directory").symlink_to(outside)
+    (workspace / "up").symlink_to("..")
+    (workspace / "inside" / "loop").symlink_to(".")
+    (workspace / "whole.tmp").symlink_to(outside)
+    os.link(outside / "a.tmp", workspace / "hard.tmp")
+
+    removal = remove_matching(workspace, "**/*.tmp")
+
+    assert names(workspace) == {"directory", "up", "inside/loop"}
+    assert names(outside) == {"a.tmp", "deep/b.tmp"}
+    assert removal.failed == 0
+    remove_matching(workspace, "*")
+    assert list(workspace.iterdir()) == []
+    assert names(outside) == {"a.tmp", "deep/b.tmp"}
+
+
+def test_a_workspace_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "outside", "a.tmp")
+    (tmp_path / "workspace").symlink_to(tmp_path / "outside")
+    for path in (tmp_path / "workspace", f"{tmp_path}/workspace/"):
+        with pytest.raises(workspaces.WorkspaceError):
+            remove_matching(path, "*")
+    for path in ("/", "//", "/etc"):
+        with pytest.raises(workspaces.WorkspaceError):
+            remove_matching(path, "nothing-is-called-so")
+    assert names(tmp_path / "outside") == {"a.tmp"}
+
+
+def test_what_lies_too_deep_is_told_and_not_half_walked(tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    here = os.open(workspace, os.O_RDONLY)
+    for _ in range(250):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    removal = remove_matching(workspace, "**")
+    assert removal.failed >= 1
+
+
+def make_rule(session: Session, owner: User, workspace: Path, pattern: str, **values) -> Workflow:
+    run = make_run(
+        session, owner, name=f"run-{time.time_ns()}", status="finished", workspace_path=str(workspace)
+    )
+    session.add(
+        WorkspaceRetentionRule(
+            workflow_id=run.id_,
+            workspace_files=pattern,
+            retention_days=1,
+            **{"status": "active", "apply_on": PAST, **values},
+        )
+    )
+    session.commit()
+    return run
+
+
+def test_a_rule_that_is_due_is_applied_recorded_and_accounted(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path
+) -> None:
+    Resource.initialise_default_resources(session)
+    workspace = tmp_path / "workspace"
+    fill(workspace, "a.tmp", "b.txt")
+    owner = make_user(session)
+    run = make_rule(session, owner, workspace, "*.tmp")
+    store_workflow_disk_quota(session, run)
+    update_users_disk_quota(session, owner)
+    session.commit()
+    before = owner.get_quota_usage()["disk"]["usage"]["raw"]
+
+    report = apply_retention_rules(session_factory)
+
+    report.raise_for_problems()
+    session.expire_all()
+    assert names(workspace) == {"b.txt"}
+    assert report.files == 1
+    assert report.bytes > 0
+    (rule,) = run.retention_rules
+    assert rule.status is WorkspaceRetentionRuleStatus.applied
+    assert [log.status.value for log in rule.audit_logs] == ["active", "pending", "applied"]
+    assert owner.get_quota_usage()["disk"]["usage"]["raw"] == before - report.bytes
+    assert run.get_quota_usage()["disk"]["usage"]["raw"] == workspaces.measure(workspace).bytes
+    (note,) = history(session, run).entries
+    assert note.details["bytes"] == report.bytes
+    (audit,) = session.scalars(sa.select(AuditLog))
+    assert (audit.user_id, audit.action) == (owner.id_, "apply_retention")
+    assert apply_retention_rules(session_factory).rules == []
+
+
+def test_what_is_not_due_or_in_use_waits(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path
+) -> None:
+    owner = make_user(session)
+    fill(tmp_path / "workspace", "a.tmp")
+    future = datetime.now(timezone.utc) + timedelta(hours=1)
+    make_rule(session, owner, tmp_path / "workspace", "*.tmp", apply_on=future)
+    make_rule(session, owner, tmp_path / "workspace", "*", status="inactive")
+    make_rule(session, owner, tmp_path / "workspace", "**")
+    make_run(session, owner, name="other", status="running", workspace_path=str(tmp_path / "workspace"))
+    assert apply_retention_rules(session_factory).rules == []
+    assert names(tmp_path / "workspace") == {"a.tmp"}
+
+
+def test_a_rule_that_a_killed_run_left_pending_is_taken_up(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path
+) -> None:
+    fill(tmp_path / "workspace", "a.tmp")
+    run = make_rule(session, make_user(session), tmp_path / "workspace", "*.tmp")
+    transition(session, run.retention_rules[0], "pending")
+    session.commit()
+    assert apply_retention_rules(session_factory).files == 1
+
+
+def test_a_rule_that_cannot_be_applied_is_told_and_tried_again(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path
+) -> None:
+    owner = make_user(session)
+    (tmp_path / "file").write_text("no directory")
+    bad = make_rule(session, owner, tmp_path / "file", "*")
+    gone = make_rule(session, owner, tmp_path / "nothing", "*")
+    report = apply_retention_rules(session_factory)
+    with pytest.raises(errors.PartialFailure, match="1 of 2 rules"):
+        report.raise_for_problems()
+    session.expire_all()
+    assert bad.retention_rules[0].status is WorkspaceRetentionRuleStatus.active
+    assert gone.retention_rules[0].status is WorkspaceRetentionRuleStatus.applied
+
+
+@pytest.mark.parametrize("files", [500, pytest.param(10_000, marks=pytest.mark.soak)])
+def test_a_hostile_workspace_loses_what_its_rules_name_and_nothing_else_does(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path, files: int
+) -> None:
+    workspace, outside = tmp_path / "workspace", tmp_path / "outside"
+    fill(outside, "a.tmp", "b.log", "deep/c.tmp")
+    for number in range(files):
+        fill(workspace, f"d{number % 50}/e{number % 7}/{number}.{'tmp' if number % 2 else 'log'}")
+    for folder in ("", "d1/", "d1/e1/"):
+        (workspace / f"{folder}out").symlink_to(outside)
+        (workspace / f"{folder}up").symlink_to("../..")
+        (workspace / f"{folder}x.tmp").symlink_to(outside / "a.tmp")
+    logs = {name for name in names(workspace) if name.endswith(".log") and name.startswith("d2/")}
+    kept = {name for name in names(workspace) if not name.endswith(".tmp")} - logs
+    owner = make_user(session)
+    for pattern in ("**/*.tmp", "d2/**/*.log", "../outside/*", "out/*", "d1/out/**", "/etc/*", "**/../*"):
+        make_rule(session, owner, workspace, pattern)
+
+    report = apply_retention_rules(session_factory)
+
+    report.raise_for_problems()
+    assert names(workspace) == kept
+    assert names(outside) == {"a.tmp", "b.log", "deep/c.tmp"}
