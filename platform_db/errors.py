@@ -127,6 +127,14 @@ class PartialFailure(PlatformDBError):
     hint = "the log names each item; the next run tries them again"
 
 
+class Unhealthy(PlatformDBError):
+    """Rows of the database contradict each other."""
+
+    code = "unhealthy"
+    exit_code = 9
+    hint = "--json names some of the rows of each kind"
+
+
 class NotFound(PlatformDBError):
     """There is no such row."""
 
@@ -179,6 +187,13 @@ class UnknownStatus(PlatformDBError):
 
     code = "unknown_status"
     exit_code = 2
+
+
+class AmbiguousIdentifier(InvalidIdentifier):
+    """Several ids begin so."""
+
+    code = "ambiguous_identifier"
+    hint = "write more of the id"
 
 
 class Refused(PlatformDBError):

@@ -15,7 +15,7 @@ from platform_db.models import ResourceType, UserWorkflow, Workflow, split_run_n
 from platform_db.quota.termination import account_for_ended_run
 from platform_db.states import RunStatus
 from platform_db.transitions import transition
-from platform_db.types import is_text, parse_id
+from platform_db.types import SCHEMA, is_text, parse_id
 
 ENDED = frozenset({RunStatus.finished, RunStatus.failed, RunStatus.stopped})
 
@@ -113,6 +113,20 @@ def list_workflows(
     if after is not None:
         query = query.where(Workflow.id_ < after.id_)
     return session.scalars(query).all()
+
+
+def count_by_status(session: Session, user_id: uuid.UUID | str) -> dict[RunStatus, int]:
+    """Return how many runs of the user's have which status; a status that none has is not there."""
+    rows = session.connection().execute(_COUNT_BY_STATUS, {"user": str(parse_id(user_id, "user id"))})
+    return {RunStatus(row.status): row.runs for row in rows}
+
+
+_COUNT_BY_STATUS = sa.text(
+    f"""
+    SELECT status, count(*) AS runs FROM {SCHEMA}.workflow
+    WHERE owner_id = CAST(:user AS uuid) GROUP BY status ORDER BY status
+    """
+)
 
 
 def update_workflow_status(

@@ -7,17 +7,24 @@ from typing import Any
 
 import click
 
+from platform_db.cli.health import compact, get, prune, stats
+
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.group
 def db() -> None:
-    """Tell whether the database can be used."""
+    """Look after the database: whether it can be used, what it holds, and what may go."""
+
+
+for command in (compact, get, prune, stats):
+    db.add_command(command)
 
 
 @db.command
+@click.option("--deep", is_flag=True, help="Then read all rows, and tell which contradict each other.")
 @as_json_option
-def check(as_json: bool) -> None:
+def check(deep: bool, as_json: bool) -> None:
     """Tell whether the schema is current; the exit code says it, too."""
     from platform_db import errors, schema
 
@@ -27,6 +34,8 @@ def check(as_json: bool) -> None:
         if not as_json:
             found.require_current()
             click.echo(f"current: the database is at revision {found.revision}")
+            if deep:
+                _check_deeply(as_json)
             return
         found.require_current()
     except errors.PlatformDBError as error:
@@ -34,7 +43,24 @@ def check(as_json: bool) -> None:
             click.echo(json.dumps({"state": error.code, "message": str(error), "hint": error.hint}))
             raise click.exceptions.Exit(error.exit_code) from None
         raise
+    if deep:
+        _check_deeply(as_json)
+        return
     click.echo(json.dumps({"state": "current", "revision": found.revision, "head": found.head}))
+
+
+def _check_deeply(as_json: bool) -> None:
+    from platform_db.database import session_scope
+    from platform_db.health.deep_check import check_deeply, require_healthy
+
+    with session_scope() as session:
+        findings = check_deeply(session)
+    if as_json:
+        found = [finding.as_dict() for finding in findings]
+        click.echo(json.dumps({"state": "current", "findings": found}))
+    elif not findings:
+        click.echo("healthy: all rows agree with each other")
+    require_healthy(findings)
 
 
 @db.command

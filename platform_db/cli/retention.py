@@ -1,0 +1,38 @@
+"""``platform-db retention``: applying the retention rules of workspaces."""
+
+from __future__ import annotations
+
+import click
+
+from platform_db.cli.show import as_json_option, show_rows
+
+
+@click.group
+def retention() -> None:
+    """Apply the retention rules of workspaces."""
+
+
+@retention.command
+@click.option("--dry-run", is_flag=True, help="Only list the rules that are due.")
+@as_json_option
+def apply(dry_run: bool, as_json: bool) -> None:
+    """Remove from workspaces the files that rules name whose time has come."""
+    from platform_db.cli.progress import show_progress
+    from platform_db.database import session_factory
+    from platform_db.retention.workspaces import apply_retention_rules
+
+    with show_progress("rules", quiet=as_json) as progress:
+        report = apply_retention_rules(session_factory, dry_run=dry_run, progress=progress)
+    rows = [
+        {
+            "rule": str(rule.rule_id),
+            "workflow": str(rule.workflow_id),
+            "pattern": rule.pattern,
+            "files": rule.removal.files,
+            "bytes": rule.removal.bytes,
+            "problem": rule.problem,
+        }
+        for rule in report.rules
+    ]
+    show_rows(rows, as_json)
+    report.raise_for_problems()

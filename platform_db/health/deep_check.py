@@ -1,0 +1,156 @@
+"""Whether rows agree with each other: what no single constraint can tell. It reads whole tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.states import MACHINES
+from platform_db.types import SCHEMA
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be.
+
+    :param check: which check found it.
+    :param count: how many there are.
+    :param examples: some of them.
+    """
+
+    check: str
+    count: int
+    examples: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {"check": self.check, "count": self.count, "examples": self.examples}
+
+
+def check_deeply(session: Session) -> list[Finding]:
+    """Run every check, and return what was found; nothing is changed.
+
+    What is changed while it looks is seen as it was when the check began, each check for itself.
+    """
+    findings = []
+    for check, query in CHECKS.items():
+        rows = session.connection().execute(
+            sa.text(f"SELECT count(*) OVER () AS count, found.* FROM ({query}) AS found LIMIT {SHOWN}")
+        )
+        found = rows.all()
+        if found:
+            findings.append(Finding(check, found[0][0], [str(row[1]) for row in found]))
+    return findings
+
+
+def require_healthy(findings: list[Finding]) -> None:
+    """Raise an error where something was found.
+
+    :raises errors.Unhealthy: says what, and how often.
+    """
+    if findings:
+        raise errors.Unhealthy("; ".join(f"{finding.check}: {finding.count}" for finding in findings))
+
+
+def _owner(entity: str) -> str:
+    return "user_id" if entity == "user_token" else "owner_id"
+
+
+def _orphans(table: str, column: str = "entity_id") -> str:
+    parents = " UNION ALL ".join(
+        f"SELECT '{entity}' AS entity, id_ FROM {SCHEMA}.{entity}" for entity in MACHINES
+    )
+    return f"""
+        SELECT orphan.entity || ' ' || orphan.{column} FROM {SCHEMA}.{table} AS orphan
+        WHERE orphan.entity IN ({", ".join(f"'{entity}'" for entity in MACHINES)}) AND NOT EXISTS (
+            SELECT FROM ({parents}) AS parent
+            WHERE parent.entity = orphan.entity AND parent.id_ = orphan.{column})
+    """
+
+
+def _stories() -> str:
+    """Select the rows whose revision or status is not what their changes tell."""
+    return " UNION ALL ".join(
+        f"""
+        SELECT '{entity} ' || row.id_ FROM {SCHEMA}.{entity} AS row
+        LEFT JOIN (
+            SELECT entity_id, count(*) AS changes, max(revision) AS last FROM {SCHEMA}.status_change
+            WHERE entity = '{entity}' GROUP BY entity_id
+        ) AS story ON story.entity_id = row.id_
+        LEFT JOIN {SCHEMA}.status_change AS change
+          ON change.owner_id = row.{_owner(entity)} AND change.entity_id = row.id_
+         AND change.revision = row.revision
+        WHERE row.revision <> coalesce(story.changes, 0) OR row.revision <> coalesce(story.last, 0)
+           OR change.to_status <> row.status::text
+        """
+        for entity in MACHINES
+    )
+
+
+def _times() -> str:
+    runs = " UNION ALL ".join(
+        f"""
+        SELECT '{entity} ' || id_ FROM {SCHEMA}.{entity}
+        WHERE (status = 'running' AND (run_finished_at IS NOT NULL OR run_stopped_at IS NOT NULL))
+           OR least(run_finished_at, run_stopped_at) < run_started_at
+        """
+        for entity in ("workflow", "interactive_session", "service")
+    )
+    jobs = f"SELECT 'job ' || id_ FROM {SCHEMA}.job WHERE finished_at < started_at"
+    return f"{runs} UNION ALL {jobs}"
+
+
+CHECKS = {
+    "status changes of rows that are no more": _orphans("status_change"),
+    "notes on rows that are no more": _orphans("note"),
+    "leases of rows that are no more": _orphans("lease"),
+    "revisions and statuses that their history does not tell": _stories(),
+    "statuses that their times contradict": _times(),
+    "run counters behind their runs": f"""
+        SELECT run.owner_id || ' ' || run.name FROM (
+            SELECT owner_id, name, 0 AS run_number_major, max(run_number_major) AS last
+            FROM {SCHEMA}.workflow GROUP BY owner_id, name
+            UNION ALL
+            SELECT owner_id, name, run_number_major, max(run_number_minor)
+            FROM {SCHEMA}.workflow GROUP BY owner_id, name, run_number_major
+            HAVING max(run_number_minor) > 0
+        ) AS run LEFT JOIN {SCHEMA}.run_counter AS counter USING (owner_id, name, run_number_major)
+        WHERE coalesce(counter.last, 0) < run.last""",
+    "disk totals that are not the sum of their workspaces": f"""
+        SELECT total.user_id FROM {SCHEMA}.user_resource AS total
+        JOIN {SCHEMA}.resource ON resource.id_ = total.resource_id AND resource.name = 'shared storage'
+        LEFT JOIN (
+            SELECT owner_id, sum(used) AS used FROM (
+                SELECT run.owner_id, run.workspace_path, max(figure.quota_used) AS used
+                FROM {SCHEMA}.workflow_resource AS figure
+                JOIN {SCHEMA}.workflow AS run
+                  ON run.owner_id = figure.owner_id AND run.id_ = figure.workflow_id
+                JOIN {SCHEMA}.resource
+                  ON resource.id_ = figure.resource_id AND resource.name = 'shared storage'
+                GROUP BY run.owner_id, run.workspace_path
+            ) AS workspace GROUP BY owner_id
+        ) AS figures ON figures.owner_id = total.user_id
+        WHERE total.quota_used <> coalesce(figures.used, 0)""",
+    "reserved amounts that are not the sum of their reservations": f"""
+        SELECT total.user_id FROM {SCHEMA}.user_resource AS total
+        LEFT JOIN (
+            SELECT user_id, resource_id, sum(greatest(amount, 0)) AS reserved
+            FROM {SCHEMA}.quota_reservation GROUP BY user_id, resource_id
+        ) AS held USING (user_id, resource_id)
+        WHERE total.quota_reserved <> coalesce(held.reserved, 0)""",
+    "invalid indexes": f"""
+        SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+        WHERE relnamespace = '{SCHEMA}'::regnamespace AND NOT indisvalid""",
+    "constraints that were never validated": f"""
+        SELECT conname FROM pg_constraint
+        WHERE connamespace = '{SCHEMA}'::regnamespace AND NOT convalidated""",
+    "triggers that are switched off": f"""
+        SELECT tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+        WHERE relnamespace = '{SCHEMA}'::regnamespace AND NOT tgisinternal AND tgenabled <> 'O'""",
+}

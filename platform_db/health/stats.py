@@ -1,0 +1,78 @@
+"""The figures of the database, from the server's own statistics and from indexes; no table is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db.models import Base
+from platform_db.states import MACHINES
+from platform_db.types import SCHEMA
+
+
+def read_stats(session: Session) -> dict[str, Any]:
+    """Return ``size`` (bytes), ``cache_hits`` (a share), ``tables``, ``unused_indexes`` and ``statuses``.
+
+    Rows and dead rows are the server's estimates. A table's ``oldest`` is the time of its row with the
+    smallest id, since ids are ordered in time.
+    """
+    connection = session.connection()
+    tables = [dict(row._mapping) for row in connection.execute(_TABLES)]
+    for table in tables:
+        table["oldest"] = _oldest(connection, table["name"])
+    return {
+        "size": connection.execute(_SIZE).scalar(),
+        "cache_hits": connection.execute(_CACHE_HITS).scalar(),
+        "tables": tables,
+        "unused_indexes": [dict(row._mapping) for row in connection.execute(_UNUSED)],
+        "statuses": {entity: _count_statuses(connection, entity) for entity in MACHINES},
+    }
+
+
+def _count_statuses(connection: sa.Connection, entity: str) -> dict[str, int]:
+    rows = connection.execute(
+        sa.text(f"SELECT status::text, count(*) FROM {SCHEMA}.{entity} GROUP BY status ORDER BY status")
+    )
+    return {str(row[0]): int(row[1]) for row in rows}
+
+
+def _oldest(connection: sa.Connection, name: str) -> str | None:
+    """Return when the row with the smallest id was made (UUIDv7), where an index finds it."""
+    table = Base.metadata.tables.get(f"{SCHEMA}.{name}")
+    if table is None or f"uq_{name}_id_" not in {constraint.name for constraint in table.constraints}:
+        return None
+    time = next(column for column in ("created", "at") if column in table.columns)
+    query = f"SELECT {time} FROM {SCHEMA}.{name} ORDER BY id_ LIMIT 1"
+    found = connection.execute(sa.text(query)).scalar()
+    return None if found is None else str(found.isoformat())
+
+
+_SIZE = sa.text("SELECT pg_database_size(current_database())")
+
+_CACHE_HITS = sa.text(
+    f"""
+    SELECT round(sum(heap_blks_hit + coalesce(idx_blks_hit, 0))
+                 / nullif(sum(heap_blks_hit + heap_blks_read
+                              + coalesce(idx_blks_hit, 0) + coalesce(idx_blks_read, 0)), 0), 4)::float
+    FROM pg_statio_user_tables WHERE schemaname = '{SCHEMA}'
+    """
+)
+
+_TABLES = sa.text(
+    f"""
+    SELECT relname AS name, pg_total_relation_size(relid) AS size, pg_indexes_size(relid) AS index_size,
+           n_live_tup AS rows, n_dead_tup AS dead_rows,
+           greatest(last_vacuum, last_autovacuum)::text AS vacuumed
+    FROM pg_stat_user_tables WHERE schemaname = '{SCHEMA}' ORDER BY size DESC, name
+    """
+)
+
+_UNUSED = sa.text(
+    f"""
+    SELECT indexrelname AS name, relname AS table, pg_relation_size(stat.indexrelid) AS size
+    FROM pg_stat_user_indexes AS stat JOIN pg_index AS index ON index.indexrelid = stat.indexrelid
+    WHERE schemaname = '{SCHEMA}' AND idx_scan = 0 AND NOT indisunique ORDER BY size DESC, name
+    """
+)

@@ -1,0 +1,215 @@
+"""``workflow``, ``job``, ``retention`` and the parts of ``db`` that look at rows or clear them away."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.history import add_note
+from platform_db.leases import heartbeat
+from platform_db.logs import append_log
+from platform_db.models import Job, UserTokenType, Workflow, WorkspaceRetentionRule
+from platform_db.transitions import transition
+from tests.command_line import one_line, run
+from tests.factories import make_guarded, make_run, make_user
+
+
+def test_runs_are_listed_and_shown(session: Session, database_uri: str) -> None:
+    owner = make_user(session, email="ada@example.org")
+    first = make_run(session, owner, name="first")
+    make_run(session, make_user(session), name="other", status="running")
+
+    assert [row["name"] for row in json.loads(run(database_uri, "workflow", "list", "--json").stdout)] == [
+        "other.1",
+        "first.1",
+    ]
+    mine = run(database_uri, "workflow", "list", "--user", "ada@example.org").stdout.splitlines()
+    assert len(mine) == 2
+    assert "first.1" in mine[1]
+    assert "none" in run(database_uri, "workflow", "list", "--status", "failed").stdout
+    for name in (str(first.id_), "first", "first.1"):
+        shown = run(database_uri, "workflow", "show", name, "--user", "ada@example.org", "--json")
+        assert json.loads(shown.stdout)["id_"] == str(first.id_)
+    assert "first" in run(database_uri, "workflow", "show", str(first.id_)[:23]).stdout
+
+
+def test_an_exact_id_wins_and_an_ambiguous_prefix_names_its_candidates(
+    session: Session, database_uri: str
+) -> None:
+    owner = make_user(session)
+    ids = [f"01890000-0000-7000-8000-00000000000{n}" for n in range(3)]
+    for id_ in ids:
+        make_run(session, owner, id_=id_)
+
+    assert json.loads(run(database_uri, "workflow", "show", ids[0], "--json").stdout)["id_"] == ids[0]
+    result = run(database_uri, "workflow", "show", "0189")
+    assert result.exit_code == errors.AmbiguousIdentifier.exit_code
+    assert all(id_ in one_line(result.stderr) for id_ in ids)
+    assert run(database_uri, "workflow", "show", "ffff").exit_code == errors.NotFound.exit_code
+    assert run(database_uri, "workflow", "show", "name").exit_code == errors.InvalidIdentifier.exit_code
+
+
+def test_history_and_logs_are_printed(session: Session, database_uri: str) -> None:
+    found = make_run(session, make_user(session))
+    transition(session, found, "queued", reason="a slot is free")
+    add_note(session, found, "queue", "evil \x1b[31m")
+    append_log(session, found, b"one\ntwo \xff\nthree\n")
+    session.commit()
+    id_ = str(found.id_)
+
+    lines = run(database_uri, "workflow", "history", id_).stdout
+    assert "a slot is free" in lines
+    assert "\x1b" not in lines
+    entries = json.loads(run(database_uri, "workflow", "history", id_, "--json").stdout)
+    assert [entry["kind"] for entry in entries] == ["status", "note"]
+    assert run(database_uri, "workflow", "logs", id_).stdout_bytes == b"one\ntwo \xff\nthree\n"
+    assert run(database_uri, "workflow", "logs", id_, "--tail", "1").stdout == "three\n"
+
+
+def test_jobs_are_listed_and_shown(session: Session, database_uri: str) -> None:
+    job = make_guarded(session, make_user(session), "job", "running")
+    (row,) = json.loads(run(database_uri, "job", "list", str(job.workflow_id), "--json").stdout)
+    assert (row["id"], row["status"]) == (str(job.id_), "running")
+    assert json.loads(run(database_uri, "job", "show", str(job.id_), "--json").stdout)["status"] == "running"
+
+
+def test_dead_workers_are_recovered(session: Session, database_uri: str) -> None:
+    owner = make_user(session)
+    dead, alive = make_run(session, owner, status="running"), make_run(session, owner, status="running")
+    heartbeat(session, [dead, alive], holder="n1/1")
+    session.execute(
+        sa.text("UPDATE platform.lease SET heartbeat_at = now() - interval '1 hour' WHERE entity_id = :id"),
+        {"id": dead.id_},
+    )
+    session.commit()
+    result = run(database_uri, "workflow", "recover", "--policy", "workflow=requeue", "--json")
+    assert json.loads(result.stdout) == {"failed": 1, "queued": 1}
+    session.expire_all()
+    assert (dead.status.value, alive.status.value) == ("failed", "running")
+    assert run(database_uri, "workflow", "recover").stdout == "nothing to do\n"
+    assert run(database_uri, "workflow", "recover", "--node", "n1").stdout == "1 failed\n"
+    assert run(database_uri, "workflow", "recover", "--policy", "job=requeue").exit_code == 1
+
+
+def test_rows_are_pruned(session: Session, database_uri: str, tmp_path: Path) -> None:
+    found = make_run(session, make_user(session), status="deleted")
+    run_id = found.id_
+    options = ("db", "prune", "--table", "workflow", "--older-than", "0d", "--json")
+    assert json.loads(run(database_uri, *options, "--dry-run").stdout)[0]["rows"] == 1
+    locked = session.execute(sa.select(Workflow.id_).with_for_update()).all()
+    assert locked
+    assert run(database_uri, *options).exit_code == errors.PartialFailure.exit_code
+    session.rollback()
+    assert run(database_uri, *options, "--archive", str(tmp_path), "--batch-size", "1").exit_code == 0
+    assert len(list(tmp_path.glob("workflow-*.jsonl.gz"))) == 1
+    assert session.scalars(sa.select(Workflow.id_).where(Workflow.id_ == run_id)).all() == []
+    assert run(database_uri, "db", "prune", "--older-than", "soon").exit_code == 2
+    assert run(database_uri, "db", "prune", "--table", "audit_log").exit_code == 1
+
+
+def test_retention_is_applied(session: Session, database_uri: str, tmp_path: Path) -> None:
+    (tmp_path / "a.tmp").write_text("x")
+    found = make_run(session, make_user(session), status="finished", workspace_path=str(tmp_path))
+    session.add(
+        WorkspaceRetentionRule(
+            workflow_id=found.id_,
+            workspace_files="*.tmp",
+            retention_days=0,
+            status="active",
+            apply_on=datetime.now(timezone.utc) - timedelta(seconds=1),
+        )
+    )
+    session.commit()
+    (due,) = json.loads(run(database_uri, "retention", "apply", "--dry-run", "--json").stdout)
+    assert (due["pattern"], due["files"]) == ("*.tmp", 0)
+    (applied,) = json.loads(run(database_uri, "retention", "apply", "--json").stdout)
+    assert (applied["files"], list(tmp_path.iterdir())) == (1, [])
+
+
+def test_any_row_is_shown_without_its_secrets(session: Session, database_uri: str, secret_key: str) -> None:
+    token = make_guarded(session, make_user(session), "user_token", "active")
+    assert token.type_ is UserTokenType.webhook
+    value = token.token
+    result = run(database_uri, "db", "get", "user_token", str(token.id_), PLATFORM_DB_SECRET_KEY=secret_key)
+    assert result.exit_code == 0
+    assert "(hidden)" in result.stdout
+    assert value not in result.stdout
+    assert run(database_uri, "db", "get", "user", str(token.user_id), "--json").exit_code == 0
+    assert run(database_uri, "db", "get", "nothing", "0").exit_code == errors.NotFound.exit_code
+
+
+def test_the_figures_are_shown(session: Session, database_uri: str) -> None:
+    make_run(session, make_user(session), status="running")
+    figures = json.loads(run(database_uri, "db", "stats", "--json").stdout)
+    assert figures["statuses"]["workflow"] == {"running": 1}
+    assert {table["name"] for table in figures["tables"]} >= {"workflow", "log_chunk"}
+    assert next(t for t in figures["tables"] if t["name"] == "workflow")["oldest"]
+    assert "workflow" in run(database_uri, "db", "stats").stdout
+
+
+BREAKAGES = {
+    "status changes of rows that are no more": """
+        INSERT INTO platform.status_change (owner_id, entity_id, revision, entity, from_status, to_status)
+        SELECT id_, gen_random_uuid(), 1, 'workflow', 'created', 'queued' FROM platform.user_ LIMIT 1""",
+    "revisions and statuses that their history does not tell": "DELETE FROM platform.status_change",
+    "statuses that their times contradict": """
+        UPDATE platform.workflow SET run_finished_at = now(), run_started_at = now() + interval '1 hour'""",
+    "run counters behind their runs": "DELETE FROM platform.run_counter",
+    "disk totals that are not the sum of their workspaces": """
+        UPDATE platform.user_resource SET quota_used = 7
+        FROM platform.resource WHERE id_ = resource_id AND type_ = 'disk'""",
+    "triggers that are switched off": "ALTER TABLE platform.job DISABLE TRIGGER guard_job_update",
+    "constraints that were never validated": """
+        ALTER TABLE platform.job ADD CONSTRAINT later CHECK (deleted IS NOT NULL) NOT VALID""",
+}
+
+
+@pytest.mark.parametrize("check", BREAKAGES)
+def test_a_deep_check_finds_what_contradicts_itself(session: Session, database_uri: str, check: str) -> None:
+    found = make_run(session, make_user(session))
+    session.add(Job(workflow_id=found.id_))
+    transition(session, found, "queued")
+    session.commit()
+    assert run(database_uri, "db", "check", "--deep").exit_code == 0
+
+    session.execute(sa.text(BREAKAGES[check]))
+    session.commit()
+
+    result = run(database_uri, "db", "check", "--deep", "--json")
+    assert result.exit_code == errors.Unhealthy.exit_code
+    assert check in [finding["check"] for finding in json.loads(result.stdout)["findings"]]
+
+
+def test_space_is_given_back(session: Session, database_uri: str) -> None:
+    from platform_db.health.compact import compact
+
+    owner = make_user(session)
+    session.execute(
+        sa.text("""
+            INSERT INTO platform.note (id_, owner_id, entity, entity_id, topic, message)
+            SELECT gen_random_uuid(), CAST(:owner AS uuid), 'workflow', gen_random_uuid(), 't', 'm'
+            FROM generate_series(1, 20000)"""),
+        {"owner": owner.id_},
+    )
+    session.execute(sa.text("DELETE FROM platform.note WHERE id_ > :id"), {"id": uuid.UUID(int=1 << 122)})
+    session.execute(sa.text("SELECT pg_stat_force_next_flush()"))
+    session.commit()
+    size = sa.text("SELECT pg_relation_size('platform.uq_note_id_')")
+    before = session.scalar(size)
+    session.commit()
+    assert run(database_uri, "db", "compact", "--dry-run").exit_code == 0
+    assert session.scalar(size) == before
+    session.commit()
+
+    done = compact(database_uri, smallest_index=65536)
+
+    assert any("VACUUM (ANALYZE) platform.note" in line for line in done)
+    assert any("REINDEX INDEX CONCURRENTLY platform.uq_note_id_" in line for line in done)
+    assert session.scalar(size) < before

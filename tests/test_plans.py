@@ -1,0 +1,92 @@
+"""What is asked all the time uses an index, also when there are many tenants."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import Session
+
+from platform_db.history import history
+from platform_db.models import RunStatus, Workflow
+from platform_db.workflows import count_by_status, list_workflows
+
+TENANTS, RUNS_EACH = 1000, 10
+
+USERS = """
+    INSERT INTO platform.user_ (id_, email)
+    SELECT gen_random_uuid(), n || '@example.org' FROM generate_series(1, :tenants) AS n
+"""
+RUNS = """
+    INSERT INTO platform.workflow
+        (id_, owner_id, name, type_, status, workspace_path, run_number_major, run_number_minor, revision,
+         run_started_at, run_finished_at)
+    SELECT gen_random_uuid(), user_.id_, 'run', 'serial',
+           CASE WHEN n = 1 THEN 'running' ELSE 'finished' END::platform.run_status, '/x/' || n, n, 0, 3, now(),
+           CASE WHEN n = 1 THEN NULL ELSE now() END
+    FROM platform.user_ CROSS JOIN generate_series(1, :runs) AS n
+"""
+CHANGES = """
+    INSERT INTO platform.status_change (owner_id, entity_id, revision, entity, from_status, to_status)
+    SELECT owner_id, id_, n, 'workflow', 'created', 'queued'
+    FROM platform.workflow CROSS JOIN generate_series(1, 3) AS n
+"""
+
+
+@pytest.fixture
+def run(session: Session) -> Workflow:
+    """Fill the database with tenants and runs, and give one run."""
+    session.execute(sa.text("SET LOCAL session_replication_role = replica"))
+    session.execute(sa.text(USERS), {"tenants": TENANTS})
+    session.execute(sa.text(RUNS), {"runs": RUNS_EACH})
+    session.execute(sa.text(CHANGES))
+    session.commit()
+    session.execute(sa.text("ANALYZE"))
+    session.commit()
+    return session.scalars(sa.select(Workflow).limit(1)).one()
+
+
+def plans_of(session: Session, ask) -> str:
+    """Return the plans of all statements that ``ask`` executes."""
+    statements = []
+
+    def remember(connection, cursor, statement, parameters, context, executemany) -> None:
+        statements.append((statement, parameters))
+
+    session.flush()
+    engine = session.get_bind()
+    event.listen(engine, "before_cursor_execute", remember)
+    try:
+        ask()
+    finally:
+        event.remove(engine, "before_cursor_execute", remember)
+    lines: list[str] = []
+    for statement, parameters in statements:
+        lines += session.connection().exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars()
+    return "\n".join(lines)
+
+
+def test_counting_a_tenants_statuses_uses_an_index(session: Session, run: Workflow) -> None:
+    plan = plans_of(session, lambda: count_by_status(session, run.owner_id))
+    assert "ix_workflow_owner_id_status" in plan
+    assert "Seq Scan" not in plan
+    assert count_by_status(session, run.owner_id) == {RunStatus.running: 1, RunStatus.finished: 9}
+
+
+def test_listing_what_is_in_progress_uses_an_index(session: Session, run: Workflow) -> None:
+    plan = plans_of(session, lambda: list_workflows(session, run.owner_id, statuses=[RunStatus.running]))
+    assert "Index" in plan
+    assert "Seq Scan" not in plan
+    query = sa.select(Workflow.id_).where(Workflow.status == RunStatus.running).order_by(Workflow.id_)
+    text = str(query.limit(10).compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))
+    assert "ix_workflow_in_progress" in "\n".join(session.execute(sa.text(f"EXPLAIN {text}")).scalars())
+
+
+def test_a_page_of_a_history_uses_an_index(session: Session, run: Workflow) -> None:
+    token = history(session, run, limit=1).token
+    for asked in (None, token):
+        plan = plans_of(session, lambda asked=asked: history(session, run, limit=1, token=asked))
+        assert "pk_status_change" in plan
+        assert "Seq Scan on status_change" not in plan
+        assert "Seq Scan on workflow" not in plan
