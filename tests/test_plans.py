@@ -23,8 +23,8 @@ RUNS = """
         (id_, owner_id, name, type_, status, workspace_path, run_number_major, run_number_minor, revision,
          run_started_at, run_finished_at)
     SELECT gen_random_uuid(), user_.id_, 'run', 'serial',
-           CASE WHEN n = 1 THEN 'running' ELSE 'finished' END::platform.run_status, '/x/' || n, n, 0, 3, now(),
-           CASE WHEN n = 1 THEN NULL ELSE now() END
+           CASE WHEN n = 1 THEN 'running' ELSE 'finished' END::platform.run_status, '/x/' || n, n, 0, 3,
+           now(), CASE WHEN n = 1 THEN NULL ELSE now() END
     FROM platform.user_ CROSS JOIN generate_series(1, :runs) AS n
 """
 CHANGES = """
@@ -69,7 +69,7 @@ def plans_of(session: Session, ask) -> str:
 
 def test_counting_a_tenants_statuses_uses_an_index(session: Session, run: Workflow) -> None:
     plan = plans_of(session, lambda: count_by_status(session, run.owner_id))
-    assert "ix_workflow_owner_id_status" in plan
+    assert "Index Cond: (owner_id" in plan
     assert "Seq Scan" not in plan
     assert count_by_status(session, run.owner_id) == {RunStatus.running: 1, RunStatus.finished: 9}
 
