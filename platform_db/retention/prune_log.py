@@ -31,7 +31,7 @@ def prune_log(
 ) -> int:
     """Delete the chunks that the rule names, or count them, and return how many there were.
 
-    Chunks are not locked first: a log that has ended is written by nobody, and services may not change chunks.
+    Chunks are not locked first: what has ended is written by nobody, and services may not change chunks.
     """
     gone, after, looked = 0, uuid.UUID(int=0), LOOK
     while looked == LOOK:
