@@ -31,7 +31,7 @@ def prune_log(
 ) -> int:
     """Delete the chunks that the rule names, or count them, and return how many there were.
 
-    A log that has ended is written by nobody, so nothing of it is ever locked by somebody else for long.
+    Chunks are not locked first: what has ended is written by nobody, and services may not change chunks.
     """
     gone, after, looked = 0, uuid.UUID(int=0), LOOK
     while looked == LOOK:
@@ -106,7 +106,7 @@ def _delete(rule: RetentionRule, archived: bool) -> sa.TextClause:
         f"""
         WITH due AS MATERIALIZED (
             SELECT {of_chunk} {_due_chunks(rule)}
-            ORDER BY {of_chunk} LIMIT :batch FOR UPDATE OF chunk SKIP LOCKED
+            ORDER BY {of_chunk} LIMIT :batch
         )
         DELETE FROM {SCHEMA}.{rule.table} AS gone USING due
         WHERE (gone.owner_id, gone.{column}, gone.id_) = (due.owner_id, due.{column}, due.id_)
