@@ -62,6 +62,9 @@ def grant_statements() -> list[str]:
                 f"CREATE POLICY {policy_name(role)} ON {SCHEMA}.{table} FOR {command} TO {role.value}"
                 f" USING (true){' WITH CHECK (true)' if command == 'ALL' else ''}"
             )
+    statements.append(
+        f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {SCHEMA} TO {Role.service.value}, {Role.tenant.value}"
+    )
     return statements
 
 

@@ -24,6 +24,7 @@ ALTER TABLE platform.log_chunk ADD COLUMN transaction_id BIGINT DEFAULT 0 NOT NU
 
 ALTER TABLE platform.log_chunk ALTER COLUMN transaction_id SET DEFAULT pg_current_xact_id()::text::bigint;
 
+-- squawk-ignore require-concurrent-index-deletion
 DROP INDEX platform.ix_lease_heartbeat_at;
 
 ALTER TABLE platform.lease SET (
