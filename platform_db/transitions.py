@@ -141,7 +141,7 @@ def transition_many(
     if session.new or session.dirty:
         session.flush()
     first = targets[0]
-    if any(target.entity != first.entity for target in targets):
+    if any(target.model is not first.model for target in targets):
         raise errors.PlatformDBError("transition_many takes rows of one kind")
     wanted = first.status(status)
     expected = _Expected.of(first, expected_status, unexpected_statuses)
@@ -159,7 +159,6 @@ def transition_many(
     found = {str(id_): values for id_, *values in session.connection().execute(statement, parameters)}
     results = []
     for target, id_, expected_one in zip(targets, parameters["ids"], revisions, strict=True):
-        target.forget(session)
         changed, stored, revision = found.get(id_, (False, None, None))
         refusal: errors.PlatformDBError | None = None
         if stored is None or revision is None:
@@ -167,6 +166,10 @@ def transition_many(
         elif not changed:
             refusal = target.refusal(target.status_type(stored), revision, wanted, expected, expected_one)
         results.append(TransitionResult(target.id_, changed, stored, revision, refusal))
+    held = {key[1][0] for key in session.identity_map.keys() if key[0] is first.model}  # noqa: SIM118
+    for target in targets:
+        if target.id_ in held:
+            target.forget(session)
     return results
 
 
