@@ -256,16 +256,6 @@ def status(connection: Connection) -> SchemaStatus:
     return SchemaStatus(SchemaState.behind if revision in known else SchemaState.ahead, revision, head)
 
 
-def require_current(engine: Engine | None = None) -> None:
-    """Raise the error that says why the schema cannot be used, unless it is current.
-
-    :param engine: the database; by default the configured one.
-    :raises errors.NeverMigrated, errors.SchemaBehind, errors.SchemaAhead: it is not.
-    """
-    with (engine or database.get_engine()).connect() as connection:
-        status(connection).require_current()
-
-
 def refuse_newer(connection: Connection) -> None:
     """Raise :class:`errors.SchemaAhead` where the database is at a revision that the code does not know."""
     found = status(connection)
