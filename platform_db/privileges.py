@@ -73,7 +73,7 @@ _SPECIAL: dict[str, dict[Role, Verbs]] = {
     "audit_seal_digests": {Role.service: APPEND, Role.readonly: READ, Role.auditor: READ},
     "audit_fence": {Role.service: CHANGE},
     # Alembic's own, which no model speaks of: telling whether the schema is current takes reading it.
-    "alembic_version": {Role.service: READ, Role.readonly: READ},
+    "alembic_version": {Role.service: READ, Role.readonly: READ, Role.auditor: READ},
 }
 
 

@@ -11,6 +11,8 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
+from platform_db.cli.database import session_factory, session_scope
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 COLUMNS = (
@@ -69,7 +71,7 @@ def list_(limit: int, as_json: bool, **chosen: Any) -> None:
     """List audit rows, newest first."""
     from platform_db.audit.reading import as_values, list_audit
 
-    with _factory()() as session:
+    with session_scope() as session:
         for row in list_audit(session, limit=limit, **chosen):
             values = as_values(row)
             if as_json:
@@ -97,7 +99,7 @@ def seal(wait: float) -> None:
     """
     from platform_db.audit import seal_audit_log
 
-    result = seal_audit_log(_factory(), wait=wait)
+    result = seal_audit_log(session_factory(), wait=wait)
     left = "; others wait for a transaction that has not ended" if result.waiting else ""
     click.echo(f"{result.seals} new seals cover {result.rows} rows{left}")
 
@@ -118,7 +120,7 @@ def verify(since: datetime | None, against: TextIO | None, unsigned_until: int) 
     """Check that the log is what was sealed; name the first seal and row that are not."""
     from platform_db.audit import verify_audit_log
 
-    with _factory()() as session:
+    with session_scope() as session:
         result = verify_audit_log(session, since=since, against=against, unsigned_until=unsigned_until)
     click.echo(
         f"{result.seals} seals hold, and {result.rows} rows; retention removed the rows of"
@@ -134,7 +136,7 @@ def export(format_: str, **chosen: Any) -> None:
     """Write audit rows to standard output, oldest first."""
     from platform_db.audit import export_audit
 
-    with _factory()() as session:
+    with session_scope() as session:
         rows = export_audit(session, **chosen)
         if format_ == "jsonl":
             for row in rows:
@@ -153,7 +155,7 @@ def export_seals(after: int) -> None:
     """Write the seals to standard output, one JSON object a line, to be kept elsewhere."""
     from platform_db import audit as library
 
-    with _factory()() as session:
+    with session_scope() as session:
         for exported in library.export_seals(session, after=after):
             click.echo(json.dumps(exported))
 
@@ -179,7 +181,7 @@ def prune(older_than: int) -> None:
     from platform_db.audit import prune_audit_log
 
     before = datetime.now(timezone.utc) - timedelta(days=older_than)
-    factory, pruned = _factory(database.migration_url()), 0
+    factory, pruned = session_factory(database.migration_url()), 0
     while True:
         with factory() as session, session.begin():
             seals = prune_audit_log(session, before)
@@ -187,12 +189,3 @@ def prune(older_than: int) -> None:
             break
         pruned += seals
     click.echo(f"removed the rows of {pruned} seals")
-
-
-def _factory(url: Any = None) -> Any:
-    """Return a maker of sessions; by default on the configured database."""
-    from sqlalchemy import orm
-
-    from platform_db import database
-
-    return orm.sessionmaker(database.create_engine(url or database.database_url()))

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from platform_db.cli.database import session_scope
 from platform_db.cli.health import compact, get, prune, stats
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -50,7 +51,6 @@ def check(deep: bool, as_json: bool) -> None:
 
 
 def _check_deeply(as_json: bool) -> None:
-    from platform_db.database import session_scope
     from platform_db.health.deep_check import check_deeply, require_healthy
 
     with session_scope() as session:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.show import as_json_option, show_row, show_rows
 
 AGE_UNITS = {"": "days", "d": "days", "h": "hours", "m": "minutes"}
@@ -49,10 +50,9 @@ def prune(
     and run again.
     """
     from platform_db import retention
-    from platform_db.database import session_factory
 
     rules = retention.choose_rules(tables, older_than=older_than, batch=batch_size)
-    results = retention.prune(session_factory, rules, dry_run=dry_run, archive=archive)
+    results = retention.prune(session_factory(), rules, dry_run=dry_run, archive=archive)
     rows = [
         {
             "table": result.table,
@@ -70,7 +70,6 @@ def prune(
 @as_json_option
 def stats(as_json: bool) -> None:
     """Show sizes, rows, dead rows, unused indexes, cache hits and how many rows have which status."""
-    from platform_db.database import session_scope
     from platform_db.health.stats import read_stats
 
     with session_scope() as session:
@@ -103,7 +102,6 @@ def compact(dry_run: bool) -> None:
 @as_json_option
 def get(table: str, id_: str, as_json: bool) -> None:
     """Show the row of TABLE with this ID, or with an id that begins so."""
-    from platform_db.database import session_scope
     from platform_db.lookup import describe, find_by_prefix, model_of
 
     with session_scope() as session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from platform_db.cli.database import session_scope
 from platform_db.cli.show import as_json_option, show_row, show_rows
 
 
@@ -19,7 +20,6 @@ def list_(run: str, as_json: bool) -> None:
     """List the jobs of RUN, oldest first."""
     import sqlalchemy as sa
 
-    from platform_db.database import session_scope
     from platform_db.lookup import find_by_prefix
     from platform_db.models import Job, Workflow
 
@@ -45,7 +45,6 @@ def list_(run: str, as_json: bool) -> None:
 @as_json_option
 def show(job_id: str, as_json: bool) -> None:
     """Show JOB."""
-    from platform_db.database import session_scope
     from platform_db.lookup import describe, find_by_prefix
     from platform_db.models import Job
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.progress import show_progress
 from platform_db.cli.quota_report import init_default_period, report, set_limit
 
@@ -98,7 +99,6 @@ def quota() -> None:
 @quota.command
 def create_default_resources() -> None:
     """Create the resources "processing time" and "shared storage"."""
-    from platform_db.database import session_scope
     from platform_db.models import Resource
 
     with session_scope() as session:
@@ -158,12 +158,11 @@ def resource_usage_update(override_policy: bool, as_json: bool, **given: Any) ->
 @measuring_options
 def reconcile(user: str | None, fix: bool, as_json: bool, **given: Any) -> None:
     """Compute everything anew, and show what is stored differently: old -> new, and why."""
-    from platform_db.database import session_factory
     from platform_db.quota import DiskReport, Measuring, reconcile
 
     report, found = DiskReport(), 0
     scope = _scope({"user": user, "shard": None, "stale_after": None})
-    for difference in reconcile(session_factory, scope, Measuring(**given), fix=fix, report=report):
+    for difference in reconcile(session_factory(), scope, Measuring(**given), fix=fix, report=report):
         found += 1
         value = {**asdict(difference), "user_id": str(difference.user_id)}
         _print(as_json, value, _describe_difference(difference))
@@ -194,32 +193,29 @@ def _is_switched_off(override: bool, as_json: bool) -> bool:
 
 
 def _update_disk(given: dict[str, Any], quiet: bool) -> DiskReport:
-    from platform_db.database import session_factory
     from platform_db.quota import Measuring, release_expired_reservations, update_disk_usage
 
+    sessions = session_factory()
     scope = _scope(given)
     measuring: Measuring = Measuring(given["workers"], given["method"], given["apparent"], given["gentle"])
     if not given["dry_run"]:
-        release_expired_reservations(session_factory)
+        release_expired_reservations(sessions)
     with show_progress("workspaces", quiet=quiet) as progress:
-        return update_disk_usage(
-            session_factory, scope, measuring, dry_run=given["dry_run"], progress=progress
-        )
+        return update_disk_usage(sessions, scope, measuring, dry_run=given["dry_run"], progress=progress)
 
 
 def _update_cpu(given: dict[str, Any], quiet: bool) -> CpuReport:
-    from platform_db.database import session_factory
     from platform_db.quota import release_expired_reservations, update_cpu_usage
 
+    sessions = session_factory()
     scope = _scope(given)
     if not given["dry_run"]:
-        release_expired_reservations(session_factory)
+        release_expired_reservations(sessions)
     with show_progress("users", quiet=quiet) as progress:
-        return update_cpu_usage(session_factory, scope, dry_run=given["dry_run"], progress=progress)
+        return update_cpu_usage(sessions, scope, dry_run=given["dry_run"], progress=progress)
 
 
 def _scope(given: dict[str, Any]) -> Scope:
-    from platform_db.database import session_scope
     from platform_db.quota import Scope
     from platform_db.quota.resources import find_user
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from platform_db.cli.database import session_scope
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -26,7 +28,6 @@ HEALTH_COLOURS = {"healthy": "green", "warning": "yellow", "critical": "red"}
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV: one line per user and resource, or workflow.")
 def report(user: str | None, workflows: bool, as_json: bool, as_csv: bool) -> None:
     """Show who uses how much of their quota, as it was last updated."""
-    from platform_db.database import session_scope
     from platform_db.quota.report import report_users, report_workflows
     from platform_db.quota.resources import find_user
 
@@ -139,7 +140,6 @@ def set_limit(user: str, resource: str, amount: str) -> None:
     USER is an id or an e-mail address, RESOURCE is cpu, disk or a resource's name, AMOUNT is such as 50GiB,
     100h or unlimited.
     """
-    from platform_db.database import session_scope
     from platform_db.quota import limits, set_limit
     from platform_db.quota.resources import find_user, get_resource
 
@@ -162,7 +162,6 @@ def init_default_period(dry_run: bool) -> None:
     Periods are counted from the creation of the user's account; their length is that of
     PLATFORM_DB_DEFAULT_QUOTA_CPU_PERIOD_RESET_MONTHS.
     """
-    from platform_db.database import session_scope
     from platform_db.models import ResourceType
     from platform_db.quota import get_default_quota_resource, initialise_default_periods
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from platform_db.cli.database import session_factory
 from platform_db.cli.show import as_json_option, show_rows
 
 
@@ -18,11 +19,10 @@ def retention() -> None:
 def apply(dry_run: bool, as_json: bool) -> None:
     """Remove from workspaces the files that rules name whose time has come."""
     from platform_db.cli.progress import show_progress
-    from platform_db.database import session_factory
     from platform_db.retention.workspaces import apply_retention_rules
 
     with show_progress("rules", quiet=as_json) as progress:
-        report = apply_retention_rules(session_factory, dry_run=dry_run, progress=progress)
+        report = apply_retention_rules(session_factory(), dry_run=dry_run, progress=progress)
     rows = [
         {
             "rule": str(rule.rule_id),

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from platform_db.cli.database import session_factory
+
 sql_option = click.option("--sql", "as_sql", is_flag=True, help="Print the SQL instead of running it.")
 
 
@@ -22,12 +24,16 @@ def create(as_sql: bool) -> None:
 
     It takes a login that may create roles. Where there is none, --sql prints what an administrator is to run.
     """
+    from sqlalchemy import orm
+
+    from platform_db import database
     from platform_db import roles as library
 
     if as_sql:
         _print(library.create_statements())
         return
-    made = library.create_roles(_factory())
+    # Roles belong to the server: the schema of this database does not matter.
+    made = library.create_roles(orm.sessionmaker(database.create_engine(database.migration_url())))
     for name in made:
         click.echo(f"made {name}")
     if not made:
@@ -42,12 +48,13 @@ def grant(to: str | None, as_sql: bool) -> None:
 
     Run it as the tables' owner, after each upgrade.
     """
+    from platform_db import database
     from platform_db import roles as library
 
     if as_sql:
         _print(library.grant_statements())
         return
-    library.grant_privileges(_factory(), to=to)
+    library.grant_privileges(session_factory(database.migration_url()), to=to)
     click.echo("the roles have their privileges in this database")
 
 
@@ -55,11 +62,11 @@ def grant(to: str | None, as_sql: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(as_json: bool) -> None:
     """Show what each role may do, and in what the database differs from it."""
-    from platform_db import errors
+    from platform_db import database, errors
     from platform_db import roles as library
     from platform_db.privileges import Role, privileges
 
-    with _factory()() as session:
+    with session_factory(database.migration_url())() as session:
         differences = library.differences(session)
     table: dict[str, dict[str, Any]] = {
         name: {role.value: list(by_role.get(role, ())) for role in Role}
@@ -84,13 +91,3 @@ def show(as_json: bool) -> None:
 def _print(statements: list[str]) -> None:
     for statement in statements:
         click.echo(f"{statement};")
-
-
-def _factory() -> Any:
-    """Return a maker of sessions on a direct connection, by the login that migrates."""
-    from sqlalchemy import orm
-    from sqlalchemy.pool import NullPool
-
-    from platform_db import database
-
-    return orm.sessionmaker(database.create_engine(database.migration_url(), poolclass=NullPool))

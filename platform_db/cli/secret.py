@@ -6,6 +6,7 @@ import json
 
 import click
 
+from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.user import json_option
 
 
@@ -32,9 +33,9 @@ def status(as_json: bool) -> None:
 
     It fails where a key is missing that stored secrets need.
     """
-    from platform_db import database, tokens
+    from platform_db import tokens
 
-    with database.session_scope() as session:
+    with session_scope() as session:
         report = tokens.report_keys(session)
     if as_json:
         click.echo(json.dumps([vars(key) for key in report.keys]))
@@ -55,11 +56,11 @@ def rotate(batch: int, as_json: bool) -> None:
     First give every process both keys, the new one first. Then run this; it can be stopped and run again at
     any time. Then take the old key away.
     """
-    from platform_db import database, errors, tokens
+    from platform_db import errors, tokens
     from platform_db.cli.progress import show_progress
 
     with show_progress("secrets", quiet=as_json) as progress:
-        rotation = tokens.rotate(database.session_factory, batch=batch, progress=progress)
+        rotation = tokens.rotate(session_factory(), batch=batch, progress=progress)
     if as_json:
         click.echo(json.dumps(vars(rotation)))
     else:

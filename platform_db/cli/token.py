@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.user import json_option, user_argument
 from platform_db.cli.values import duration_seconds, read_value, refuse_value
 
@@ -69,10 +70,10 @@ def _issue(
     own_value: bool,
     as_json: bool,
 ) -> None:
-    from platform_db import database, tokens, users
+    from platform_db import tokens, users
 
     brought = read_value() if own_value else None
-    with database.session_scope() as session:
+    with session_scope() as session:
         value = tokens.issue(
             session,
             users.find_user(session, user),
@@ -94,9 +95,9 @@ def _issue(
 @json_option
 def request(user: str, as_json: bool) -> None:
     """Ask for an access token in the user's name; somebody else grants it."""
-    from platform_db import database, tokens, users
+    from platform_db import tokens, users
 
-    with database.session_scope() as session:
+    with session_scope() as session:
         requested = _facts(tokens.request(session, users.find_user(session, user)))
     click.echo(json.dumps(requested) if as_json else requested["id"])
 
@@ -106,9 +107,9 @@ def request(user: str, as_json: bool) -> None:
 @json_option
 def list_(user: str, as_json: bool) -> None:
     """List a user's tokens, the oldest first; never their values."""
-    from platform_db import database, tokens, users
+    from platform_db import tokens, users
 
-    with database.session_scope() as session:
+    with session_scope() as session:
         found = [_facts(token) for token in tokens.list_tokens(session, users.find_user(session, user))]
     if as_json:
         click.echo(json.dumps(found))
@@ -125,12 +126,12 @@ def list_(user: str, as_json: bool) -> None:
 @click.option("--reason", help="Why, for the history and the audit log.")
 def revoke(token_id: str | None, by_value: bool, reason: str | None) -> None:
     """Revoke a token for good, by its id, or by its value where it was found somewhere."""
-    from platform_db import database, tokens
+    from platform_db import tokens
 
     if (token_id is None) != by_value:
         raise click.UsageError("give either a token's id or --by-value")
     value = read_value() if by_value else None
-    with database.session_scope() as session:
+    with session_scope() as session:
         found = token_id if value is None else tokens.find_token(session, value)
         changed = tokens.revoke(session, found or "", reason=reason)
     click.echo("revoked" if changed else "nothing to do: it was revoked before")
@@ -148,11 +149,12 @@ def revoke(token_id: str | None, by_value: bool, reason: str | None) -> None:
 @json_option
 def purge(revoked_for: float, as_json: bool) -> None:
     """Revoke expired tokens, and delete those that have long been revoked. The audit log keeps their ids."""
-    from platform_db import database, tokens
+    from platform_db import tokens
 
+    sessions = session_factory()
     counts = {
-        "expired": tokens.revoke_expired(database.session_factory),
-        "purged": tokens.purge(database.session_factory, revoked_for=timedelta(seconds=revoked_for)),
+        "expired": tokens.revoke_expired(sessions),
+        "purged": tokens.purge(sessions, revoked_for=timedelta(seconds=revoked_for)),
     }
     click.echo(json.dumps(counts) if as_json else f"{counts['expired']} expired, {counts['purged']} purged")
 

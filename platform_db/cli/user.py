@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from platform_db.cli.database import session_scope
+
 if TYPE_CHECKING:
     from platform_db.models import User
 
@@ -28,11 +30,11 @@ def user() -> None:
 @json_option
 def create(email: str, as_json: bool, **values: Any) -> None:
     """Create the user with this EMAIL address."""
-    from platform_db import database, users
+    from platform_db import users
 
     if (values["idp_issuer"] is None) != (values["idp_subject"] is None):
         raise click.UsageError("--idp-issuer and --idp-subject go together")
-    with database.session_scope() as session:
+    with session_scope() as session:
         created = _facts(users.create_user(session, email, **values))
     click.echo(json.dumps(created) if as_json else created["id"])
 
@@ -41,10 +43,10 @@ def create(email: str, as_json: bool, **values: Any) -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """List all users, the oldest first."""
-    from platform_db import database, users
+    from platform_db import users
 
     after = None
-    with database.session_scope() as session:
+    with session_scope() as session:
         while page := users.list_users(session, after=after):
             for found in page:
                 facts = _facts(found)
@@ -58,9 +60,9 @@ def list_(as_json: bool) -> None:
 @json_option
 def show(user: str, as_json: bool) -> None:
     """Show a user: who it is, the access token's status, and how much work there is."""
-    from platform_db import database, users
+    from platform_db import users
 
-    with database.session_scope() as session:
+    with session_scope() as session:
         found = users.find_user(session, user)
         facts = {
             **_facts(found),
@@ -87,9 +89,9 @@ def delete(user: str, delete_work: bool, yes: bool) -> None:
     While the user has runs, sessions or services this is refused, unless --delete-work says that they go,
     too. Nothing on any disk or cluster is touched: stop what runs, and remove the workspaces, first.
     """
-    from platform_db import database, users
+    from platform_db import users
 
-    with database.session_scope() as session:
+    with session_scope() as session:
         found = users.find_user(session, user)
         if not yes:
             work = ", ".join(f"{count} {table}" for table, count in users.count_work(session, found).items())

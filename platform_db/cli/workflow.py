@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.show import as_json_option, show_row, show_rows
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ def list_(user: str | None, statuses: tuple[str, ...], limit: int, as_json: bool
     """List runs, newest first: those of USER, or everybody's."""
     import sqlalchemy as sa
 
-    from platform_db.database import session_scope
     from platform_db.models import RunStatus, Workflow
     from platform_db.quota.resources import find_user
 
@@ -58,7 +58,6 @@ def list_(user: str | None, statuses: tuple[str, ...], limit: int, as_json: bool
 @as_json_option
 def show(run: str, user: str | None, as_json: bool) -> None:
     """Show RUN."""
-    from platform_db.database import session_scope
     from platform_db.lookup import describe
 
     with session_scope() as session:
@@ -78,7 +77,6 @@ def history(run: str, user: str | None, since: datetime | None, level: Any, as_j
     """Show what became of RUN and its jobs."""
     from datetime import timezone
 
-    from platform_db.database import session_scope
     from platform_db.history import history as read_history
 
     entries, token, full = [], None, True
@@ -116,7 +114,6 @@ def history(run: str, user: str | None, since: datetime | None, level: Any, as_j
 def logs(run: str, user: str | None, tail: int | None, follow: bool) -> None:
     """Print the log of RUN, byte by byte as it was written."""
     from platform_db import logs as stored
-    from platform_db.database import session_factory, session_scope
 
     with session_scope() as session:
         found = _find(session, run, user)
@@ -127,7 +124,7 @@ def logs(run: str, user: str | None, tail: int | None, follow: bool) -> None:
             else:
                 sys.stdout.buffer.write(stored.read_log(session, found))
             return
-    for text in stored.follow_log(session_factory, run_id):
+    for text in stored.follow_log(session_factory(), run_id):
         click.echo(text, nl=False)
 
 
@@ -157,7 +154,6 @@ def recover(older_than: float, policies: tuple[str, ...], node: str | None, as_j
     from collections import Counter
 
     from platform_db import leases
-    from platform_db.database import session_scope
 
     chosen: dict[str, str] = dict(leases.DEFAULT_POLICIES)
     for policy in policies:
@@ -166,9 +162,9 @@ def recover(older_than: float, policies: tuple[str, ...], node: str | None, as_j
             raise click.BadParameter(f"{policy!r} is not KIND=POLICY", param_hint="--policy")
         chosen[kind] = name
     counts: Counter[str] = Counter()
-    again = True
+    sessions, again = session_factory(), True
     while again:
-        with session_scope() as session:
+        with sessions() as session, session.begin():
             if node is not None:
                 counts.update(leases.recover_owned_by(session, node, chosen))
                 again = False

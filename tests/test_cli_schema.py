@@ -1,0 +1,108 @@
+"""Every command that needs the tables refuses a schema that is not the code's, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+import pytest
+import sqlalchemy as sa
+
+from platform_db import crypto, errors, schema
+from platform_db.cli import main
+from platform_db.models import Base
+from tests.command_line import one_line, run
+
+ID = "0190f0c4-0000-7000-8000-000000000000"
+
+ARGUMENTS = {
+    "audit prune": ["--older-than", "1"],
+    "db get": ["workflow", ID],
+    "job list": [ID],
+    "job show": [ID],
+    "quota set-limit": ["ada@example.org", "cpu", "1h"],
+    "token grant": ["ada@example.org"],
+    "token issue": ["ada@example.org"],
+    "token list": ["ada@example.org"],
+    "token request": ["ada@example.org"],
+    "token revoke": [ID],
+    "user create": ["eve@example.org"],
+    "user delete": ["ada@example.org"],
+    "user show": ["ada@example.org"],
+    "workflow history": [ID],
+    "workflow logs": [ID],
+    "workflow show": [ID],
+}
+
+# They need no table, or are there for schemas of every age.
+OTHERS = {
+    "audit public-key",
+    "db compact",
+    "db url",
+    "db version",
+    "db wait",
+    "demo",
+    "init",
+    "roles create",
+    "secret generate",
+}
+
+
+def commands(group: click.Group, *names: str) -> Iterator[str]:
+    """Give the words of every command, ``alembic`` aside."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, *names, name)
+        else:
+            yield " ".join([*names, name])
+
+
+NEED_TABLES = sorted({name for name in commands(main) if not name.startswith("alembic ")} - OTHERS)
+
+
+def read_rows(uri: str) -> set[tuple[str, str]]:
+    """Return every row's table and version."""
+    with schema.connect(uri) as connection:
+        return {
+            (table.name, version)
+            for table in Base.metadata.sorted_tables
+            for version in connection.execute(
+                sa.text(f"SELECT xmin::text || ctid::text FROM {table.fullname}")
+            ).scalars()
+        }
+
+
+@pytest.mark.parametrize("command", NEED_TABLES)
+def test_a_newer_schema_is_left_as_it_is(database_uri: str, command: str) -> None:
+    with schema.connect(database_uri) as connection, connection.begin():
+        connection.execute(
+            sa.text("INSERT INTO platform.user_ (id_, email) VALUES (gen_random_uuid(), 'ada@example.org')")
+        )
+        connection.execute(sa.text("UPDATE platform.alembic_version SET version_num = '9999'"))
+    before = read_rows(database_uri)
+
+    result = run(
+        database_uri,
+        *command.split(),
+        *ARGUMENTS.get(command, ()),
+        PLATFORM_DB_SECRET_KEY=crypto.generate_key(),
+    )
+
+    assert result.exit_code == errors.SchemaAhead.exit_code, result.output
+    assert "9999" in one_line(result.stderr)
+    assert read_rows(database_uri) == before
+
+
+@pytest.mark.parametrize("command", NEED_TABLES)
+def test_a_database_without_a_schema_is_named(empty_database_uri: str, command: str) -> None:
+    result = run(
+        empty_database_uri,
+        *command.split(),
+        *ARGUMENTS.get(command, ()),
+        PLATFORM_DB_SECRET_KEY=crypto.generate_key(),
+    )
+
+    assert result.exit_code == errors.NeverMigrated.exit_code, result.output
+    assert "platform-db alembic upgrade" in one_line(result.stderr)
