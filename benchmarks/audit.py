@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from platform_db import audit, database
-from platform_db.audit.content import LINE
+from platform_db.audit.content import LINE, ROWS
 
 ROWS = 100_000
 WRITERS = 16
@@ -63,7 +63,7 @@ def read(uri: str) -> None:
     connection = psycopg2.connect(uri)
     cursor = connection.cursor("stream")
     cursor.itersize = 5000
-    cursor.execute(f"SELECT {LINE} FROM platform.audit_log ORDER BY number")
+    cursor.execute(f"SELECT {LINE} FROM {ROWS} ORDER BY number")
     digest = hashlib.sha256()
     for (line,) in cursor:
         digest.update(line.encode())
@@ -71,11 +71,16 @@ def read(uri: str) -> None:
 
 
 def seal(uri: str, seconds: float) -> None:
-    """Compare writing with and without a sealer, in turns."""
-    for _ in range(2):
-        alone = write_in_processes(uri, seconds, sealing=False)
-        sealed = write_in_processes(uri, seconds, sealing=True)
-        print(f"alone: {alone:,.0f} rows/s  while sealing: {sealed:,.0f} rows/s  ratio: {sealed / alone:.2f}")
+    """Compare writing with and without a sealer: one before, two in the middle, so that a trend hits both."""
+    alone = sealed = 0.0
+    for sealing in (False, True, True, False):
+        written = write_in_processes(uri, seconds, sealing=sealing)
+        print(f"{'while sealing' if sealing else 'alone':14} {written:7,.0f} rows/s", flush=True)
+        if sealing:
+            sealed += written
+        else:
+            alone += written
+    print(f"ratio: {sealed / alone:.2f}")
     factory = orm.sessionmaker(database.create_engine(uri))
     audit.seal_audit_log(factory, wait=60)
     with factory() as session:

@@ -15,15 +15,19 @@ CONTENT = (
     " extract(epoch FROM created))::text"
 )
 
-LINE = f"number || ' ' || {CONTENT} || E'\\n'"
+# What follows takes rows of ``number`` and ``content``, so that a statement which needs both hashes writes a
+# row's JSON once.
+LINE = "number || ' ' || content || E'\\n'"
 
 CONTENT_HASH = f"sha256(convert_to(coalesce(string_agg({LINE}, '' ORDER BY number), ''), 'UTF8'))"
 
 DIGEST_BYTES = 16
 
 # Without the number: a row that was moved elsewhere is recognised by its content.
-DIGEST = f"substr(sha256(convert_to({CONTENT}, 'UTF8')), 1, {DIGEST_BYTES})"
+DIGEST = f"substr(sha256(convert_to(content, 'UTF8')), 1, {DIGEST_BYTES})"
 
 DIGESTS = f"coalesce(string_agg(int8send(number) || {DIGEST}, ''::bytea ORDER BY number), '')"
 
 TABLE = f"{SCHEMA}.audit_log"
+
+ROWS = f"(SELECT number, id_, created, {CONTENT} AS content FROM {TABLE}) AS log"

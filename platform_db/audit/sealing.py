@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit.chain import add_seal, last_seal, try_lock_chain
-from platform_db.audit.content import CONTENT_HASH, DIGESTS, TABLE
+from platform_db.audit.content import CONTENT_HASH, DIGESTS, ROWS, TABLE
 from platform_db.models import AuditSeal, AuditSealDigests
 from platform_db.types import SCHEMA
 
@@ -138,7 +138,7 @@ _READ_ROWS = sa.text(
     SELECT count(*) AS row_count, max(number) AS last_row, max(created) AS last_created,
            {CONTENT_HASH} AS content_hash, {DIGESTS} AS digests, clock_timestamp() AS sealed_at
     FROM (
-        SELECT * FROM {TABLE} WHERE number > :after AND number <= :fence ORDER BY number LIMIT :limit
+        SELECT * FROM {ROWS} WHERE number > :after AND number <= :fence ORDER BY number LIMIT :limit
     ) AS log
     """
 )

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit.chain import NO_HASH, read_seals, seal_hash
-from platform_db.audit.content import CONTENT_HASH, DIGEST, DIGEST_BYTES, TABLE
+from platform_db.audit.content import CONTENT_HASH, DIGEST, DIGEST_BYTES, ROWS, TABLE
 from platform_db.audit.signing import is_signed, verify_keys
 from platform_db.models import AuditSeal, AuditSealDigests
 from platform_db.types import SCHEMA
@@ -157,11 +157,11 @@ _READ_SEALED = sa.text(
     f"""
     SELECT count(*) AS row_count, {CONTENT_HASH} AS content_hash,
            (SELECT first_kept_seal FROM {SCHEMA}.audit_seal ORDER BY number DESC LIMIT 1) AS first_kept_seal
-    FROM {TABLE} WHERE {_SPAN}
+    FROM {ROWS} WHERE {_SPAN}
     """
 )
 
-_READ_DIGESTS = sa.text(f"SELECT number, id_, {DIGEST} AS digest FROM {TABLE} WHERE {_SPAN}")
+_READ_DIGESTS = sa.text(f"SELECT number, id_, {DIGEST} AS digest FROM {ROWS} WHERE {_SPAN}")
 
 _IS_SEALED = sa.text(
     f"SELECT EXISTS (SELECT FROM {SCHEMA}.audit_seal_digests"
