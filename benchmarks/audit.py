@@ -25,7 +25,7 @@ from sqlalchemy import orm
 from platform_db import audit, database
 from platform_db.audit.content import LINE, ROWS
 
-ROWS = 100_000
+ROW_COUNT = 100_000
 WRITERS = 16
 
 FILL = sa.text(
@@ -42,10 +42,10 @@ def verify(uri: str) -> None:
     """Compare verifying with reading."""
     factory = orm.sessionmaker(database.create_engine(uri))
     with factory() as session, session.begin():
-        session.execute(FILL, {"rows": ROWS})
+        session.execute(FILL, {"rows": ROW_COUNT})
     with factory() as session, session.begin():
         session.execute(sa.text("ANALYZE platform.audit_log"))
-    print("sealing:  ", f"{ROWS / timed(lambda: audit.seal_audit_log(factory)):,.0f} rows/s")
+    print("sealing:  ", f"{ROW_COUNT / timed(lambda: audit.seal_audit_log(factory)):,.0f} rows/s")
     for _ in range(3):
         bare = timed(lambda: read(uri))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -53,7 +53,7 @@ def verify(uri: str) -> None:
             verifying = timed(lambda session=session: audit.verify_audit_log(session))
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         print(
-            f"bare read: {ROWS / bare:,.0f} rows/s  verifying: {ROWS / verifying:,.0f} rows/s"
+            f"bare read: {ROW_COUNT / bare:,.0f} rows/s  verifying: {ROW_COUNT / verifying:,.0f} rows/s"
             f"  ratio: {bare / verifying:.2f}  memory: +{grown} kB"
         )
 

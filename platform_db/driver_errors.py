@@ -51,6 +51,8 @@ def raise_own_error(context: ExceptionContext) -> None:
         raise errors.AppendOnly(diagnostics.message_primary)
     if diagnostics.sqlstate == "PD003":
         raise errors.Refused(diagnostics.message_primary)
+    if diagnostics.sqlstate == "PD004":
+        raise errors.RunNumberError(diagnostics.message_primary)
     if own and diagnostics.constraint_name in CONSTRAINT_ERRORS:
         raise CONSTRAINT_ERRORS[diagnostics.constraint_name]()
 

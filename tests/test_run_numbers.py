@@ -82,6 +82,21 @@ def test_a_number_can_be_taken_before_the_flush(session: Session) -> None:
     assert make_run(session, owner, name="early").run_number == "2"
 
 
+def test_runs_that_no_flush_writes_are_numbered_too(session: Session) -> None:
+    owner = make_user(session)
+    values = {"owner_id": owner.id_, "name": "bulk", "type_": "serial", "workspace_path": "/w"}
+    session.execute(sa.insert(Workflow), [values] * 3)
+    session.execute(
+        sa.text(
+            "INSERT INTO platform.workflow (id_, owner_id, name, type_, workspace_path, restart)"
+            " VALUES (gen_random_uuid(), :owner_id, 'bulk', 'serial', '/w', true)"
+        ),
+        {"owner_id": owner.id_},
+    )
+    runs = session.scalars(sa.select(Workflow).where(Workflow.name == "bulk"))
+    assert sorted(run.run_number for run in runs) == ["1", "2", "3", "3.1"]
+
+
 def test_split_run_number() -> None:
     assert split_run_number("2.10") == (2, 10)
     assert split_run_number("2") == (2, 0)
@@ -107,6 +122,27 @@ def create_in_opposite_orders(uri: str, owner_id: object, number: int) -> None:
 
     for _ in range(10):
         database.run_transaction(two_runs, factory=factory, attempts=1)
+
+
+def create_for_both(uri: str, owner_ids: list[object], number: int) -> None:
+    factory = sessionmaker(database.create_engine(uri))
+
+    def two_runs(session: Session) -> None:
+        ordered = owner_ids if number % 2 else owner_ids[::-1]
+        session.add_all([new_run(owner_id, "same") for owner_id in ordered])
+
+    for _ in range(20):
+        database.run_transaction(two_runs, factory=factory, attempts=1)
+
+
+def test_one_flush_may_take_its_owners_in_any_order(session: Session, database_uri: str) -> None:
+    owners = [make_user(session).id_ for _ in range(2)]
+    session.commit()
+    in_processes(8, create_for_both, database_uri, owners)
+    counts = session.execute(
+        sa.select(sa.func.max(Workflow.run_number_major)).group_by(Workflow.owner_id)
+    ).scalars()
+    assert list(counts) == [160, 160]
 
 
 def test_sixteen_processes_get_eight_hundred_numbers(session: Session, database_uri: str) -> None:

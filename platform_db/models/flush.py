@@ -1,4 +1,4 @@
-"""What the models complete at flush: owners of children, run numbers, and a new user's quota limits.
+"""What the models complete at flush: owners of children, and a new user's quota limits.
 
 Each does its work for the whole flush in one statement, whatever the number of rows.
 """
@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, UOWTransaction
 from platform_db import errors
 from platform_db.models.base import Base, Identified
 from platform_db.models.resource import UserResource
-from platform_db.models.run_number import assign_run_numbers
+from platform_db.models.run_number import prepare_run_numbers
 from platform_db.models.user import User
 from platform_db.models.workflow import Workflow
 
@@ -34,7 +34,7 @@ def complete_new_rows(session: Session, context: UOWTransaction, instances: Any)
         workflow.take_defaults_from_owner()
     _give_owners(session, [row for row in new if type(row).owner_from is not None])
     if workflows:
-        assign_run_numbers(session, workflows)
+        prepare_run_numbers(session, workflows)
 
 
 @event.listens_for(Session, "after_flush")

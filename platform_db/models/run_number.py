@@ -1,7 +1,7 @@
 """Run numbers: 1, 2, 3 … per owner and name; a restart of run 2 is 2.1, 2.2 …
 
-The counters are rows. One statement takes the next numbers for any number of new runs, so concurrent
-creators wait for each other for the length of a transaction, and never collide.
+The counters are rows. A trigger takes a new run's number in one statement, whoever writes the run, so
+concurrent creators wait for each other for the length of a transaction, and never collide.
 
 They wait per owner, by a transaction's advisory lock, and not per counter: transactions that create runs of
 two names in opposite orders would deadlock on the counters, and with a dozen of them at it, running the
@@ -24,6 +24,8 @@ from platform_db.types import SCHEMA
 
 if TYPE_CHECKING:
     from platform_db.models.workflow import Workflow
+
+NO_SUCH_RUN = "PD004"
 
 RUN_NUMBER = re.compile(r"([1-9][0-9]{0,8})(?:\.(0|[1-9][0-9]{0,8}))?", re.ASCII)
 
@@ -65,45 +67,29 @@ def format_run_number(major: int, minor: int) -> str:
     return f"{major}.{minor}" if minor else str(major)
 
 
-def assign_run_numbers(session: Session, workflows: Sequence[Workflow]) -> None:
-    """Give each of the runs its number, in one statement for all of them.
-
-    :raises errors.RunNumberError: one restarts a run that has never been.
-    """
-    groups: dict[tuple[uuid.UUID, str, int], list[Workflow]] = {}
+def prepare_run_numbers(session: Session, workflows: Sequence[Workflow]) -> None:
+    """Get ready for new runs: owners are locked in key order, and counters follow given numbers."""
+    owners = {str(workflow.owner_id) for workflow in workflows if workflow.owner_id is not None}
+    if len(owners) > 1:
+        session.connection().execute(_LOCK, {"owner_ids": sorted(owners)})
     for workflow in workflows:
-        if workflow.run_number_major is not None:
+        if workflow.run_number_minor is not None:
             _note_given_number(session, workflow)
-        else:
-            groups.setdefault((workflow.owner_id, workflow.name, _counter(workflow)), []).append(workflow)
-    if not groups:
-        return
-    keys = sorted(groups)
-    taken = session.connection().execute(
-        _TAKE,
-        {
-            "owner_ids": [str(owner_id) for owner_id, _, _ in keys],
-            "names": [name for _, name, _ in keys],
-            "counters": [counter for _, _, counter in keys],
-            "amounts": [len(groups[key]) for key in keys],
-        },
-    )
-    for key, (major, last) in zip(keys, taken, strict=True):
-        _, name, counter = key
-        if last is None:
-            run = f"run {counter} of {name!r}" if counter > 0 else f"run of {name!r}"
-            raise errors.RunNumberError(f"there is no {run} to restart")
-        for number, workflow in enumerate(groups[key], start=last - len(groups[key]) + 1):
-            workflow.run_number_major, workflow.run_number_minor = (major, number) if major else (number, 0)
 
 
-def _counter(workflow: Workflow) -> int:
-    """Return what the run takes its number from: 0 new runs, -1 the latest run, else that run's restarts."""
-    if not workflow.restart:
-        return 0
-    if workflow.restarted_run_number is None:
-        return -1
-    return split_run_number(workflow.restarted_run_number)[0]
+def take_run_number(session: Session, workflow: Workflow) -> None:
+    """Give a run its number before it is written.
+
+    :raises errors.RunNumberError: it restarts a run that has never been.
+    """
+    values = {
+        "owner_id": str(workflow.owner_id),
+        "name": workflow.name,
+        "restart": bool(workflow.restart),
+        "major": workflow.run_number_major,
+    }
+    taken = session.connection().execute(_TAKE, values).one()
+    workflow.run_number_major, workflow.run_number_minor = taken
 
 
 def _note_given_number(session: Session, workflow: Workflow) -> None:
@@ -114,17 +100,17 @@ def _note_given_number(session: Session, workflow: Workflow) -> None:
             "owner_id": str(workflow.owner_id),
             "name": workflow.name,
             "major": workflow.run_number_major,
-            "minor": workflow.run_number_minor or 0,
+            "minor": workflow.run_number_minor,
         },
     )
 
 
+_LOCK = sa.text(f"SELECT {SCHEMA}.lock_run_counters(id_) FROM unnest(CAST(:owner_ids AS uuid[])) AS id_")
+
 _TAKE = sa.text(
     f"""
-    SELECT taken.major, taken.last
-    FROM unnest(CAST(:owner_ids AS uuid[]), CAST(:names AS text[]), CAST(:counters AS integer[]),
-                CAST(:amounts AS integer[])) AS asked (owner_id, name, counter, amount)
-    CROSS JOIN LATERAL {SCHEMA}.take_run_numbers(owner_id, name, counter, amount) AS taken
+    SELECT major, minor
+    FROM {SCHEMA}.take_run_number(CAST(:owner_id AS uuid), :name, :restart, CAST(:major AS integer))
     """
 )
 
@@ -143,26 +129,50 @@ RUN_NUMBER_FUNCTIONS = [
     f"""\
 CREATE FUNCTION {SCHEMA}.lock_run_counters(owner uuid) RETURNS void LANGUAGE sql
     RETURN pg_advisory_xact_lock(hashtextextended(owner::text, 0));""",
-    # In PL/pgSQL, which keeps the plans of its statements: planning them anew took longer than running them.
     f"""\
-CREATE FUNCTION {SCHEMA}.take_run_numbers(
-    owner uuid, run_name text, counter integer, amount integer, OUT major integer, OUT last integer
+CREATE FUNCTION {SCHEMA}.take_run_number(
+    owner uuid, run_name text, is_restart boolean, INOUT major integer, OUT minor integer
 ) LANGUAGE plpgsql AS $$
-#variable_conflict use_column
+DECLARE
+    latest integer;
+    taken integer;
 BEGIN
     PERFORM {SCHEMA}.lock_run_counters(owner);
-    IF counter <> 0 THEN
-        SELECT CASE WHEN counter < 0 THEN c.last ELSE counter END INTO take_run_numbers.major
-        FROM {SCHEMA}.run_counter AS c
-        WHERE c.owner_id = owner AND c.name = run_name AND c.run_number_major = 0 AND c.last >= counter;
-        IF NOT FOUND THEN
-            RETURN; -- That run has never been.
+    IF is_restart THEN
+        SELECT last INTO latest FROM {SCHEMA}.run_counter
+        WHERE owner_id = owner AND name = run_name AND run_number_major = 0;
+        IF latest IS NULL OR major > latest THEN
+            RAISE EXCEPTION USING
+                ERRCODE = '{NO_SUCH_RUN}',
+                MESSAGE = format('there is no run %sof %L to restart', major || ' ', run_name),
+                SCHEMA = '{SCHEMA}', TABLE = 'workflow';
         END IF;
+        major := coalesce(major, latest);
     END IF;
-    INSERT INTO {SCHEMA}.run_counter AS c (owner_id, name, run_number_major, last)
-    VALUES (owner, run_name, coalesce(take_run_numbers.major, 0), amount)
-    ON CONFLICT (owner_id, name, run_number_major) DO UPDATE SET last = c.last + excluded.last
-    RETURNING c.last INTO take_run_numbers.last;
+    INSERT INTO {SCHEMA}.run_counter AS counter (owner_id, name, run_number_major, last)
+    VALUES (owner, run_name, CASE WHEN is_restart THEN major ELSE 0 END, 1)
+    ON CONFLICT (owner_id, name, run_number_major) DO UPDATE SET last = counter.last + excluded.last
+    RETURNING last INTO taken;
+    IF is_restart THEN
+        minor := taken;
+    ELSE
+        major := taken;
+        minor := 0;
+    END IF;
 END
 $$;""",
+    f"""\
+CREATE FUNCTION {SCHEMA}.number_run() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT major, minor INTO NEW.run_number_major, NEW.run_number_minor
+    FROM {SCHEMA}.take_run_number(NEW.owner_id, NEW.name, NEW.restart, NEW.run_number_major);
+    RETURN NEW;
+END
+$$;""",
+    f"""\
+CREATE TRIGGER number_run BEFORE INSERT ON {SCHEMA}.workflow
+    FOR EACH ROW WHEN (
+        NEW.run_number_minor IS NULL AND NEW.owner_id IS NOT NULL AND NEW.name IS NOT NULL
+        AND (NEW.restart OR NEW.run_number_major IS NULL))
+    EXECUTE FUNCTION {SCHEMA}.number_run();""",
 ]

@@ -24,7 +24,7 @@ from platform_db.models.base import (
 from platform_db.models.log_chunk import LogChunk, encode_log, read_logs
 from platform_db.models.resource import WorkflowResource, quota_usage
 from platform_db.models.retention import WorkspaceRetentionRule
-from platform_db.models.run_number import assign_run_numbers, format_run_number, split_run_number
+from platform_db.models.run_number import format_run_number, split_run_number, take_run_number
 from platform_db.states import RunStatus, WorkspaceRetentionRuleStatus
 from platform_db.types import SCHEMA, Json, Timestamp, native_enum, parse_id
 from platform_db.workspaces import build_workspace_path, list_workspace
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 class Workflow(Identified, Timestamped, Base):
     """One run of a workflow.
 
-    Its run number is given at flush. Its status is guarded by the database
-    (:mod:`platform_db.models.guard`), which also keeps the three times and ``revision``.
+    Its run number is given by the database when it is written. Its status is guarded there, too
+    (:mod:`platform_db.models.guard`), where the three times and ``revision`` are also kept.
 
     :param logs: text with which the run's log begins.
     :param restart: whether this run restarts an earlier one of the same name.
@@ -67,8 +67,8 @@ class Workflow(Identified, Timestamped, Base):
     job_progress: Mapped[Any] = mapped_column(Json, default=dict, server_default="{}")
     workspace_path: Mapped[str] = mapped_column(sa.Text)
     restart: Mapped[bool] = mapped_column(server_default="false")
-    run_number_major: Mapped[int]
-    run_number_minor: Mapped[int]
+    run_number_major: Mapped[int] = mapped_column(server_default=sa.FetchedValue())
+    run_number_minor: Mapped[int] = mapped_column(server_default=sa.FetchedValue())
     run_started_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
     run_finished_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
     run_stopped_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
@@ -159,10 +159,8 @@ class Workflow(Identified, Timestamped, Base):
         if owner_id is not None:
             given["owner_id"] = parse_id(owner_id, "user id")
         super().__init__(**{name: value for name, value in given.items() if value is not None})
-        if restart:
-            self.restarted_run_number = run_number
-        elif run_number is not None:
-            self.run_number_major, self.run_number_minor = split_run_number(run_number)
+        if run_number is not None:
+            self._ask_for_number(run_number)
         self.take_defaults_from_owner()
         if logs:
             self.append_logs(logs)
@@ -176,9 +174,6 @@ class Workflow(Identified, Timestamped, Base):
 
     # -- run numbers
 
-    # The run that this one restarts, between construction and flush; None is the latest.
-    restarted_run_number = None
-
     @property
     def run_number(self) -> str:
         """The run number, such as ``"2"`` or ``"2.1"``."""
@@ -191,12 +186,18 @@ class Workflow(Identified, Timestamped, Base):
             that comes from elsewhere.
         :raises errors.RunNumberError: it is a restart, and there is no such run.
         """
-        if self.restart:
-            self.restarted_run_number = run_number
-        elif run_number is not None:
-            self.run_number_major, self.run_number_minor = split_run_number(run_number)
-        assign_run_numbers(session_of(self), [self])
+        if run_number is not None:
+            self._ask_for_number(run_number)
+        if self.run_number_minor is None:
+            take_run_number(session_of(self), self)
         return self.run_number_major, self.run_number_minor
+
+    def _ask_for_number(self, run_number: str) -> None:
+        """Note the number that is given; of a restart it is only that of the run that it restarts."""
+        major, minor = split_run_number(run_number)
+        self.run_number_major = major
+        if not self.restart:
+            self.run_number_minor = minor
 
     def get_full_workflow_name(self) -> str:
         """Return the name with the run number: ``name.2.1``."""

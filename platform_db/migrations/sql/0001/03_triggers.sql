@@ -54,26 +54,51 @@ CREATE TRIGGER touch_workspace_retention_rule BEFORE UPDATE ON platform.workspac
 CREATE FUNCTION platform.lock_run_counters(owner uuid) RETURNS void LANGUAGE sql
     RETURN pg_advisory_xact_lock(hashtextextended(owner::text, 0));
 
-CREATE FUNCTION platform.take_run_numbers(
-    owner uuid, run_name text, counter integer, amount integer, OUT major integer, OUT last integer
+CREATE FUNCTION platform.take_run_number(
+    owner uuid, run_name text, is_restart boolean, INOUT major integer, OUT minor integer
 ) LANGUAGE plpgsql AS $$
-#variable_conflict use_column
+DECLARE
+    latest integer;
+    taken integer;
 BEGIN
     PERFORM platform.lock_run_counters(owner);
-    IF counter <> 0 THEN
-        SELECT CASE WHEN counter < 0 THEN c.last ELSE counter END INTO take_run_numbers.major
-        FROM platform.run_counter AS c
-        WHERE c.owner_id = owner AND c.name = run_name AND c.run_number_major = 0 AND c.last >= counter;
-        IF NOT FOUND THEN
-            RETURN; -- That run has never been.
+    IF is_restart THEN
+        SELECT last INTO latest FROM platform.run_counter
+        WHERE owner_id = owner AND name = run_name AND run_number_major = 0;
+        IF latest IS NULL OR major > latest THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'PD004',
+                MESSAGE = format('there is no run %sof %L to restart', major || ' ', run_name),
+                SCHEMA = 'platform', TABLE = 'workflow';
         END IF;
+        major := coalesce(major, latest);
     END IF;
-    INSERT INTO platform.run_counter AS c (owner_id, name, run_number_major, last)
-    VALUES (owner, run_name, coalesce(take_run_numbers.major, 0), amount)
-    ON CONFLICT (owner_id, name, run_number_major) DO UPDATE SET last = c.last + excluded.last
-    RETURNING c.last INTO take_run_numbers.last;
+    INSERT INTO platform.run_counter AS counter (owner_id, name, run_number_major, last)
+    VALUES (owner, run_name, CASE WHEN is_restart THEN major ELSE 0 END, 1)
+    ON CONFLICT (owner_id, name, run_number_major) DO UPDATE SET last = counter.last + excluded.last
+    RETURNING last INTO taken;
+    IF is_restart THEN
+        minor := taken;
+    ELSE
+        major := taken;
+        minor := 0;
+    END IF;
 END
 $$;
+
+CREATE FUNCTION platform.number_run() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT major, minor INTO NEW.run_number_major, NEW.run_number_minor
+    FROM platform.take_run_number(NEW.owner_id, NEW.name, NEW.restart, NEW.run_number_major);
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER number_run BEFORE INSERT ON platform.workflow
+    FOR EACH ROW WHEN (
+        NEW.run_number_minor IS NULL AND NEW.owner_id IS NOT NULL AND NEW.name IS NOT NULL
+        AND (NEW.restart OR NEW.run_number_major IS NULL))
+    EXECUTE FUNCTION platform.number_run();
 
 CREATE FUNCTION platform.guard_is_overridden() RETURNS boolean LANGUAGE sql STABLE
     RETURN coalesce(current_setting('platform.guard', true), '')
