@@ -107,8 +107,8 @@ def update_many(entity: str, status: Status, conditions: Conditions) -> sa.TextC
             WHERE target.id_ = locked.id_ AND locked.allowed
             RETURNING target.id_, target.status, target.revision
         )
-        SELECT id_, true AS changed, status, revision FROM changed
+        SELECT id_::text, true AS changed, status, revision FROM changed
         UNION ALL
-        SELECT id_, false, status, revision FROM locked WHERE NOT allowed
+        SELECT id_::text, false, status, revision FROM locked WHERE NOT allowed
         """
     )

@@ -156,7 +156,7 @@ def transition_many(
         **expected.parameters(),
     }
     statement = statements.update_many(first.entity, wanted, statements.Conditions.of(parameters))
-    found = {str(id_): values for id_, *values in session.connection().execute(statement, parameters)}
+    found = {id_: values for id_, *values in session.connection().execute(statement, parameters)}
     results = []
     for target, id_, expected_one in zip(targets, parameters["ids"], revisions, strict=True):
         changed, stored, revision = found.get(id_, (False, None, None))
