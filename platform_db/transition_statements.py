@@ -7,19 +7,10 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from platform_db.models.guard import OWNER_COLUMNS
+from platform_db.models.guard import STAMPS
+from platform_db.models.policies import tenant_columns
 from platform_db.states import MACHINES, Status
 from platform_db.types import SCHEMA
-
-# What the guard writes, to be taken over by the object whose status was changed.
-GUARDED_COLUMNS = {
-    "workflow": ("run_started_at", "run_finished_at", "run_stopped_at"),
-    "interactive_session": ("run_started_at", "run_finished_at", "run_stopped_at"),
-    "service": ("run_started_at", "run_finished_at", "run_stopped_at"),
-    "job": ("started_at", "finished_at"),
-    "user_token": (),
-    "workspace_retention_rule": ("apply_on",),
-}
 
 
 class Conditions(NamedTuple):
@@ -68,7 +59,7 @@ def _allowed(
 
 @cache
 def update(entity: str, status: Status, conditions: Conditions, *, returning: bool) -> sa.TextClause:
-    columns = ", ".join(("revision", *GUARDED_COLUMNS[entity]))
+    columns = ", ".join(("revision", *STAMPS[entity].columns))
     return sa.text(
         f"""
         {f"WITH note AS MATERIALIZED ({_NOTE_REASON})" if conditions.reason else ""}
@@ -87,7 +78,7 @@ def read(entity: str) -> sa.TextClause:
 
 @cache
 def update_many(entity: str, status: Status, conditions: Conditions) -> sa.TextClause:
-    owner = OWNER_COLUMNS.get(entity, "owner_id")
+    owner = tenant_columns()[entity]
     # Each row has its own expected revision, or NULL where any will do.
     wish = f"(CAST(:expected_revision AS integer[]))[array_position(CAST(:ids AS uuid[]), {entity}.id_)]"
     allowed = _allowed(entity, status, conditions, f"coalesce({wish}, revision)")

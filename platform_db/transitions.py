@@ -27,6 +27,7 @@ from platform_db.models import (
     Workflow,
     WorkspaceRetentionRule,
 )
+from platform_db.models.guard import STAMPS
 from platform_db.states import MACHINES, WORKFLOW, Status
 from platform_db.types import parse_id
 
@@ -299,7 +300,7 @@ class _Target(NamedTuple):
     def take_over(self, session: Session, row: Base, status: Status, written: Any) -> None:
         """Give the session's object what the statement wrote, without another query."""
         set_committed_value(row, "status", status)
-        for name in ("revision", *statements.GUARDED_COLUMNS[self.entity]):
+        for name in ("revision", *STAMPS[self.entity].columns):
             set_committed_value(row, name, getattr(written, name))
         session.expire(row, ["updated"])
         _expire_on_rollback(session, row)
@@ -310,7 +311,7 @@ class _Target(NamedTuple):
         """Let the session's object read its status anew when it is next asked."""
         row = self.loaded(session)
         if row is not None:
-            session.expire(row, ["status", "revision", "updated", *statements.GUARDED_COLUMNS[self.entity]])
+            session.expire(row, ["status", "revision", "updated", *STAMPS[self.entity].columns])
             _expire_on_rollback(session, row)
 
 

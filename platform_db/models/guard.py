@@ -21,13 +21,26 @@ Settings of the transaction that the triggers read:
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from platform_db.models.policies import tenant_columns
 from platform_db.states import MACHINES, Machine, Status
 from platform_db.types import SCHEMA
 
 INVALID_TRANSITION = "PD001"
 REFUSED = "PD003"
 
-_STAMP_RUN = """
+
+class Stamps(NamedTuple):
+    """The times that the guard keeps beside a status, and the statements that do it."""
+
+    columns: tuple[str, ...] = ()
+    statements: str = ""
+
+
+_RUN_STAMPS = Stamps(
+    ("run_started_at", "run_finished_at", "run_stopped_at"),
+    """
     IF NEW.status = 'running' THEN
         IF TG_OP = 'INSERT' THEN
             NEW.run_started_at := coalesce(NEW.run_started_at, clock_timestamp());
@@ -40,25 +53,27 @@ _STAMP_RUN = """
         NEW.run_finished_at := coalesce(NEW.run_finished_at, clock_timestamp());
     ELSIF NEW.status = 'stopped' THEN
         NEW.run_stopped_at := coalesce(NEW.run_stopped_at, clock_timestamp());
-    END IF;"""
+    END IF;""",
+)
 
-_STAMP_JOB = """
+_JOB_STAMPS = Stamps(
+    ("started_at", "finished_at"),
+    """
     IF NEW.status = 'running' THEN
         NEW.started_at := coalesce(NEW.started_at, clock_timestamp());
     ELSIF NEW.status IN ('finished', 'failed', 'stopped') THEN
         NEW.finished_at := coalesce(NEW.finished_at, clock_timestamp());
-    END IF;"""
+    END IF;""",
+)
 
-_STAMPS = {
-    "workflow": _STAMP_RUN,
-    "interactive_session": _STAMP_RUN,
-    "service": _STAMP_RUN,
-    "job": _STAMP_JOB,
-    "user_token": "",
-    "workspace_retention_rule": "",
+STAMPS = {
+    "workflow": _RUN_STAMPS,
+    "interactive_session": _RUN_STAMPS,
+    "service": _RUN_STAMPS,
+    "job": _JOB_STAMPS,
+    "user_token": Stamps(),
+    "workspace_retention_rule": Stamps(),
 }
-
-OWNER_COLUMNS = {"user_token": "user_id"}
 
 _IS_OVERRIDDEN = f"""\
 CREATE FUNCTION {SCHEMA}.guard_is_overridden() RETURNS boolean LANGUAGE sql STABLE
@@ -93,7 +108,7 @@ def _names(statuses: frozenset[Status], machine: Machine[Status]) -> str:
 
 def _guard(machine: Machine[Status]) -> list[str]:
     table = machine.entity
-    owner = OWNER_COLUMNS.get(table, "owner_id")
+    owner = tenant_columns()[table]
     rules = "\n".join(
         f"            WHEN '{status.value}' THEN NEW.status IN ({_names(following, machine)})"
         for status, following in machine.transitions.items()
@@ -123,7 +138,7 @@ BEGIN
                 SCHEMA = '{SCHEMA}', TABLE = '{table}', COLUMN = 'status';
         END IF;
         NEW.revision := OLD.revision + 1;
-    END IF;{_STAMPS[table]}
+    END IF;{STAMPS[table].statements}
     RETURN NEW;
 END
 $$;""",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
-from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+from sqlalchemy.orm import Mapped, Session, declared_attr, mapped_column, relationship
 
 from platform_db import units
 from platform_db.config import get_settings
@@ -153,7 +153,21 @@ _CREATE_DEFAULTS = sa.text(
 QUOTA_VERSION = sa.Sequence("quota_version", data_type=sa.BigInteger, metadata=Base.metadata)
 
 
-class WorkflowResource(Base):
+class Usage:
+    """How much of a resource something of a user's has used, and when that was measured."""
+
+    owner_id: Mapped[uuid.UUID]
+    resource_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.resource.id_"))
+    quota_used: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    measured_at: Mapped[datetime | None] = mapped_column(Timestamp)
+
+    @declared_attr
+    def resource(cls) -> Mapped[Resource]:
+        """Of what."""
+        return relationship(lazy="joined", innerjoin=True)
+
+
+class WorkflowResource(Usage, Base):
     """How much of a resource a workflow uses, and when that was measured.
 
     The runs that share a workspace have equal figures for the disk. ``version`` orders figures by when their
@@ -165,18 +179,12 @@ class WorkflowResource(Base):
     tenant_column = "owner_id"
     owner_from = ("workflow_id", "Workflow")
 
-    owner_id: Mapped[uuid.UUID]
     workflow_id: Mapped[uuid.UUID]
-    resource_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.resource.id_"))
-    quota_used: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
-    measured_at: Mapped[datetime | None] = mapped_column(Timestamp)
     version: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     delta: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     stale: Mapped[bool] = mapped_column(server_default="false")
     method: Mapped[str | None] = mapped_column(sa.Text)
     apparent: Mapped[bool] = mapped_column(server_default="false")
-
-    resource: Mapped[Resource] = relationship(lazy="joined", innerjoin=True)
 
     __mapper_args__ = {"primary_key": ["workflow_id", "resource_id"]}
     __table_args__ = (
@@ -187,20 +195,14 @@ class WorkflowResource(Base):
     )
 
 
-class InteractiveSessionResource(Base):
+class InteractiveSessionResource(Usage, Base):
     """How much of a resource an interactive session uses, and when that was measured."""
 
     __tablename__ = "interactive_session_resource"
     tenant_column = "owner_id"
     owner_from = ("session_id", "InteractiveSession")
 
-    owner_id: Mapped[uuid.UUID]
     session_id: Mapped[uuid.UUID]
-    resource_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.resource.id_"))
-    quota_used: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
-    measured_at: Mapped[datetime | None] = mapped_column(Timestamp)
-
-    resource: Mapped[Resource] = relationship(lazy="joined", innerjoin=True)
 
     __mapper_args__ = {"primary_key": ["session_id", "resource_id"]}
     __table_args__ = (
@@ -210,20 +212,14 @@ class InteractiveSessionResource(Base):
     )
 
 
-class ServiceResource(Base):
+class ServiceResource(Usage, Base):
     """How much of a resource a service uses, and when that was measured."""
 
     __tablename__ = "service_resource"
     tenant_column = "owner_id"
     owner_from = ("service_id", "Service")
 
-    owner_id: Mapped[uuid.UUID]
     service_id: Mapped[uuid.UUID]
-    resource_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.resource.id_"))
-    quota_used: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
-    measured_at: Mapped[datetime | None] = mapped_column(Timestamp)
-
-    resource: Mapped[Resource] = relationship(lazy="joined", innerjoin=True)
 
     __mapper_args__ = {"primary_key": ["service_id", "resource_id"]}
     __table_args__ = (
