@@ -1,0 +1,67 @@
+"""How much a run has logged: kept in step with what its transactions append."""
+
+from __future__ import annotations
+
+import uuid
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from platform_db.types import SCHEMA
+
+
+class Sizes:
+    """What a session's transaction has appended, and not yet added to the stored sizes.
+
+    It adds them just before its commit: the lock on a run's size is held for an instant only, and a thousand
+    appends of one transaction leave one version of the row behind, and not a thousand to be walked through.
+    """
+
+    KEY = "platform_db.log_sizes"
+
+    def __init__(self) -> None:
+        self.pending: dict[uuid.UUID, int] = {}
+        self.run_of: dict[uuid.UUID, uuid.UUID] = {}
+
+    @classmethod
+    def of(cls, session: Session) -> Sizes:
+        sizes: Sizes | None = session.info.get(cls.KEY)
+        if sizes is None:
+            sizes = session.info[cls.KEY] = cls()
+            event.listen(session, "before_commit", sizes.store)
+            for ended in ("after_commit", "after_rollback"):
+                event.listen(session, ended, sizes.forget)
+        return sizes
+
+    def pending_of(self, id_: uuid.UUID) -> int:
+        return self.pending.get(self.run_of.get(id_, id_), 0)
+
+    def add(self, id_: uuid.UUID, workflow_id: uuid.UUID, length: int) -> None:
+        if id_ != workflow_id:
+            self.run_of[id_] = workflow_id
+        self.pending[workflow_id] = self.pending.get(workflow_id, 0) + length
+
+    def store(self, session: Session) -> None:
+        if not self.pending or session.in_nested_transaction():
+            return
+        parameters = {"ids": [str(id_) for id_ in self.pending], "lengths": list(self.pending.values())}
+        session.connection().execute(_ADD_SIZES, parameters)
+        self.pending = {}
+
+    def forget(self, session: Session) -> None:
+        if session.in_nested_transaction():
+            return  # What a savepoint took back stays counted: a limit may err to that side.
+        self.pending, self.run_of = {}, {}
+
+
+_ADD_SIZES = sa.text(
+    f"""
+    INSERT INTO {SCHEMA}.log_size (owner_id, workflow_id, bytes_)
+    SELECT workflow.owner_id, workflow.id_, appended.length
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:lengths AS bigint[])) AS appended (id_, length)
+    JOIN {SCHEMA}.workflow ON workflow.id_ = appended.id_
+    ORDER BY workflow.owner_id, workflow.id_
+    ON CONFLICT (owner_id, workflow_id) DO UPDATE SET bytes_ = log_size.bytes_ + excluded.bytes_
+    """
+)
