@@ -40,6 +40,7 @@ INSERT INTO platform.workflow (id_, owner_id, name, status, type_, workspace_pat
 SELECT gen_random_uuid(), owners.id_, 'run', 'finished', 'serial', %s || lpad(n::text, 6, '0'), n, 0,
        '2026-01-01Z', timestamptz '2026-01-01Z' + n * interval '1 s'
 FROM generate_series(1, %s) AS n JOIN owners ON owners.k = n %% owners.all_
+ORDER BY n DESC -- so that the first run moves its owner's counter, and no other
 """
 CLEAR = "DELETE FROM platform.workflow_resource"
 FORGET = "TRUNCATE platform.workflow CASCADE"

@@ -36,6 +36,7 @@ FILL = (
            CASE WHEN n % 100 = 1 THEN 'running' ELSE 'finished' END::platform.run_status, '/x/' || n, n, 0, 3,
            now(), CASE WHEN n % 100 = 1 THEN NULL ELSE now() END
     FROM platform.user_ CROSS JOIN generate_series(CAST(:first AS integer), CAST(:last AS integer)) AS n
+    ORDER BY n DESC -- so that the first run moves its owner's counter, and no other
     """,
     """
     INSERT INTO platform.status_change (owner_id, entity_id, revision, entity, from_status, to_status)

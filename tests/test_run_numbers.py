@@ -71,6 +71,45 @@ def test_a_run_from_elsewhere_brings_its_number(session: Session) -> None:
     assert make_run(session, owner, restart=True, run_number="7").run_number == "7.3"
 
 
+def test_whatever_gives_a_number_moves_the_counters(session: Session) -> None:
+    owner = make_user(session)
+    values = {"owner_id": owner.id_, "name": "moved", "type_": "serial", "workspace_path": "/w"}
+    session.execute(
+        sa.insert(Workflow),
+        [
+            {**values, "run_number_major": 4, "run_number_minor": 0},
+            {**values, "run_number_major": 2, "run_number_minor": 3},
+        ],
+    )
+    assert make_run(session, owner, name="moved").run_number == "5"
+    assert make_run(session, owner, name="moved", restart=True, run_number="2").run_number == "2.4"
+
+    renamed = make_run(session, owner, name="former")
+    renamed.name = "latter"
+    session.commit()
+    assert make_run(session, owner, name="latter").run_number == "2"
+
+    session.execute(sa.update(Workflow).where(Workflow.id_ == renamed.id_).values(run_number_major=7))
+    session.commit()
+    assert make_run(session, owner, name="latter").run_number == "8"
+
+
+def test_a_run_keeps_its_number(session: Session) -> None:
+    owner = make_user(session)
+    run = make_run(session, owner)
+    restart = make_run(session, owner, restart=True)
+    assert run.assign_run_number() == run.assign_run_number("1") == (1, 0)
+    for numbered in (run, restart):
+        with pytest.raises(errors.RunNumberError, match="this run is 1"):
+            numbered.assign_run_number("9")
+
+
+def test_a_run_has_no_number_before_it_is_flushed(session: Session) -> None:
+    restart = new_run(make_user(session).id_, "early", restart=True, run_number="2")
+    with pytest.raises(errors.RunNumberError, match="before it is flushed"):
+        restart.get_full_workflow_name()
+
+
 def test_a_number_can_be_taken_before_the_flush(session: Session) -> None:
     owner = make_user(session)
     run = new_run(owner.id_, "early")

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, UOWTransaction
 from platform_db import errors
 from platform_db.models.base import Base, Identified
 from platform_db.models.resource import UserResource
-from platform_db.models.run_number import prepare_run_numbers
+from platform_db.models.run_number import lock_owners
 from platform_db.models.user import User
 from platform_db.models.workflow import Workflow
 
@@ -34,7 +34,7 @@ def complete_new_rows(session: Session, context: UOWTransaction, instances: Any)
         workflow.take_defaults_from_owner()
     _give_owners(session, [row for row in new if type(row).owner_from is not None])
     if workflows:
-        prepare_run_numbers(session, workflows)
+        lock_owners(session, workflows)
 
 
 @event.listens_for(Session, "after_flush")

@@ -1,9 +1,10 @@
 """Run numbers: 1, 2, 3 … per owner and name; a restart of run 2 is 2.1, 2.2 …
 
 The counters are rows. A trigger takes a new run's number in one statement, whoever writes the run, so
-concurrent creators wait for each other for the length of a transaction, and never collide.
+concurrent creators wait for each other for the length of a transaction, and never collide. A run that brings
+its number, or is renamed, moves the counters up to it.
 
-They wait per owner, by a transaction's advisory lock, and not per counter: transactions that create runs of
+Creators wait per owner, by a lock on the user's row, and not per counter: transactions that create runs of
 two names in opposite orders would deadlock on the counters, and with a dozen of them at it, running the
 victims again gets nowhere (seen: less than one transaction a second).
 """
@@ -67,14 +68,11 @@ def format_run_number(major: int, minor: int) -> str:
     return f"{major}.{minor}" if minor else str(major)
 
 
-def prepare_run_numbers(session: Session, workflows: Sequence[Workflow]) -> None:
-    """Get ready for new runs: owners are locked in key order, and counters follow given numbers."""
+def lock_owners(session: Session, workflows: Sequence[Workflow]) -> None:
+    """Lock the owners of new runs in key order, where there are several: one at a time might deadlock."""
     owners = {str(workflow.owner_id) for workflow in workflows if workflow.owner_id is not None}
     if len(owners) > 1:
-        session.connection().execute(_LOCK, {"owner_ids": sorted(owners)})
-    for workflow in workflows:
-        if workflow.run_number_minor is not None:
-            _note_given_number(session, workflow)
+        session.connection().execute(_LOCK_OWNERS, {"owner_ids": sorted(owners)})
 
 
 def take_run_number(session: Session, workflow: Workflow) -> None:
@@ -92,20 +90,11 @@ def take_run_number(session: Session, workflow: Workflow) -> None:
     workflow.run_number_major, workflow.run_number_minor = taken
 
 
-def _note_given_number(session: Session, workflow: Workflow) -> None:
-    """Move the counters up to the number that a run from elsewhere brings."""
-    session.connection().execute(
-        _NOTE_GIVEN_NUMBER,
-        {
-            "owner_id": str(workflow.owner_id),
-            "name": workflow.name,
-            "major": workflow.run_number_major,
-            "minor": workflow.run_number_minor,
-        },
-    )
-
-
-_LOCK = sa.text(f"SELECT {SCHEMA}.lock_run_counters(id_) FROM unnest(CAST(:owner_ids AS uuid[])) AS id_")
+_LOCK_OWNERS = sa.text(
+    f"""
+    SELECT FROM {SCHEMA}.user_ WHERE id_ = ANY(CAST(:owner_ids AS uuid[])) ORDER BY id_ FOR NO KEY UPDATE
+    """
+)
 
 _TAKE = sa.text(
     f"""
@@ -114,21 +103,14 @@ _TAKE = sa.text(
     """
 )
 
-_NOTE_GIVEN_NUMBER = sa.text(
-    f"""
-    WITH locked AS MATERIALIZED (SELECT {SCHEMA}.lock_run_counters(CAST(:owner_id AS uuid)))
-    INSERT INTO {SCHEMA}.run_counter (owner_id, name, run_number_major, last)
-    SELECT CAST(:owner_id AS uuid), :name, given.major, given.last
-    FROM locked CROSS JOIN (VALUES (0, :major), (:major, :minor)) AS given (major, last)
-    ON CONFLICT (owner_id, name, run_number_major) DO UPDATE
-        SET last = greatest(run_counter.last, excluded.last)
-    """
-)
-
 RUN_NUMBER_FUNCTIONS = [
+    # Neither this lock nor a run's foreign key to the user waits for the other.
     f"""\
-CREATE FUNCTION {SCHEMA}.lock_run_counters(owner uuid) RETURNS void LANGUAGE sql
-    RETURN pg_advisory_xact_lock(hashtextextended(owner::text, 0));""",
+CREATE FUNCTION {SCHEMA}.lock_run_counters(owner uuid) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM {SCHEMA}.user_ WHERE id_ = owner FOR NO KEY UPDATE;
+END
+$$;""",
     f"""\
 CREATE FUNCTION {SCHEMA}.take_run_number(
     owner uuid, run_name text, is_restart boolean, INOUT major integer, OUT minor integer
@@ -161,18 +143,54 @@ BEGIN
     END IF;
 END
 $$;""",
+    # Counters only grow, so looking before locking is safe.
+    f"""\
+CREATE FUNCTION {SCHEMA}.note_run_number(owner uuid, run_name text, major integer, minor integer)
+    RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM {SCHEMA}.run_counter
+        WHERE owner_id = owner AND name = run_name AND run_number_major = 0 AND last >= major
+    ) AND (minor = 0 OR EXISTS (
+        SELECT FROM {SCHEMA}.run_counter
+        WHERE owner_id = owner AND name = run_name AND run_number_major = major AND last >= minor
+    )) THEN
+        RETURN;
+    END IF;
+    PERFORM {SCHEMA}.lock_run_counters(owner);
+    INSERT INTO {SCHEMA}.run_counter AS counter (owner_id, name, run_number_major, last)
+    SELECT owner, run_name, given.major, given.last
+    FROM (VALUES (0, major), (major, minor)) AS given (major, last)
+    WHERE given.last > 0
+    ON CONFLICT (owner_id, name, run_number_major) DO UPDATE SET last = greatest(counter.last, excluded.last);
+END
+$$;""",
     f"""\
 CREATE FUNCTION {SCHEMA}.number_run() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    SELECT major, minor INTO NEW.run_number_major, NEW.run_number_minor
-    FROM {SCHEMA}.take_run_number(NEW.owner_id, NEW.name, NEW.restart, NEW.run_number_major);
+    IF TG_OP = 'INSERT' AND NEW.run_number_minor IS NULL
+        AND (NEW.restart OR NEW.run_number_major IS NULL)
+    THEN
+        SELECT major, minor INTO NEW.run_number_major, NEW.run_number_minor
+        FROM {SCHEMA}.take_run_number(NEW.owner_id, NEW.name, NEW.restart, NEW.run_number_major);
+    ELSE
+        NEW.run_number_minor := coalesce(NEW.run_number_minor, 0);
+        PERFORM {SCHEMA}.note_run_number(
+            NEW.owner_id, NEW.name, NEW.run_number_major, NEW.run_number_minor);
+    END IF;
     RETURN NEW;
 END
 $$;""",
     f"""\
-CREATE TRIGGER number_run BEFORE INSERT ON {SCHEMA}.workflow
+CREATE TRIGGER number_new_run BEFORE INSERT ON {SCHEMA}.workflow
+    FOR EACH ROW WHEN (NEW.owner_id IS NOT NULL AND NEW.name IS NOT NULL)
+    EXECUTE FUNCTION {SCHEMA}.number_run();""",
+    f"""\
+CREATE TRIGGER number_renamed_run
+    BEFORE UPDATE OF name, run_number_major, run_number_minor ON {SCHEMA}.workflow
     FOR EACH ROW WHEN (
-        NEW.run_number_minor IS NULL AND NEW.owner_id IS NOT NULL AND NEW.name IS NOT NULL
-        AND (NEW.restart OR NEW.run_number_major IS NULL))
+        NEW.name IS NOT NULL AND NEW.run_number_major IS NOT NULL
+        AND (OLD.name, OLD.run_number_major, OLD.run_number_minor)
+            IS DISTINCT FROM (NEW.name, NEW.run_number_major, NEW.run_number_minor))
     EXECUTE FUNCTION {SCHEMA}.number_run();""",
 ]

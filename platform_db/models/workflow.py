@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, relationship
 
-from platform_db import priority, states
+from platform_db import errors, priority, states
 from platform_db.models.base import (
     CHANGED_OFTEN,
     SET_BY_TRIGGER,
@@ -176,7 +176,12 @@ class Workflow(Identified, Timestamped, Base):
 
     @property
     def run_number(self) -> str:
-        """The run number, such as ``"2"`` or ``"2.1"``."""
+        """The run number, such as ``"2"`` or ``"2.1"``.
+
+        :raises errors.RunNumberError: the run has none before it is flushed.
+        """
+        if self.run_number_minor is None:
+            raise errors.RunNumberError("this run has no number before it is flushed")
         return format_run_number(self.run_number_major, self.run_number_minor)
 
     def assign_run_number(self, run_number: str | None = None) -> tuple[int, int]:
@@ -184,8 +189,12 @@ class Workflow(Identified, Timestamped, Base):
 
         :param run_number: for a restart, the run that it restarts; otherwise the number to give, for a run
             that comes from elsewhere.
-        :raises errors.RunNumberError: it is a restart, and there is no such run.
+        :raises errors.RunNumberError: it is a restart, and there is no such run; or it has another number.
         """
+        if self.run_number_minor is not None:
+            if run_number not in (None, self.run_number):
+                raise errors.RunNumberError(f"this run is {self.run_number} already")
+            return self.run_number_major, self.run_number_minor
         if run_number is not None:
             self._ask_for_number(run_number)
         if self.run_number_minor is None:

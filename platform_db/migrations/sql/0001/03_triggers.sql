@@ -51,8 +51,11 @@ CREATE TRIGGER touch_workflow BEFORE UPDATE ON platform.workflow
 CREATE TRIGGER touch_workspace_retention_rule BEFORE UPDATE ON platform.workspace_retention_rule
     FOR EACH ROW EXECUTE FUNCTION platform.touch();
 
-CREATE FUNCTION platform.lock_run_counters(owner uuid) RETURNS void LANGUAGE sql
-    RETURN pg_advisory_xact_lock(hashtextextended(owner::text, 0));
+CREATE FUNCTION platform.lock_run_counters(owner uuid) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM platform.user_ WHERE id_ = owner FOR NO KEY UPDATE;
+END
+$$;
 
 CREATE FUNCTION platform.take_run_number(
     owner uuid, run_name text, is_restart boolean, INOUT major integer, OUT minor integer
@@ -86,18 +89,53 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION platform.note_run_number(owner uuid, run_name text, major integer, minor integer)
+    RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM platform.run_counter
+        WHERE owner_id = owner AND name = run_name AND run_number_major = 0 AND last >= major
+    ) AND (minor = 0 OR EXISTS (
+        SELECT FROM platform.run_counter
+        WHERE owner_id = owner AND name = run_name AND run_number_major = major AND last >= minor
+    )) THEN
+        RETURN;
+    END IF;
+    PERFORM platform.lock_run_counters(owner);
+    INSERT INTO platform.run_counter AS counter (owner_id, name, run_number_major, last)
+    SELECT owner, run_name, given.major, given.last
+    FROM (VALUES (0, major), (major, minor)) AS given (major, last)
+    WHERE given.last > 0
+    ON CONFLICT (owner_id, name, run_number_major) DO UPDATE SET last = greatest(counter.last, excluded.last);
+END
+$$;
+
 CREATE FUNCTION platform.number_run() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    SELECT major, minor INTO NEW.run_number_major, NEW.run_number_minor
-    FROM platform.take_run_number(NEW.owner_id, NEW.name, NEW.restart, NEW.run_number_major);
+    IF TG_OP = 'INSERT' AND NEW.run_number_minor IS NULL
+        AND (NEW.restart OR NEW.run_number_major IS NULL)
+    THEN
+        SELECT major, minor INTO NEW.run_number_major, NEW.run_number_minor
+        FROM platform.take_run_number(NEW.owner_id, NEW.name, NEW.restart, NEW.run_number_major);
+    ELSE
+        NEW.run_number_minor := coalesce(NEW.run_number_minor, 0);
+        PERFORM platform.note_run_number(
+            NEW.owner_id, NEW.name, NEW.run_number_major, NEW.run_number_minor);
+    END IF;
     RETURN NEW;
 END
 $$;
 
-CREATE TRIGGER number_run BEFORE INSERT ON platform.workflow
+CREATE TRIGGER number_new_run BEFORE INSERT ON platform.workflow
+    FOR EACH ROW WHEN (NEW.owner_id IS NOT NULL AND NEW.name IS NOT NULL)
+    EXECUTE FUNCTION platform.number_run();
+
+CREATE TRIGGER number_renamed_run
+    BEFORE UPDATE OF name, run_number_major, run_number_minor ON platform.workflow
     FOR EACH ROW WHEN (
-        NEW.run_number_minor IS NULL AND NEW.owner_id IS NOT NULL AND NEW.name IS NOT NULL
-        AND (NEW.restart OR NEW.run_number_major IS NULL))
+        NEW.name IS NOT NULL AND NEW.run_number_major IS NOT NULL
+        AND (OLD.name, OLD.run_number_major, OLD.run_number_minor)
+            IS DISTINCT FROM (NEW.name, NEW.run_number_major, NEW.run_number_minor))
     EXECUTE FUNCTION platform.number_run();
 
 CREATE FUNCTION platform.guard_is_overridden() RETURNS boolean LANGUAGE sql STABLE
