@@ -1,18 +1,11 @@
-"""Leases: who works on what, and what becomes of the work of those who died.
-
-A worker calls :func:`heartbeat` for all that it works on, more often than the age at which :func:`recover`
-takes it for dead. The heartbeat stands in a row of its own beside the hot one. A row without a lease is
-nobody's, and is never recovered.
-"""
+"""Recovery: what becomes of the work of those who died."""
 
 from __future__ import annotations
 
 import enum
-import os
-import socket
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -22,20 +15,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.history import add_note, identity_of
-from platform_db.models import InteractiveSession, Job, Service, Workflow
+from platform_db.history import add_note
+from platform_db.leases.holding import MODELS
+from platform_db.models import Job, Workflow
 from platform_db.states import JobStatus, RunStatus
 from platform_db.transitions import transition_many
 from platform_db.types import SCHEMA
-
-Leased = Workflow | Job | InteractiveSession | Service
-
-MODELS: dict[str, type[Leased]] = {
-    "workflow": Workflow,
-    "job": Job,
-    "interactive_session": InteractiveSession,
-    "service": Service,
-}
 
 BATCH = 100
 
@@ -75,37 +60,6 @@ class Recovery:
     def by_status(self) -> dict[str, int]:
         """How many rows have which status now."""
         return dict(sum(self.counts.values(), Counter()))
-
-
-def this_worker() -> str:
-    """Return the name by which this process holds leases: ``node/process``."""
-    return f"{socket.gethostname()}/{os.getpid()}"
-
-
-def heartbeat(session: Session, rows: Iterable[Leased], holder: str | None = None) -> set[uuid.UUID]:
-    """Say that the holder is alive and works on the rows, and return the ids of those that it holds.
-
-    One statement for each kind of row. The first heartbeat takes the lease. An id that does not come back is
-    lost: it has ended, or was recovered, or somebody else holds it; the worker should let go of it.
-
-    :param holder: ``node`` or ``node/process``; by default this process.
-    """
-    session.flush()
-    by_table: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        by_table[row.__tablename__].append(str(identity_of(row)))
-    held: set[uuid.UUID] = set()
-    for table in sorted(by_table):
-        parameters = {"ids": by_table[table], "holder": holder or this_worker()}
-        held |= set(session.connection().execute(_heartbeat(table), parameters).scalars())
-    return held
-
-
-def release(session: Session, rows: Iterable[Leased], holder: str | None = None) -> None:
-    """Give the leases of the rows back."""
-    session.flush()
-    parameters = {"ids": [str(identity_of(row)) for row in rows], "holder": holder or this_worker()}
-    session.connection().execute(_RELEASE, parameters)
 
 
 def recover(
@@ -237,55 +191,6 @@ _TAKEN_OVER = (
 )
 
 
-@cache
-def _heartbeat(table: str) -> sa.TextClause:
-    started = "started_at" if table == "job" else "run_started_at"
-    # A lease that is being recovered at this moment is waited for, then gone, and not taken again: whoever
-    # held it learns that it is lost.
-    return sa.text(
-        f"""
-        WITH alive AS MATERIALIZED (
-            SELECT owner_id, id_, {started} AS started_at FROM {SCHEMA}.{table}
-            WHERE id_ = ANY(CAST(:ids AS uuid[]))
-              AND status::text = ANY('{{created,queued,pending,running}}')
-        ),
-        locked AS MATERIALIZED (
-            SELECT lease.owner_id, lease.entity_id FROM {SCHEMA}.lease
-            JOIN alive ON alive.owner_id = lease.owner_id AND alive.id_ = lease.entity_id
-            WHERE lease.holder = :holder OR lease.heartbeat_at < alive.started_at
-            ORDER BY lease.owner_id, lease.entity_id
-            FOR NO KEY UPDATE OF lease
-        ),
-        kept AS (
-            UPDATE {SCHEMA}.lease SET heartbeat_at = clock_timestamp(), holder = :holder
-            FROM locked WHERE lease.owner_id = locked.owner_id AND lease.entity_id = locked.entity_id
-            RETURNING lease.entity_id
-        ),
-        taken AS (
-            INSERT INTO {SCHEMA}.lease (owner_id, entity, entity_id, holder, heartbeat_at)
-            SELECT owner_id, '{table}', id_, :holder, clock_timestamp() FROM alive
-            WHERE NOT EXISTS (
-                SELECT FROM {SCHEMA}.lease
-                WHERE lease.owner_id = alive.owner_id AND lease.entity_id = alive.id_
-            )
-            ORDER BY owner_id, id_
-            ON CONFLICT DO NOTHING
-            RETURNING entity_id
-        )
-        SELECT entity_id FROM kept UNION ALL SELECT entity_id FROM taken
-        """
-    )
-
-
-_RELEASE = sa.text(
-    f"""
-    DELETE FROM {SCHEMA}.lease WHERE (owner_id, entity_id) IN (
-        SELECT owner_id, entity_id FROM {SCHEMA}.lease
-        WHERE entity_id = ANY(CAST(:ids AS uuid[])) AND holder = :holder
-        ORDER BY owner_id, entity_id FOR UPDATE
-    )
-    """
-)
 _FORGET = sa.text(f"DELETE FROM {SCHEMA}.lease WHERE entity_id = ANY(CAST(:ids AS uuid[]))")
 
 _DEAD = """
