@@ -82,6 +82,34 @@ def test_history_shows_what_a_revision_says_of_itself() -> None:
     assert "Motive: the first revision." in run(None, "alembic", "history", "-v").stdout
 
 
+CRIPPLINGS = {
+    "DROP TRIGGER guard_job_update ON platform.job": "missing trigger guard_job_update on job",
+    "ALTER TABLE platform.job DISABLE TRIGGER guard_job_update": "altered trigger guard_job_update on job",
+    """
+    CREATE OR REPLACE TRIGGER guard_job_update BEFORE UPDATE OF status ON platform.job
+        FOR EACH ROW EXECUTE FUNCTION platform.guard_job_status()
+    """: "altered trigger guard_job_update on job",
+    """
+    CREATE OR REPLACE TRIGGER record_job_status AFTER UPDATE OF status ON platform.job
+        FOR EACH ROW WHEN (false) EXECUTE FUNCTION platform.record_job_status()
+    """: "altered trigger record_job_status on job",
+    """
+    CREATE TRIGGER swallow BEFORE INSERT ON platform.note
+        FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()
+    """: "unknown trigger swallow on note",
+    """
+    CREATE OR REPLACE FUNCTION platform.record_workflow_status() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN RETURN NULL; END'
+    """: "altered function record_workflow_status",
+    """
+    CREATE OR REPLACE FUNCTION platform.guard_is_overridden() RETURNS boolean LANGUAGE sql RETURN true
+    """: "altered function guard_is_overridden",
+    "ALTER FUNCTION platform.touch() SECURITY DEFINER": "altered function touch",
+    "DROP POLICY tenant ON platform.workflow": "missing policy tenant on workflow",
+    "ALTER TABLE platform.job DISABLE ROW LEVEL SECURITY": "missing row level security on job",
+}
+
+
 def test_check_agrees_with_a_migrated_database(database_uri: str) -> None:
     assert run(database_uri, "alembic", "check").exit_code == 0
 
@@ -94,6 +122,7 @@ def test_check_agrees_with_a_migrated_database(database_uri: str) -> None:
         ("CREATE TABLE platform.extra ()", "remove_table extra"),
         ("CREATE INDEX extra ON platform.workflow (name)", "remove_index extra"),
         ("ALTER TABLE platform.workflow ALTER git_ref SET NOT NULL", "modify_nullable workflow.git_ref"),
+        *CRIPPLINGS.items(),
     ],
 )
 def test_check_names_what_differs(database_uri: str, change: str, difference: str) -> None:
@@ -136,6 +165,17 @@ def test_init_refuses_a_schema_that_lacks_tables(database_uri: str) -> None:
 
     assert result.exit_code == errors.Refused.exit_code
     assert "it lacks note" in one_line(result.stderr)
+    assert revision(database_uri) is None
+
+
+@pytest.mark.parametrize(("change", "difference"), CRIPPLINGS.items())
+def test_init_refuses_a_schema_without_its_guards(database_uri: str, change: str, difference: str) -> None:
+    execute(database_uri, f"{change}; DROP TABLE platform.alembic_version")
+
+    result = run(database_uri, "alembic", "init")
+
+    assert result.exit_code == errors.Refused.exit_code
+    assert difference in one_line(result.stderr)
     assert revision(database_uri) is None
 
 

@@ -23,7 +23,11 @@ for command in (compact, get, prune, stats):
 
 
 @db.command
-@click.option("--deep", is_flag=True, help="Then read all rows, and tell which contradict each other.")
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Then read all rows, and tell which contradict each other, and which guards are gone.",
+)
 @as_json_option
 def check(deep: bool, as_json: bool) -> None:
     """Tell whether the schema is current; the exit code says it, too."""
@@ -59,7 +63,7 @@ def _check_deeply(as_json: bool) -> None:
         found = [finding.as_dict() for finding in findings]
         click.echo(json.dumps({"state": "current", "findings": found}))
     elif not findings:
-        click.echo("healthy: all rows agree with each other")
+        click.echo("healthy: all rows agree with each other, and all guards are there")
     require_healthy(findings)
 
 
