@@ -9,6 +9,7 @@ import click
 
 from platform_db.cli.database import session_scope
 from platform_db.cli.health import compact, get, prune, stats
+from platform_db.cli.values import Seconds
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -70,7 +71,7 @@ def _check_deeply(as_json: bool) -> None:
 @db.command
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=60.0,
     show_default=True,
     metavar="SECONDS",
