@@ -225,6 +225,8 @@ def connect(url: URL | str | None = None, **connect_args: Any) -> Iterator[Conne
 def wait_until_ready(url: URL | str | None = None, *, timeout: float, migrated: bool = False) -> SchemaStatus:
     """Wait for the database, and return how its schema stands to the code's.
 
+    An embedded one without a schema gets it, where that is waited for.
+
     :param timeout: seconds after which to give up.
     :param migrated: wait until the schema is current, too.
     :raises errors.Unreachable: it could not be reached for so long.
@@ -238,6 +240,8 @@ def wait_until_ready(url: URL | str | None = None, *, timeout: float, migrated: 
     longest = get_settings().connect_timeout
 
     def attempt() -> SchemaStatus:
+        if migrated and url is None and database.is_embedded():
+            database.get_engine()  # Nobody else is there to migrate it.
         remaining = math.ceil(give_up_at - time.monotonic())
         with connect(url, connect_timeout=max(1, min(longest, remaining))) as connection:
             found = status(connection)
