@@ -108,7 +108,7 @@ class SchemaDiffers(PlatformDBError):
 
     code = "schema_differs"
     exit_code = 14
-    hint = "write a migration, or correct the models"
+    hint = "write a migration, or correct the models; what was changed by hand, set right by hand"
 
 
 class AlreadyRunning(PlatformDBError):
@@ -128,7 +128,7 @@ class PartialFailure(PlatformDBError):
 
 
 class Unhealthy(PlatformDBError):
-    """Rows of the database contradict each other."""
+    """Rows of the database contradict each other, or its triggers and functions are not the models'."""
 
     code = "unhealthy"
     exit_code = 9

@@ -76,7 +76,7 @@ def transition(
 
     :param model: what an id is the id of; by default the run, job, token or rule that ``status`` belongs to.
     :param reason: why, for the history.
-    :param expected_status: change it only from this status, or from one of these.
+    :param expected_status: change it only from this status, or from one of these; never, if none is given.
     :param unexpected_statuses: do not change it from this status, or from any of these.
     :param expected_revision: change it only at this revision.
     :param on_conflict: ``report`` returns the stored status where ``raise`` would raise.
@@ -213,7 +213,10 @@ _READ_SETTINGS = sa.text(
 
 
 class _Expected(NamedTuple):
-    """Which statuses the caller expects, and which not; None is any, and none."""
+    """Which statuses the caller expects, and which not; None is any, and none.
+
+    An empty list is no None: who computed what to expect, and found nothing, expects no row.
+    """
 
     statuses: tuple[Status, ...] | None
     unexpected: tuple[Status, ...] | None
@@ -223,10 +226,11 @@ class _Expected(NamedTuple):
         return cls(target.statuses(expected), target.statuses(unexpected))
 
     def parameters(self) -> dict[str, Any]:
-        return {
-            "expected_status": self.statuses and [status.value for status in self.statuses],
-            "unexpected_statuses": self.unexpected and [status.value for status in self.unexpected],
-        }
+        return {"expected_status": _values(self.statuses), "unexpected_statuses": _values(self.unexpected)}
+
+
+def _values(statuses: tuple[Status, ...] | None) -> list[str] | None:
+    return None if statuses is None else [status.value for status in statuses]
 
 
 class _Target(NamedTuple):
@@ -260,7 +264,7 @@ class _Target(NamedTuple):
         if given is None:
             return None
         names = [given] if isinstance(given, str) else given
-        return tuple(self.status(name) for name in names) or None
+        return tuple(self.status(name) for name in names)
 
     def refusal(
         self,
@@ -278,7 +282,7 @@ class _Target(NamedTuple):
             )
 
         if expected.statuses is not None and stored_status not in expected.statuses:
-            return conflict("status", " or ".join(map(str, expected.statuses)))
+            return conflict("status", " or ".join(map(str, expected.statuses)) or "of an empty list")
         if expected.unexpected is not None and stored_status in expected.unexpected:
             return conflict("status", f"not {' or '.join(map(str, expected.unexpected))}")
         if expected_revision is not None and expected_revision != revision:

@@ -82,6 +82,34 @@ def test_history_shows_what_a_revision_says_of_itself() -> None:
     assert "Motive: the first revision." in run(None, "alembic", "history", "-v").stdout
 
 
+CRIPPLINGS = {
+    "DROP TRIGGER guard_job_update ON platform.job": "missing trigger guard_job_update on job",
+    "ALTER TABLE platform.job DISABLE TRIGGER guard_job_update": "altered trigger guard_job_update on job",
+    """
+    CREATE OR REPLACE TRIGGER guard_job_update BEFORE UPDATE OF status ON platform.job
+        FOR EACH ROW EXECUTE FUNCTION platform.guard_job_status()
+    """: "altered trigger guard_job_update on job",
+    """
+    CREATE OR REPLACE TRIGGER record_job_status AFTER UPDATE OF status ON platform.job
+        FOR EACH ROW WHEN (false) EXECUTE FUNCTION platform.record_job_status()
+    """: "altered trigger record_job_status on job",
+    """
+    CREATE TRIGGER swallow BEFORE INSERT ON platform.note
+        FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()
+    """: "unknown trigger swallow on note",
+    """
+    CREATE OR REPLACE FUNCTION platform.record_workflow_status() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN RETURN NULL; END'
+    """: "altered function record_workflow_status",
+    """
+    CREATE OR REPLACE FUNCTION platform.guard_is_overridden() RETURNS boolean LANGUAGE sql RETURN true
+    """: "altered function guard_is_overridden",
+    "ALTER FUNCTION platform.touch() SECURITY DEFINER": "altered function touch",
+    "DROP POLICY tenant ON platform.workflow": "missing policy tenant on workflow",
+    "ALTER TABLE platform.job DISABLE ROW LEVEL SECURITY": "missing row level security on job",
+}
+
+
 def test_check_agrees_with_a_migrated_database(database_uri: str) -> None:
     assert run(database_uri, "alembic", "check").exit_code == 0
 
@@ -94,6 +122,7 @@ def test_check_agrees_with_a_migrated_database(database_uri: str) -> None:
         ("CREATE TABLE platform.extra ()", "remove_table extra"),
         ("CREATE INDEX extra ON platform.workflow (name)", "remove_index extra"),
         ("ALTER TABLE platform.workflow ALTER git_ref SET NOT NULL", "modify_nullable workflow.git_ref"),
+        *CRIPPLINGS.items(),
     ],
 )
 def test_check_names_what_differs(database_uri: str, change: str, difference: str) -> None:
@@ -139,6 +168,17 @@ def test_init_refuses_a_schema_that_lacks_tables(database_uri: str) -> None:
     assert revision(database_uri) is None
 
 
+@pytest.mark.parametrize(("change", "difference"), CRIPPLINGS.items())
+def test_init_refuses_a_schema_without_its_guards(database_uri: str, change: str, difference: str) -> None:
+    execute(database_uri, f"{change}; DROP TABLE platform.alembic_version")
+
+    result = run(database_uri, "alembic", "init")
+
+    assert result.exit_code == errors.Refused.exit_code
+    assert difference in one_line(result.stderr)
+    assert revision(database_uri) is None
+
+
 def test_stamp_stores_a_revision_without_running_it(database_uri: str) -> None:
     head = revision(database_uri)
 
@@ -152,25 +192,74 @@ def test_stamp_stores_a_revision_without_running_it(database_uri: str) -> None:
         assert sa.inspect(connection).has_table("workflow", schema="platform")
 
 
-def test_revision_writes_the_next_number(
-    tmp_path: Path, database_uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_one_revision_can_be_stored(database_uri: str) -> None:
+    head = revision(database_uri)
+
+    result = run(database_uri, "alembic", "stamp", "0001", "0002")
+
+    assert result.exit_code == 2
+    assert revision(database_uri) == head
+    assert run(database_uri, "db", "check").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["upgrade", "downgrade", "stamp", "show"])
+@pytest.mark.parametrize("named", ["", " ", ":", "@"])
+def test_what_names_no_revision_is_refused(database_uri: str, command: str, named: str) -> None:
+    head = revision(database_uri)
+
+    result = run(database_uri, "alembic", command, named)
+
+    assert result.exit_code == 2
+    assert f"{named!r} names no revision" in result.stderr
+    assert revision(database_uri) == head
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a directory that new revisions can be written to."""
     configure = schema.alembic_config
 
-    def elsewhere(*arguments: object, **options: object) -> object:
+    def configure_elsewhere(*arguments: object, **options: object) -> object:
         config = configure(*arguments, **options)
         own = config.get_main_option("script_location")
         config.set_main_option("version_locations", f"{own}/versions:{tmp_path}")
         return config
 
-    monkeypatch.setattr(schema, "alembic_config", elsewhere)
+    monkeypatch.setattr(schema, "alembic_config", configure_elsewhere)
+    return tmp_path
 
+
+def test_revision_writes_the_next_number(elsewhere: Path, database_uri: str) -> None:
     result = run(
-        database_uri, "alembic", "revision", "-m", "Add it", "--autogenerate", "--version-path", str(tmp_path)
+        database_uri,
+        "alembic",
+        "revision",
+        "-m",
+        "Add it",
+        "--autogenerate",
+        "--version-path",
+        str(elsewhere),
     )
 
     assert result.exit_code == 0, result.stderr
-    (written,) = tmp_path.glob("*.py")
+    (written,) = elsewhere.glob("*.py")
     head = run(None, "alembic", "heads").stdout.partition(" ")[0]
     assert f'revision = "{head}"' in written.read_text().replace("'", '"')
     assert int(head) == int(revision(database_uri) or 0) + 1
+
+
+@pytest.mark.parametrize("number", ["0001", "0000", "10000", "next", ""])
+def test_revision_takes_no_number_that_leads_nowhere(elsewhere: Path, database_uri: str, number: str) -> None:
+    result = run(database_uri, "alembic", "revision", "--rev-id", number, "--version-path", str(elsewhere))
+
+    assert result.exit_code == 2
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_broken_history_is_told_in_one_line(elsewhere: Path) -> None:
+    (elsewhere / "again.py").write_text("revision = down_revision = '9999'")
+
+    result = run(None, "alembic", "heads")
+
+    assert result.exit_code == 1
+    assert "9999" in one_line(result.stderr)

@@ -197,6 +197,26 @@ def test_wrong_usage_has_its_exit_code() -> None:
     assert run(None, "no-such-command").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "audit prune --older-than 999999",
+        "audit seal --wait inf",
+        "db wait --timeout nan",
+        "quota disk-usage-update --stale-after 999999999d",
+        "token issue ada@example.org --expires-in 999999999d",
+        "token purge --revoked-for 999999999d",
+        "workflow recover --older-than 99999999999999999",
+        "workflow recover --older-than nan",
+    ],
+)
+def test_a_number_that_no_time_can_hold_is_wrong_usage(database_uri: str, command: str) -> None:
+    result = run(database_uri, *command.split())
+
+    assert result.exit_code == 2
+    assert "Invalid value" in result.stderr
+
+
 def test_debug_shows_the_traceback_before_the_line() -> None:
     result = run(None, "--debug", "db", "check")
 

@@ -165,7 +165,8 @@ BREAKAGES = {
     "disk totals that are not the sum of their workspaces": """
         UPDATE platform.user_resource SET quota_used = 7
         FROM platform.resource WHERE id_ = resource_id AND type_ = 'disk'""",
-    "triggers that are switched off": "ALTER TABLE platform.job DISABLE TRIGGER guard_job_update",
+    "functions, triggers and policies that are not those of the models": """
+        DROP TRIGGER guard_workflow_update ON platform.workflow""",
     "constraints that were never validated": """
         ALTER TABLE platform.job ADD CONSTRAINT later CHECK (deleted IS NOT NULL) NOT VALID""",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -106,3 +107,15 @@ def test_a_database_without_a_schema_is_named(empty_database_uri: str, command: 
 
     assert result.exit_code == errors.NeverMigrated.exit_code, result.output
     assert "platform-db alembic upgrade" in one_line(result.stderr)
+
+
+@pytest.mark.parametrize("first", ["db wait --migrated --timeout 30", "audit prune --older-than 1"])
+def test_an_embedded_database_gets_its_schema_from_whoever_needs_it(place: Path, first: str) -> None:
+    uri = f"embedded://{place / 'database'}"
+    assert run(uri, "db", "check").exit_code == errors.NeverMigrated.exit_code
+    assert "never migrated" in run(uri, "db", "wait").stdout
+
+    result = run(uri, *first.split())
+
+    assert result.exit_code == 0, result.output
+    assert run(uri, "db", "check").exit_code == 0

@@ -17,7 +17,7 @@ from platform_db.cli import main
 from platform_db.models import AuditLog, User
 from platform_db.token_format import generate
 from tests.command_line import one_line
-from tests.factories import make_run
+from tests.factories import make_run, make_user
 
 OLD, NEW = (crypto.generate_key() for _ in range(2))
 
@@ -67,6 +67,30 @@ def test_a_user_is_created_listed_shown_and_deleted(cli: Cli, session: Session) 
     assert cli("user", "show", created["id"]).exit_code == errors.UserNotFound.exit_code
     actions = session.scalars(sa.select(AuditLog.action).order_by(AuditLog.id_)).all()
     assert actions == ["create_user", "delete_user"]
+
+
+def test_deleting_a_user_asks_outside_any_transaction_and_holds_to_what_was_said(
+    cli: Cli, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = make_user(session, email="ada@example.org")
+    asked = []
+
+    def confirm(question: str, **_: object) -> None:
+        others = sa.text(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'"
+        )
+        asked.append(session.scalar(others))
+        make_run(session, owner)
+        session.commit()
+
+    monkeypatch.setattr("click.confirm", confirm)
+
+    refused = cli("user", "delete", "ada@example.org", "--delete-work")
+
+    assert asked == [0]
+    assert refused.exit_code == errors.UserHasWork.exit_code
+    assert cli("user", "show", "ada@example.org").exit_code == 0
 
 
 def test_a_new_value_is_shown_once(cli: Cli, session: Session) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -239,6 +240,46 @@ def test_the_printed_sql_runs_in_psql(empty_database_uri: str) -> None:
     psql(run(None, "alembic", "downgrade", f"{head}:base", "--sql").stdout)
     with schema.connect(empty_database_uri) as connection:
         assert schema.status(connection).state is schema.SchemaState.never_migrated
+
+
+@pytest.mark.parametrize("setting", ["statement_timeout", "transaction_timeout"])
+def test_the_timeouts_of_role_and_database_end_no_migration(empty_database_uri: str, setting: str) -> None:
+    schema.upgrade(empty_database_uri, "0001")
+    with schema.connect(empty_database_uri) as reader:
+        known = sa.text("SELECT count(*) FROM pg_settings WHERE name = :name")
+        if not reader.scalar(known, {"name": setting}):
+            pytest.skip("this server has no such setting")
+        name = database.normalise_url(empty_database_uri).database
+        reader.exec_driver_sql(f"ALTER DATABASE {name} SET {setting} = '500ms'")
+        reader.commit()
+        reader.exec_driver_sql("LOCK TABLE platform.lease IN ACCESS SHARE MODE")
+        done_reading = threading.Timer(1.5, reader.rollback)
+        done_reading.start()
+
+        schema.upgrade(empty_database_uri)
+
+        done_reading.join()
+    schema.require_agreement(empty_database_uri)
+
+
+def test_a_timeout_in_the_uri_counts_for_migrations(empty_database_uri: str) -> None:
+    schema.upgrade(empty_database_uri, "0001")
+    hurried = database.normalise_url(empty_database_uri).update_query_dict(
+        {"options": "-c statement_timeout=500"}
+    )
+    with schema.connect(empty_database_uri) as reader:
+        reader.exec_driver_sql("LOCK TABLE platform.lease IN ACCESS SHARE MODE")
+
+        with pytest.raises(sa.exc.OperationalError, match="statement timeout"):
+            schema.upgrade(hurried)
+
+
+def test_the_printed_sql_begins_with_the_timeouts_of_migrations() -> None:
+    printed = run(None, "alembic", "upgrade", "--sql", PLATFORM_DB_MIGRATION_LOCK_TIMEOUT="1234").stdout
+
+    begin = printed.partition("CREATE SCHEMA")[0]
+    assert "SET lock_timeout = 1234;" in begin
+    assert "'statement_timeout'" in begin
 
 
 def test_there_is_one_line_of_revisions_and_files_are_named_after_them() -> None:

@@ -180,6 +180,19 @@ def test_several_statuses_may_be_expected_or_unexpected(session: Session, entity
     )
 
 
+def test_an_empty_list_of_statuses_is_one_that_no_row_fits(session: Session) -> None:
+    run = make_run(session, make_user(session))
+
+    with pytest.raises(errors.Conflict, match="expected status of an empty list, stored is created"):
+        transition(session, run, "queued", expected_status=[])
+    (result,) = transition_many(session, [run], "queued", expected_status=())
+
+    assert isinstance(result.refusal, errors.Conflict)
+    assert (result.changed, run.status) == (False, RunStatus.created)
+    assert transition(session, run, "queued", unexpected_statuses=[]) is RunStatus.queued
+    assert transition_many(session, [run], "pending", unexpected_statuses=set())[0].changed
+
+
 def test_conditions_hold_for_each_of_many_rows(session: Session) -> None:
     owner = make_user(session)
     queued, moved, created, nobody = (

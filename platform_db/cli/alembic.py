@@ -27,6 +27,24 @@ class RevisionCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
+def known_form(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Refuse what names no revision and no range, such as a variable that is not set: Alembic stumbles."""
+    one = r"((\w+@)?\w+([+-]\d+)?|[+-]\d+)"
+    if not re.fullmatch(f"{one}(:{one})?", value):
+        raise click.BadParameter(f"{value!r} names no revision")
+    return value
+
+
+def new_number(context: click.Context, parameter: click.Parameter, value: str | None) -> str:
+    """Return the number of a new revision; a known one would leave a file that no command can load."""
+    from platform_db import schema
+
+    first = schema.next_revision()
+    if value is not None and not (re.fullmatch(r"\d{4}", value) and value >= first):
+        raise click.BadParameter(f"{value!r} is not a number from {first} to 9999")
+    return value or first
+
+
 @click.group
 def alembic() -> None:
     """Run, take back and inspect migrations.
@@ -49,7 +67,7 @@ def init() -> None:
 
 
 @alembic.command(cls=RevisionCommand)
-@click.argument("revision", default="head")
+@click.argument("revision", callback=known_form, default="head")
 @sql_option
 @tag_option
 def upgrade(revision: str, sql: bool, tag: str | None) -> None:
@@ -63,7 +81,7 @@ def upgrade(revision: str, sql: bool, tag: str | None) -> None:
 
 
 @alembic.command(cls=RevisionCommand)
-@click.argument("revision", default="-1")
+@click.argument("revision", callback=known_form, default="-1")
 @sql_option
 @tag_option
 def downgrade(revision: str, sql: bool, tag: str | None) -> None:
@@ -115,7 +133,7 @@ def branches(verbose: bool) -> None:
 
 
 @alembic.command(cls=RevisionCommand)
-@click.argument("revision", default="head")
+@click.argument("revision", callback=known_form, default="head")
 def show(revision: str) -> None:
     """Show REVISION (head), with its whole description."""
     from alembic import command
@@ -129,32 +147,32 @@ def show(revision: str) -> None:
     "--autogenerate/--no-autogenerate", help="Fill it with what the models have and the database has not."
 )
 @sql_option
-@click.option("--head", default="head", show_default=True, help="The revision that it follows.")
+@click.option(
+    "--head", callback=known_form, default="head", show_default=True, help="The revision that it follows."
+)
 @click.option("--splice", is_flag=True, help="Allow a head that is not the newest revision.")
 @click.option("--branch-label", help="A label for the branch.")
 @click.option("--version-path", help="The directory to write to.")
-@click.option("--rev-id", help="Its identifier; by default the next number.")
+@click.option("--rev-id", callback=new_number, help="Its identifier; by default the next number.")
 @click.option("--depends-on", multiple=True, help="A revision that must come before.")
-def revision(depends_on: tuple[str, ...], rev_id: str | None, **options: Any) -> None:
+def revision(depends_on: tuple[str, ...], rev_id: str, **options: Any) -> None:
     """Write a new revision's file, for developers of platform-db."""
     from alembic import command
 
-    from platform_db import schema
-
-    options |= {"depends_on": list(depends_on) or None, "rev_id": rev_id or schema.next_revision()}
+    options |= {"depends_on": list(depends_on) or None, "rev_id": rev_id}
     command.revision(_config(read_only=True), **options)
 
 
 @alembic.command(cls=RevisionCommand)
-@click.argument("revisions", nargs=-1, required=True)
+@click.argument("revision", callback=known_form)
 @sql_option
 @tag_option
 @click.option("--purge", is_flag=True, help="Forget the stored revisions before.")
-def stamp(revisions: tuple[str, ...], sql: bool, tag: str | None, purge: bool) -> None:
-    """Store REVISIONS as the database's, without running any migration."""
+def stamp(revision: str, sql: bool, tag: str | None, purge: bool) -> None:
+    """Store REVISION as the database's, without running any migration."""
     from alembic import command
 
-    command.stamp(_config(report=not sql), list(revisions), sql=sql, tag=tag, purge=purge)
+    command.stamp(_config(report=not sql), revision, sql=sql, tag=tag, purge=purge)
 
 
 @alembic.command

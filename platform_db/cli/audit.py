@@ -12,6 +12,7 @@ from typing import Any, TextIO, TypeVar
 import click
 
 from platform_db.cli.database import session_factory, session_scope
+from platform_db.cli.values import LONGEST_DAYS, Seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -86,7 +87,7 @@ def list_(limit: int, as_json: bool, **chosen: Any) -> None:
 @audit.command
 @click.option(
     "--wait",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
@@ -170,7 +171,11 @@ def public_key() -> None:
 
 @audit.command
 @click.option(
-    "--older-than", type=click.IntRange(min=1), required=True, metavar="DAYS", help="Keep what is younger."
+    "--older-than",
+    type=click.IntRange(min=1, max=LONGEST_DAYS),
+    required=True,
+    metavar="DAYS",
+    help="Keep what is younger.",
 )
 def prune(older_than: int) -> None:
     """Remove old rows that are sealed; the seals' hashes stay, and the removal is recorded.

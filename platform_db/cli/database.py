@@ -27,7 +27,12 @@ def session_factory(url: URL | None = None) -> Callable[[], Session]:
 
     from platform_db import database, schema
 
-    engine = database.get_engine() if url is None else database.create_engine(url)
+    if url is None:
+        engine = database.get_engine()
+    else:
+        if database.is_embedded():
+            database.get_engine()  # This is what gives it a schema at the first use.
+        engine = database.create_engine(url)
     with engine.connect() as connection:
         schema.status(connection).require_current()
     return database.session_factory if url is None else orm.sessionmaker(engine)

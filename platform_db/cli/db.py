@@ -9,6 +9,7 @@ import click
 
 from platform_db.cli.database import session_scope
 from platform_db.cli.health import compact, get, prune, stats
+from platform_db.cli.values import Seconds
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -23,7 +24,11 @@ for command in (compact, get, prune, stats):
 
 
 @db.command
-@click.option("--deep", is_flag=True, help="Then read all rows, and tell which contradict each other.")
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Then read all rows, and tell which contradict each other, and which guards are gone.",
+)
 @as_json_option
 def check(deep: bool, as_json: bool) -> None:
     """Tell whether the schema is current; the exit code says it, too."""
@@ -59,14 +64,14 @@ def _check_deeply(as_json: bool) -> None:
         found = [finding.as_dict() for finding in findings]
         click.echo(json.dumps({"state": "current", "findings": found}))
     elif not findings:
-        click.echo("healthy: all rows agree with each other")
+        click.echo("healthy: all rows agree with each other, and all guards are there")
     require_healthy(findings)
 
 
 @db.command
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=60.0,
     show_default=True,
     metavar="SECONDS",

@@ -6,7 +6,11 @@ import itertools
 import os
 import random
 import secrets
+import shlex
+import shutil
+import sys
 import time
+import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +29,8 @@ TENANTS = ("ada", "grace", "katherine")
 RUNS_PER_TENANT = 4
 FILES_PER_WORKSPACE = 20
 MEBIBYTE = 1024**2
+
+NEXT = ("quota report --workflows", "quota disk-usage-update --json", "db version", "alembic history")
 
 # So that the runs take some processing time.
 SECONDS_PER_STATE = 0.5
@@ -66,7 +72,7 @@ def demo(workspaces: Path | None, directory: Path | None) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for name in [name for name in os.environ if name.startswith("PLATFORM_DB_")]:
         del os.environ[name]  # The demo is about its own database, whatever else is configured.
-    os.environ["PLATFORM_DB_URI"] = f"embedded://{directory / 'database'}"
+    os.environ["PLATFORM_DB_URI"] = f"embedded://{urllib.parse.quote(str(directory / 'database'))}"
     os.environ["PLATFORM_DB_WORKSPACE_ROOT"] = str(directory / "workspaces")
     os.environ["PLATFORM_DB_DEFAULT_QUOTA_DISK_LIMIT"] = str(4 * MEBIBYTE)
     config.reset_settings()
@@ -74,7 +80,8 @@ def demo(workspaces: Path | None, directory: Path | None) -> None:
     console = Console(highlight=False)
     console.rule("[bold]A database")
     engine = database.get_engine()
-    console.print(f"PostgreSQL {_server_version()} runs in {directory / 'database'}, with the newest schema.")
+    _require_own_schema(directory / "database")
+    click.echo(f"PostgreSQL {_server_version()} runs in {directory / 'database'}, with the newest schema.")
 
     console.rule("[bold]Users, tokens and runs")
     with database.session_scope() as session:
@@ -93,15 +100,34 @@ def demo(workspaces: Path | None, directory: Path | None) -> None:
     _meter()
 
     console.rule("[bold]Try next")
-    console.print(
-        f"export PLATFORM_DB_URI={os.environ['PLATFORM_DB_URI']}\n"
-        "platform-db quota report --workflows\n"
-        "platform-db quota disk-usage-update --json\n"
-        "platform-db db version\n"
-        "platform-db alembic history",
-        soft_wrap=True,
-    )
+    click.echo(f"export PLATFORM_DB_URI={shlex.quote(os.environ['PLATFORM_DB_URI'])}")
+    for arguments in NEXT:
+        click.echo(f"{_program()} {arguments}")
     engine.dispose()
+
+
+def _program() -> str:
+    """Return what a shell calls this program: the path, where it is in an environment that is not active."""
+    script = Path(sys.executable).with_name("platform-db")
+    if shutil.which(script.name) == str(script):
+        return script.name
+    return shlex.quote(str(script)) if script.exists() else f"{shlex.quote(sys.executable)} -m platform_db"
+
+
+def _require_own_schema(directory: Path) -> None:
+    """Refuse a database that another state of the code left: until a release, revisions may change."""
+    from platform_db import catalogue, database, errors, schema
+    from platform_db.cli.errors import Failure
+
+    with database.get_engine().connect() as connection:
+        found = schema.status(connection)
+        if found.state is schema.SchemaState.current and not catalogue.differences(connection):
+            return
+    raise Failure(
+        "the demo's database was made by another version of platform-db",
+        errors.SchemaDiffers.exit_code,
+        f"remove it, and run the demo again: rm -r {shlex.quote(str(directory))}",
+    )
 
 
 def _server_version() -> str:
@@ -205,6 +231,7 @@ def _refuse(console: Console) -> None:
 def _show_history(console: Console, run_id: UUID) -> None:
     """Print what happened to one run."""
     import sqlalchemy as sa
+    from rich.markup import escape
     from rich.table import Table
 
     from platform_db import database
@@ -212,7 +239,8 @@ def _show_history(console: Console, run_id: UUID) -> None:
 
     with database.session_scope() as session:
         run = session.get_one(Workflow, run_id)
-        table = Table("revision", "from", "to", "at", "actor", "reason", title=run.get_full_workflow_name())
+        title = escape(run.get_full_workflow_name())  # Directories are called what they are called.
+        table = Table("revision", "from", "to", "at", "actor", "reason", title=title)
         changes = session.scalars(
             sa.select(StatusChange)
             .where(StatusChange.owner_id == run.owner_id, StatusChange.entity_id == run.id_)
@@ -227,7 +255,11 @@ def _show_history(console: Console, run_id: UUID) -> None:
 
 def _meter() -> None:
     """Run the quota jobs and print the users' table, as an operator would."""
+    from platform_db import errors
     from platform_db.cli.quota import quota
 
     for command in ("resource-usage-update", "report"):
-        quota.main([command], prog_name="platform-db quota", standalone_mode=False)
+        try:
+            quota.main([command], prog_name="platform-db quota", standalone_mode=False)
+        except errors.PartialFailure as error:
+            click.echo(f"{error}.")  # Real directories have files that only others may read.

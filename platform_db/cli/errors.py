@@ -90,9 +90,9 @@ def as_failure(error: Exception) -> Failure | None:
         reason = error.strerror or type(error).__name__
         return Failure(f"{error.filename}: {reason}" if error.filename else reason, 1)
     # Whatever raised one of these has imported its module; nobody else needs to.
-    alembic = sys.modules.get("alembic.util")
-    if alembic is not None and isinstance(error, alembic.CommandError):
-        return Failure(str(error), 1)
+    for module, name in (("alembic.util", "CommandError"), ("alembic.script.revision", "RevisionError")):
+        if module in sys.modules and isinstance(error, getattr(sys.modules[module], name)):
+            return Failure(str(error), 1)
     sqlalchemy = sys.modules.get("sqlalchemy.exc")
     if sqlalchemy is None:
         return None

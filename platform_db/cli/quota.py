@@ -12,6 +12,7 @@ import click
 from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.progress import show_progress
 from platform_db.cli.quota_report import init_default_period, report, set_limit
+from platform_db.cli.values import duration_seconds
 
 if TYPE_CHECKING:
     from platform_db.quota import CpuReport, Difference, DiskReport, Measuring, Scope
@@ -44,25 +45,13 @@ def _shard(context: click.Context, parameter: click.Parameter, value: str | None
         raise click.BadParameter(str(error)) from None
 
 
-def _seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    from platform_db.units import parse_duration_seconds
-
-    try:
-        seconds = None if value is None else parse_duration_seconds(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-    if seconds is not None and seconds < 0:
-        raise click.BadParameter("a duration is not negative")
-    return seconds
-
-
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 job_options = options(
     click.option("--user", metavar="USER", help="Only this user's, by id or e-mail address."),
     click.option(
         "--stale-after",
-        callback=_seconds,
+        callback=duration_seconds,
         metavar="DURATION",
         help="Only what was not measured for so long (1h, 30m); also resumes a run that was killed.",
     ),

@@ -10,6 +10,8 @@ import click
 from platform_db.cli.database import session_scope
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from platform_db.models import User
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -93,14 +95,28 @@ def delete(user: str, delete_work: bool, yes: bool) -> None:
 
     with session_scope() as session:
         found = users.find_user(session, user)
+        user_id, work = found.id_, users.count_work(session, found)
+    if not yes:
+        # Between two transactions: nobody waits for an answer.
+        counts = ", ".join(f"{count} {table}" for table, count in work.items())
+        click.confirm(
+            f"Delete user {user_id}{f' with {counts}' if work and delete_work else ''}?", abort=True, err=True
+        )
+    with session_scope() as session:
+        found = users.find_user(session, user_id)
         if not yes:
-            work = ", ".join(f"{count} {table}" for table, count in users.count_work(session, found).items())
-            click.confirm(
-                f"Delete user {found.id_}{f' with {work}' if work and delete_work else ''}?",
-                abort=True,
-                err=True,
-            )
+            _refuse_more(session, found, work)
         users.delete_user(session, found, delete_work=delete_work)
+
+
+def _refuse_more(session: Session, user: User, confirmed: dict[str, int]) -> None:
+    """Raise an error where the user has more work by now than was confirmed."""
+    from platform_db import errors, users
+
+    session.refresh(user, with_for_update=True)  # Whoever starts a run now waits, and finds no owner.
+    work = users.count_work(session, user)
+    if any(count > confirmed.get(table, 0) for table, count in work.items()):
+        raise errors.UserHasWork(user.id_, work)
 
 
 def _facts(found: User) -> dict[str, Any]:

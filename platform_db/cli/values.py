@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from typing import Any
 
 import click
+
+DAY = 86_400  # seconds
+
+# A hundred years: what is longer leads out of the range of times.
+LONGEST_DAYS = 36_500
 
 
 def read_value(prompt: str = "Value") -> str:
@@ -40,4 +47,20 @@ def duration_seconds(context: click.Context, parameter: click.Parameter, value: 
         raise click.BadParameter(str(error)) from None
     if seconds is not None and seconds < 0:
         raise click.BadParameter("a duration is not negative")
+    if seconds is not None and seconds > LONGEST_DAYS * DAY:
+        raise click.BadParameter(f"a duration is at most {LONGEST_DAYS} days")
     return seconds
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds, neither infinite nor NaN, which a range alone lets pass."""
+
+    def __init__(self, min: float) -> None:  # noqa: A002 (as in the class above)
+        super().__init__(min=min, max=LONGEST_DAYS * DAY)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it."""
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds

@@ -10,6 +10,7 @@ import click
 
 from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.show import as_json_option, show_row, show_rows
+from platform_db.cli.values import Seconds
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -131,7 +132,7 @@ def logs(run: str, user: str | None, tail: int | None, follow: bool) -> None:
 @workflow.command
 @click.option(
     "--older-than",
-    type=click.FloatRange(min=1),
+    type=Seconds(min=1),
     default=300.0,
     show_default=True,
     metavar="SECONDS",

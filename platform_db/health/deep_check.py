@@ -1,4 +1,7 @@
-"""Whether rows agree with each other: what no single constraint can tell. It reads whole tables."""
+"""Whether rows agree with each other, which no single constraint can tell, and whether the guards are there.
+
+It reads whole tables.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import errors
+from platform_db import catalogue, errors
 from platform_db.states import MACHINES
 from platform_db.types import SCHEMA
 
 SHOWN = 5
+
+CATALOGUE_CHECK = "functions, triggers and policies that are not those of the models"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ def check_deeply(session: Session) -> list[Finding]:
         found = rows.all()
         if found:
             findings.append(Finding(check, found[0][0], [str(row[1]) for row in found]))
+    if differences := catalogue.differences(session.connection()):
+        findings.append(Finding(CATALOGUE_CHECK, len(differences), differences[:SHOWN]))
     return findings
 
 
@@ -150,7 +157,4 @@ CHECKS = {
     "constraints that were never validated": f"""
         SELECT conname FROM pg_constraint
         WHERE connamespace = '{SCHEMA}'::regnamespace AND NOT convalidated""",
-    "triggers that are switched off": f"""
-        SELECT tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
-        WHERE relnamespace = '{SCHEMA}'::regnamespace AND NOT tgisinternal AND tgenabled <> 'O'""",
 }

@@ -30,6 +30,9 @@ COMPARE: dict[str, Any] = {
     "compare_server_default": False,
 }
 
+# However long it takes, a revision is run to its end: half of an hour-long index helps nobody.
+UNLIMITED = ("statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
+
 
 def print_sql() -> None:
     """Write the statements out instead of running them (``--sql``)."""
@@ -37,7 +40,8 @@ def print_sql() -> None:
     context.configure(
         dialect_name="postgresql", dialect_opts={"paramstyle": "named"}, literal_binds=True, **COMPARE
     )
-    context.get_context().impl.static_output(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA};")
+    for statement in (*set_timeouts(), f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"):
+        context.get_context().impl.static_output(f"{statement};")
     with context.begin_transaction():
         context.run_migrations()
 
@@ -54,19 +58,30 @@ def look() -> None:
 
 def migrate() -> None:
     """Run the migrations on a connection of their own."""
-    settings = get_settings()
     # Without the services' timeouts; what the URL's own options say stays.
     with schema.connect(database_url(), options="") as connection:
-        schema.lock_for_migration(connection, settings.migration_wait)
+        schema.lock_for_migration(connection, get_settings().migration_wait)
         connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
         connection.commit()
         schema.refuse_newer(connection)
         connection.commit()
         context.configure(connection=connection, on_version_apply=report_step, **COMPARE)
-        connection.execute(sa.text(f"SET lock_timeout = {int(settings.migration_lock_timeout)}"))
+        for statement in set_timeouts():
+            connection.execute(sa.text(statement))
         connection.commit()
         with context.begin_transaction():
             context.run_migrations()
+
+
+def set_timeouts() -> list[str]:
+    """Return the statements that give migrations their own timeouts, whatever the role or database has."""
+    names = ", ".join(f"'{name}'" for name in UNLIMITED)
+    # What the client itself asked for stays, and a server may not know all of them.
+    others = f"name IN ({names}) AND source <> 'client'"
+    return [
+        f"SET lock_timeout = {get_settings().migration_lock_timeout}",
+        f"SELECT set_config(name, '0', false) FROM pg_settings WHERE {others}",
+    ]
 
 
 def database_url() -> Any:
