@@ -6,6 +6,7 @@ test that compares a migrated database with the models creates them from here.
 
 from __future__ import annotations
 
+from platform_db.crypto import KEY_ID_BYTES
 from platform_db.models.append_only import append_only_statements
 from platform_db.models.base import STORAGE, Base
 from platform_db.models.guard import guard_statements
@@ -123,6 +124,35 @@ CREATE TRIGGER add_user_token_last_use AFTER INSERT ON {SCHEMA}.user_token
     FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.add_user_token_last_use();""",
 ]
 
+_KEY_ID = f"substring({{}}.token FROM 2 FOR {KEY_ID_BYTES})"
+
+# Whoever assigns a value hands over its digests under the ring's other keys, too; a rotation does not, and
+# changes the key. It must fire before refuse_known_user_token_token, which takes those digests away: triggers
+# fire in the order of their names.
+_KEEP_VALUE = [
+    f"""\
+CREATE FUNCTION {SCHEMA}.keep_user_token_value() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING
+        ERRCODE = 'unique_violation',
+        MESSAGE = 'a token that was granted keeps its value',
+        SCHEMA = '{SCHEMA}', TABLE = 'user_token',
+        CONSTRAINT = CASE
+            WHEN OLD.type_ = 'access' AND OLD.status = 'active' THEN 'uq_user_token_active_access'
+            ELSE 'user_token_keeps_value'
+        END;
+END
+$$;""",
+    f"""\
+CREATE TRIGGER keep_user_token_value
+    BEFORE UPDATE OF token, token_digest, other_token_digests ON {SCHEMA}.user_token
+    FOR EACH ROW WHEN (
+        OLD.status <> 'requested' AND OLD.token_digest <> NEW.token_digest
+        AND (NEW.other_token_digests IS NOT NULL
+            OR {_KEY_ID.format("OLD")} = {_KEY_ID.format("NEW")}))
+    EXECUTE FUNCTION {SCHEMA}.keep_user_token_value();""",
+]
+
 # A function of PL/pgSQL, because it keeps its plan: planning takes longer than looking up. One value of JSON,
 # because a row of columns costs the driver and SQLAlchemy as much again. A transaction that cannot write, as
 # on a replica, says so here: trying to note the use would abort it.
@@ -213,6 +243,7 @@ CREATE TRIGGER touch_{table} BEFORE UPDATE ON {SCHEMA}.{table}
         *guard_statements(),
         *_RETENTION,
         *_LAST_USE,
+        *_KEEP_VALUE,
         _LOOK_UP,
         *_refuse_known_values("user_token", "token"),
         *_refuse_known_values("interactive_session", "secret"),

@@ -35,6 +35,8 @@ class UserTokenType(str, enum.Enum):
 class UserToken(Identified, Timestamped, Base):
     """A token of a user. Its value is encrypted, and found by a keyed digest.
 
+    Once it is granted, it keeps its value: the database refuses another one with ``TokenError``.
+
     :param scopes: what the token may be used for, and nothing else; :data:`EVERY_SCOPE` is all there is.
     """
 

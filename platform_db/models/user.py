@@ -96,6 +96,8 @@ class User(Identified, Timestamped, Base):
     def access_token(self, value: str) -> None:
         """Grant an access token with this value, for every scope; a requested one becomes active.
 
+        Where somebody else has granted one since the user was loaded, the flush raises ``TokenError``.
+
         :raises errors.TokenError: the user has an active one.
         :raises errors.MalformedToken: the value is empty, or a mistyped ``pdb_…``.
         """

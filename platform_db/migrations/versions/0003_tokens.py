@@ -2,7 +2,8 @@
 
 Motive: refreshing when a token was last used must never wait for anybody, so every token has its row in
 ``user_token_last_use`` from the start. While two secret keys are in use, one value has two digests: a trigger
-refuses the value under either.
+refuses the value under either. Another refuses to replace the value of a token that was granted meanwhile:
+the first one was handed out, and nobody would have revoked it.
 Lock: ACCESS EXCLUSIVE on ``user_token``, ``user_token_last_use`` and ``interactive_session``.
 Duration: a few seconds per million tokens, for the rows that are added.
 Recovery: run it again; it is one transaction.
@@ -34,6 +35,7 @@ def downgrade() -> None:
     for table, trigger in (
         ("interactive_session", "refuse_known_interactive_session_secret"),
         ("user_token", "refuse_known_user_token_token"),
+        ("user_token", "keep_user_token_value"),
         ("user_token", "add_user_token_last_use"),
     ):
         op.execute(f"DROP TRIGGER {trigger} ON platform.{table}")

@@ -19,6 +19,27 @@ INSERT INTO platform.user_token_last_use (user_id, token_id)
 SELECT user_id, id_ FROM platform.user_token
 ON CONFLICT DO NOTHING;
 
+CREATE FUNCTION platform.keep_user_token_value() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING
+        ERRCODE = 'unique_violation',
+        MESSAGE = 'a token that was granted keeps its value',
+        SCHEMA = 'platform', TABLE = 'user_token',
+        CONSTRAINT = CASE
+            WHEN OLD.type_ = 'access' AND OLD.status = 'active' THEN 'uq_user_token_active_access'
+            ELSE 'user_token_keeps_value'
+        END;
+END
+$$;
+
+CREATE TRIGGER keep_user_token_value
+    BEFORE UPDATE OF token, token_digest, other_token_digests ON platform.user_token
+    FOR EACH ROW WHEN (
+        OLD.status <> 'requested' AND OLD.token_digest <> NEW.token_digest
+        AND (NEW.other_token_digests IS NOT NULL
+            OR substring(OLD.token FROM 2 FOR 4) = substring(NEW.token FROM 2 FOR 4)))
+    EXECUTE FUNCTION platform.keep_user_token_value();
+
 CREATE FUNCTION platform.look_up_token(digests bytea[]) RETURNS json LANGUAGE plpgsql STABLE AS $$
 DECLARE
     digest bytea;
