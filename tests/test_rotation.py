@@ -9,7 +9,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from platform_db import config, crypto, errors, tokens
 from platform_db.models import AuditLog, InteractiveSession, UserToken
 from platform_db.models.audit import NOBODY
+from platform_db.tenancy import tenant_scope
 from tests.factories import make_user
+from tests.tenants import prepare_roles
 
 OLD, NEW, OTHER = (crypto.generate_key() for _ in range(3))
 
@@ -123,6 +125,27 @@ def test_a_value_is_unique_under_both_keys(
     use_keys(OLD, NEW)
     with pytest.raises(errors.TokenError, match="in use already"):
         tokens.issue(session, first, type_="webhook", value="another")
+
+
+def test_a_value_is_unique_across_tenants_under_both_keys(
+    session: Session, engine: sa.Engine, use_keys
+) -> None:
+    prepare_roles(engine)
+    ann, bob = make_user(session), make_user(session, access_token="brought along")
+    notebook = InteractiveSession(name="n", path="/n", owner_id=bob.id_, secret="open sesame")
+    session.add(notebook)
+    session.commit()
+    use_keys(NEW, OLD)
+    own = InteractiveSession(name="n", path="/ann", owner_id=ann.id_, secret="open sesame")
+    for write in (
+        lambda: tokens.issue(session, ann, type_="webhook", value="brought along"),
+        lambda: session.add(own),
+    ):
+        with pytest.raises(errors.TokenError, match="in use already"), tenant_scope(session, ann.id_):
+            write()
+        session.rollback()
+    assert tokens.authenticate(session, "brought along").user_id == bob.id_
+    assert tokens.find_interactive_session(session, "open sesame") is notebook
 
 
 def test_two_with_one_value_that_were_written_apart_are_reported(

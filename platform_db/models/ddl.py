@@ -186,12 +186,16 @@ $$;"""
 def _refuse_known_values(table: str, value: str) -> list[str]:
     """Return the statements by which a value that is stored already is refused under every key.
 
+    The function runs as its owner, who sees every tenant's rows. Nobody else may call it or make a trigger of
+    it, and it tells no more than the unique index does.
+
     The locks make writers of the same value wait for each other: what one of them has not committed yet, the
     other's query would not see.
     """
     return [
         f"""\
-CREATE FUNCTION {SCHEMA}.refuse_known_{table}_{value}() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION {SCHEMA}.refuse_known_{table}_{value}() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     digests bytea[] := NEW.other_{value}_digests || NEW.{value}_digest;
 BEGIN
@@ -209,6 +213,7 @@ BEGIN
     RETURN NEW;
 END
 $$;""",
+        f"REVOKE EXECUTE ON FUNCTION {SCHEMA}.refuse_known_{table}_{value}() FROM PUBLIC;",
         f"""\
 CREATE TRIGGER refuse_known_{table}_{value}
     BEFORE INSERT OR UPDATE OF other_{value}_digests ON {SCHEMA}.{table}

@@ -65,7 +65,8 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION platform.refuse_known_user_token_token() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.refuse_known_user_token_token() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     digests bytea[] := NEW.other_token_digests || NEW.token_digest;
 BEGIN
@@ -84,12 +85,15 @@ BEGIN
 END
 $$;
 
+REVOKE EXECUTE ON FUNCTION platform.refuse_known_user_token_token() FROM PUBLIC;
+
 CREATE TRIGGER refuse_known_user_token_token
     BEFORE INSERT OR UPDATE OF other_token_digests ON platform.user_token
     FOR EACH ROW WHEN (NEW.other_token_digests IS NOT NULL)
     EXECUTE FUNCTION platform.refuse_known_user_token_token();
 
-CREATE FUNCTION platform.refuse_known_interactive_session_secret() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.refuse_known_interactive_session_secret() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     digests bytea[] := NEW.other_secret_digests || NEW.secret_digest;
 BEGIN
@@ -107,6 +111,8 @@ BEGIN
     RETURN NEW;
 END
 $$;
+
+REVOKE EXECUTE ON FUNCTION platform.refuse_known_interactive_session_secret() FROM PUBLIC;
 
 CREATE TRIGGER refuse_known_interactive_session_secret
     BEFORE INSERT OR UPDATE OF other_secret_digests ON platform.interactive_session
