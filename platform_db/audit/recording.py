@@ -27,6 +27,7 @@ def record_action(
     :param details: what else there is to know, in ids and plain values: no names, no e-mail addresses.
     :param actor_id: the user who did it, where :func:`set_origin` did not say it.
     :raises errors.UnknownAction: nobody registered that action.
+    :raises errors.TokenInText: a token's value is in the details.
     """
     row = AuditLog(
         user_id=user.id_ if isinstance(user, User) else parse_id(user, "user id"),

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from platform_db.cli.database import session_scope
+from platform_db.cli.values import refuse_value
 
 if TYPE_CHECKING:
     from platform_db.models import User
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-user_argument = click.argument("user", metavar="USER")
+user_argument = click.argument("user", metavar="USER", callback=refuse_value)
 
 
 @click.group

@@ -146,6 +146,7 @@ class User(Identified, Timestamped, Base):
         """Add an audit row about this user; it is stored with the session's transaction.
 
         :raises errors.UnknownAction: nobody registered that action.
+        :raises errors.TokenInText: a token's value is in the details.
         """
         session = session_of(self)
         row = AuditLog(user_id=self.id_, action=action, details=dict(details) if details else None)
