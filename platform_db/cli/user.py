@@ -85,7 +85,7 @@ def show(user: str, as_json: bool) -> None:
 @click.option("--delete-work", is_flag=True, help="Delete the user's runs, sessions and services, too.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(user: str, delete_work: bool, yes: bool) -> None:
-    """Forget a user, with tokens, limits and shares. The audit log keeps the id.
+    """Forget a user, with tokens, limits, shares and history. The audit log keeps the id.
 
     While the user has runs, sessions or services this is refused, unless --delete-work says that they go,
     too. Nothing on any disk or cluster is touched: stop what runs, and remove the workspaces, first.

@@ -10,7 +10,7 @@ from platform_db.crypto import KEY_ID_BYTES
 from platform_db.models.append_only import append_only_statements
 from platform_db.models.base import STORAGE, Base
 from platform_db.models.guard import guard_statements
-from platform_db.models.policies import policy_statements
+from platform_db.models.policies import policy_statements, tenant_columns
 from platform_db.models.run_number import RUN_NUMBER_FUNCTIONS
 from platform_db.types import SCHEMA
 
@@ -110,6 +110,33 @@ CREATE TRIGGER record_workspace_retention
     AFTER INSERT OR UPDATE OF status, retention_days, apply_on ON {SCHEMA}.workspace_retention_rule
     FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.record_workspace_retention();""",
 ]
+
+
+def _forget_user() -> list[str]:
+    """Return the statements by which what no foreign key ties to a user goes with the user all the same.
+
+    A trigger's name decides when it fires: this one after those of the foreign keys (``RI_…``), so that
+    whoever still writes history of the user's rows was waited for.
+    """
+    tied = {table.name for table in Base.metadata.tables.values() if table.foreign_keys}
+    deletes = "\n".join(
+        f"    DELETE FROM {SCHEMA}.{table} WHERE {column} = OLD.id_;"
+        for table, column in tenant_columns().items()
+        if table not in {*tied, "user_", "audit_log"}  # The audit log outlives the user.
+    )
+    return [
+        f"""\
+CREATE FUNCTION {SCHEMA}.forget_user() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+{deletes}
+    RETURN NULL;
+END
+$$;""",
+        f"""\
+CREATE TRIGGER forget_user AFTER DELETE ON {SCHEMA}.user_
+    FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.forget_user();""",
+    ]
+
 
 _LAST_USE = [
     f"""\
@@ -247,6 +274,7 @@ CREATE TRIGGER touch_{table} BEFORE UPDATE ON {SCHEMA}.{table}
         *RUN_NUMBER_FUNCTIONS,
         *guard_statements(),
         *_RETENTION,
+        *_forget_user(),
         *_LAST_USE,
         *_KEEP_VALUE,
         _LOOK_UP,
