@@ -178,6 +178,14 @@ class InvalidIdentifier(PlatformDBError):
     exit_code = 2
 
 
+class InvalidAddress(PlatformDBError):
+    """This is not a network address."""
+
+    code = "invalid_address"
+    exit_code = 2
+    hint = "give one IP address; X-Forwarded-For may hold several"
+
+
 class InvalidText(PlatformDBError):
     """Text cannot be stored: it has a NUL character or half of a surrogate pair."""
 
