@@ -151,11 +151,15 @@ def test_keys_are_told_rotated_and_missed(cli: Cli, session: Session) -> None:
 
     assert states() == [(old, 1, "newest")]
     cli.keys = NEW
-    for command in ("status", "rotate"):
-        missed = cli("secret", command)
+    for command in (("secret", "status"), ("secret", "rotate"), ("db", "check"), ("db", "check", "--deep")):
+        missed = cli(*command)
         assert missed.exit_code == errors.SecretKeyError.exit_code
-        assert f"1 stored secrets need the secret key with id {old}" in one_line(missed.stderr)
+        assert f"stored secrets need the secret key with id {old}" in one_line(missed.stderr)
+    assert json.loads(cli("db", "check", "--json").stdout)["state"] == "secret_key"
+    cli.keys = None
+    assert cli("db", "check").exit_code == 0
     cli.keys = f"{NEW},{OLD}"
+    assert cli("db", "check").exit_code == 0
     assert states() == [(new, 0, "newest"), (old, 1, "in use")]
     assert cli.json("secret", "rotate")["rotated"] == 1
     assert states() == [(new, 1, "newest"), (old, 0, "unused")]

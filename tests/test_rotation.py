@@ -7,9 +7,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import config, crypto, errors, tokens
+from platform_db.health.secret_keys import SECRETS, require_secret_keys
 from platform_db.models import AuditLog, InteractiveSession, UserToken
 from platform_db.models.audit import NOBODY
 from platform_db.tenancy import tenant_scope
+from platform_db.tokens.keys import secret_columns
 from tests.factories import make_user
 from tests.tenants import prepare_roles
 
@@ -71,6 +73,34 @@ def test_a_missing_key_is_named_and_nothing_is_changed(
     assert session.execute(sa.text("SELECT token, xmin FROM platform.user_token")).one()[1] == before[1]
     states = {key.key_id: key.state for key in tokens.report_keys(session).keys}
     assert states == {key_id(NEW): "newest", key_id(OTHER): "unused", key_id(OLD): "missing"}
+
+
+def test_missing_keys_are_found_among_all_secrets_by_index(session: Session, use_keys) -> None:
+    assert {column.table: column.name for column in secret_columns()} == SECRETS
+    owner = make_user(session)
+    tokens.request(session, owner)
+    require_secret_keys(session.connection())
+    make_user(session, access_token="one")
+    use_keys(OTHER)
+    session.add(InteractiveSession(name="n", path="/n", owner_id=owner.id_, secret="two"))
+    session.commit()
+    use_keys(NEW, OTHER)
+    make_user(session, access_token="three")
+    with pytest.raises(errors.SecretKeyError, match=f"with id {key_id(OLD)}, which is not configured"):
+        require_secret_keys(session.connection())
+    use_keys(OLD)
+    missing = ", ".join(sorted([key_id(OTHER), key_id(NEW)]))
+    with pytest.raises(errors.SecretKeyError, match=missing):
+        require_secret_keys(session.connection())
+    use_keys(OLD, OTHER, NEW)
+    session.commit()
+    session.execute(sa.text("SET LOCAL enable_seqscan = off"))  # A table of three rows is read as a whole.
+    require_secret_keys(session.connection())
+    scans = sa.text(
+        "SELECT sum(seq_scan) FROM pg_stat_xact_user_tables"
+        " WHERE relname IN ('user_token', 'interactive_session')"
+    )
+    assert session.execute(scans).scalar() == 0
 
 
 def test_locked_rows_are_left_for_the_next_run(

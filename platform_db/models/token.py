@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from platform_db.models.base import STORAGE, Base, Identified, Timestamped, tenant_keys
-from platform_db.models.secret import SecretAttribute, other_digests_column
+from platform_db.models.secret import SecretAttribute, key_id_index, other_digests_column
 from platform_db.states import UserTokenStatus
 from platform_db.types import SCHEMA, Sealed, Timestamp, native_enum
 
@@ -63,6 +63,7 @@ class UserToken(Identified, Timestamped, Base):
     __table_args__ = (
         *tenant_keys("user_token", "user_id"),
         sa.UniqueConstraint("token_digest"),
+        key_id_index("user_token", "token"),
         sa.Index(
             "uq_user_token_active_access",
             "user_id",

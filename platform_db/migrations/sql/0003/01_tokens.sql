@@ -2,6 +2,12 @@ ALTER TABLE platform.user_token ADD COLUMN other_token_digests BYTEA[];
 
 ALTER TABLE platform.interactive_session ADD COLUMN other_secret_digests BYTEA[];
 
+-- squawk-ignore require-concurrent-index-creation
+CREATE INDEX ix_user_token_key_id ON platform.user_token (substring(token FROM 2 FOR 4));
+
+-- squawk-ignore require-concurrent-index-creation
+CREATE INDEX ix_interactive_session_key_id ON platform.interactive_session (substring(secret FROM 2 FOR 4));
+
 -- squawk-ignore ban-drop-not-null
 ALTER TABLE platform.user_token_last_use ALTER COLUMN last_used_at DROP NOT NULL;
 
