@@ -23,6 +23,7 @@ CONSTRAINT_ERRORS: dict[str, Callable[[], errors.PlatformDBError]] = {
         "the user has already an active personal token of this name"
     ),
     "uq_user_token_token_digest": lambda: errors.TokenError("this value is in use already"),
+    "user_token_keeps_value": lambda: errors.TokenError("a token that was granted keeps its value"),
     "uq_user__email": errors.UserExists,
     "uq_user__idp_issuer_idp_subject": errors.UserExists,
     "uq_workflow_owner_id_name_run_number_major_run_number_minor": lambda: errors.RunNumberError(

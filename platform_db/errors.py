@@ -43,6 +43,10 @@ class PlatformDBError(Exception):
     hint: ClassVar[str | None] = None
 
     def __init__(self, message: str | None = None) -> None:
+        if message and "pdb_" in message:
+            from platform_db.token_format import hide_tokens
+
+            message = hide_tokens(message)  # Somebody gave a token's value where an id or a name belongs.
         super().__init__(message or (inspect.getdoc(type(self)) or "").partition("\n")[0])
 
 
@@ -172,6 +176,14 @@ class InvalidIdentifier(PlatformDBError):
 
     code = "invalid_identifier"
     exit_code = 2
+
+
+class InvalidAddress(PlatformDBError):
+    """This is not a network address."""
+
+    code = "invalid_address"
+    exit_code = 2
+    hint = "give one IP address; X-Forwarded-For may hold several"
 
 
 class InvalidText(PlatformDBError):
@@ -392,6 +404,14 @@ class MissingScope(AuthenticationError):
     """The token has not all the scopes that are needed."""
 
     code = "missing_scope"
+
+
+class TokenInText(PlatformDBError):
+    """This text holds a token's value, which must not be stored in clear."""
+
+    code = "token_in_text"
+    exit_code = 2
+    hint = "write the token's id; whoever has seen the value may use it, so revoke it"
 
 
 class UnknownAction(PlatformDBError):

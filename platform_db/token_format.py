@@ -63,6 +63,22 @@ def require_well_formed(value: str) -> None:
             raise errors.MalformedToken from None
 
 
+def require_no_token(text: object) -> None:
+    """Refuse a text, or what holds texts, with a token's value in it: it is to be stored in clear.
+
+    Only values that platform-db made are recognised.
+
+    :raises errors.TokenInText: the value is in no part of the error.
+    """
+    if _shape.search(text if isinstance(text, str) else repr(text)):
+        raise errors.TokenInText
+
+
+def hide_tokens(text: str) -> str:
+    """Return the text with ``pdb_…`` in place of tokens' values."""
+    return _shape.sub(f"{PREFIX}…", text)
+
+
 def _is_ours(value: str) -> bool:
     if _shape.fullmatch(value) is None:
         return False

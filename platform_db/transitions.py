@@ -29,6 +29,7 @@ from platform_db.models import (
 )
 from platform_db.models.guard import STAMPS
 from platform_db.states import MACHINES, WORKFLOW, Status
+from platform_db.token_format import require_no_token
 from platform_db.types import parse_id
 
 Guarded = Workflow | Job | InteractiveSession | Service | UserToken | WorkspaceRetentionRule
@@ -181,10 +182,12 @@ def override_guard(session: Session, *, reason: str) -> Iterator[None]:
     The block is a savepoint: an error undoes what it did. Nothing outside the block is affected, neither
     later in the transaction nor in any other.
 
-    :param reason: why, for the history.
+    :param reason: why, for the history and the audit log.
+    :raises errors.TokenInText: a token's value is in the reason.
     """
     if not reason.strip():
         raise errors.PlatformDBError("an override needs a reason")
+    require_no_token(reason)
     session.flush()
     with session.begin_nested():
         guard, former_reason, transaction = session.execute(_READ_SETTINGS).one()

@@ -78,7 +78,9 @@ def count_work(session: Session, user: User) -> dict[str, int]:
 def delete_user(
     session: Session, user: User, *, delete_work: bool = False, actor_id: uuid.UUID | None = None
 ) -> None:
-    """Forget a user: the row goes, with tokens, limits and shares. The audit log stays; it has ids only.
+    """Forget a user: the row goes, with tokens, limits, shares and history.
+
+    The audit log stays; it has ids only.
 
     :param delete_work: also delete the user's runs, with jobs and logs, interactive sessions and services.
         Nothing on any disk or cluster is touched: stop what runs first.
@@ -86,7 +88,7 @@ def delete_user(
     :raises errors.UserHasWork: there is some, and nobody said what to do with it; nothing is changed.
     """
     session.flush()
-    # Whoever starts a run now waits for this to end, and then finds no owner.
+    # Whoever starts a run now waits for this to end, and then finds no owner; who did before is waited for.
     locked = sa.select(User.id_).where(User.id_ == user.id_).with_for_update()
     if session.connection().execute(locked).one_or_none() is None:
         raise errors.UserNotFound(f"there is no user {user.id_}")

@@ -103,6 +103,23 @@ def test_a_row_says_who_about_whom_what_when_and_from_where(session: orm.Session
     assert (second.actor_id, second.request_id, second.address, second.service) == (None, None, None, None)
 
 
+@pytest.mark.parametrize("address", ["10.0.0.1, 192.168.1.1", "192.0.2.7:443", "192.0.2.0/24", "unknown", ""])
+def test_what_is_not_one_address_is_refused_at_once(session: orm.Session, address: str) -> None:
+    with pytest.raises(errors.InvalidAddress):
+        audit.set_origin(session, request_id="r-1", address=address)
+    record_action(session, ANN, "share_workflow")
+    session.commit()
+    (row,) = list_audit(session)
+    assert (row.request_id, row.address) == (None, None)
+
+
+def test_a_link_local_address_is_stored_without_its_zone(session: orm.Session) -> None:
+    audit.set_origin(session, address="fe80::1%eth0")
+    record_action(session, ANN, "share_workflow")
+    session.commit()
+    assert str(list_audit(session)[0].address) == "fe80::1"
+
+
 def test_an_unknown_action_is_refused_and_a_registered_one_is_not(session: orm.Session) -> None:
     with pytest.raises(errors.UnknownAction):
         record_action(session, ANN, "open_door")

@@ -34,7 +34,7 @@ CATALOGUES = {
         FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
         WHERE relnamespace = 'platform'::regnamespace AND NOT tgisinternal""",
     "functions": """
-        SELECT proname, pg_get_functiondef(oid), prosecdef, provolatile
+        SELECT proname, pg_get_functiondef(oid), prosecdef, provolatile, proacl
         FROM pg_proc WHERE pronamespace = 'platform'::regnamespace""",
     "enumerations": """
         SELECT typname, array_agg(enumlabel ORDER BY enumsortorder)
@@ -99,6 +99,7 @@ def test_the_migrations_make_what_the_models_say(
         ("ALTER TABLE platform.job DISABLE TRIGGER guard_job_update", "triggers"),
         ("ALTER TABLE platform.workflow ALTER name DROP NOT NULL", "columns"),
         ("ALTER FUNCTION platform.touch() SECURITY DEFINER", "functions"),
+        ("GRANT EXECUTE ON FUNCTION platform.refuse_known_user_token_token() TO PUBLIC", "functions"),
         ("GRANT SELECT ON platform.job TO PUBLIC", "grants"),
     ],
 )

@@ -19,6 +19,8 @@ from platform_db.token_format import generate
 from tests.command_line import one_line
 from tests.factories import make_run, make_user
 
+ID = str(uuid.uuid4())
+
 OLD, NEW = (crypto.generate_key() for _ in range(2))
 
 
@@ -130,12 +132,36 @@ def test_a_token_is_requested_granted_and_revoked(cli: Cli, session: Session) ->
     assert cli.json("token", "purge", "--revoked-for", "0s") == {"expired": 0, "purged": 1}
 
 
-def test_a_value_is_no_argument(cli: Cli) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("token", "revoke", "VALUE"),
+        ("token", "revoke", ID, "--reason", "leak of VALUE"),
+        ("token", "request", "VALUE"),
+        ("token", "list", "VALUE"),
+        ("token", "issue", "ada@example.org", "--type", "personal", "--name", "VALUE"),
+        ("user", "show", "VALUE"),
+        ("user", "delete", "VALUE"),
+    ],
+)
+def test_a_value_is_no_argument(cli: Cli, arguments: tuple[str, ...]) -> None:
     value = generate("access")
-    refused = cli("token", "revoke", value)
+    refused = cli(*(argument.replace("VALUE", value) for argument in arguments))
     assert refused.exit_code == 2
     assert "stdin or by prompt" in refused.output
     assert value not in refused.output
+
+
+def test_a_value_in_place_of_an_id_is_not_shown(cli: Cli) -> None:
+    value = generate("access")
+    refused = cli("db", "get", "user_token", value)
+    assert refused.exit_code == errors.InvalidIdentifier.exit_code
+    assert "'pdb_…' is neither an id" in one_line(refused.stderr)
+
+
+def test_an_address_may_begin_like_a_value(cli: Cli) -> None:
+    cli("user", "create", "pdb_admin@example.org")
+    assert cli("user", "show", "pdb_admin@example.org").exit_code == 0
     assert cli("token", "revoke").exit_code == 2
 
 
@@ -149,11 +175,15 @@ def test_keys_are_told_rotated_and_missed(cli: Cli, session: Session) -> None:
 
     assert states() == [(old, 1, "newest")]
     cli.keys = NEW
-    for command in ("status", "rotate"):
-        missed = cli("secret", command)
+    for command in (("secret", "status"), ("secret", "rotate"), ("db", "check"), ("db", "check", "--deep")):
+        missed = cli(*command)
         assert missed.exit_code == errors.SecretKeyError.exit_code
-        assert f"1 stored secrets need the secret key with id {old}" in one_line(missed.stderr)
+        assert f"stored secrets need the secret key with id {old}" in one_line(missed.stderr)
+    assert json.loads(cli("db", "check", "--json").stdout)["state"] == "secret_key"
+    cli.keys = None
+    assert cli("db", "check").exit_code == 0
     cli.keys = f"{NEW},{OLD}"
+    assert cli("db", "check").exit_code == 0
     assert states() == [(new, 0, "newest"), (old, 1, "in use")]
     assert cli.json("secret", "rotate")["rotated"] == 1
     assert states() == [(new, 1, "newest"), (old, 0, "unused")]

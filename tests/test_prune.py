@@ -22,7 +22,7 @@ from platform_db.history import add_note
 from platform_db.jobs import store_result
 from platform_db.leases import heartbeat
 from platform_db.logs import append_log
-from platform_db.models import Base, Job, RunStatus, Workflow
+from platform_db.models import NOBODY, AuditLog, Base, Job, RunStatus, Workflow
 from platform_db.retention import choose_rules, prune, require_finished
 from platform_db.transitions import transition
 from tests.factories import make_run, make_user
@@ -173,12 +173,57 @@ def test_what_somebody_holds_is_left_and_told(
     assert session.scalars(sa.select(Workflow.id_)).all() == []
 
 
-def test_there_is_no_rule_for_audit_rows() -> None:
-    with pytest.raises(errors.PlatformDBError, match="no rule for audit_log"):
-        choose_rules(["audit_log"])
+def test_each_table_that_lost_rows_leaves_one_audit_row(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    for _ in range(3):
+        make_life(session, "deleted")
+    prune(session_factory, choose_rules(older_than=NOW), dry_run=True)
+    prune(session_factory)
+    assert retention_runs(session) == []
+    results = prune(session_factory, choose_rules(older_than=timedelta(seconds=0), batch=1))
+    workflows, *others = retention_runs(session)
+    assert others == []
+    assert workflows == {
+        "table": "workflow",
+        "rows": 3,
+        "with_them": {table: rows for table, rows in results[0].with_them.items() if rows},
+        "older_than_seconds": 0,
+    }
 
 
-@pytest.mark.parametrize("table", ["workflow", "log_chunk", "service_log", "user_token"])
+def test_an_error_half_way_leaves_the_audit_row_of_what_went(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    for status in ("deleted", "deleted", "finished", "finished"):
+        make_life(session, status)
+
+    def end(table: str, rows: int) -> None:
+        raise KeyboardInterrupt
+
+    for table in ("workflow", "log_chunk"):
+        with pytest.raises(KeyboardInterrupt):
+            prune(session_factory, choose_rules([table], older_than=NOW, batch=1), progress=end)
+    assert [(run["table"], run["rows"]) for run in retention_runs(session)] == [
+        ("workflow", 1),
+        ("log_chunk", 1),
+    ]
+
+
+def retention_runs(session: Session) -> list[dict]:
+    rows = session.scalars(sa.select(AuditLog).order_by(AuditLog.number)).all()
+    session.rollback()
+    assert {(row.action, row.user_id) for row in rows} <= {("apply_retention", NOBODY)}
+    return [row.details for row in rows]
+
+
+@pytest.mark.parametrize("table", ["audit_log", "user_token"])
+def test_what_leaves_audit_rows_of_its_own_has_no_rule(table: str) -> None:
+    with pytest.raises(errors.PlatformDBError, match=f"no rule for {table}"):
+        choose_rules([table])
+
+
+@pytest.mark.parametrize("table", ["workflow", "log_chunk", "service_log", "service"])
 def test_looking_for_what_is_due_uses_an_index(session: Session, table: str) -> None:
     from platform_db.retention import prune as _  # noqa: F401
     from platform_db.retention.prune import _look

@@ -7,9 +7,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import config, crypto, errors, tokens
+from platform_db.health.secret_keys import SECRETS, require_secret_keys
 from platform_db.models import AuditLog, InteractiveSession, UserToken
 from platform_db.models.audit import NOBODY
+from platform_db.tenancy import tenant_scope
+from platform_db.tokens.keys import secret_columns
 from tests.factories import make_user
+from tests.tenants import prepare_roles
 
 OLD, NEW, OTHER = (crypto.generate_key() for _ in range(3))
 
@@ -71,6 +75,34 @@ def test_a_missing_key_is_named_and_nothing_is_changed(
     assert states == {key_id(NEW): "newest", key_id(OTHER): "unused", key_id(OLD): "missing"}
 
 
+def test_missing_keys_are_found_among_all_secrets_by_index(session: Session, use_keys) -> None:
+    assert {column.table: column.name for column in secret_columns()} == SECRETS
+    owner = make_user(session)
+    tokens.request(session, owner)
+    require_secret_keys(session.connection())
+    make_user(session, access_token="one")
+    use_keys(OTHER)
+    session.add(InteractiveSession(name="n", path="/n", owner_id=owner.id_, secret="two"))
+    session.commit()
+    use_keys(NEW, OTHER)
+    make_user(session, access_token="three")
+    with pytest.raises(errors.SecretKeyError, match=f"with id {key_id(OLD)}, which is not configured"):
+        require_secret_keys(session.connection())
+    use_keys(OLD)
+    missing = ", ".join(sorted([key_id(OTHER), key_id(NEW)]))
+    with pytest.raises(errors.SecretKeyError, match=missing):
+        require_secret_keys(session.connection())
+    use_keys(OLD, OTHER, NEW)
+    session.commit()
+    session.execute(sa.text("SET LOCAL enable_seqscan = off"))  # A table of three rows is read as a whole.
+    require_secret_keys(session.connection())
+    scans = sa.text(
+        "SELECT sum(seq_scan) FROM pg_stat_xact_user_tables"
+        " WHERE relname IN ('user_token', 'interactive_session')"
+    )
+    assert session.execute(scans).scalar() == 0
+
+
 def test_locked_rows_are_left_for_the_next_run(
     session: Session, session_factory: sessionmaker[Session], use_keys
 ) -> None:
@@ -123,6 +155,27 @@ def test_a_value_is_unique_under_both_keys(
     use_keys(OLD, NEW)
     with pytest.raises(errors.TokenError, match="in use already"):
         tokens.issue(session, first, type_="webhook", value="another")
+
+
+def test_a_value_is_unique_across_tenants_under_both_keys(
+    session: Session, engine: sa.Engine, use_keys
+) -> None:
+    prepare_roles(engine)
+    ann, bob = make_user(session), make_user(session, access_token="brought along")
+    notebook = InteractiveSession(name="n", path="/n", owner_id=bob.id_, secret="open sesame")
+    session.add(notebook)
+    session.commit()
+    use_keys(NEW, OLD)
+    own = InteractiveSession(name="n", path="/ann", owner_id=ann.id_, secret="open sesame")
+    for write in (
+        lambda: tokens.issue(session, ann, type_="webhook", value="brought along"),
+        lambda: session.add(own),
+    ):
+        with pytest.raises(errors.TokenError, match="in use already"), tenant_scope(session, ann.id_):
+            write()
+        session.rollback()
+    assert tokens.authenticate(session, "brought along").user_id == bob.id_
+    assert tokens.find_interactive_session(session, "open sesame") is notebook
 
 
 def test_two_with_one_value_that_were_written_apart_are_reported(

@@ -16,9 +16,11 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
-from platform_db import crypto, database, embedded, errors, tokens
+from platform_db import crypto, database, embedded, errors, tokens, users
+from platform_db.audit import record_action
 from platform_db.models import AuditLog, InteractiveSession, StatusChange, UserToken
 from platform_db.token_format import generate
+from platform_db.transitions import override_guard
 from tests.factories import make_user
 
 pytestmark = pytest.mark.usefixtures("secret_key")
@@ -50,9 +52,8 @@ def test_nothing_that_is_logged_shown_or_raised_holds_a_value(
         session.commit()
         session.expire_all()
         stored = [(v, tokens.find_token(session, v)) for v in (value, own)]
-        seen.write(
-            f"{stored[0][1]!r} {stored!s} {user!r} {vars(stored[0][1])}".replace(value, "").replace(own, "")
-        )
+        shown = [token for _, token in stored]
+        seen.write(f"{shown!r} {shown!s} {user!r} {[vars(token) for token in shown]}")
         seen.write(repr(tokens.authenticate(session, value)))
         secrets = [form for v, token in stored for form in forms(v, token)]
         statements = (
@@ -87,6 +88,35 @@ def test_nothing_that_is_logged_shown_or_raised_holds_a_value(
     text = seen.getvalue()
     assert [secret for secret in secrets if secret in text] == []
     engine.dispose()
+
+
+def test_a_value_in_a_text_that_is_kept_is_refused(session: Session) -> None:
+    user = make_user(session)
+    value = tokens.issue(session, user)
+    session.commit()
+    token = tokens.find_token(session, value)
+    text = f"leak of {value}: revoke"
+
+    def override() -> None:
+        with override_guard(session, reason=text):
+            pass
+
+    for keep in (
+        lambda: tokens.revoke(session, token, reason=text),
+        lambda: record_action(session, user, "revoke_token", {"seen": [{"in": text}]}),
+        lambda: user.log_action("revoke_token", {value: True}),
+        override,
+    ):
+        with pytest.raises(errors.TokenInText) as refusal:
+            keep()
+        assert value not in "".join(traceback.format_exception(refusal.value))
+    session.commit()
+    assert token.status == "active"
+    assert session.scalars(sa.select(AuditLog.action)).all() == ["grant_token"]
+    for look_up in (lambda: users.find_user(session, value), lambda: tokens.revoke(session, value)):
+        with pytest.raises(errors.PlatformDBError, match="pdb_…") as refusal:
+            look_up()
+        assert value not in str(refusal.value)
 
 
 def test_the_same_value_has_two_ciphertexts_and_one_digest(secret_key: str) -> None:

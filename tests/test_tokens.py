@@ -16,6 +16,7 @@ from platform_db.models import (
     AuditLog,
     InteractiveSession,
     StatusChange,
+    User,
     UserToken,
     UserTokenLastUse,
     UserTokenStatus,
@@ -368,8 +369,6 @@ def test_of_many_grants_at_once_exactly_one_is_left(
     barrier, outcomes = threading.Barrier(8), []
 
     def grant() -> None:
-        from platform_db.models import User
-
         with session_factory() as other:
             user = other.get(User, user_id)
             assert user.active_token is None
@@ -393,3 +392,48 @@ def test_of_many_grants_at_once_exactly_one_is_left(
     assert sorted(outcomes) == ["granted"] + ["refused"] * 7
     active = sa.select(sa.func.count()).where(UserToken.status == "active")
     assert session.scalar(active) == 1
+
+
+@pytest.mark.parametrize("keys", [(OLD,), (NEW, OLD)])
+@pytest.mark.parametrize("way", ["grant", "attribute"])
+def test_a_granted_value_is_not_replaced_by_whoever_saw_the_request_only(
+    session: Session,
+    session_factory: sessionmaker[Session],
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    keys: tuple[str, ...],
+) -> None:
+    use_keys(monkeypatch, OLD)
+    user = make_user(session)
+    tokens.request(session, user)
+    session.commit()
+    assert user.access_token_status == "requested"
+    with session_factory() as other:
+        seen_by_other = other.get(User, user.id_)
+        if way == "grant":
+            tokens.grant(other, user.id_, value="handed out")
+        else:
+            seen_by_other.access_token = "handed out"
+        other.commit()
+    use_keys(monkeypatch, *keys)
+    user.access_token = "another"
+    with pytest.raises(errors.TokenError, match="has already an active access token"):
+        session.commit()
+    session.rollback()
+    assert tokens.authenticate(session, "handed out").user_id == user.id_
+
+
+def test_a_token_that_was_granted_keeps_its_value(session: Session) -> None:
+    value = tokens.issue(session, make_user(session), type_="webhook")
+    session.commit()
+    token = tokens.find_token(session, value)
+    digest = crypto.get_key_ring().digest("another")
+    for write in (
+        lambda: setattr(token, "token", "another"),
+        lambda: session.execute(sa.update(UserToken).values(token_digest=digest)),
+    ):
+        with pytest.raises(errors.TokenError, match="keeps its value"):
+            write()
+            session.flush()
+        session.rollback()
+    assert tokens.authenticate(session, value)

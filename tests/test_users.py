@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import uuid
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors, users
+from platform_db.health.deep_check import check_deeply
+from platform_db.history import add_note
+from platform_db.leases import heartbeat
+from platform_db.logs import append_log
 from platform_db.models import AuditLog, InteractiveSession, Job, Service, User, UserToken, Workflow
-from tests.factories import make_run, make_user
+from platform_db.models.policies import tenant_columns
+from platform_db.transitions import transition
+from tests.factories import make_guarded, make_run, make_user
 
 
 def test_a_user_is_created_and_found(session: Session) -> None:
@@ -65,5 +73,79 @@ def test_a_user_with_work_is_only_deleted_with_it(session: Session) -> None:
     assert session.scalars(sa.select(Workflow.owner_id)).all() == [bob.id_]
     for model in (Job, InteractiveSession, Service):
         assert session.scalar(sa.select(sa.func.count()).select_from(model)) == 0
+    assert check_deeply(session) == []
     last = session.scalars(sa.select(AuditLog).order_by(AuditLog.id_.desc())).first()
     assert last.details == {"deleted": refusal.value.work}
+
+
+@pytest.mark.parametrize("way", ["function", "statement"])
+def test_of_a_user_nothing_is_left_but_the_audit_log(session: Session, secret_key: str, way: str) -> None:
+    ada, bob = make_user(session), make_user(session)
+    for owner in (ada, bob):
+        for entity in ("workflow", "job", "interactive_session", "service"):
+            row = make_guarded(session, owner, entity, "running")
+            heartbeat(session, [row])
+            add_note(session, row, "why", "because somebody asked")
+            transition(session, row, "stopped", reason="somebody said so")
+        append_log(session, make_run(session, owner, status="running"), "a line\n")
+        transition(session, make_guarded(session, owner, "user_token", "active"), "revoked", reason="left")
+    session.commit()
+    before = rows_by_table(session, bob.id_)
+    assert {"lease", "note", "status_change", "log_size"} <= rows_by_table(session, ada.id_).keys()
+    ada_id = ada.id_
+    if way == "function":
+        users.delete_user(session, ada, delete_work=True)
+    else:
+        for table in ("workflow", "interactive_session", "service"):
+            session.execute(sa.text(f"DELETE FROM platform.{table} WHERE owner_id = :id"), {"id": ada_id})
+        session.execute(sa.text("DELETE FROM platform.user_ WHERE id_ = :id"), {"id": ada_id})
+    session.commit()
+    assert rows_by_table(session, ada_id).keys() <= {"audit_log"}
+    assert rows_by_table(session, bob.id_) == before
+    assert check_deeply(session) == []
+
+
+def rows_by_table(session: Session, user_id: uuid.UUID) -> dict[str, int]:
+    """Return how many rows a tenant has in each table, those without any left out."""
+    counts = {
+        table: session.scalar(
+            sa.text(f"SELECT count(*) FROM platform.{table} WHERE {column} = :id"), {"id": user_id}
+        )
+        for table, column in tenant_columns().items()
+    }
+    return {table: count for table, count in counts.items() if count}
+
+
+def test_a_user_who_starts_a_run_meanwhile_is_deleted_with_it(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    user = make_user(session)
+    user_id = user.id_
+    make_run(session, user)
+    failures: list[Exception] = []
+
+    def delete() -> None:
+        try:
+            with session_factory() as other, other.begin():
+                users.delete_user(other, other.get_one(User, user_id), delete_work=True)
+        except Exception as error:
+            failures.append(error)
+
+    run = Workflow(name="analysis", owner_id=user_id, type_="serial", specification={})
+    run_id = run.id_
+    session.add(run)
+    with session.no_autoflush:
+        run.assign_run_number()  # From here on the counters are locked.
+    deleting = threading.Thread(target=delete)
+    deleting.start()
+    with session_factory() as looking:
+        waits = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        give_up_at = time.monotonic() + 10
+        while not looking.scalar(waits) and time.monotonic() < give_up_at:
+            looking.rollback()
+    session.commit()
+    deleting.join()
+    assert failures == []
+    session.expire_all()
+    assert session.get(User, user_id) is None
+    assert session.get(Workflow, run_id) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db import errors
 from platform_db.models import AuditLog, AuditLogAction, User
 from platform_db.types import parse_id
 
@@ -27,6 +29,7 @@ def record_action(
     :param details: what else there is to know, in ids and plain values: no names, no e-mail addresses.
     :param actor_id: the user who did it, where :func:`set_origin` did not say it.
     :raises errors.UnknownAction: nobody registered that action.
+    :raises errors.TokenInText: a token's value is in the details.
     """
     row = AuditLog(
         user_id=user.id_ if isinstance(user, User) else parse_id(user, "user id"),
@@ -51,17 +54,27 @@ def set_origin(
 
     What is None is left as it was. Rows that triggers write have it, too.
 
-    :param address: the network address that the request came from.
+    :param address: the network address that the request came from, as a text such as ``192.0.2.7`` or
+        ``2001:db8::7``; of a proxy's list the one that the platform trusts.
+    :raises errors.InvalidAddress: this is not one address.
     """
     values = {
         "actor_id": None if actor_id is None else str(parse_id(actor_id, "user id")),
         "request_id": request_id,
-        "address": address,
+        "address": None if address is None else _parse_address(address),
         "service": service,
     }
     for name, value in values.items():
         if value is not None:
             session.connection().execute(_SET[name], {"value": value})
+
+
+def _parse_address(address: str) -> str:
+    """Return the address as the database takes it: without the zone of a link-local one (``%eth0``)."""
+    try:
+        return str(ipaddress.ip_address(address)).partition("%")[0]
+    except ValueError:
+        raise errors.InvalidAddress(f"{address!r} is not one network address") from None
 
 
 _SET = {

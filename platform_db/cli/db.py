@@ -31,19 +31,23 @@ for command in (compact, get, prune, stats):
 )
 @as_json_option
 def check(deep: bool, as_json: bool) -> None:
-    """Tell whether the schema is current; the exit code says it, too."""
+    """Tell whether the schema is current, and no secret key missing; the exit code says it, too.
+
+    Keys are looked at where one is configured.
+    """
     from platform_db import errors, schema
+    from platform_db.health.secret_keys import require_secret_keys
 
     try:
         with schema.connect() as connection:
             found = schema.status(connection)
-        if not as_json:
             found.require_current()
+            require_secret_keys(connection)
+        if not as_json:
             click.echo(f"current: the database is at revision {found.revision}")
             if deep:
                 _check_deeply(as_json)
             return
-        found.require_current()
     except errors.PlatformDBError as error:
         if as_json:
             click.echo(json.dumps({"state": error.code, "message": str(error), "hint": error.hint}))

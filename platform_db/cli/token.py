@@ -30,7 +30,7 @@ def grant_options(command: Command) -> Command:
             "--expires-in", callback=duration_seconds, metavar="DURATION", help="Such as 90d; else for ever."
         ),
         click.option("--scope", "scopes", multiple=True, help="What it may be used for; may be repeated."),
-        click.option("--name", help="What the user calls it."),
+        click.option("--name", callback=refuse_value, help="What the user calls it."),
     ):
         command = option(command)
     return command
@@ -123,7 +123,7 @@ def list_(user: str, as_json: bool) -> None:
 @token.command
 @click.argument("token_id", required=False, callback=refuse_value)
 @click.option("--by-value", is_flag=True, help="Read the value from stdin, or ask for it.")
-@click.option("--reason", help="Why, for the history and the audit log.")
+@click.option("--reason", callback=refuse_value, help="Why, for the history and the audit log.")
 def revoke(token_id: str | None, by_value: bool, reason: str | None) -> None:
     """Revoke a token for good, by its id, or by its value where it was found somewhere."""
     from platform_db import tokens

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from platform_db.cli.database import session_scope
+from platform_db.cli.values import refuse_value
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from platform_db.models import User
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-user_argument = click.argument("user", metavar="USER")
+user_argument = click.argument("user", metavar="USER", callback=refuse_value)
 
 
 @click.group
@@ -86,7 +87,7 @@ def show(user: str, as_json: bool) -> None:
 @click.option("--delete-work", is_flag=True, help="Delete the user's runs, sessions and services, too.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(user: str, delete_work: bool, yes: bool) -> None:
-    """Forget a user, with tokens, limits and shares. The audit log keeps the id.
+    """Forget a user, with tokens, limits, shares and history. The audit log keeps the id.
 
     While the user has runs, sessions or services this is refused, unless --delete-work says that they go,
     too. Nothing on any disk or cluster is touched: stop what runs, and remove the workspaces, first.

@@ -26,10 +26,13 @@ def read_value(prompt: str = "Value") -> str:
 
 
 def refuse_value(context: click.Context, parameter: click.Parameter, argument: str | None) -> str | None:
-    """Refuse an argument that is a token's value, without showing it again."""
-    from platform_db.token_format import PREFIX
+    """Refuse an argument that holds a token's value, be it mistyped, without showing it again."""
+    from platform_db.token_format import PREFIX, hide_tokens
 
-    if argument is not None and argument.startswith(PREFIX):
+    if argument is None:
+        return None
+    # An e-mail address may begin like a token.
+    if hide_tokens(argument) != argument or (argument.startswith(PREFIX) and "@" not in argument):
         raise click.BadParameter(
             "this is a token's value, which other users of the machine have now seen: revoke it. "
             "Values come on stdin or by prompt."

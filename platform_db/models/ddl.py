@@ -6,10 +6,11 @@ test that compares a migrated database with the models creates them from here.
 
 from __future__ import annotations
 
+from platform_db.crypto import KEY_ID_BYTES
 from platform_db.models.append_only import append_only_statements
 from platform_db.models.base import STORAGE, Base
 from platform_db.models.guard import guard_statements
-from platform_db.models.policies import policy_statements
+from platform_db.models.policies import policy_statements, tenant_columns
 from platform_db.models.run_number import RUN_NUMBER_FUNCTIONS
 from platform_db.types import SCHEMA
 
@@ -110,6 +111,33 @@ CREATE TRIGGER record_workspace_retention
     FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.record_workspace_retention();""",
 ]
 
+
+def _forget_user() -> list[str]:
+    """Return the statements by which what no foreign key ties to a user goes with the user all the same.
+
+    A trigger's name decides when it fires: this one after those of the foreign keys (``RI_…``), so that
+    whoever still writes history of the user's rows was waited for.
+    """
+    tied = {table.name for table in Base.metadata.tables.values() if table.foreign_keys}
+    deletes = "\n".join(
+        f"    DELETE FROM {SCHEMA}.{table} WHERE {column} = OLD.id_;"
+        for table, column in tenant_columns().items()
+        if table not in {*tied, "user_", "audit_log"}  # The audit log outlives the user.
+    )
+    return [
+        f"""\
+CREATE FUNCTION {SCHEMA}.forget_user() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+{deletes}
+    RETURN NULL;
+END
+$$;""",
+        f"""\
+CREATE TRIGGER forget_user AFTER DELETE ON {SCHEMA}.user_
+    FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.forget_user();""",
+    ]
+
+
 _LAST_USE = [
     f"""\
 CREATE FUNCTION {SCHEMA}.add_user_token_last_use() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -121,6 +149,35 @@ $$;""",
     f"""\
 CREATE TRIGGER add_user_token_last_use AFTER INSERT ON {SCHEMA}.user_token
     FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.add_user_token_last_use();""",
+]
+
+_KEY_ID = f"substring({{}}.token FROM 2 FOR {KEY_ID_BYTES})"
+
+# Whoever assigns a value hands over its digests under the ring's other keys, too; a rotation does not, and
+# changes the key. It must fire before refuse_known_user_token_token, which takes those digests away: triggers
+# fire in the order of their names.
+_KEEP_VALUE = [
+    f"""\
+CREATE FUNCTION {SCHEMA}.keep_user_token_value() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING
+        ERRCODE = 'unique_violation',
+        MESSAGE = 'a token that was granted keeps its value',
+        SCHEMA = '{SCHEMA}', TABLE = 'user_token',
+        CONSTRAINT = CASE
+            WHEN OLD.type_ = 'access' AND OLD.status = 'active' THEN 'uq_user_token_active_access'
+            ELSE 'user_token_keeps_value'
+        END;
+END
+$$;""",
+    f"""\
+CREATE TRIGGER keep_user_token_value
+    BEFORE UPDATE OF token, token_digest, other_token_digests ON {SCHEMA}.user_token
+    FOR EACH ROW WHEN (
+        OLD.status <> 'requested' AND OLD.token_digest <> NEW.token_digest
+        AND (NEW.other_token_digests IS NOT NULL
+            OR {_KEY_ID.format("OLD")} = {_KEY_ID.format("NEW")}))
+    EXECUTE FUNCTION {SCHEMA}.keep_user_token_value();""",
 ]
 
 # A function of PL/pgSQL, because it keeps its plan: planning takes longer than looking up. One value of JSON,
@@ -156,12 +213,16 @@ $$;"""
 def _refuse_known_values(table: str, value: str) -> list[str]:
     """Return the statements by which a value that is stored already is refused under every key.
 
+    The function runs as its owner, who sees every tenant's rows. Nobody else may call it or make a trigger of
+    it, and it tells no more than the unique index does.
+
     The locks make writers of the same value wait for each other: what one of them has not committed yet, the
     other's query would not see.
     """
     return [
         f"""\
-CREATE FUNCTION {SCHEMA}.refuse_known_{table}_{value}() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION {SCHEMA}.refuse_known_{table}_{value}() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     digests bytea[] := NEW.other_{value}_digests || NEW.{value}_digest;
 BEGIN
@@ -179,6 +240,7 @@ BEGIN
     RETURN NEW;
 END
 $$;""",
+        f"REVOKE EXECUTE ON FUNCTION {SCHEMA}.refuse_known_{table}_{value}() FROM PUBLIC;",
         f"""\
 CREATE TRIGGER refuse_known_{table}_{value}
     BEFORE INSERT OR UPDATE OF other_{value}_digests ON {SCHEMA}.{table}
@@ -212,7 +274,9 @@ CREATE TRIGGER touch_{table} BEFORE UPDATE ON {SCHEMA}.{table}
         *RUN_NUMBER_FUNCTIONS,
         *guard_statements(),
         *_RETENTION,
+        *_forget_user(),
         *_LAST_USE,
+        *_KEEP_VALUE,
         _LOOK_UP,
         *_refuse_known_values("user_token", "token"),
         *_refuse_known_values("interactive_session", "secret"),

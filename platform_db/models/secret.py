@@ -21,6 +21,11 @@ def other_digests_column() -> Mapped[list[bytes] | None]:
     return mapped_column(ARRAY(sa.LargeBinary), nullable=True, deferred=True)
 
 
+def key_id_index(table: str, column: str) -> sa.Index:
+    """Return the index that tells by a few of its entries which keys a table's secrets are encrypted with."""
+    return sa.Index(f"ix_{table}_key_id", sa.text(f"substring({column} FROM 2 FOR {crypto.KEY_ID_BYTES})"))
+
+
 class SecretAttribute:
     """Encrypts what is assigned, decrypts what is read, and keeps the digest for look-ups beside it.
 

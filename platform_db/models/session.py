@@ -19,7 +19,7 @@ from platform_db.models.base import (
     tenant_keys,
 )
 from platform_db.models.resource import InteractiveSessionResource
-from platform_db.models.secret import SecretAttribute, other_digests_column
+from platform_db.models.secret import SecretAttribute, key_id_index, other_digests_column
 from platform_db.states import RunStatus
 from platform_db.types import SCHEMA, Sealed, Timestamp, native_enum
 
@@ -91,6 +91,7 @@ class InteractiveSession(Running, Base):
             postgresql_where=sa.text("status <> 'deleted'"),
         ),
         sa.UniqueConstraint("secret_digest"),
+        key_id_index("interactive_session", "secret"),
         sa.CheckConstraint("(secret IS NULL) = (secret_digest IS NULL)", name="digest_beside_value"),
     )
 

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from platform_db.models.base import STORAGE, Base, Identified, Timestamped, tenant_keys
-from platform_db.models.secret import SecretAttribute, other_digests_column
+from platform_db.models.secret import SecretAttribute, key_id_index, other_digests_column
 from platform_db.states import UserTokenStatus
 from platform_db.types import SCHEMA, Sealed, Timestamp, native_enum
 
@@ -34,6 +34,8 @@ class UserTokenType(str, enum.Enum):
 
 class UserToken(Identified, Timestamped, Base):
     """A token of a user. Its value is encrypted, and found by a keyed digest.
+
+    Once it is granted, it keeps its value: the database refuses another one with ``TokenError``.
 
     :param scopes: what the token may be used for, and nothing else; :data:`EVERY_SCOPE` is all there is.
     """
@@ -61,6 +63,7 @@ class UserToken(Identified, Timestamped, Base):
     __table_args__ = (
         *tenant_keys("user_token", "user_id"),
         sa.UniqueConstraint("token_digest"),
+        key_id_index("user_token", "token"),
         sa.Index(
             "uq_user_token_active_access",
             "user_id",

@@ -96,6 +96,8 @@ class User(Identified, Timestamped, Base):
     def access_token(self, value: str) -> None:
         """Grant an access token with this value, for every scope; a requested one becomes active.
 
+        Where somebody else has granted one since the user was loaded, the flush raises ``TokenError``.
+
         :raises errors.TokenError: the user has an active one.
         :raises errors.MalformedToken: the value is empty, or a mistyped ``pdb_…``.
         """
@@ -144,6 +146,7 @@ class User(Identified, Timestamped, Base):
         """Add an audit row about this user; it is stored with the session's transaction.
 
         :raises errors.UnknownAction: nobody registered that action.
+        :raises errors.TokenInText: a token's value is in the details.
         """
         session = session_of(self)
         row = AuditLog(user_id=self.id_, action=action, details=dict(details) if details else None)

@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.models import Base
+from platform_db.audit import record_action
+from platform_db.models import NOBODY, AuditLogAction, Base
 from platform_db.retention.archive import write_archive
 from platform_db.retention.family import Family
 from platform_db.retention.prune_log import Progress, prune_log
@@ -84,6 +85,8 @@ def prune(
 ) -> list[Pruned]:
     """Delete what the rules name, each batch in a transaction of its own, and tell what went.
 
+    An audit row says how many rows of a table went, once they have, also where an error ends it half-way.
+
     :param dry_run: only count.
     :param archive: a directory for the rules that archive: a file ``TABLE-….jsonl.gz`` for each batch is
         written and safe on disk before the batch is deleted. What is killed between the two leaves rows
@@ -93,18 +96,13 @@ def prune(
     for rule in rules:
         result = Pruned(rule.table)
         results.append(result)
-        if rule.log_of is not None:
-            result.rows = prune_log(factory, rule, dry_run=dry_run, archive=archive, progress=progress)
-            continue
         if dry_run:
-            with factory() as session:
-                result.rows = sum(len(ids) for ids in _due(session, rule))
+            result.rows = _count_due(factory, rule)
             continue
-        for _ in range(PASSES):
-            result.left = 0
-            _one_pass(factory, rule, result, archive if rule.archive else None, progress)
-            if not result.left:
-                break
+        try:
+            _delete(factory, rule, result, archive if rule.archive else None, progress)
+        finally:
+            _record(factory, rule, result)
     return results
 
 
@@ -116,6 +114,49 @@ def require_finished(results: Iterable[Pruned]) -> None:
     left = [f"{result.left} of {result.table}" for result in results if result.left]
     if left:
         raise errors.PartialFailure(f"left because others had them locked: {', '.join(left)}")
+
+
+def _count_due(factory: Callable[[], Session], rule: RetentionRule) -> int:
+    if rule.log_of is not None:
+        return prune_log(factory, rule, dry_run=True, archive=None, progress=None)
+    with factory() as session:
+        return sum(len(ids) for ids in _due(session, rule))
+
+
+def _delete(
+    factory: Callable[[], Session],
+    rule: RetentionRule,
+    result: Pruned,
+    archive: Path | None,
+    progress: Progress | None,
+) -> None:
+    def count(table: str, rows: int) -> None:
+        result.rows = rows
+        if progress:
+            progress(table, rows)
+
+    if rule.log_of is not None:
+        prune_log(factory, rule, dry_run=False, archive=archive, progress=count)
+        return
+    for _ in range(PASSES):
+        result.left = 0
+        _one_pass(factory, rule, result, archive, progress)
+        if not result.left:
+            return
+
+
+def _record(factory: Callable[[], Session], rule: RetentionRule, result: Pruned) -> None:
+    """Write the audit row of what went: one a table and run, however many batches there were."""
+    if not result.rows:
+        return
+    details = {
+        "table": rule.table,
+        "rows": result.rows,
+        "with_them": {table: rows for table, rows in result.with_them.items() if rows},
+        "older_than_seconds": int(rule.age.total_seconds()),
+    }
+    with factory() as session, session.begin():
+        record_action(session, NOBODY, AuditLogAction.apply_retention, details)
 
 
 def _one_pass(

@@ -2,7 +2,8 @@
 
 A rule takes the rows of a table with one of its statuses that have been so for the rule's age, and with them
 all that belongs to them: what refers to them by a foreign key, and their leases, notes and status changes.
-The audit log has no rule here: its rows outlive what they speak of.
+The audit log has no rule here: its rows outlive what they speak of. Nor have tokens: only their history tells
+since when they have been revoked, and each leaves an audit row (:func:`platform_db.tokens.purge`).
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ RULES: tuple[RetentionRule, ...] = (
     RetentionRule("workflow", timedelta(days=90), "updated", statuses=("deleted",)),
     RetentionRule("interactive_session", timedelta(days=90), "updated", statuses=("deleted",)),
     RetentionRule("service", timedelta(days=90), "updated", statuses=("deleted",)),
-    RetentionRule("user_token", timedelta(days=90), "updated", statuses=("revoked",), archive=False),
     RetentionRule("log_chunk", timedelta(days=365), "at", log_of=("workflow", "workflow_id"), batch=2000),
     RetentionRule("service_log", timedelta(days=90), "at", log_of=("service", "service_id"), batch=2000),
     RetentionRule("job_cache", timedelta(days=365), "updated", archive=False),

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.audit import record_action
 from platform_db.models import AuditLogAction, UserToken, UserTokenStatus
+from platform_db.token_format import require_no_token
 from platform_db.transitions import transition_many
 from platform_db.types import SCHEMA, parse_id
 
@@ -34,7 +35,9 @@ def revoke(
     :param reason: why, for the history and the audit log.
     :param actor_id: the user who does this, for the audit log.
     :raises errors.NotFound: there is no such token.
+    :raises errors.TokenInText: a token's value is in the reason.
     """
+    require_no_token(reason)
     token_id = token.id_ if isinstance(token, UserToken) else parse_id(token, "token id")
     (result,) = transition_many(session, [token_id], UserTokenStatus.revoked, reason=reason)
     if result.status is None:

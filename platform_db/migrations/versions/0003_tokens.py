@@ -2,7 +2,8 @@
 
 Motive: refreshing when a token was last used must never wait for anybody, so every token has its row in
 ``user_token_last_use`` from the start. While two secret keys are in use, one value has two digests: a trigger
-refuses the value under either.
+refuses the value under either. Another refuses to replace the value of a token that was granted meanwhile:
+the first one was handed out, and nobody would have revoked it. Two indexes tell which keys are in use.
 Lock: ACCESS EXCLUSIVE on ``user_token``, ``user_token_last_use`` and ``interactive_session``.
 Duration: a few seconds per million tokens, for the rows that are added.
 Recovery: run it again; it is one transaction.
@@ -25,7 +26,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the columns, the triggers and the missing rows."""
+    """Add the columns, the indexes, the triggers and the missing rows."""
     run_scripts(revision)
 
 
@@ -34,10 +35,13 @@ def downgrade() -> None:
     for table, trigger in (
         ("interactive_session", "refuse_known_interactive_session_secret"),
         ("user_token", "refuse_known_user_token_token"),
+        ("user_token", "keep_user_token_value"),
         ("user_token", "add_user_token_last_use"),
     ):
         op.execute(f"DROP TRIGGER {trigger} ON platform.{table}")
     drop_created(revision)
+    op.execute("DROP INDEX platform.ix_interactive_session_key_id")
+    op.execute("DROP INDEX platform.ix_user_token_key_id")
     op.execute("DELETE FROM platform.user_token_last_use WHERE last_used_at IS NULL")
     op.execute("ALTER TABLE platform.user_token_last_use ALTER COLUMN last_used_at SET NOT NULL")
     op.execute("ALTER TABLE platform.user_token DROP COLUMN other_token_digests")

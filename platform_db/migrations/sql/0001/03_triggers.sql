@@ -666,6 +666,18 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION platform.forget_user() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM platform.lease WHERE owner_id = OLD.id_;
+    DELETE FROM platform.note WHERE owner_id = OLD.id_;
+    DELETE FROM platform.status_change WHERE owner_id = OLD.id_;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER forget_user AFTER DELETE ON platform.user_
+    FOR EACH ROW EXECUTE FUNCTION platform.forget_user();
+
 CREATE TRIGGER retention_on_end AFTER UPDATE OF status ON platform.workflow
     FOR EACH ROW WHEN (OLD.status <> NEW.status AND (
         NEW.status IN ('finished', 'failed')

@@ -2,6 +2,12 @@ ALTER TABLE platform.user_token ADD COLUMN other_token_digests BYTEA[];
 
 ALTER TABLE platform.interactive_session ADD COLUMN other_secret_digests BYTEA[];
 
+-- squawk-ignore require-concurrent-index-creation
+CREATE INDEX ix_user_token_key_id ON platform.user_token (substring(token FROM 2 FOR 4));
+
+-- squawk-ignore require-concurrent-index-creation
+CREATE INDEX ix_interactive_session_key_id ON platform.interactive_session (substring(secret FROM 2 FOR 4));
+
 -- squawk-ignore ban-drop-not-null
 ALTER TABLE platform.user_token_last_use ALTER COLUMN last_used_at DROP NOT NULL;
 
@@ -18,6 +24,27 @@ CREATE TRIGGER add_user_token_last_use AFTER INSERT ON platform.user_token
 INSERT INTO platform.user_token_last_use (user_id, token_id)
 SELECT user_id, id_ FROM platform.user_token
 ON CONFLICT DO NOTHING;
+
+CREATE FUNCTION platform.keep_user_token_value() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING
+        ERRCODE = 'unique_violation',
+        MESSAGE = 'a token that was granted keeps its value',
+        SCHEMA = 'platform', TABLE = 'user_token',
+        CONSTRAINT = CASE
+            WHEN OLD.type_ = 'access' AND OLD.status = 'active' THEN 'uq_user_token_active_access'
+            ELSE 'user_token_keeps_value'
+        END;
+END
+$$;
+
+CREATE TRIGGER keep_user_token_value
+    BEFORE UPDATE OF token, token_digest, other_token_digests ON platform.user_token
+    FOR EACH ROW WHEN (
+        OLD.status <> 'requested' AND OLD.token_digest <> NEW.token_digest
+        AND (NEW.other_token_digests IS NOT NULL
+            OR substring(OLD.token FROM 2 FOR 4) = substring(NEW.token FROM 2 FOR 4)))
+    EXECUTE FUNCTION platform.keep_user_token_value();
 
 CREATE FUNCTION platform.look_up_token(digests bytea[]) RETURNS json LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -44,7 +71,8 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION platform.refuse_known_user_token_token() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.refuse_known_user_token_token() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     digests bytea[] := NEW.other_token_digests || NEW.token_digest;
 BEGIN
@@ -63,12 +91,15 @@ BEGIN
 END
 $$;
 
+REVOKE EXECUTE ON FUNCTION platform.refuse_known_user_token_token() FROM PUBLIC;
+
 CREATE TRIGGER refuse_known_user_token_token
     BEFORE INSERT OR UPDATE OF other_token_digests ON platform.user_token
     FOR EACH ROW WHEN (NEW.other_token_digests IS NOT NULL)
     EXECUTE FUNCTION platform.refuse_known_user_token_token();
 
-CREATE FUNCTION platform.refuse_known_interactive_session_secret() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.refuse_known_interactive_session_secret() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     digests bytea[] := NEW.other_secret_digests || NEW.secret_digest;
 BEGIN
@@ -86,6 +117,8 @@ BEGIN
     RETURN NEW;
 END
 $$;
+
+REVOKE EXECUTE ON FUNCTION platform.refuse_known_interactive_session_secret() FROM PUBLIC;
 
 CREATE TRIGGER refuse_known_interactive_session_secret
     BEFORE INSERT OR UPDATE OF other_secret_digests ON platform.interactive_session
