@@ -410,3 +410,41 @@ def rehash(session: orm.Session) -> None:
         seal.previous_hash = previous
         seal.hash = previous = seal_hash(seal)
     session.commit()
+
+
+def make_old(session: orm.Session, condition: str = "true") -> None:
+    """Let the rows of seals, and the seals, be from before :data:`OLD`."""
+    as_superuser(
+        session,
+        "UPDATE platform.audit_seal SET sealed_at = '2020-01-01',"
+        " last_created = CASE WHEN row_count > 0 THEN timestamptz '2020-01-01' END"
+        f" WHERE {condition}",
+    )
+    rehash(session)
+
+
+OLD = datetime(2021, 1, 1, tzinfo=timezone.utc)
+
+
+def prune(factory: Factory, limit: int) -> int:
+    """Prune as the command does, and return how many seals' rows went."""
+    pruned = 0
+    while True:
+        with factory() as session, session.begin():
+            seals = prune_audit_log(session, OLD, limit=limit)
+        if not seals:
+            return pruned
+        pruned += seals
+
+
+def test_retention_goes_on_when_its_own_seals_come_of_age(sealed: Factory) -> None:
+    with sealed() as session:
+        make_old(session)
+        assert prune(sealed, limit=1) == 4
+        record(session, 6)
+        seal_audit_log(sealed)
+        make_old(session)
+        assert prune(sealed, limit=2) == 2
+        result = verify_audit_log(session)
+        assert result.rows == 0
+        assert result.unsealed_rows == 1, "what retention said at last"
