@@ -107,7 +107,9 @@ def seal(wait: float) -> None:
 @audit.command
 @time_option("--since", "Begin with the first seal made at this time or later.")
 @click.option(
-    "--against", type=click.File(encoding="utf-8"), help="Compare with seals that were exported earlier."
+    "--against",
+    type=click.File(encoding="utf-8", errors="replace"),
+    help="Compare with seals that were exported earlier.",
 )
 @click.option(
     "--unsigned-until",
@@ -123,10 +125,15 @@ def verify(since: datetime | None, against: TextIO | None, unsigned_until: int) 
     with session_scope() as session:
         result = verify_audit_log(session, since=since, against=against, unsigned_until=unsigned_until)
     click.echo(
-        f"{result.seals} seals hold, and {result.rows} rows; retention removed the rows of"
+        f"{result.seals} seals hold, and {result.rows} rows; retention removed {result.removed_rows} rows of"
         f" {result.removed_seals} seals, {result.unsigned_seals} seals are unsigned,"
         f" {result.unsealed_rows} rows are not sealed yet"
     )
+    if result.removed_since_export is not None:
+        click.echo(
+            f"{result.compared_seals} seals are as they were exported;"
+            f" since the last of them retention removed the rows of {result.removed_since_export} seals"
+        )
 
 
 @audit.command
