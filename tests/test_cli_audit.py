@@ -85,6 +85,15 @@ def test_lists_and_exports(database_uri: str, recorded: None) -> None:
     assert "not a time" in run(database_uri, "audit", "list", "--since", "yesterday").stderr
 
 
+def test_what_a_command_does_is_said_to_come_from_it(database_uri: str, session: orm.Session) -> None:
+    user = run(database_uri, "user", "create", "ada@example.org").stdout.strip()
+    record_action(session, user, "grant_token", actor_id=ANN)
+    session.commit()
+    by_somebody, by_command = run(database_uri, "audit", "list").stdout.splitlines()
+    assert f"grant_token        by {ANN} from - about {user}" in by_somebody
+    assert f"create_user        by - from platform-db about {user}" in by_command
+
+
 def test_pruning_what_is_young_removes_nothing(database_uri: str, recorded: None) -> None:
     run(database_uri, "audit", "seal")
     result = run(database_uri, "audit", "prune", "--older-than", "1")

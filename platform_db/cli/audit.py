@@ -68,7 +68,10 @@ def audit() -> None:
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many rows.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def list_(limit: int, as_json: bool, **chosen: Any) -> None:
-    """List audit rows, newest first."""
+    """List audit rows, newest first.
+
+    A line says what was done, by whom, from which service and about whom; - where nobody said it.
+    """
     from platform_db.audit.reading import as_values, list_audit
 
     with session_scope() as session:
@@ -78,8 +81,8 @@ def list_(limit: int, as_json: bool, **chosen: Any) -> None:
                 click.echo(json.dumps(values))
             else:
                 details = json.dumps(values["details"]) if values["details"] else ""
-                who = values["actor_id"] or values["user_id"]
-                what = f"{values['action']:<18} by {who} about {values['user_id']}"
+                who = f"by {values['actor_id'] or '-'} from {values['service'] or '-'}"
+                what = f"{values['action']:<18} {who} about {values['user_id']}"
                 click.echo(f"{values['created']}  {what}  {details}".rstrip())
 
 
