@@ -431,7 +431,8 @@ class AuditLogChanged(PlatformDBError):
 
     :param seal: the number of the first seal that does not hold.
     :param change: what was done: ``edited``, ``deleted``, ``inserted``, ``reordered`` (a row), or
-        ``altered``, ``missing``, ``unsigned``, ``forged`` (the seal itself).
+        ``altered``, ``missing``, ``unsigned``, ``forged`` (the seal itself), ``unrecorded`` (the removal of
+        rows, by retention as the seal says).
     :param row: the number of the first row concerned, where it can be told.
     :param row_id: that row's id, where it is still stored.
     """
@@ -446,6 +447,8 @@ class AuditLogChanged(PlatformDBError):
             what += f"row {row}{f' ({row_id})' if row_id else ''} was {change}"
         elif change in ("altered", "missing", "unsigned", "forged"):
             what += f"the seal itself is {change}"
+        elif change == "unrecorded":
+            what += "it removes the rows of others, and no audit row says so"
         else:
             what += f"a row was {change}"
         super().__init__(what)
@@ -456,6 +459,14 @@ class AuditLogChanged(PlatformDBError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.seal, self.change, self.row, self.row_id)
+
+
+class InvalidExport(PlatformDBError):
+    """What the audit log is to be compared with are no exported seals, or none of those that were read."""
+
+    code = "invalid_export"
+    exit_code = 2
+    hint = "give what platform-db audit export-seals wrote, the oldest seal first; or begin earlier"
 
 
 class RolesMissing(PlatformDBError):

@@ -15,8 +15,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.audit import record_action
-from platform_db.models import AuditLogAction, User, UserWorkflow, Workflow
+from platform_db.audit import recorded_as
+from platform_db.models import User, UserWorkflow, Workflow
 from platform_db.tenancy import in_tenant_scope
 from platform_db.types import parse_id
 from platform_db.workflows import shared_with
@@ -34,7 +34,7 @@ def share_workflow(
     """Let another user read a run; sharing it again replaces the message and the time.
 
     :param valid_until: when the share ends; None is never.
-    :param actor_id: the user who does this, for the audit log, where it is not the owner.
+    :param actor_id: the user who does this, for the audit log.
     :raises errors.Refused: the user is the run's owner.
     :raises errors.UserNotFound: there is no such user.
     """
@@ -43,7 +43,7 @@ def share_workflow(
         raise errors.Refused("a run cannot be shared with its owner")
     session.flush()
     try:
-        with session.begin_nested():
+        with session.begin_nested(), recorded_as(session, actor_id=actor_id):
             session.execute(
                 _SHARE,
                 {
@@ -59,12 +59,6 @@ def share_workflow(
             raise
         raise errors.UserNotFound(f"there is no user {user_id}") from None
     session.expire(workflow, ["shares"])
-    details = {
-        "workflow_id": str(workflow.id_),
-        "user_id": str(user_id),
-        "valid_until": valid_until.isoformat() if valid_until else None,
-    }
-    record_action(session, workflow.owner_id, AuditLogAction.share_workflow, details, actor_id=actor_id)
 
 
 def unshare_workflow(
@@ -76,25 +70,23 @@ def unshare_workflow(
 ) -> bool:
     """Take a share back, and tell whether there was one.
 
-    :param actor_id: the user who does this, for the audit log, where it is not the owner.
+    :param actor_id: the user who does this, for the audit log.
     """
     user_id = _id_of(user)
     session.flush()
-    deleted = session.execute(
-        sa.delete(UserWorkflow)
-        .where(
-            UserWorkflow.owner_id == workflow.owner_id,
-            UserWorkflow.workflow_id == workflow.id_,
-            UserWorkflow.user_id == user_id,
-        )
-        .returning(UserWorkflow.user_id)
-    ).all()
-    if not deleted:
-        return False
-    session.expire(workflow, ["shares"])
-    details = {"workflow_id": str(workflow.id_), "user_id": str(user_id)}
-    record_action(session, workflow.owner_id, AuditLogAction.unshare_workflow, details, actor_id=actor_id)
-    return True
+    with recorded_as(session, actor_id=actor_id):
+        deleted = session.execute(
+            sa.delete(UserWorkflow)
+            .where(
+                UserWorkflow.owner_id == workflow.owner_id,
+                UserWorkflow.workflow_id == workflow.id_,
+                UserWorkflow.user_id == user_id,
+            )
+            .returning(UserWorkflow.user_id)
+        ).all()
+    if deleted:
+        session.expire(workflow, ["shares"])
+    return bool(deleted)
 
 
 def list_shared(

@@ -9,9 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.audit import record_action
+from platform_db.audit import recorded_as
 from platform_db.models import (
-    AuditLogAction,
     InteractiveSession,
     Service,
     User,
@@ -32,9 +31,8 @@ def create_user(
     :raises errors.UserExists: the e-mail address or the identity is another user's.
     """
     user = User(email=email, **values)
-    with session.begin_nested():
+    with session.begin_nested(), recorded_as(session, actor_id=actor_id):
         session.add(user)
-        record_action(session, user, AuditLogAction.create_user, actor_id=actor_id)
         session.flush()
     return user
 
@@ -98,6 +96,6 @@ def delete_user(
     for model in WORK:
         session.execute(sa.delete(model).where(model.owner_id == user.id_))
     details = {"deleted": work} if work else None
-    record_action(session, user, AuditLogAction.delete_user, details, actor_id=actor_id)
-    session.delete(user)
-    session.flush()
+    with recorded_as(session, actor_id=actor_id, details=details):
+        session.delete(user)
+        session.flush()

@@ -302,6 +302,69 @@ def test_since_begins_later(sealed: Factory) -> None:
             verify_audit_log(session, since=third.sealed_at - timedelta(hours=1))
 
 
+def exported_seals(session: orm.Session, *, after: int = 0) -> list[str]:
+    """Return the seals as they are exported, a line each."""
+    return [json.dumps(seal) for seal in audit.export_seals(session, after=after)]
+
+
+def test_what_is_before_since_is_compared_with_the_export_too(sealed: Factory) -> None:
+    with sealed() as session:
+        exported = exported_seals(session)
+        third = session.get_one(AuditSeal, 3)
+        result = verify_audit_log(session, since=third.sealed_at, against=exported)
+        assert (result.seals, result.compared_seals, result.removed_since_export) == (2, 3, 0)
+        later = third.sealed_at + timedelta(days=1)
+        assert verify_audit_log(session, since=later, against=exported).compared_seals == 1
+        as_superuser(
+            session, "UPDATE platform.audit_seal SET sealed_at = now() + interval '1 h' WHERE number = 4"
+        )
+        rehash(session)
+        with pytest.raises(errors.AuditLogChanged, match="seal 4 does not hold: the seal itself is altered"):
+            verify_audit_log(session, since=later, against=exported)
+
+
+def test_the_seal_before_since_must_say_what_was_hashed(sealed: Factory) -> None:
+    with sealed() as session:
+        since = session.get_one(AuditSeal, 3).sealed_at
+        as_superuser(session, "UPDATE platform.audit_seal SET row_count = 4 WHERE number = 2")
+        with pytest.raises(errors.AuditLogChanged, match="seal 2 does not hold: the seal itself is altered"):
+            verify_audit_log(session, since=since)
+
+
+def test_an_export_with_nothing_to_compare_is_refused(sealed: Factory) -> None:
+    with sealed() as session:
+        exported = exported_seals(session)
+        fourth = session.get_one(AuditSeal, 4)
+        for lines in ([], ["\n"], exported[:2]):
+            with pytest.raises(errors.InvalidExport, match="none in common"):
+                verify_audit_log(session, since=fourth.sealed_at, against=lines)
+        assert verify_audit_log(session, against=exported[:2]).compared_seals == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "junk",
+        "[1]",
+        "7",
+        '{"number": 5}',
+        '{"number": "5", "hash": ""}',
+        '{"number": 5, "hash": 0}',
+        "[" * 9999,
+    ],
+)
+def test_what_is_no_export_is_refused(sealed: Factory, line: str) -> None:
+    with sealed() as session, pytest.raises(errors.InvalidExport, match="line 3 is no exported seal"):
+        verify_audit_log(session, against=[*exported_seals(session)[:2], line])
+
+
+def test_exports_that_overlap_are_refused(sealed: Factory) -> None:
+    with sealed() as session:
+        exported = exported_seals(session)
+        with pytest.raises(errors.InvalidExport, match="line 5: seal 1 was to come before seal 4"):
+            verify_audit_log(session, against=exported * 2)
+
+
 # -- signing
 
 
@@ -427,3 +490,86 @@ def rehash(session: orm.Session) -> None:
         seal.previous_hash = previous
         seal.hash = previous = seal_hash(seal)
     session.commit()
+
+
+def make_old(session: orm.Session, condition: str = "true") -> None:
+    """Let the rows of seals, and the seals, be from before :data:`OLD`."""
+    as_superuser(
+        session,
+        "UPDATE platform.audit_seal SET sealed_at = '2020-01-01',"
+        " last_created = CASE WHEN row_count > 0 THEN timestamptz '2020-01-01' END"
+        f" WHERE {condition}",
+    )
+    rehash(session)
+
+
+OLD = datetime(2021, 1, 1, tzinfo=timezone.utc)
+
+
+def prune(factory: Factory, limit: int) -> int:
+    """Prune as the command does, and return how many seals' rows went."""
+    pruned = 0
+    while True:
+        with factory() as session, session.begin():
+            seals = prune_audit_log(session, OLD, limit=limit)
+        if not seals:
+            return pruned
+        pruned += seals
+
+
+def test_retention_goes_on_when_its_own_seals_come_of_age(sealed: Factory) -> None:
+    with sealed() as session:
+        make_old(session)
+        assert prune(sealed, limit=1) == 4
+        record(session, 6)
+        seal_audit_log(sealed)
+        make_old(session)
+        assert prune(sealed, limit=2) == 2
+        result = verify_audit_log(session)
+        assert (result.rows, result.removed_seals, result.removed_rows) == (0, 6, 30)
+        assert result.unsealed_rows == 1, "what retention said at last"
+
+
+FORGED = """
+    INSERT INTO platform.audit_seal
+    SELECT number + 1, hash, last_row, 0, NULL, sha256(''), number + 1, now(), previous_hash
+    FROM platform.audit_seal ORDER BY number DESC LIMIT 1
+"""
+
+
+def forge_removal(session: orm.Session) -> None:
+    """Remove all rows as retention does, but without its audit row."""
+    from platform_db.audit.chain import seal_hash
+
+    session.execute(sa.text(FORGED))
+    forged = session.scalars(sa.select(AuditSeal).order_by(AuditSeal.number.desc()).limit(1)).one()
+    hash_ = seal_hash(forged).hex()
+    as_superuser(
+        session, f"UPDATE platform.audit_seal SET hash = '\\x{hash_}' WHERE number = {forged.number}"
+    )
+    session.execute(sa.text("DELETE FROM platform.audit_log"))
+    session.commit()
+
+
+def test_rows_are_not_removed_without_a_word(sealed: Factory) -> None:
+    with sealed() as session:
+        exported = exported_seals(session)
+        forge_removal(session)
+        for against in (None, exported):
+            with pytest.raises(errors.AuditLogChanged, match="no audit row says so") as caught:
+                verify_audit_log(session, against=against)
+            assert (caught.value.seal, caught.value.change) == (5, "unrecorded")
+
+
+def test_verifying_says_what_was_removed_since_the_export(sealed: Factory) -> None:
+    with sealed() as session:
+        make_old(session, "number <= 3")
+        prune(sealed, limit=1)
+        exported = exported_seals(session)
+        make_old(session)
+        exported = exported_seals(session)
+        assert verify_audit_log(session, against=exported).removed_since_export == 0
+        prune(sealed, limit=5)
+        result = verify_audit_log(session, against=exported)
+        assert (result.removed_seals, result.removed_rows) == (4, 20)
+        assert result.removed_since_export == 4, "one with rows, and what retention had added"

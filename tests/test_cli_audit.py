@@ -40,7 +40,12 @@ def test_from_recording_to_verifying(
     seals = tmp_path / "seals.jsonl"
     seals.write_text(run(database_uri, "audit", "export-seals").stdout, encoding="utf-8")
     verify = ("audit", "verify", "--against", str(seals))
-    assert run(database_uri, *verify, PLATFORM_DB_AUDIT_VERIFY_KEYS=public).exit_code == 0
+    verified = run(database_uri, *verify, PLATFORM_DB_AUDIT_VERIFY_KEYS=public)
+    assert verified.stdout == (
+        "1 seals hold, and 4 rows; retention removed 0 rows of 0 seals, 0 seals are unsigned,"
+        " 0 rows are not sealed yet\n"
+        "1 seals are as they were exported; since the last of them retention removed the rows of 0 seals\n"
+    )
 
     session.execute(sa.text("SET LOCAL session_replication_role = replica"))
     session.execute(sa.text("UPDATE platform.audit_log SET action = 'x' WHERE number = 3"))
@@ -49,6 +54,24 @@ def test_from_recording_to_verifying(
     result = run(database_uri, *verify)
     assert result.exit_code == errors.AuditLogChanged.exit_code
     assert "seal 1 does not hold: row 3" in one_line(result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "have none in common"),
+        (b"junk\n", "line 1 is no exported"),
+        (b"\xff\xfe\n", "line 1 is no exported"),
+    ],
+)
+def test_a_file_that_proves_nothing_is_refused(
+    database_uri: str, recorded: None, tmp_path: Path, content: bytes, message: str
+) -> None:
+    run(database_uri, "audit", "seal")
+    (tmp_path / "seals.jsonl").write_bytes(content)
+    result = run(database_uri, "audit", "verify", "--against", str(tmp_path / "seals.jsonl"))
+    assert (result.exit_code, result.stdout) == (errors.InvalidExport.exit_code, "")
+    assert message in one_line(result.stderr)
 
 
 def test_lists_and_exports(database_uri: str, recorded: None) -> None:
@@ -60,6 +83,15 @@ def test_lists_and_exports(database_uri: str, recorded: None) -> None:
     assert [row["action"] for row in rows] == ["grant_token"] * 3 + ["revoke_token"]
     assert run(database_uri, "audit", "export", "--until", "2020-01-01").stdout == ""
     assert "not a time" in run(database_uri, "audit", "list", "--since", "yesterday").stderr
+
+
+def test_what_a_command_does_is_said_to_come_from_it(database_uri: str, session: orm.Session) -> None:
+    user = run(database_uri, "user", "create", "ada@example.org").stdout.strip()
+    record_action(session, user, "grant_token", actor_id=ANN)
+    session.commit()
+    by_somebody, by_command = run(database_uri, "audit", "list").stdout.splitlines()
+    assert f"grant_token        by {ANN} from - about {user}" in by_somebody
+    assert f"create_user        by - from platform-db about {user}" in by_command
 
 
 def test_pruning_what_is_young_removes_nothing(database_uri: str, recorded: None) -> None:

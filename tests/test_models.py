@@ -121,8 +121,8 @@ def test_requesting_and_granting_an_access_token(session: Session) -> None:
         user.access_token = "another"
     with pytest.raises(errors.TokenError, match="has already an active access token"):
         user.request_access_token()
-    actions = session.scalars(sa.select(AuditLog.action).where(AuditLog.user_id == user.id_)).all()
-    assert actions == ["request_token", "grant_token"]
+    of_user = sa.select(AuditLog.action).where(AuditLog.user_id == user.id_).order_by(AuditLog.number)
+    assert session.scalars(of_user).all() == ["create_user", "request_token", "grant_token"]
 
 
 def test_a_second_active_access_token_is_refused_by_the_database_too(session: Session) -> None:
@@ -146,8 +146,12 @@ def test_only_known_actions_are_recorded(session: Session) -> None:
     user.log_action(register_audit_action("close_door"), {"door": 1})
     user.log_action(AuditLogAction.grant_token)
     session.commit()
-    rows = session.scalars(sa.select(AuditLog).order_by(AuditLog.id_)).all()
-    assert [(row.action, row.details) for row in rows] == [("close_door", {"door": 1}), ("grant_token", None)]
+    rows = session.scalars(sa.select(AuditLog).order_by(AuditLog.number)).all()
+    assert [(row.action, row.details) for row in rows] == [
+        ("create_user", None),
+        ("close_door", {"door": 1}),
+        ("grant_token", None),
+    ]
 
 
 def test_a_workflow_takes_its_positional_arguments_and_defaults(session: Session) -> None:

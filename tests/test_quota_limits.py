@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors, quota
-from platform_db.models import AuditLog, QuotaReservation, ResourceType, ResourceUnit, User, UserResource
+from platform_db.audit import list_audit
+from platform_db.models import QuotaReservation, ResourceType, ResourceUnit, User, UserResource
 from platform_db.quota.limits import parse_limit
 from tests.factories import make_run, make_user
 
@@ -78,8 +79,11 @@ def test_setting_a_limit_leaves_an_audit_row(session: Session) -> None:
     user, boss = make_user(session), make_user(session)
     assert quota.set_limit(session, user, "disk", 50) is None
     assert quota.set_limit(session, user.id_, "shared storage", None, actor=boss) == 50
-    first, second = session.scalars(sa.select(AuditLog).order_by(AuditLog.id_))
-    assert (first.action, first.user_id, first.actor_id) == ("set_quota_limit", user.id_, None)
+    assert quota.set_limit(session, user, "disk", None) is None, "no change"
+    second, first = list_audit(session, action="set_quota_limit")
+    assert (first.user_id, first.actor_id) == (user.id_, None)
+    disk = quota.get_default_quota_resource(session, ResourceType.disk)
+    assert first.details == {"resource_id": str(disk.id_), "before": None, "limit": 50}
     assert (second.details["before"], second.details["limit"], second.actor_id) == (50, None, boss.id_)
     with pytest.raises(ValueError, match="not negative"):
         quota.set_limit(session, user, "disk", -1)

@@ -173,8 +173,8 @@ def test_a_rule_that_is_due_is_applied_recorded_and_accounted(
     assert run.get_quota_usage()["disk"]["usage"]["raw"] == workspaces.measure(workspace).bytes
     (note,) = history(session, run).entries
     assert note.details["bytes"] == report.bytes
-    (audit,) = session.scalars(sa.select(AuditLog))
-    assert (audit.user_id, audit.action) == (owner.id_, "apply_retention")
+    (audit,) = session.scalars(sa.select(AuditLog).where(AuditLog.action == "apply_retention"))
+    assert audit.user_id == owner.id_
     assert apply_retention_rules(session_factory).rules == []
 
 

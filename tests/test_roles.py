@@ -138,7 +138,7 @@ def test_a_services_login_works_and_cannot_change_what_is_recorded(
             record_action(session, bob.id_, "grant_token")
             session.commit()
             factory = orm.sessionmaker(login)
-            assert seal_audit_log(factory).rows == 3
+            assert seal_audit_log(factory).rows == 5
             for statement in (
                 "UPDATE platform.audit_log SET action = 'x'",
                 "DELETE FROM platform.audit_log",

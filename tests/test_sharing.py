@@ -36,7 +36,7 @@ def test_a_shared_run_is_found_until_it_is_taken_back(session: Session, run: Wor
     assert not unshare_workflow(session, run, reader)
     assert list_shared(session, reader) == []
     said = list_audit(session, user_id=run.owner_id)
-    assert [row.action for row in said] == ["unshare_workflow", "share_workflow"]
+    assert [row.action for row in said] == ["unshare_workflow", "share_workflow", "create_user"]
     assert said[1].actor_id == reader.id_
     assert said[1].details is not None and said[1].details["workflow_id"] == str(run.id_)
 

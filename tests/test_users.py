@@ -44,7 +44,7 @@ def test_forgetting_a_user_leaves_ids_in_the_audit_log_only(session: Session, se
     session.commit()
     assert session.get(User, ada_id) is None
     assert session.scalar(sa.select(sa.func.count()).select_from(UserToken)) == 0
-    rows = session.scalars(sa.select(AuditLog).order_by(AuditLog.id_)).all()
+    rows = session.scalars(sa.select(AuditLog).order_by(AuditLog.number)).all()
     assert [(row.user_id, row.action) for row in rows] == [
         (ada_id, "create_user"),
         (ada_id, "grant_token"),
@@ -74,7 +74,7 @@ def test_a_user_with_work_is_only_deleted_with_it(session: Session) -> None:
     for model in (Job, InteractiveSession, Service):
         assert session.scalar(sa.select(sa.func.count()).select_from(model)) == 0
     assert check_deeply(session) == []
-    last = session.scalars(sa.select(AuditLog).order_by(AuditLog.id_.desc())).first()
+    last = session.scalars(sa.select(AuditLog).order_by(AuditLog.number.desc())).first()
     assert last.details == {"deleted": refusal.value.work}
 
 

@@ -2,7 +2,7 @@
 
 from platform_db.audit.chain import export_seals
 from platform_db.audit.reading import export_audit, list_audit
-from platform_db.audit.recording import record_action, set_origin
+from platform_db.audit.recording import record_action, recorded_as, set_origin
 from platform_db.audit.retention import prune_audit_log
 from platform_db.audit.sealing import SealingResult, seal_audit_log
 from platform_db.audit.signing import public_key
@@ -17,6 +17,7 @@ __all__ = [
     "prune_audit_log",
     "public_key",
     "record_action",
+    "recorded_as",
     "seal_audit_log",
     "set_origin",
     "verify_audit_log",

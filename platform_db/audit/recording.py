@@ -1,10 +1,15 @@
-"""Writing audit rows: one plain INSERT each, in the transaction that does what they tell of."""
+"""Writing audit rows: one plain INSERT each, in the transaction that does what they tell of.
+
+What the database can see, triggers record (:mod:`platform_db.models.recording`).
+"""
 
 from __future__ import annotations
 
 import ipaddress
+import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -77,7 +82,45 @@ def _parse_address(address: str) -> str:
         raise errors.InvalidAddress(f"{address!r} is not one network address") from None
 
 
+@contextmanager
+def recorded_as(
+    session: Session,
+    *,
+    actor_id: uuid.UUID | str | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> Iterator[None]:
+    """Say who does, and what else there is to know of, what triggers record within this block.
+
+    Where there is something to say the block is a savepoint, so that an error undoes the saying, too.
+
+    :param actor_id: the user who does it, where :func:`set_origin` did not say it.
+    :param details: further facts about a user who is created or deleted.
+    """
+    values = {
+        "actor_id": None if actor_id is None else str(parse_id(actor_id, "user id")),
+        "details": json.dumps(details) if details else None,
+    }
+    said = {name: value for name, value in values.items() if value is not None}
+    if not said:
+        yield
+        return
+    with session.begin_nested():
+        connection = session.connection()
+        before = connection.execute(_READ).one()._mapping
+        for name, value in said.items():
+            connection.execute(_SET[name], {"value": value})
+        yield
+        session.flush()
+        for name in said:
+            connection.execute(_SET[name], {"value": before[name]})
+
+
 _SET = {
     name: sa.text(f"SET LOCAL platform.{name} = :value")
-    for name in ("actor_id", "request_id", "address", "service")
+    for name in ("actor_id", "request_id", "address", "service", "details")
 }
+
+_READ = sa.text(
+    "SELECT coalesce(current_setting('platform.actor_id', true), '') AS actor_id,"
+    " coalesce(current_setting('platform.details', true), '') AS details"
+)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.audit.chain import add_seal, last_seal, try_lock_chain
+from platform_db.audit.chain import add_seal, last_seal, read_seals, try_lock_chain
 from platform_db.audit.recording import record_action
 from platform_db.models import NOBODY, AuditLog, AuditLogAction, AuditSeal, AuditSealDigests
 
@@ -24,7 +24,7 @@ def prune_audit_log(session: Session, before: datetime, *, limit: int = SEALS) -
     an audit row. Only the tables' owner may do it. Call it again, in another transaction, until it returns
     0.
 
-    :param limit: of how many seals at most.
+    :param limit: of how many seals at most; those that cover no rows do not count.
     :returns: of how many seals.
     :raises errors.AlreadyRunning: a sealer, or another call, is at it.
     """
@@ -34,7 +34,8 @@ def prune_audit_log(session: Session, before: datetime, *, limit: int = SEALS) -
     if last is None:
         return 0
     old = _old_seals(session, last.first_kept_seal, before, limit)
-    if not any(seal.row_count for seal in old):
+    pruned = sum(seal.row_count > 0 for seal in old)
+    if not pruned:
         return 0
     first, end = old[0].number, old[-1].number
     record_action(
@@ -69,17 +70,19 @@ def prune_audit_log(session: Session, before: datetime, *, limit: int = SEALS) -
         .where(AuditSealDigests.seal_number <= end)
         .execution_options(synchronize_session=False)
     )
-    return len(old)
+    return pruned
 
 
 def _old_seals(session: Session, first: int, before: datetime, limit: int) -> list[AuditSeal]:
-    """Return the seals from ``first`` on that have only old rows, up to the first that has another."""
-    seals = session.scalars(
-        sa.select(AuditSeal).where(AuditSeal.number >= first).order_by(AuditSeal.number).limit(limit)
-    )
+    """Return the seals from ``first`` on that have only old rows, up to the first that has another.
+
+    Each call adds a seal without rows. If they counted, so many of them in a row would be all that the next
+    call sees, and nothing would ever be removed again.
+    """
     old: list[AuditSeal] = []
-    for seal in seals:
-        if (seal.last_created or seal.sealed_at) >= before:
+    for seal in read_seals(session, after=first - 1):
+        if (seal.last_created or seal.sealed_at) >= before or limit == 0:
             break
         old.append(seal)
+        limit -= seal.row_count > 0
     return old

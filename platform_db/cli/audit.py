@@ -69,7 +69,10 @@ def audit() -> None:
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many rows.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def list_(limit: int, as_json: bool, **chosen: Any) -> None:
-    """List audit rows, newest first."""
+    """List audit rows, newest first.
+
+    A line says what was done, by whom, from which service and about whom; - where nobody said it.
+    """
     from platform_db.audit.reading import as_values, list_audit
 
     with session_scope() as session:
@@ -79,8 +82,8 @@ def list_(limit: int, as_json: bool, **chosen: Any) -> None:
                 click.echo(json.dumps(values))
             else:
                 details = json.dumps(values["details"]) if values["details"] else ""
-                who = values["actor_id"] or values["user_id"]
-                what = f"{values['action']:<18} by {who} about {values['user_id']}"
+                who = f"by {values['actor_id'] or '-'} from {values['service'] or '-'}"
+                what = f"{values['action']:<18} {who} about {values['user_id']}"
                 click.echo(f"{values['created']}  {what}  {details}".rstrip())
 
 
@@ -108,7 +111,9 @@ def seal(wait: float) -> None:
 @audit.command
 @time_option("--since", "Begin with the first seal made at this time or later.")
 @click.option(
-    "--against", type=click.File(encoding="utf-8"), help="Compare with seals that were exported earlier."
+    "--against",
+    type=click.File(encoding="utf-8", errors="replace"),
+    help="Compare with seals that were exported earlier.",
 )
 @click.option(
     "--unsigned-until",
@@ -124,10 +129,15 @@ def verify(since: datetime | None, against: TextIO | None, unsigned_until: int) 
     with session_scope() as session:
         result = verify_audit_log(session, since=since, against=against, unsigned_until=unsigned_until)
     click.echo(
-        f"{result.seals} seals hold, and {result.rows} rows; retention removed the rows of"
+        f"{result.seals} seals hold, and {result.rows} rows; retention removed {result.removed_rows} rows of"
         f" {result.removed_seals} seals, {result.unsigned_seals} seals are unsigned,"
         f" {result.unsealed_rows} rows are not sealed yet"
     )
+    if result.removed_since_export is not None:
+        click.echo(
+            f"{result.compared_seals} seals are as they were exported;"
+            f" since the last of them retention removed the rows of {result.removed_since_export} seals"
+        )
 
 
 @audit.command

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import URL
-    from sqlalchemy.orm import Session
+    from sqlalchemy.engine import URL, Connection
+    from sqlalchemy.orm import Session, SessionTransaction
+
+SERVICE = "platform-db"
 
 
 def session_factory(url: URL | None = None) -> Callable[[], Session]:
@@ -23,7 +25,7 @@ def session_factory(url: URL | None = None) -> Callable[[], Session]:
     :raises errors.SchemaBehind: it is older than the code.
     :raises errors.SchemaAhead: it is newer than the code.
     """
-    from sqlalchemy import orm
+    from sqlalchemy import event, orm
 
     from platform_db import database, schema
 
@@ -35,7 +37,16 @@ def session_factory(url: URL | None = None) -> Callable[[], Session]:
         engine = database.create_engine(url)
     with engine.connect() as connection:
         schema.status(connection).require_current()
-    return database.session_factory if url is None else orm.sessionmaker(engine)
+    bind = None if url is None else engine  # The configured one is found anew, as in a forked child.
+    sessions = orm.sessionmaker(bind, class_=database.session_factory.class_)
+    event.listen(sessions, "after_begin", _say_what_acts)
+    return sessions
+
+
+def _say_what_acts(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    """Let what the transaction records in the audit log be said to come from the command line."""
+    if not transaction.nested:
+        connection.exec_driver_sql(f"SET LOCAL platform.service = '{SERVICE}'")
 
 
 @contextmanager

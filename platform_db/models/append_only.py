@@ -1,4 +1,4 @@
-"""Triggers that keep the audit log and its seals append-only, and record what the database sees by itself.
+"""Triggers that keep the audit log and its seals append-only.
 
 They protect from accidents and bugs, whoever connects. A superuser can switch them off; that is what seals
 are for. Rows may be deleted once a seal says that they are no longer kept: retention makes that seal first,
@@ -57,21 +57,6 @@ BEGIN
 END
 $$;"""
 
-_RECORD_OVERRIDE = f"""\
-CREATE FUNCTION {SCHEMA}.record_guard_override() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO {SCHEMA}.audit_log (id_, user_id, action, details)
-    VALUES (
-        gen_random_uuid(), NEW.owner_id, 'override_guard',
-        jsonb_build_object(
-            'entity', NEW.entity, 'entity_id', NEW.entity_id, 'revision', NEW.revision,
-            'from_status', NEW.from_status, 'to_status', NEW.to_status, 'reason', NEW.reason
-        )
-    );
-    RETURN NULL;
-END
-$$;"""
-
 
 def append_only_statements() -> list[str]:
     """Return the statements that create the functions and triggers."""
@@ -79,13 +64,9 @@ def append_only_statements() -> list[str]:
         _REFUSE_CHANGE,
         _NUMBER_LATE,
         _KEEP_ROWS,
-        _RECORD_OVERRIDE,
         f"""\
 CREATE TRIGGER assign_transaction_id BEFORE INSERT ON {SCHEMA}.audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.assign_transaction_id();""",
-        f"""\
-CREATE TRIGGER record_guard_override AFTER INSERT ON {SCHEMA}.status_change
-    FOR EACH ROW WHEN (NEW.overridden) EXECUTE FUNCTION {SCHEMA}.record_guard_override();""",
         *(
             f"""\
 CREATE TRIGGER refuse_change BEFORE {events} ON {SCHEMA}.{table}

@@ -59,7 +59,7 @@ class AuditLog(Identified, Created, Base):
 
     :param number: the place in the log, given by the database; not without gaps.
     :param user_id: whom it is about; :data:`NOBODY` where it is about no user in particular.
-    :param actor_id: the user who did it; None where the user did it, or the platform.
+    :param actor_id: the user who did it; None where nobody said who, as where the platform itself did it.
     :param details: what else there is to know, in ids and plain values.
     :param request_id: the request that caused it.
     :param address: the network address that the request came from.

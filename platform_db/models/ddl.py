@@ -11,6 +11,7 @@ from platform_db.models.append_only import append_only_statements
 from platform_db.models.base import STORAGE, Base
 from platform_db.models.guard import guard_statements
 from platform_db.models.policies import policy_statements, tenant_columns
+from platform_db.models.recording import recording_statements
 from platform_db.models.run_number import RUN_NUMBER_FUNCTIONS
 from platform_db.types import SCHEMA
 
@@ -281,5 +282,6 @@ CREATE TRIGGER touch_{table} BEFORE UPDATE ON {SCHEMA}.{table}
         *_refuse_known_values("user_token", "token"),
         *_refuse_known_values("interactive_session", "secret"),
         *append_only_statements(),
+        *recording_statements(),
         *policy_statements(),
     ]

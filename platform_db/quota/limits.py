@@ -6,7 +6,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import units
-from platform_db.models import AuditLog, AuditLogAction, Resource, ResourceType, ResourceUnit
+from platform_db.audit import recorded_as
+from platform_db.models import Resource, ResourceType, ResourceUnit
 from platform_db.quota.figures import expire_totals
 from platform_db.quota.resources import UserOrId, get_resource, lock_users, user_id_of
 from platform_db.types import SCHEMA
@@ -35,11 +36,11 @@ def set_limit(
     *,
     actor: UserOrId | None = None,
 ) -> int | None:
-    """Set how much of a resource a user may use, leave an audit row, and return the limit before.
+    """Set how much of a resource a user may use, and return the limit before; a change is recorded.
 
     :param resource: a resource, its name, or a type for the default one of that type.
     :param limit: in the resource's unit; None is unlimited, 0 is none.
-    :param actor: the user who sets it; None where an operator does.
+    :param actor: the user who sets it, for the audit log.
     :raises errors.UserNotFound: there is no such user.
     :raises errors.ResourceNotFound: there is no such resource.
     """
@@ -48,18 +49,10 @@ def set_limit(
     session.flush()
     user_id, found = user_id_of(user), get_resource(session, resource)
     lock_users(session, [user_id], found)
-    before: int | None = session.connection().scalar(
-        _SET, {"user": str(user_id), "resource": str(found.id_), "limit": limit}
-    )
-    session.add(
-        AuditLog(
-            user_id=user_id,
-            actor_id=None if actor is None else user_id_of(actor),
-            action=AuditLogAction.set_quota_limit,
-            details={"resource_id": str(found.id_), "before": before, "limit": limit},
+    with recorded_as(session, actor_id=None if actor is None else user_id_of(actor)):
+        before: int | None = session.connection().scalar(
+            _SET, {"user": str(user_id), "resource": str(found.id_), "limit": limit}
         )
-    )
-    session.flush()
     expire_totals(session, found, [user_id])
     return before
 

@@ -2,10 +2,10 @@
 
 Motive: a changed audit log must be evident, and a forgotten WHERE must not reach another tenant's rows.
 Lock: ACCESS EXCLUSIVE on audit_log while it is rewritten with its new column and indexes; on every other
-tenant table for an instant, to enable row-level security. Duration: about a second per 100,000 audit rows;
-below a second without them. Recovery: run it again; it is one transaction. Afterwards run ``platform-db
-roles create`` and ``platform-db roles grant``: until then a login that does not own the tables sees none of
-the tenants' rows.
+tenant table for an instant, to enable row-level security and to create the triggers that record. Duration:
+about a second per 100,000 audit rows; below a second without them. Recovery: run it again; it is one
+transaction. Afterwards run ``platform-db roles create`` and ``platform-db roles grant``: until then a login
+that does not own the tables sees none of the tenants' rows.
 
 Revision ID: 0004
 Revises: 0003
@@ -44,6 +44,11 @@ def downgrade() -> None:
         ("audit_log", "refuse_change"),
         ("audit_log", "keep_audit_rows"),
         ("status_change", "record_guard_override"),
+        ("user_", "record_creation"),
+        ("user_", "record_deletion"),
+        ("user_resource", "record_quota_limit"),
+        ("user_workflow", "record_share"),
+        ("user_workflow", "record_unshare"),
     ):
         op.execute(f"DROP TRIGGER {name} ON platform.{table}")
     for column in ("actor_id", "request_id", "address", "service"):

@@ -53,11 +53,67 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION platform.record_user() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO platform.audit_log (id_, user_id, action, details)
+    VALUES (
+        gen_random_uuid(), coalesce(NEW.id_, OLD.id_), TG_ARGV[0],
+        nullif(current_setting('platform.details', true), '')::jsonb
+    );
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION platform.record_quota_limit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO platform.audit_log (id_, user_id, action, details)
+    VALUES (
+        gen_random_uuid(), NEW.user_id, 'set_quota_limit',
+        jsonb_build_object(
+            'resource_id', NEW.resource_id, 'before', OLD.quota_limit, 'limit', NEW.quota_limit
+        )
+    );
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION platform.record_sharing() RETURNS trigger LANGUAGE plpgsql
+    SET timezone = 'UTC' AS $$
+DECLARE
+    share platform.user_workflow := coalesce(NEW, OLD);
+    details jsonb := jsonb_build_object('workflow_id', share.workflow_id, 'user_id', share.user_id);
+BEGIN
+    IF TG_OP <> 'DELETE' THEN
+        details := details || jsonb_build_object('valid_until', share.valid_until);
+    END IF;
+    INSERT INTO platform.audit_log (id_, user_id, action, details)
+    VALUES (gen_random_uuid(), share.owner_id, TG_ARGV[0], details);
+    RETURN NULL;
+END
+$$;
+
 CREATE TRIGGER assign_transaction_id BEFORE INSERT ON platform.audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION platform.assign_transaction_id();
 
 CREATE TRIGGER record_guard_override AFTER INSERT ON platform.status_change
     FOR EACH ROW WHEN (NEW.overridden) EXECUTE FUNCTION platform.record_guard_override();
+
+CREATE TRIGGER record_creation AFTER INSERT ON platform.user_
+    FOR EACH ROW EXECUTE FUNCTION platform.record_user('create_user');
+
+CREATE TRIGGER record_deletion AFTER DELETE ON platform.user_
+    FOR EACH ROW EXECUTE FUNCTION platform.record_user('delete_user');
+
+CREATE TRIGGER record_quota_limit AFTER UPDATE OF quota_limit ON platform.user_resource
+    FOR EACH ROW WHEN (OLD.quota_limit IS DISTINCT FROM NEW.quota_limit)
+    EXECUTE FUNCTION platform.record_quota_limit();
+
+CREATE TRIGGER record_share AFTER INSERT OR UPDATE ON platform.user_workflow
+    FOR EACH ROW EXECUTE FUNCTION platform.record_sharing('share_workflow');
+
+CREATE TRIGGER record_unshare AFTER DELETE ON platform.user_workflow
+    FOR EACH ROW WHEN (pg_trigger_depth() = 0)
+    EXECUTE FUNCTION platform.record_sharing('unshare_workflow');
 
 CREATE TRIGGER refuse_change BEFORE UPDATE OR TRUNCATE ON platform.audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION platform.refuse_change();
