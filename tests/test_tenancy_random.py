@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event, orm
 
-from platform_db import errors, tenancy
-from platform_db.tenancy import tenant_scope, tenant_sessionmaker
+from platform_db import errors
+from platform_db.tenancy import sessions, tenant_scope, tenant_sessionmaker
 from tests.tenant_operations import EXTRAS, OWNERS, Operations
 from tests.tenants import Tenant, make_tenant, prepare_roles
 
@@ -36,9 +36,9 @@ def bob(engine: sa.Engine, session: orm.Session) -> Tenant:
 
 @pytest.fixture
 def without_criteria() -> Iterator[None]:
-    event.remove(orm.Session, "do_orm_execute", tenancy.add_owner)
+    event.remove(orm.Session, "do_orm_execute", sessions.add_owner)
     yield
-    event.listen(orm.Session, "do_orm_execute", tenancy.add_owner)
+    event.listen(orm.Session, "do_orm_execute", sessions.add_owner)
 
 
 @pytest.fixture
