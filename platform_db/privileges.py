@@ -41,6 +41,9 @@ ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 Verbs = tuple[str, ...]
 
+# Who writes rows that a sequence numbers.
+COUNTING = (Role.service, Role.tenant)
+
 _TENANTS_TABLE: dict[Role, Verbs] = {Role.service: ALL, Role.tenant: ALL, Role.readonly: READ}
 
 _PLATFORMS_TABLE: dict[Role, Verbs] = {Role.service: ALL, Role.readonly: READ}
@@ -98,3 +101,8 @@ def sees_every_tenant() -> dict[str, dict[Role, str]]:
         }
         for table in tenant_columns()
     }
+
+
+def policy_name(role: Role) -> str:
+    """Return the name of the role's own policy on a tenant's table."""
+    return role.name

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.privileges import Role, Verbs, privileges, sees_every_tenant
+from platform_db.privileges import COUNTING, Role, policy_name, privileges, sees_every_tenant
+from platform_db.role_differences import describe, differences
 from platform_db.types import SCHEMA
 
 ATTEMPTS = 20
@@ -24,16 +23,6 @@ ATTEMPTS = 20
 # SQLSTATEs of another run that made the same role at the same time: duplicate_object, unique_violation, and
 # internal_error for "tuple concurrently updated".
 _CONCURRENT = frozenset({"42710", "23505", "XX000"})
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A privilege or a policy in which the database differs from the table of privileges."""
-
-    table: str
-    role: str
-    expected: str
-    found: str
 
 
 def create_statements() -> list[str]:
@@ -47,14 +36,22 @@ def create_statements() -> list[str]:
     ]
 
 
-def grant_statements() -> list[str]:
-    """Return the SQL that gives the roles their privileges and policies in one database."""
-    statements = [f"GRANT USAGE ON SCHEMA {SCHEMA} TO {', '.join(role.value for role in Role)}"]
+def grant_statements(to: str | None = None) -> list[str]:
+    """Return the SQL that gives the roles their privileges and policies in one database, and others none.
+
+    :param to: a login that is to be a member of ``platform_service``.
+    """
+    roles = ", ".join(role.value for role in Role)
+    statements = [
+        f"REVOKE ALL ON SCHEMA {SCHEMA} FROM PUBLIC, {roles}",
+        f"GRANT USAGE ON SCHEMA {SCHEMA} TO {roles}",
+        f"REVOKE ALL ON ALL TABLES IN SCHEMA {SCHEMA} FROM PUBLIC, {roles}",
+        f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA {SCHEMA} FROM PUBLIC, {roles}",
+        f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {SCHEMA} TO {', '.join(role.value for role in COUNTING)}",
+    ]
     for table, by_role in privileges().items():
-        for role in Role:
-            statements.append(f"REVOKE ALL ON {SCHEMA}.{table} FROM {role.value}")
-            if verbs := by_role.get(role):
-                statements.append(f"GRANT {', '.join(verbs)} ON {SCHEMA}.{table} TO {role.value}")
+        for role, verbs in by_role.items():
+            statements.append(f"GRANT {', '.join(verbs)} ON {SCHEMA}.{table} TO {role.value}")
     for table, commands in sees_every_tenant().items():
         for role, command in commands.items():
             statements.append(f"DROP POLICY IF EXISTS {policy_name(role)} ON {SCHEMA}.{table}")
@@ -62,15 +59,7 @@ def grant_statements() -> list[str]:
                 f"CREATE POLICY {policy_name(role)} ON {SCHEMA}.{table} FOR {command} TO {role.value}"
                 f" USING (true){' WITH CHECK (true)' if command == 'ALL' else ''}"
             )
-    statements.append(
-        f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {SCHEMA} TO {Role.service.value}, {Role.tenant.value}"
-    )
-    return statements
-
-
-def policy_name(role: Role) -> str:
-    """Return the name of the role's own policy on a tenant's table."""
-    return role.name
+    return statements if to is None else [*statements, _membership(to)]
 
 
 def create_roles(factory: Callable[[], Session]) -> list[str]:
@@ -99,70 +88,30 @@ def create_roles(factory: Callable[[], Session]) -> list[str]:
 def grant_privileges(factory: Callable[[], Session], *, to: str | None = None) -> None:
     """Give the roles their privileges and policies in this database, in a transaction of its own.
 
+    What a migration or an administrator must have changed is not changed back: it is told.
+
     :param to: a login that is to be a member of ``platform_service``.
-    :raises errors.RolesMissing: the roles were not made yet.
+    :raises errors.RolesMissing: the roles were not made yet, or the database still differs when all is
+        granted.
     """
     with factory() as session, session.begin():
         if missing := _missing(session):
             raise errors.RolesMissing(f"there is no role {', '.join(missing)}")
         # Two runs in one database would stumble over each other's changes of the catalogue.
         session.execute(_LOCK)
-        if differences(session) or not _may_use_schema(session):
+        if left := differences(session):
             for statement in grant_statements():
                 session.connection().exec_driver_sql(statement)
+            left = differences(session)
     if to is not None:
-        quoted = postgresql.dialect().identifier_preparer.quote(to)  # type: ignore[no-untyped-call]
-        _run_again_if_concurrent(
-            factory,
-            f"GRANT {Role.service.value} TO {quoted}",
-            partial(_is_member, to),
-        )
+        _run_again_if_concurrent(factory, _membership(to), partial(_is_member, to))
+    if left:
+        raise errors.RolesMissing(f"what could be granted is granted, but {describe(left)}")
 
 
-def differences(session: Session) -> list[Difference]:
-    """Return in what the database's grants and policies differ from the table of privileges."""
-    found = read_grants(session)
-    expected = {
-        (table, role.value): verbs
-        for table, by_role in privileges().items()
-        for role, verbs in by_role.items()
-    }
-    policies = {(row.tablename, row.policyname): row.cmd for row in session.execute(_READ_POLICIES)}
-    wanted = {
-        (table, policy_name(role)): command
-        for table, commands in sees_every_tenant().items()
-        for role, command in commands.items()
-    }
-    result = [
-        Difference(*key, _listed(expected.get(key)), _listed(found.get(key)))
-        for key in sorted({*expected, *found})
-        if set(expected.get(key, ())) != set(found.get(key, ()))
-    ]
-    result += [
-        Difference(
-            *key, f"policy for {wanted.get(key, 'nothing')}", f"policy for {policies.get(key, 'nothing')}"
-        )
-        for key in sorted({*wanted, *policies})
-        if wanted.get(key) != policies.get(key)
-    ]
-    return result
-
-
-def read_grants(session: Session) -> dict[tuple[str, str], Verbs]:
-    """Return what the database grants the roles, by table and role."""
-    grants: dict[tuple[str, str], Verbs] = {}
-    for row in session.execute(_READ_GRANTS):
-        grants[row.relname, row.rolname] = tuple(row.verbs)
-    return grants
-
-
-def _listed(verbs: Verbs | None) -> str:
-    return ", ".join(verbs) if verbs else "nothing"
-
-
-def _may_use_schema(session: Session) -> bool:
-    """Tell whether every role may look into the schema at all."""
-    return all(session.execute(_MAY_USE_SCHEMA, {"role": role.value}).scalar_one() for role in Role)
+def _membership(login: str) -> str:
+    name = login.replace('"', '""')
+    return f'GRANT {Role.service.value} TO "{name}"'
 
 
 def _missing(session: Session) -> list[str]:
@@ -192,7 +141,7 @@ def _run_again_if_concurrent(
         try:
             with factory() as session, session.begin():
                 if not done(session):
-                    session.connection().exec_driver_sql(statement)
+                    session.connection().exec_driver_sql(statement.replace("%", "%%"))
             return
         except sa.exc.DBAPIError as error:
             if getattr(error.orig, "pgcode", None) not in _CONCURRENT or attempt == ATTEMPTS - 1:
@@ -211,19 +160,3 @@ _MAY_CREATE = sa.text("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE roln
 _IS_TENANT = sa.text(f"SELECT pg_has_role('{Role.service.value}', '{Role.tenant.value}', 'MEMBER')")
 
 _IS_MEMBER = sa.text(f"SELECT pg_has_role(:login, '{Role.service.value}', 'MEMBER')")
-
-_MAY_USE_SCHEMA = sa.text(f"SELECT has_schema_privilege(:role, '{SCHEMA}', 'USAGE')")
-
-_READ_GRANTS = sa.text(
-    f"""
-    SELECT relname, rolname, array_agg(privilege_type ORDER BY privilege_type) AS verbs
-    FROM pg_class CROSS JOIN LATERAL aclexplode(relacl) JOIN pg_roles ON pg_roles.oid = grantee
-    WHERE relnamespace = '{SCHEMA}'::regnamespace AND relkind IN ('r', 'p', 'v') AND rolname IN ({_NAMES})
-    GROUP BY relname, rolname
-    """
-)
-
-_READ_POLICIES = sa.text(
-    f"SELECT tablename, policyname, cmd FROM pg_policies"
-    f" WHERE schemaname = '{SCHEMA}' AND policyname <> 'tenant'"
-)

@@ -192,6 +192,23 @@ class Operations:
         cursor.copy_expert(f"COPY platform.{self.table()} TO STDOUT", target)
         return target.getvalue()
 
+    def read_after_savepoint(self, session: orm.Session) -> Any:
+        with (
+            session.begin_nested()
+            if self.random.random() < 0.3
+            else session.connection().begin_nested() as point
+        ):
+            self.read_core(session)
+            point.rollback()
+        return self.read_text(session)
+
+    def read_memory(self, session: orm.Session) -> Any:
+        return [
+            vars(row).copy()
+            for model, id_ in self.other.rows()
+            if (row := session.get(model, id_)) is not None
+        ]
+
     def read_library(self, session: orm.Session) -> Any:
         if self.random.random() < 0.5:
             return workflows.get_workflow(session, self.other.run, self.other.id_, include_shared=True).id_
@@ -280,6 +297,10 @@ class Operations:
                 set_={"message": statement.excluded.message, "owner_id": statement.excluded.owner_id},
             )
         )
+
+    def write_after_savepoint(self, session: orm.Session) -> Any:
+        session.connection().begin_nested().rollback()
+        self.write_text(session)
 
     def write_text(self, session: orm.Session) -> Any:
         other, own = self.other, self.own

@@ -10,6 +10,7 @@ from sqlalchemy import orm
 
 from platform_db import roles
 from platform_db.models import (
+    Base,
     InteractiveSession,
     Job,
     LogChunk,
@@ -33,6 +34,16 @@ class Tenant:
     job: uuid.UUID
     token: uuid.UUID
     note: uuid.UUID
+
+    def rows(self) -> list[tuple[type[Base], uuid.UUID]]:
+        """Return the models and ids of the tenant's rows."""
+        return [
+            (User, self.id_),
+            (Workflow, self.run),
+            (Job, self.job),
+            (UserToken, self.token),
+            (Note, self.note),
+        ]
 
 
 def prepare_roles(engine: sa.Engine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from platform_db import errors, roles
 from platform_db.audit import prune_audit_log, record_action, seal_audit_log
 from platform_db.models import Base, Workflow
 from platform_db.privileges import Role, privileges
+from platform_db.role_differences import differences, read_grants
 from platform_db.tenancy import tenant_scope
 from tests.command_line import one_line, run
 from tests.tenants import make_tenant, prepare_roles
@@ -47,17 +49,92 @@ def login(engine: sa.Engine) -> Iterator[sa.Engine]:
 
 def test_what_is_granted_is_what_the_table_says(engine: sa.Engine, session: orm.Session) -> None:
     prepare_roles(engine)
-    assert roles.differences(session) == []
-    granted = roles.read_grants(session)
+    assert differences(session) == []
+    granted = read_grants(session)
     for table, by_role in privileges().items():
         for role in Role:
             assert set(granted.get((table, role.value), ())) == set(by_role.get(role, ())), (table, role)
-    session.execute(sa.text("GRANT DELETE ON platform.audit_log TO platform_service"))
-    session.execute(sa.text("DROP POLICY service ON platform.job"))
-    assert [(d.table, d.role) for d in roles.differences(session)] == [
-        ("audit_log", "platform_service"),
-        ("job", "service"),
-    ]
+
+
+# What is changed, where it shows, and whether granting mends it.
+CHANGES = [
+    ("GRANT DELETE ON platform.audit_log TO platform_service", ("audit_log", "platform_service"), True),
+    ("REVOKE SELECT ON platform.job FROM platform_readonly", ("job", "platform_readonly"), True),
+    ("GRANT SELECT ON platform.user_token TO PUBLIC", ("user_token", "PUBLIC"), True),
+    (
+        "GRANT SELECT (token) ON platform.user_token TO platform_auditor",
+        ("user_token", "platform_auditor"),
+        True,
+    ),
+    (
+        "REVOKE USAGE ON ALL SEQUENCES IN SCHEMA platform FROM platform_service",
+        ("quota_version", "platform_service"),
+        True,
+    ),
+    ("REVOKE USAGE ON SCHEMA platform FROM platform_tenant", ("schema platform", "platform_tenant"), True),
+    ("GRANT CREATE ON SCHEMA platform TO PUBLIC", ("schema platform", "PUBLIC"), True),
+    ("DROP POLICY service ON platform.job", ("job", "policy service"), True),
+    ("ALTER POLICY readonly ON platform.job TO platform_tenant", ("job", "policy readonly"), True),
+    ("ALTER POLICY tenant ON platform.job USING (true)", ("job", "policy tenant"), False),
+    ("ALTER POLICY tenant ON platform.job WITH CHECK (true)", ("job", "policy tenant"), False),
+    ("DROP POLICY tenant ON platform.job", ("job", "policy tenant"), False),
+    ("CREATE POLICY mine ON platform.note USING (true)", ("note", "policy mine"), False),
+    ("ALTER TABLE platform.workflow DISABLE ROW LEVEL SECURITY", ("workflow", "everybody"), False),
+    ("ALTER TABLE platform.workflow FORCE ROW LEVEL SECURITY", ("workflow", "everybody"), False),
+    ("ALTER TABLE platform.resource ENABLE ROW LEVEL SECURITY", ("resource", "everybody"), False),
+]
+
+
+@pytest.mark.parametrize(("change", "where", "granted"), CHANGES)
+def test_a_change_is_found_and_what_mends_it_is_told(
+    engine: sa.Engine, session: orm.Session, change: str, where: tuple[str, str], granted: bool
+) -> None:
+    prepare_roles(engine)
+    session.execute(sa.text(change))
+    session.commit()
+    found = differences(session)
+    assert where in [(d.table, d.role) for d in found]
+    assert {d.mend == "platform-db roles grant" for d in found} == {granted}
+    session.commit()
+    if granted:
+        roles.grant_privileges(orm.sessionmaker(engine))
+    else:
+        with pytest.raises(
+            errors.RolesMissing, match=f"what could be granted is granted, .* {found[0].role}"
+        ):
+            roles.grant_privileges(orm.sessionmaker(engine))
+        for difference in found:
+            for statement in difference.mend.split(";"):
+                session.execute(sa.text(statement))
+    assert differences(session) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (
+            "REVOKE platform_tenant FROM platform_service",
+            ("the role platform_service", "membership in platform_tenant"),
+        ),
+        (
+            "GRANT platform_service TO platform_auditor",
+            ("the role platform_auditor", "membership in platform_service"),
+        ),
+        ("ALTER ROLE platform_tenant BYPASSRLS", ("the server", "platform_tenant")),
+    ],
+)
+def test_what_the_roles_are_on_the_server_is_looked_at(
+    engine: sa.Engine, session: orm.Session, change: str, where: tuple[str, str]
+) -> None:
+    prepare_roles(engine)
+    session.execute(sa.text(change))
+    found = differences(session)
+    assert [(d.table, d.role) for d in found] == [where]
+    if "roles create" in found[0].mend:
+        return
+    session.execute(sa.text(found[0].mend))
+    assert differences(session) == []
+    session.rollback()  # The roles are those of other tests, too.
 
 
 def test_every_table_is_in_the_table() -> None:
@@ -95,7 +172,7 @@ def test_running_it_again_and_at_once_is_fine(session_factory: Factory, session:
     for thread in threads:
         thread.join()
     assert failed == []
-    assert roles.differences(session) == []
+    assert differences(session) == []
 
 
 def test_a_login_that_may_create_no_roles_is_told_what_to_hand_on(
@@ -155,11 +232,48 @@ def test_a_services_login_works_and_cannot_change_what_is_recorded(
             connection.exec_driver_sql(f"REVOKE platform_service FROM {LOGIN}")
 
 
-def test_the_commands(database_uri: str) -> None:
+def test_the_sql_has_what_the_command_does(database_uri: str, engine: sa.Engine, login: sa.Engine) -> None:
+    prepare_roles(engine)
+    assert (
+        'GRANT platform_service TO "o\'neil ""x"" 100%";'
+        in run(None, "roles", "grant", "--sql", "--to", 'o\'neil "x" 100%').stdout
+    )
+    with engine.connect() as connection:
+        for statement in run(None, "roles", "grant", "--sql", "--to", LOGIN).stdout.split(";\n"):
+            if statement.strip():
+                connection.exec_driver_sql(statement)
+        member = sa.text(f"SELECT pg_has_role('{LOGIN}', 'platform_service', 'MEMBER')")
+        assert connection.execute(member).scalar()
+
+
+def test_a_login_may_have_any_name(engine: sa.Engine, session_factory: Factory) -> None:
+    prepare_roles(engine)
+    name = f'Platform "test" 5% {secrets.token_hex(4)}'
+    quoted = '"' + name.replace('"', '""') + '"'
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"CREATE ROLE {quoted}"))
+    try:
+        roles.grant_privileges(session_factory, to=name)
+        with engine.connect() as connection:
+            member = sa.text("SELECT pg_has_role(:name, 'platform_service', 'MEMBER')")
+            assert connection.execute(member, {"name": name}).scalar()
+    finally:
+        with engine.begin() as connection:
+            connection.execute(sa.text(f"DROP ROLE {quoted}"))
+
+
+def test_the_commands(database_uri: str, engine: sa.Engine) -> None:
     assert run(database_uri, "roles", "create").exit_code == 0
     shown = run(database_uri, "roles", "show")
     assert shown.exit_code == errors.RolesMissing.exit_code
     assert "platform-db roles grant" in one_line(shown.stderr)
-    assert run(database_uri, "roles", "grant").exit_code == 0
+    granted = run(database_uri, "roles", "grant")
+    assert granted.exit_code == 0, granted.output
     assert run(database_uri, "roles", "show", "--json").exit_code == 0
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE platform.job DISABLE ROW LEVEL SECURITY")
+    for command in ("show", "grant"):
+        told = run(database_uri, "roles", command)
+        assert told.exit_code == errors.RolesMissing.exit_code
+        assert "ALTER TABLE platform.job ENABLE ROW LEVEL SECURITY" in one_line(told.stderr)
     assert "CREATE POLICY service" in run(None, "roles", "grant", "--sql").stdout

@@ -46,13 +46,14 @@ def create(as_sql: bool) -> None:
 def grant(to: str | None, as_sql: bool) -> None:
     """Give the roles their privileges and policies in this database.
 
-    Run it as the tables' owner, after each upgrade.
+    Run it as the tables' owner, after each upgrade. What it does not change, it tells: row-level security and
+    the tenants' policy, which migrations make, policies of others, and what the roles are on the server.
     """
     from platform_db import database
     from platform_db import roles as library
 
     if as_sql:
-        _print(library.grant_statements())
+        _print(library.grant_statements(to))
         return
     library.grant_privileges(session_factory(database.migration_url()), to=to)
     click.echo("the roles have their privileges in this database")
@@ -62,12 +63,11 @@ def grant(to: str | None, as_sql: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(as_json: bool) -> None:
     """Show what each role may do, and in what the database differs from it."""
-    from platform_db import database, errors
-    from platform_db import roles as library
+    from platform_db import database, errors, role_differences
     from platform_db.privileges import Role, privileges
 
     with session_factory(database.migration_url())() as session:
-        differences = library.differences(session)
+        differences = role_differences.differences(session)
     table: dict[str, dict[str, Any]] = {
         name: {role.value: list(by_role.get(role, ())) for role in Role}
         for name, by_role in privileges().items()
@@ -81,11 +81,7 @@ def show(as_json: bool) -> None:
             for role, verbs in roles_.items():
                 click.echo(f"  {role:<18} {', '.join(verbs) or '-'}")
     if differences:
-        first = differences[0]
-        raise errors.RolesMissing(
-            f"the database differs in {len(differences)} places: on {first.table}, {first.role} has"
-            f" {first.found} instead of {first.expected}"
-        )
+        raise errors.RolesMissing(role_differences.describe(differences))
 
 
 def _print(statements: list[str]) -> None:

@@ -15,6 +15,9 @@ TENANT_POLICY = "tenant"
 
 CURRENT_TENANT = "(nullif(current_setting('platform.user_id', true), ''))::uuid"
 
+# As the server tells it back.
+STORED_CURRENT_TENANT = "(NULLIF(current_setting('platform.user_id'::text, true), ''::text))::uuid"
+
 
 def tenant_columns() -> dict[str, str]:
     """Return the column that names the tenant, by table; a user's own row is the user's, too."""
@@ -30,12 +33,20 @@ def policy_statements() -> list[str]:
     """Return the statements that enable row-level security and create the tenants' policies."""
     return [
         statement
-        for table, column in tenant_columns().items()
-        for statement in (
-            f"ALTER TABLE {SCHEMA}.{table} ENABLE ROW LEVEL SECURITY;",
-            f"""\
+        for table in tenant_columns()
+        for statement in (f"{enable_statement(table)};", f"{policy_statement(table)};")
+    ]
+
+
+def enable_statement(table: str) -> str:
+    """Return the statement that enables row-level security on a table."""
+    return f"ALTER TABLE {SCHEMA}.{table} ENABLE ROW LEVEL SECURITY"
+
+
+def policy_statement(table: str) -> str:
+    """Return the statement that creates the tenants' policy on a table."""
+    column = tenant_columns()[table]
+    return f"""\
 CREATE POLICY {TENANT_POLICY} ON {SCHEMA}.{table}
     USING ({column} = {CURRENT_TENANT})
-    WITH CHECK ({column} = {CURRENT_TENANT});""",
-        )
-    ]
+    WITH CHECK ({column} = {CURRENT_TENANT})"""
