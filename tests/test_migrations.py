@@ -259,6 +259,8 @@ def test_the_timeouts_of_role_and_database_end_no_migration(empty_database_uri: 
         schema.upgrade(empty_database_uri)
 
         done_reading.join()
+        reader.exec_driver_sql(f"ALTER DATABASE {name} RESET {setting}")
+        reader.commit()
     schema.require_agreement(empty_database_uri)
 
 
