@@ -98,7 +98,6 @@ def test_every_committed_row_is_sealed_once_while_sealers_are_killed(
     result = verify_audit_log(session)
 
     assert killed > 1
-    assert result.seals > killed
     assert (result.rows, result.unsealed_rows) == (committed, 0)
     assert len(set(sealed_numbers(session))) == len(sealed_numbers(session)) == committed
 

@@ -211,9 +211,10 @@ def test_an_error_half_way_leaves_the_audit_row_of_what_went(
 
 
 def retention_runs(session: Session) -> list[dict]:
-    rows = session.scalars(sa.select(AuditLog).order_by(AuditLog.number)).all()
+    query = sa.select(AuditLog).where(AuditLog.action == "apply_retention").order_by(AuditLog.number)
+    rows = session.scalars(query).all()
     session.rollback()
-    assert {(row.action, row.user_id) for row in rows} <= {("apply_retention", NOBODY)}
+    assert {row.user_id for row in rows} <= {NOBODY}
     return [row.details for row in rows]
 
 

@@ -46,7 +46,7 @@ def issue(
         token, and nothing for any other.
     :param expires_in: how long it lasts; by default for ever.
     :param value: a value that the platform brings itself; by default a new one is made.
-    :param actor_id: the user who does this, for the audit log; None where it is the token's own user.
+    :param actor_id: the user who does this, for the audit log.
     :raises errors.UserNotFound: there is no such user.
     :raises errors.TokenError: the user has an active access token, or a personal one of this name, or the
         value is in use.
