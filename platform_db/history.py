@@ -79,6 +79,9 @@ def history(
     Nothing is missed and nothing comes twice, whatever the order in which others commit, as long as none of
     their transactions is older than a day.
 
+    A page reads the whole story of a run and its jobs, for want of an index that holds it in the order of
+    time: to read all of a run with many jobs, ask for few large pages.
+
     :param since: leave out what was before; what was exactly then is in.
     :param level: leave out the jobs (``workflow``), or all but the jobs (``job``).
     :param limit: how many entries to return.
@@ -182,7 +185,7 @@ class _Place:
         key = self.key
         if last is not None:
             key = (last.at.isoformat(), last.kind, str(last.entity_id), last.number, str(last.id_))
-        return _Place(self.id_, self.since, self.level, key, Seen.of(read, self.seen))
+        return _Place(self.id_, self.since, self.level, key, Seen.of(read))
 
     def parameters(self) -> dict[str, Any]:
         seen = self.seen.parameters() if self.seen else {}
@@ -260,7 +263,7 @@ _FIRST_PAGE = _page("")
 _PAGE = _page(
     f"""
             SELECT *, true AS late FROM candidates
-            WHERE at >= CAST(:floor AS timestamptz) AND NOT {_AFTER} AND {positions.UNSEEN}
+            WHERE NOT {_AFTER} AND {positions.UNSEEN}
             UNION ALL
     """
 )

@@ -18,11 +18,12 @@ Row = TypeVar("Row", bound=Base)
 SHOWN_CANDIDATES = 10
 
 
-def find_by_prefix(session: Session, model: type[Row], prefix: str) -> Row:
+def find_by_prefix(session: Session, model: type[Row], prefix: str, *criteria: sa.ColumnElement[bool]) -> Row:
     """Return the row whose id begins so; an exact id always wins.
 
     :param prefix: hexadecimal digits, with or without dashes. Ids that were made within a minute of each
         other begin with the same eight.
+    :param criteria: which rows to look among; by default all.
     :raises errors.AmbiguousIdentifier: several ids begin so; names them.
     :raises errors.NotFound: none does.
     :raises errors.InvalidIdentifier: no id can.
@@ -34,7 +35,7 @@ def find_by_prefix(session: Session, model: type[Row], prefix: str) -> Row:
     first = uuid.UUID(digits.ljust(32, "0"))
     last = uuid.UUID(digits.ljust(32, "f"))
     rows = session.scalars(
-        sa.select(model).where(id_.between(first, last)).order_by(id_).limit(SHOWN_CANDIDATES + 1)
+        sa.select(model).where(id_.between(first, last), *criteria).order_by(id_).limit(SHOWN_CANDIDATES + 1)
     ).all()
     if len(rows) == 1:
         return rows[0]

@@ -5,7 +5,9 @@ appear *behind* a reader that has passed its place already. So a reader remember
 (``pg_current_snapshot()``) in which it read its last page. What that snapshot did not show is new, wherever
 it stands; a row says by its ``transaction_id`` which transaction wrote it.
 
-Nobody waits for slow transactions that way, and no permission to look at others is needed.
+Nobody waits for slow transactions that way, and no permission to look at others is needed. Since when the
+oldest of them is going on, no snapshot tells: its upper bound is the latest transaction that has *ended*, and
+a running one may lie beyond it. So what may be new is found by its transaction, and not by its time.
 """
 
 from __future__ import annotations
@@ -18,11 +20,9 @@ from typing import Any
 
 from platform_db import errors
 
-# A row that a transaction older than this commits behind a reader's first page stays unseen by that reader.
+# A row that a transaction older than this commits behind a reader's page stays unseen by that reader. This
+# keeps rows that were restored from another server from coming again when this one's numbers reach theirs.
 LONGEST_TRANSACTION = timedelta(days=1)
-
-# A row's time is read an instant before its transaction has a number, and clocks are set back now and then.
-CLOCK_MARGIN = timedelta(minutes=1)
 
 # What a statement reads along with its rows, to know what it saw.
 WHAT_IS_SEEN = """
@@ -30,10 +30,16 @@ WHAT_IS_SEEN = """
            coalesce(pg_current_xact_id_if_assigned()::text, '0') AS own, now() AS read_at
 """
 
-# That a row was not seen: neither committed by then, nor written by the reader's own transaction before.
+# That a row was not seen: neither committed by then, nor written by the reader's own transaction before. What
+# can be read, though a transaction to come wrote it, was restored from another server, and is not new. The
+# bounds come first as an index has them.
 UNSEEN = """
-    NOT pg_visible_in_snapshot(transaction_id::text::xid8, CAST(:snapshot AS pg_snapshot))
+    transaction_id >= CAST(:oldest AS bigint)
+    AND transaction_id <= greatest(pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1,
+                                   pg_current_xact_id_if_assigned()::text::bigint)
+    AND NOT pg_visible_in_snapshot(transaction_id::text::xid8, CAST(:snapshot AS pg_snapshot))
     AND transaction_id <> CAST(:own AS bigint)
+    AND at >= CAST(:earliest AS timestamptz)
 """
 
 
@@ -44,42 +50,42 @@ class Seen:
     :param snapshot: the snapshot of its last page, ``xmin:xmax:in progress``.
     :param own: the transaction that the reader itself was writing in, ``"0"`` if none.
     :param read_at: a time before that snapshot.
-    :param floor: what is still unseen was written after this time.
     """
 
     snapshot: str
     own: str
     read_at: datetime
-    floor: datetime
 
     @classmethod
-    def of(cls, row: Any, before: Seen | None) -> Seen:
+    def of(cls, row: Any) -> Seen:
         """Return what is seen after a page whose rows came with :data:`WHAT_IS_SEEN`."""
-        floor = row.read_at - LONGEST_TRANSACTION if before is None else before.floor
-        if before is not None and _bounds(row.snapshot)[0] >= _bounds(before.snapshot)[1]:
-            # Whatever was going on at the page before has ended: only what began since can be unseen.
-            floor = before.read_at - CLOCK_MARGIN
-        return cls(row.snapshot, row.own, row.read_at, floor)
+        return cls(row.snapshot, row.own, row.read_at)
 
     def parameters(self) -> dict[str, Any]:
-        """Return the parameters of :data:`UNSEEN`, and the floor."""
-        return {"snapshot": self.snapshot, "own": self.own, "floor": self.floor}
+        """Return the parameters of :data:`UNSEEN`."""
+        return {
+            "snapshot": self.snapshot,
+            "oldest": _oldest_running(self.snapshot),
+            "own": self.own,
+            "earliest": self.read_at - LONGEST_TRANSACTION,
+        }
 
     def pack(self) -> list[str]:
         """Return it for :func:`to_token`."""
-        return [self.snapshot, self.own, self.read_at.isoformat(), self.floor.isoformat()]
+        return [self.snapshot, self.own, self.read_at.isoformat()]
 
     @classmethod
     def unpack(cls, packed: list[str]) -> Seen:
         """Return what :meth:`pack` was given."""
-        snapshot, own, read_at, floor = packed
-        _bounds(snapshot)
-        return cls(snapshot, str(int(own)), datetime.fromisoformat(read_at), datetime.fromisoformat(floor))
+        snapshot, own, read_at = packed
+        _oldest_running(snapshot)
+        return cls(snapshot, str(int(own)), datetime.fromisoformat(read_at))
 
 
-def _bounds(snapshot: str) -> tuple[int, int]:
-    xmin, xmax, _ = snapshot.split(":")
-    return int(xmin), int(xmax)
+def _oldest_running(snapshot: str) -> int:
+    """Return the snapshot's ``xmin``: whatever a transaction before it wrote is in the snapshot."""
+    xmin, _, _ = snapshot.split(":")
+    return int(xmin)
 
 
 def to_token(kind: str, content: list[Any]) -> str:

@@ -56,6 +56,26 @@ def test_an_exact_id_wins_and_an_ambiguous_prefix_names_its_candidates(
     assert run(database_uri, "workflow", "show", "name").exit_code == errors.InvalidIdentifier.exit_code
 
 
+def test_the_beginning_of_an_id_is_that_of_the_users_own_run(session: Session, database_uri: str) -> None:
+    ids = [f"01890000-0000-7000-8000-00000000000{n}" for n in range(4)]
+    make_run(session, make_user(session, email="ada@example.org"), id_=ids[0])
+    make_run(session, make_user(session), id_=ids[1])
+    eve = make_user(session, email="eve@example.org")
+    for id_ in ids[2:]:
+        make_run(session, eve, id_=id_)
+    make_user(session, email="nobody@example.org")
+
+    found = run(database_uri, "workflow", "show", "0189", "--user", "ada@example.org", "--json")
+    assert json.loads(found.stdout)["id_"] == ids[0]
+    result = run(database_uri, "workflow", "show", "0189", "--user", "eve@example.org")
+    assert result.exit_code == errors.AmbiguousIdentifier.exit_code
+    assert [id_ in one_line(result.stderr) for id_ in ids] == [False, False, True, True]
+    for name in ("0189", ids[0], "name"):
+        result = run(database_uri, "workflow", "show", name, "--user", "nobody@example.org")
+        assert result.exit_code == errors.WorkflowNotFound.exit_code
+        assert f"there is no workflow '{name}' of nobody@example.org" in one_line(result.stderr)
+
+
 def test_history_and_logs_are_printed(session: Session, database_uri: str) -> None:
     found = make_run(session, make_user(session))
     transition(session, found, "queued", reason="a slot is free")
@@ -70,7 +90,12 @@ def test_history_and_logs_are_printed(session: Session, database_uri: str) -> No
     entries = json.loads(run(database_uri, "workflow", "history", id_, "--json").stdout)
     assert [entry["kind"] for entry in entries] == ["status", "note"]
     assert run(database_uri, "workflow", "logs", id_).stdout_bytes == b"one\ntwo \xff\nthree\n"
-    assert run(database_uri, "workflow", "logs", id_, "--tail", "1").stdout == "three\n"
+    assert run(database_uri, "workflow", "logs", id_, "--tail", "2").stdout_bytes == b"two \xff\nthree\n"
+    assert run(database_uri, "workflow", "logs", id_, "--tail", "2", "--follow").exit_code == 2
+    transition(session, found, "failed")
+    session.commit()
+    followed = run(database_uri, "workflow", "logs", id_, "--follow")
+    assert followed.stdout_bytes == b"one\ntwo \xff\nthree\n"
 
 
 def test_jobs_are_listed_and_shown(session: Session, database_uri: str) -> None:

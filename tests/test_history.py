@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import database, errors
 from platform_db.history import add_note, history
-from platform_db.models import Job, RunStatus, StatusChange, Workflow
+from platform_db.models import Job, Note, RunStatus, StatusChange, Workflow
 from platform_db.states import WORKFLOW
 from platform_db.transitions import transition
 from tests.factories import make_run, make_user
@@ -65,7 +65,8 @@ def test_changes_and_notes_of_a_run_and_its_jobs_come_in_the_order_of_time(sessi
     assert (page.entries[0].reason, page.entries[1].details) == ("a slot is free", {"queue": "small"})
     assert [e.entity for e in history(session, run, level="workflow").entries] == ["workflow"] * 2
     assert [e.entity for e in history(session, run, level="job").entries] == ["job"] * 2
-    assert [e.topic for e in history(session, job).entries] == [None, "node"]
+    for level in (None, "job"):
+        assert [e.topic for e in history(session, job, level=level).entries] == [None, "node"]
 
 
 def test_since_is_inclusive(session: Session) -> None:
@@ -130,6 +131,89 @@ def test_what_commits_behind_a_reader_is_not_missed(
         session.commit()
         page = history(session, run, token=page.token)
         assert page.entries == []
+
+
+def test_a_note_of_a_long_transaction_that_snapshots_do_not_show_is_not_missed(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    run = make_run(session, make_user(session))
+    run_id, owner_id = run.id_, run.owner_id
+    with session_factory() as slow:
+        # The reader's transaction has a number before the slow one: when it ends, no greater one has ended.
+        session.execute(sa.text("SELECT pg_current_xact_id()"))
+        long_ago = datetime.now(timezone.utc) - timedelta(hours=10)
+        note = {"owner_id": owner_id, "entity": "workflow", "entity_id": run_id, "topic": "slow"}
+        slow.add(Note(**note, message="slow", at=long_ago))
+        slow.flush()
+        add_note(session, run, "quick", "quick")
+        session.commit()
+        token = history(session, run).token
+        for _ in range(2):
+            session.commit()
+            token = history(session, run, token=token).token
+        session.commit()
+        slow.commit()
+    page = history(session, run, token=token)
+    assert [entry.message for entry in page.entries] == ["slow"]
+    session.commit()
+    assert history(session, run, token=page.token).entries == []
+
+
+def test_what_was_restored_from_another_server_comes_once(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    for number in range(5):
+        add_note(session, run, "restored", str(number))
+    session.execute(sa.text("UPDATE platform.note SET transaction_id = 1::bigint << 40"))
+    live(session, run)
+    entries, sizes = read_all(session, run)
+    assert [entry.message for entry in entries[:5]] == [str(number) for number in range(5)]
+    assert sizes == [3, 3, 3, 0]
+
+
+def test_old_entries_do_not_come_again_when_transactions_reach_the_numbers_of_another_server(
+    session: Session,
+) -> None:
+    run = make_run(session, make_user(session))
+    add_note(session, run, "restored", "long ago")
+    session.execute(
+        sa.text(
+            "UPDATE platform.note SET at = at - interval '2 days',"
+            " transaction_id = pg_current_xact_id()::text::bigint + 5"
+        )
+    )
+    session.commit()
+    page = history(session, run)
+    assert [entry.message for entry in page.entries] == ["long ago"]
+    for _ in range(10):
+        session.commit()
+        session.execute(sa.text("SELECT pg_current_xact_id()"))
+    session.commit()
+    assert history(session, run, token=page.token).entries == []
+
+
+def test_entries_of_the_same_instant_come_once_each(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    jobs = [Job(workflow_id=run.id_) for _ in range(3)]
+    session.add_all(jobs)
+    session.commit()
+    for job in jobs:
+        transition(session, job, "queued")
+        transition(session, job, "running")
+        add_note(session, job, "a", "b")
+        add_note(session, job, "a", "b")
+    for table in ("status_change", "note"):
+        session.execute(sa.text(f"UPDATE platform.{table} SET at = now()"))
+    session.commit()
+    entries, token = [], None
+    for _ in range(13):
+        page = history(session, run, token=token, limit=1)
+        entries += page.entries
+        token = page.token
+        session.commit()
+    changes = [(entry.entity_id, entry.revision) for entry in entries if entry.kind == "status"]
+    notes = [entry.entity_id for entry in entries if entry.kind == "note"]
+    assert changes == sorted((job.id_, revision) for job in jobs for revision in (1, 2))
+    assert notes == sorted(job.id_ for job in jobs for _ in range(2))
 
 
 def test_what_the_reader_itself_writes_comes_once(session: Session) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors
-from platform_db.logs import append_log, follow_log, read_log, read_new_log, tail_log
-from platform_db.models import Job, LogSize, Workflow
+from platform_db.logs import append_log, follow_log, read_log, read_new_log, stream_log, tail_log
+from platform_db.models import Job, LogChunk, LogSize, Workflow
 from platform_db.transitions import transition
 from tests.factories import make_run, make_user
 
@@ -42,6 +43,26 @@ def test_a_run_and_its_jobs_have_logs_of_their_own(session: Session) -> None:
     session.commit()
     assert (run.logs, job.logs, other.logs) == ("run, too", "job", "other")
     assert session.scalars(sa.select(LogSize.bytes_)).all() == [len("run, toojobother")]
+
+
+def test_a_runs_own_log_is_read_without_those_of_its_jobs(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    run = make_run(session, make_user(session), status="finished")
+    job = make_job(session, run)
+    append_log(session, run, "run\n")
+    append_log(session, job, "job\n")
+    session.commit()
+    token = read_new_log(session, run).token
+    for row, own in ((run, b"run\n"), (job, b"job\n")):
+        assert read_log(session, row) == own
+        assert tail_log(session, row) == own.decode()
+        assert read_new_log(session, row).data == own
+        assert b"".join(stream_log(session_factory, row)) == own
+    session.commit()
+    append_log(session, job, "more of the job\n")
+    session.commit()
+    assert read_new_log(session, run, token).data == b""
 
 
 def test_the_end_is_read_without_the_rest(session: Session) -> None:
@@ -81,6 +102,24 @@ def test_a_log_is_cut_where_it_reached_its_limit(session: Session) -> None:
     assert job.logs.startswith("abcde\n[platform-db: the log was cut here")
     assert "later" not in run.logs + job.logs
     assert session.scalars(sa.select(LogSize.bytes_)).one() == 16
+
+
+def test_a_job_reaches_the_limit_within_a_transaction(session: Session) -> None:
+    job = make_job(session, make_run(session, make_user(session)))
+    assert append_log(session, job, "0123456789", limit=15) == 10
+    assert append_log(session, job, "0123456789", limit=15) == 5
+    session.commit()
+    assert session.scalars(sa.select(LogSize.bytes_)).one() == 15
+
+
+def test_empty_texts_do_not_hide_that_a_log_was_cut(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    for _ in range(20):
+        append_log(session, run, "0123456789", limit=16)
+        assert append_log(session, run, "", limit=16) == 0
+        session.commit()
+    assert run.logs.startswith("0123456789012345\n[platform-db")
+    assert run.logs.count("cut here") == 1
 
 
 def test_the_setting_limits_the_logs_of_a_run(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +164,58 @@ def test_what_is_rolled_back_does_not_count(session: Session) -> None:
     assert session.scalars(sa.select(LogSize.bytes_)).one() == 10
 
 
+def test_what_a_closed_session_had_appended_does_not_count(session: Session) -> None:
+    run_id = make_run(session, make_user(session)).id_
+    append_log(session, run_id, "x" * 1000)
+    session.close()
+    append_log(session, run_id, "y")
+    session.commit()
+    assert session.scalars(sa.select(LogSize.bytes_)).one() == 1
+
+
+def test_what_was_appended_before_a_savepoint_counts_whatever_becomes_of_it(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    append_log(session, run, "x" * 10)
+    with session.begin_nested() as outer:
+        with session.begin_nested():
+            transition(session, run, "queued")
+        outer.rollback()
+    session.commit()
+    assert run.logs == "x" * 10
+    assert session.scalars(sa.select(LogSize.bytes_)).one() == 10
+
+
+def test_those_who_append_and_change_a_run_do_not_wait_for_each_other_in_a_circle(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    run = make_run(session, make_user(session), status="running")
+    session.commit()
+    with session_factory() as other:
+        mine = other.get(Workflow, run.id_)
+        append_log(other, mine, "other\n")
+        mine.labels = {"changed": "at the commit"}
+        transition(session, run, "finished")
+        append_log(session, run, "one\n")
+        failures = []
+
+        def commit() -> None:
+            try:
+                other.commit()
+            except sa.exc.DBAPIError as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=commit)
+        thread.start()
+        waits = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        with session_factory() as watcher:
+            while not watcher.scalar(waits):
+                watcher.rollback()
+        session.commit()
+        thread.join()
+    assert failures == []
+    assert session.scalars(sa.select(LogSize.bytes_)).one() == len("other\none\n")
+
+
 def test_a_follower_misses_nothing_that_commits_late(
     session: Session, session_factory: sessionmaker[Session]
 ) -> None:
@@ -145,6 +236,103 @@ def test_a_follower_misses_nothing_that_commits_late(
         new = read_new_log(session, run, new.token)
         assert (new.data, new.ended) == (b"", True)
         session.commit()
+
+
+@pytest.mark.parametrize("minutes", [3, 600])
+def test_a_follower_misses_nothing_of_a_long_transaction_or_of_a_clock_that_is_behind(
+    session: Session, session_factory: sessionmaker[Session], minutes: int
+) -> None:
+    run = make_run(session, make_user(session), status="running")
+    run_id = run.id_
+    job_id = make_job(session, run).id_
+    with session_factory() as slow:
+        session.execute(sa.text("SELECT pg_current_xact_id()"))
+        for job in (None, job_id):
+            id_ = uuid.UUID(
+                int=(int((time.time() - minutes * 60) * 1000) << 80) + uuid.uuid4().int % (1 << 62)
+            )
+            slow.add(LogChunk(id_=id_, workflow_id=run_id, job_id=job, data=b"slow\n"))
+        slow.flush()
+        append_log(session, run_id, "quick\n")
+        append_log(session, job_id, "quick\n", model=Job)
+        session.commit()
+        tokens = {}
+        for model, of in ((Workflow, run_id), (Job, job_id)):
+            new = read_new_log(session, of, model=model)
+            assert new.data == b"quick\n"
+            session.commit()
+            # As seen from here, no transaction is going on: the slow one has the greatest number of all.
+            tokens[model, of] = read_new_log(session, of, new.token, model=model).token
+            session.commit()
+        slow.commit()
+    for (model, of), token in tokens.items():
+        new = read_new_log(session, of, token, model=model)
+        assert new.data == b"slow\n"
+        assert read_new_log(session, of, new.token, model=model).data == b""
+
+
+def test_what_was_restored_from_another_server_comes_once(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    for number in range(5):
+        append_log(session, run, f"{number}\n")
+    session.execute(sa.text("UPDATE platform.log_chunk SET transaction_id = 1::bigint << 40"))
+    session.commit()
+    pieces, token = [], None
+    for _ in range(6):
+        new = read_new_log(session, run, token, chunks=1)
+        pieces.append(new.data)
+        token = new.token
+        session.commit()
+    assert pieces == [b"0\n", b"1\n", b"2\n", b"3\n", b"4\n", b""]
+
+
+def test_a_log_has_not_ended_before_all_of_it_was_read(session: Session) -> None:
+    run = make_run(session, make_user(session), status="finished")
+    append_log(session, run, "a")
+    append_log(session, run, "b")
+    token, ends = None, []
+    for _ in range(3):
+        new = read_new_log(session, run, token, chunks=1)
+        token = new.token
+        ends.append((new.data, new.drained, new.ended))
+    assert ends == [(b"a", False, False), (b"b", False, False), (b"", True, True)]
+
+
+def test_a_log_is_streamed_piece_by_piece(session: Session, session_factory: sessionmaker[Session]) -> None:
+    run = make_run(session, make_user(session), status="running")
+    session.add_all(LogChunk(workflow_id=run.id_, data=b"%d \xff\n" % number) for number in range(2500))
+    session.commit()
+    pieces = list(stream_log(session_factory, run))
+    assert len(pieces) == 3
+    assert b"".join(pieces) == b"".join(b"%d \xff\n" % number for number in range(2500))
+    assert read_log(session, run) == b"".join(pieces)
+
+
+def test_following_looks_once_more_after_the_end(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    run = make_run(session, make_user(session), status="finished")
+    append_log(session, run, "before the end\n")
+    session.commit()
+    following = follow_log(session_factory, run.id_, poll_seconds=0.01)
+    assert next(following) == "before the end\n"
+    append_log(session, run, "after it\n")
+    session.commit()
+    assert list(following) == ["after it\n"]
+
+
+def test_a_character_that_comes_in_two_parts_is_one(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    run = make_run(session, make_user(session), status="running")
+    append_log(session, run, b"snow\xe2\x98")
+    session.commit()
+    following = follow_log(session_factory, run.id_, poll_seconds=0.01)
+    assert next(following) == "snow"
+    append_log(session, run, b"\x83man\xe2")
+    transition(session, run, "finished")
+    session.commit()
+    assert "".join(following) == "\N{SNOWMAN}man\\xe2"
 
 
 def test_following_ends_with_the_run(session: Session, session_factory: sessionmaker[Session]) -> None:
@@ -171,7 +359,7 @@ def test_following_ends_with_the_run(session: Session, session_factory: sessionm
 
 def test_there_is_no_log_of_what_is_not_there(session: Session) -> None:
     nobody = "01890000-0000-7000-8000-000000000000"
-    for ask in (append_log, lambda s, i, _: read_new_log(s, i)):
+    for ask in (append_log, lambda s, i, _: append_log(s, i, ""), lambda s, i, _: read_new_log(s, i)):
         with pytest.raises(errors.WorkflowNotFound):
             ask(session, nobody, "x")
     with pytest.raises(errors.InvalidIdentifier):

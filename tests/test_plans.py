@@ -9,7 +9,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from platform_db.history import history
-from platform_db.models import RunStatus, Workflow
+from platform_db.logs import read_new_log
+from platform_db.models import Job, RunStatus, Workflow
 from platform_db.workflows import count_by_status, list_workflows
 
 TENANTS, RUNS_EACH = 1000, 10
@@ -31,6 +32,12 @@ CHANGES = """
     INSERT INTO platform.status_change (owner_id, entity_id, revision, entity, from_status, to_status)
     SELECT owner_id, id_, n, 'workflow', 'created', 'queued'
     FROM platform.workflow CROSS JOIN generate_series(1, 3) AS n
+"""
+
+CHUNKS = """
+    INSERT INTO platform.log_chunk (id_, owner_id, workflow_id, job_id, data, transaction_id)
+    SELECT gen_random_uuid(), :owner, :run, CASE WHEN n % 2 = 0 THEN CAST(:job AS uuid) END, 'line', n
+    FROM generate_series(1, 20000) AS n
 """
 
 
@@ -90,3 +97,19 @@ def test_a_page_of_a_history_uses_an_index(session: Session, run: Workflow) -> N
         assert "pk_status_change" in plan
         assert "Seq Scan on status_change" not in plan
         assert "Seq Scan on workflow" not in plan
+
+
+def test_looking_for_what_was_logged_since_uses_an_index_by_transaction(
+    session: Session, run: Workflow
+) -> None:
+    job = Job(workflow_id=run.id_)
+    session.add(job)
+    session.commit()
+    session.execute(sa.text(CHUNKS), {"owner": run.owner_id, "run": run.id_, "job": job.id_})
+    session.commit()
+    session.execute(sa.text("ANALYZE platform.log_chunk"))
+    for row in (run, job):
+        token = read_new_log(session, row, chunks=20000).token
+        plan = plans_of(session, lambda row=row, token=token: read_new_log(session, row, token))
+        assert "ix_log_chunk_owner_id_workflow_id_transaction_id" in plan
+        assert "Seq Scan on log_chunk" not in plan

@@ -22,7 +22,7 @@ from platform_db.history import add_note
 from platform_db.jobs import store_result
 from platform_db.leases import heartbeat
 from platform_db.logs import append_log
-from platform_db.models import NOBODY, AuditLog, Base, Job, RunStatus, Workflow
+from platform_db.models import NOBODY, AuditLog, Base, Job, LogSize, RunStatus, Workflow
 from platform_db.retention import choose_rules, prune, require_finished
 from platform_db.transitions import transition
 from tests.factories import make_run, make_user
@@ -108,6 +108,26 @@ def test_a_dry_run_counts_and_deletes_nothing(
         "job_cache": 3,
     }
     assert counts(session) == before
+
+
+def test_a_run_whose_log_was_pruned_has_room_when_it_is_started_again(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path
+) -> None:
+    ended = make_life(session, "running")
+    size = sa.select(LogSize.bytes_).where(LogSize.workflow_id == ended.id_)
+    data = os.urandom(100_000)
+    append_log(session, ended, data, limit=1000)
+    session.commit()
+    assert session.scalar(size) == 1000
+    transition(session, ended, "finished")
+    session.commit()
+    prune(session_factory, choose_rules(["log_chunk"], older_than=NOW), archive=tmp_path)
+    assert session.scalar(size) == 0
+    transition(session, ended, "running")
+    assert append_log(session, ended, b"again", limit=1000) == len(b"again")
+    session.commit()
+    assert ended.logs == "again"
+    assert session.scalar(size) == len(b"again")
 
 
 def test_logs_of_what_has_ended_go_in_batches(

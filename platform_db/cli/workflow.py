@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,9 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from platform_db.models import Workflow
+
+# A page of a history costs as much as all of it, so few large ones are read.
+PAGE = 20_000
 
 user_option = click.option("--user", metavar="USER", help="Whose, by id or e-mail address.")
 
@@ -85,9 +87,9 @@ def history(run: str, user: str | None, since: datetime | None, level: Any, as_j
         found = _find(session, run, user)
         after = since.replace(tzinfo=timezone.utc) if since else None
         while full:
-            page = read_history(session, found, since=after, level=level, limit=1000, token=token)
+            page = read_history(session, found, since=after, level=level, limit=PAGE, token=token)
             entries += page.entries
-            token, full = page.token, len(page.entries) >= 1000 and page.token is not None
+            token, full = page.token, len(page.entries) >= PAGE and page.token is not None
     if as_json:
         show_rows([entry.as_dict() for entry in entries], as_json)
         return
@@ -116,17 +118,16 @@ def logs(run: str, user: str | None, tail: int | None, follow: bool) -> None:
     """Print the log of RUN, byte by byte as it was written."""
     from platform_db import logs as stored
 
+    if follow and tail is not None:
+        raise click.UsageError("choose one of --tail and --follow")
     with session_scope() as session:
         found = _find(session, run, user)
         run_id = found.id_
-        if not follow:
-            if tail is not None:
-                click.echo(stored.tail_log(session, found, tail), nl=False)
-            else:
-                sys.stdout.buffer.write(stored.read_log(session, found))
+        if tail is not None:
+            click.echo(stored.read_log_tail(session, found, tail), nl=False)
             return
-    for text in stored.follow_log(session_factory(), run_id):
-        click.echo(text, nl=False)
+    for data in stored.stream_log(session_factory(), run_id, follow=follow):
+        click.echo(data, nl=False)
 
 
 @workflow.command
@@ -193,14 +194,11 @@ def _find(session: Session, run: str, user: str | None) -> Workflow:
         return get_workflow(session, run, owner)
     except errors.WorkflowNotFound:
         try:
-            found = find_by_prefix(session, Workflow, run)
+            return find_by_prefix(session, Workflow, run, Workflow.owner_id == owner)
         except errors.AmbiguousIdentifier:
             raise
-        except errors.InvalidIdentifier:
-            found = None
-        if found is None or found.owner_id != owner:
+        except (errors.InvalidIdentifier, errors.WorkflowNotFound):
             raise errors.WorkflowNotFound(f"there is no workflow {run!r} of {user}") from None
-        return found
 
 
 def _summary(run: Workflow) -> dict[str, Any]:

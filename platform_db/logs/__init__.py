@@ -6,7 +6,15 @@ among them; where a log was cut, it says so.
 """
 
 from platform_db.logs.appending import CUT, append_log
-from platform_db.logs.reading import NewChunks, follow_log, read_log, read_new_log, tail_log
+from platform_db.logs.reading import (
+    NewChunks,
+    follow_log,
+    read_log,
+    read_log_tail,
+    read_new_log,
+    stream_log,
+    tail_log,
+)
 from platform_db.logs.target import Logged
 
 __all__ = [
@@ -16,6 +24,8 @@ __all__ = [
     "append_log",
     "follow_log",
     "read_log",
+    "read_log_tail",
     "read_new_log",
+    "stream_log",
     "tail_log",
 ]

@@ -30,7 +30,7 @@ def append_log(
     """Append to the log of a run or of a job, and return how many bytes were kept.
 
     Where the limit is reached, what fits is kept, a marker says that it was cut, and what comes later is
-    dropped.
+    dropped. Of an empty text nothing is stored.
     Two who append at the same instant may pass the limit by what they append.
 
     :param model: what an id is the id of.
@@ -41,6 +41,8 @@ def append_log(
     data = encode_log(text)
     if session.new or session.dirty:
         session.flush()
+    if not data:
+        return _append_nothing(session, target)
     sizes = Sizes.of(session)
     limit = get_settings().log_limit if limit is None else limit
     parameters = {
@@ -56,6 +58,13 @@ def append_log(
         sizes.add(target.id_, stored.workflow_id, len(data))
         return len(data)
     return _cut(session, target, parameters, sizes)
+
+
+def _append_nothing(session: Session, target: Target) -> int:
+    """Only look whether there is such a log: an empty chunk would hide that the log before it was cut."""
+    if session.connection().execute(_LOG[target.table], {"id": str(target.id_)}).one_or_none() is None:
+        raise target.not_found()
+    return 0
 
 
 def _cut(session: Session, target: Target, parameters: dict[str, Any], sizes: Sizes) -> int:

@@ -6,7 +6,6 @@ import codecs
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -19,12 +18,14 @@ from platform_db.models.log_chunk import decode_log
 from platform_db.positions import Seen
 from platform_db.types import SCHEMA
 
-# How far the clocks of those who append may be apart: chunks are in the order of ids that they make.
-CLOCK_SKEW = timedelta(minutes=5)
-
 
 def tail_log(session: Session, row: Logged | uuid.UUID | str, lines: int = 100, **which: Any) -> str:
-    """Return the last lines of a log, without reading the rest of it."""
+    """Return the last lines of a log as text, without reading the rest of it."""
+    return decode_log(read_log_tail(session, row, lines, **which))
+
+
+def read_log_tail(session: Session, row: Logged | uuid.UUID | str, lines: int = 100, **which: Any) -> bytes:
+    """Return the last lines of a log as they were written, without reading the rest of it."""
     target = Target.of(row, **which)
     session.flush()
     data, before, read = b"", str(uuid.UUID(int=(1 << 128) - 1)), 16
@@ -38,23 +39,29 @@ def tail_log(session: Session, row: Logged | uuid.UUID | str, lines: int = 100, 
         if len(chunks) < read:
             break
         before, read = str(chunks[-1].id_), read * 2
-    return decode_log(b"".join(data.splitlines(keepends=True)[-lines:] if lines > 0 else []))
+    return b"".join(data.splitlines(keepends=True)[-lines:] if lines > 0 else [])
 
 
 def read_log(
     session: Session, row: Logged | uuid.UUID | str, start: int = 0, end: int | None = None, **which: Any
 ) -> bytes:
-    """Return the bytes of a log from ``start`` to before ``end``; only the chunks with them are read."""
+    """Return the bytes of a log from ``start`` to before ``end``.
+
+    Of the chunks outside this range only the lengths are read, yet those of all: to go through a long log,
+    use :func:`stream_log`.
+    """
     target = Target.of(row, **which)
     session.flush()
-    chunks = session.connection().execute(
-        _RANGE[target.table],
-        {"id": str(target.id_), "start": start, "end": (1 << 62) if end is None else end},
+    chunks = (
+        session.connection()
+        .execute(
+            _RANGE[target.table],
+            {"id": str(target.id_), "start": start, "end": (1 << 62) if end is None else end},
+        )
+        .all()
     )
-    data, first = b"", start
-    for number, chunk in enumerate(chunks):
-        first = chunk.start if number == 0 else first
-        data += bytes(chunk.data)
+    first = chunks[0].start if chunks else start
+    data = b"".join(bytes(chunk.data) for chunk in chunks)
     return data[start - first : None if end is None else max(0, end - first)]
 
 
@@ -63,12 +70,15 @@ class NewChunks(NamedTuple):
 
     :param data: the bytes.
     :param token: for the next call.
-    :param ended: whether the run or job has ended, and nothing more is to be expected.
+    :param ended: whether the run or job had ended before, and this was all; only what somebody appends after
+        the end, or commits late, is still to come.
+    :param drained: whether this was all that there was.
     """
 
     data: bytes
     token: str
     ended: bool
+    drained: bool
 
 
 def read_new_log(
@@ -97,15 +107,49 @@ def read_new_log(
     parameters: dict[str, Any] = {"id": str(target.id_), "last": str(last), "chunks": chunks}
     statement = _NEW[target.table, seen is not None]
     if seen is not None:
-        floor_id = _smallest_id(seen.floor.timestamp() - CLOCK_SKEW.total_seconds())
-        parameters |= {**seen.parameters(), "floor_id": str(floor_id)}
+        parameters |= seen.parameters()
     rows = connection.execute(statement, parameters).all()
-    seen = Seen.of(rows[0], seen)
+    seen = Seen.of(rows[0])
     ahead = [row for row in rows if row.id_ is not None and not row.late]
     last = ahead[-1].id_ if ahead else last
     data = b"".join(bytes(row.data) for row in rows if row.id_ is not None)
     next_token = positions.to_token("log", [str(target.id_), str(last), seen.pack()])
-    return NewChunks(data, next_token, status in ENDED and len(ahead) < chunks)
+    drained = len(ahead) < chunks
+    return NewChunks(data, next_token, status in ENDED and drained, drained)
+
+
+def stream_log(
+    factory: Callable[[], Session],
+    row: Logged | uuid.UUID | str,
+    *,
+    follow: bool = False,
+    poll_seconds: float = 1.0,
+    token: str | None = None,
+    **which: Any,
+) -> Iterator[bytes]:
+    """Yield a log as it was written, piece by piece.
+
+    Each piece is read in a short transaction of its own, so that nothing is held open between them.
+
+    :param follow: go on as the log grows, until its run or job has ended, and another look after that brings
+        nothing more.
+    :param poll_seconds: how long to wait before looking again.
+    :param token: where to begin, from :func:`read_new_log`; by default at the beginning.
+    """
+    target = Target.of(row, **which)
+    ended = False
+    while True:
+        with factory() as session, session.begin():
+            new = read_new_log(session, target.id_, token, model=target.model)
+        token = new.token
+        if new.data:
+            yield new.data
+        if not new.drained:
+            continue
+        if not follow or (ended and new.ended and not new.data):
+            return
+        ended = new.ended
+        time.sleep(poll_seconds)
 
 
 def follow_log(
@@ -116,22 +160,13 @@ def follow_log(
     token: str | None = None,
     **which: Any,
 ) -> Iterator[str]:
-    """Yield a log's text as it grows, until its run or job has ended.
-
-    Each look is a short transaction of its own, so that nothing is held open between them.
-    """
-    target = Target.of(row, **which)
+    """Yield a log's text as it grows, until its run or job has ended (see :func:`stream_log`)."""
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-    while True:
-        with factory() as session, session.begin():
-            new = read_new_log(session, target.id_, token, model=target.model)
-        token = new.token
-        if text := decoder.decode(new.data, final=new.ended):
+    for data in stream_log(factory, row, follow=True, poll_seconds=poll_seconds, token=token, **which):
+        if text := decoder.decode(data):
             yield text
-        if new.ended:
-            return
-        if not new.data:
-            time.sleep(poll_seconds)
+    if text := decoder.decode(b"", final=True):
+        yield text
 
 
 def _read_token(token: str | None, target: Target) -> tuple[uuid.UUID, Seen | None]:
@@ -145,11 +180,6 @@ def _read_token(token: str | None, target: Target) -> tuple[uuid.UUID, Seen | No
     if found[0] != target.id_:
         raise errors.InvalidIdentifier("this token is that of another log")
     return found[1:]
-
-
-def _smallest_id(timestamp: float) -> uuid.UUID:
-    """Return what no id (UUIDv7) that was made after this time is smaller than."""
-    return uuid.UUID(int=int(timestamp * 1000) << 80)
 
 
 _STATUS = for_each(lambda table: f"SELECT status FROM {SCHEMA}.{table} WHERE id_ = CAST(:id AS uuid)")
@@ -177,17 +207,21 @@ _RANGE = for_each(
     """
     )
 )
-_LATE = f"""
-    SELECT chunk.id_, chunk.data, true AS late FROM {{chunks}}
-    WHERE row.id_ = CAST(:id AS uuid) AND chunk.id_ <= CAST(:last AS uuid)
-      AND chunk.id_ >= CAST(:floor_id AS uuid) AND {positions.UNSEEN}
+# A job's chunks are found among its run's: the index by transaction has those of both.
+_LATE = {
+    table: f"""
+    SELECT chunk.id_, chunk.data, true AS late FROM {CHUNKS[table]}
+    WHERE row.id_ = CAST(:id AS uuid) AND chunk.workflow_id = {columns[0]}
+      AND chunk.id_ <= CAST(:last AS uuid) AND {positions.UNSEEN}
     UNION ALL
 """
+    for table, columns in COLUMNS.items()
+}
 _NEW = {
     (table, late): sa.text(
         f"""
         SELECT seen.*, new.* FROM ({positions.WHAT_IS_SEEN}) AS seen LEFT JOIN (
-            {_LATE.format(chunks=CHUNKS[table]) if late else ""}
+            {_LATE[table] if late else ""}
             (SELECT chunk.id_, chunk.data, false AS late FROM {CHUNKS[table]}
              WHERE row.id_ = CAST(:id AS uuid) AND chunk.id_ > CAST(:last AS uuid)
              ORDER BY chunk.id_ LIMIT :chunks)

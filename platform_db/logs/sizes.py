@@ -6,7 +6,7 @@ import uuid
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
 from platform_db.types import SCHEMA
 
@@ -30,8 +30,7 @@ class Sizes:
         if sizes is None:
             sizes = session.info[cls.KEY] = cls()
             event.listen(session, "before_commit", sizes.store)
-            for ended in ("after_commit", "after_rollback"):
-                event.listen(session, ended, sizes.forget)
+            event.listen(session, "after_transaction_end", sizes.forget)
         return sizes
 
     def pending_of(self, id_: uuid.UUID) -> int:
@@ -45,14 +44,18 @@ class Sizes:
     def store(self, session: Session) -> None:
         if not self.pending or session.in_nested_transaction():
             return
+        session.flush()  # So that nothing waits for another row's lock with the size's in hand.
         parameters = {"ids": [str(id_) for id_ in self.pending], "lengths": list(self.pending.values())}
         session.connection().execute(_ADD_SIZES, parameters)
         self.pending = {}
 
-    def forget(self, session: Session) -> None:
-        if session.in_nested_transaction():
-            return  # What a savepoint took back stays counted: a limit may err to that side.
-        self.pending, self.run_of = {}, {}
+    def forget(self, session: Session, transaction: SessionTransaction) -> None:
+        """Forget what a transaction appended once it has ended, in whatever way: closing is one, too.
+
+        What a savepoint took back stays counted: a limit may err to that side.
+        """
+        if transaction.parent is None:
+            self.pending, self.run_of = {}, {}
 
 
 _ADD_SIZES = sa.text(

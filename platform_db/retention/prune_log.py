@@ -108,8 +108,27 @@ def _delete(rule: RetentionRule, archived: bool) -> sa.TextClause:
             SELECT {of_chunk} {_due_chunks(rule)}
             ORDER BY {of_chunk} LIMIT :batch
         )
-        DELETE FROM {SCHEMA}.{rule.table} AS gone USING due
-        WHERE (gone.owner_id, gone.{column}, gone.id_) = (due.owner_id, due.{column}, due.id_)
-        RETURNING {"row_to_json(gone)::text" if archived else "CAST(NULL AS text)"}
+        , gone AS (
+            DELETE FROM {SCHEMA}.{rule.table} AS chunk USING due
+            WHERE (chunk.owner_id, chunk.{column}, chunk.id_) = (due.owner_id, due.{column}, due.id_)
+            RETURNING chunk.*
+        )
+        {_TAKE_OFF if rule.table == "log_chunk" else ""}
+        SELECT {"row_to_json(gone)::text" if archived else "CAST(NULL AS text)"} FROM gone
         """
     )
+
+
+# So that a run that is started again has room for its log.
+_TAKE_OFF = f"""
+        , freed AS (
+            SELECT owner_id, workflow_id, sum(octet_length(data)) AS bytes_ FROM gone GROUP BY 1, 2
+        ), size AS (
+            SELECT owner_id, workflow_id, freed.bytes_
+            FROM {SCHEMA}.log_size JOIN freed USING (owner_id, workflow_id)
+            ORDER BY owner_id, workflow_id FOR UPDATE OF log_size
+        ), taken_off AS (
+            UPDATE {SCHEMA}.log_size SET bytes_ = greatest(0, log_size.bytes_ - size.bytes_) FROM size
+            WHERE (log_size.owner_id, log_size.workflow_id) = (size.owner_id, size.workflow_id)
+        )
+"""

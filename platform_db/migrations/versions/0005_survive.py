@@ -4,10 +4,10 @@ Motive: a size limit of logs needs a counter; a reader that pages on must not mi
     commits behind it; pruning deleted runs needs an index; heartbeats must be HOT updates, so their index
     goes; hot tables are vacuumed long before a fifth of them is dead.
 Lock: ACCESS EXCLUSIVE on lease and on the tables that are given a column, for an instant each: the default is
-    a constant at first, so no row is rewritten. The index on workflow is built concurrently.
-Duration: below a second, and the time to read workflow.
-Recovery: run it again. The index comes first, and one that was left half-built is dropped before; all the
-    rest is one transaction.
+    a constant at first, so no row is rewritten. The indexes on workflow and log_chunk are built concurrently.
+Duration: below a second, and the time to read workflow and log_chunk.
+Recovery: run it again. The indexes come first, with the column that one of them needs, and one that was left
+    half-built is dropped before; all the rest is one transaction.
 
 Revision ID: 0005
 Revises: 0004
@@ -36,6 +36,16 @@ def upgrade() -> None:
         op.execute(
             "CREATE INDEX CONCURRENTLY ix_workflow_deleted"
             " ON platform.workflow (id_) WHERE status = 'deleted'"
+        )
+        op.execute(
+            "ALTER TABLE platform.log_chunk ADD COLUMN IF NOT EXISTS transaction_id BIGINT DEFAULT 0 NOT NULL"
+        )
+        op.execute(
+            "DROP INDEX CONCURRENTLY IF EXISTS platform.ix_log_chunk_owner_id_workflow_id_transaction_id"
+        )
+        op.execute(
+            "CREATE INDEX CONCURRENTLY ix_log_chunk_owner_id_workflow_id_transaction_id"
+            " ON platform.log_chunk (owner_id, workflow_id, transaction_id)"
         )
     run_scripts(revision)
 

@@ -20,8 +20,6 @@ ALTER TABLE platform.note ADD COLUMN transaction_id BIGINT DEFAULT 0 NOT NULL;
 
 ALTER TABLE platform.note ALTER COLUMN transaction_id SET DEFAULT pg_current_xact_id()::text::bigint;
 
-ALTER TABLE platform.log_chunk ADD COLUMN transaction_id BIGINT DEFAULT 0 NOT NULL;
-
 ALTER TABLE platform.log_chunk ALTER COLUMN transaction_id SET DEFAULT pg_current_xact_id()::text::bigint;
 
 -- squawk-ignore require-concurrent-index-deletion
