@@ -9,6 +9,7 @@ from __future__ import annotations
 from platform_db.models.append_only import append_only_statements
 from platform_db.models.base import STORAGE, Base
 from platform_db.models.guard import guard_statements
+from platform_db.models.lease import lease_statements
 from platform_db.models.policies import policy_statements
 from platform_db.models.run_number import RUN_NUMBER_FUNCTIONS
 from platform_db.types import SCHEMA
@@ -49,7 +50,8 @@ CREATE FUNCTION {SCHEMA}.inactivate_workspace_retention_rules(owner uuid, path t
 BEGIN
     PERFORM FROM {SCHEMA}.workspace_retention_rule AS rule
     JOIN {SCHEMA}.workflow ON workflow.owner_id = rule.owner_id AND workflow.id_ = rule.workflow_id
-    WHERE rule.owner_id = owner AND workflow.workspace_path = path AND rule.status IN ('created', 'active')
+    WHERE rule.owner_id = owner AND workflow.workspace_path = path
+      AND rule.status IN ('created', 'active')
     ORDER BY rule.id_ FOR UPDATE OF rule;
     UPDATE {SCHEMA}.workspace_retention_rule AS rule
     SET status = 'inactive'
@@ -211,6 +213,7 @@ CREATE TRIGGER touch_{table} BEFORE UPDATE ON {SCHEMA}.{table}
         ),
         *RUN_NUMBER_FUNCTIONS,
         *guard_statements(),
+        *lease_statements(),
         *_RETENTION,
         *_LAST_USE,
         _LOOK_UP,
