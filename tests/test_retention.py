@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -11,17 +13,26 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import errors, workspaces
+from platform_db import config, errors, workspaces
 from platform_db.history import history
 from platform_db.models import AuditLog, Resource, User, Workflow, WorkspaceRetentionRule
 from platform_db.quota import store_workflow_disk_quota, update_users_disk_quota
 from platform_db.retention.workspaces import apply_retention_rules
 from platform_db.states import WorkspaceRetentionRuleStatus
 from platform_db.transitions import transition
-from platform_db.workspaces.removal import remove_matching
+from platform_db.workspaces.removal import Removal, StopRemoval, remove_matching
 from tests.factories import make_run, make_user
 
 PAST = datetime.now(timezone.utc) - timedelta(days=1)
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Let the workspaces of this test lie below a directory of its own."""
+    monkeypatch.setenv("PLATFORM_DB_WORKSPACE_ROOT", str(tmp_path))
+    config.reset_settings()
+    yield tmp_path
+    config.reset_settings()
 
 
 def fill(workspace: Path, *names: str) -> None:
@@ -116,18 +127,93 @@ def test_a_workspace_that_is_a_link_is_refused(tmp_path: Path) -> None:
     assert names(tmp_path / "outside") == {"a.tmp"}
 
 
-def test_what_lies_too_deep_is_told_and_not_half_walked(tmp_path: Path) -> None:
-    workspace = tmp_path / "workspace"
+@pytest.mark.parametrize(
+    "path", ["mine/link/w", "mine/../other/w", "mine/./../other/w", ".", "../elsewhere/w"]
+)
+def test_no_path_leads_into_another_workspace(tmp_path: Path, path: str) -> None:
+    fill(tmp_path, "other/w/a.tmp")
+    fill(tmp_path.parent, "elsewhere/w/a.tmp")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "link").symlink_to(tmp_path / "other")
+    for absolute in (f"{tmp_path}/{path}", os.path.normpath(tmp_path.parent / "elsewhere/w")):
+        with pytest.raises(workspaces.WorkspaceError):
+            remove_matching(absolute, "**")
+    assert names(tmp_path / "other") == {"w/a.tmp"}
+    assert names(tmp_path.parent / "elsewhere") == {"w/a.tmp"}
+
+
+def test_a_relative_path_lies_on_the_shared_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, "volume/w/a.tmp")
+    monkeypatch.chdir(tmp_path / "volume")
+    with pytest.raises(workspaces.WorkspaceError, match="does not lie below"):
+        remove_matching("w", "*")
+    monkeypatch.setenv("PLATFORM_DB_SHARED_VOLUME_PATH", str(tmp_path / "volume"))
+    config.reset_settings()
+    assert remove_matching("w", "*").files == 1
+
+
+def test_the_root_may_be_a_link_of_the_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, "storage/w/a.tmp")
+    (tmp_path / "root").symlink_to("storage")
+    monkeypatch.setenv("PLATFORM_DB_WORKSPACE_ROOT", str(tmp_path / "root"))
+    config.reset_settings()
+    assert remove_matching(tmp_path / "root" / "w", "*").files == 1
+
+
+def nest(workspace: Path, depth: int) -> None:
+    """Make a directory in a directory and so on, deeper than a path could name."""
     workspace.mkdir()
     here = os.open(workspace, os.O_RDONLY)
-    for _ in range(250):
+    for _ in range(depth):
         os.mkdir("d", dir_fd=here)
         below = os.open("d", os.O_RDONLY, dir_fd=here)
         os.close(here)
         here = below
     os.close(here)
-    removal = remove_matching(workspace, "**")
-    assert removal.failed >= 1
+
+
+def test_directories_may_lie_deep_in_each_other(tmp_path: Path) -> None:
+    nest(tmp_path / "workspace", 3000)
+    opened = list(Path("/proc/self/fd").iterdir())
+    removal = remove_matching(tmp_path / "workspace", "**")
+    assert (removal.files, removal.failed) == (3000, 0)
+    assert list((tmp_path / "workspace").iterdir()) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == len(opened)
+
+
+def test_a_directory_that_is_exchanged_for_a_link_meanwhile_is_not_followed(tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace"
+    fill(workspace, "a/x.tmp", "b/x.tmp")
+    fill(tmp_path, "outside/x.tmp")
+    calls = []
+
+    def exchange() -> None:
+        calls.append(1)
+        if len(calls) == 2:  # both are known, and one of them has just been opened
+            for name in ("a", "b"):
+                (workspace / name).rename(tmp_path / f"moved-{name}")
+                (workspace / name).symlink_to(tmp_path / "outside")
+
+    remove_matching(workspace, "*", pace=exchange)
+    assert names(tmp_path / "outside") == {"x.tmp"}
+    assert len(names(tmp_path / "moved-a") | names(tmp_path / "moved-b")) == 1
+
+
+def test_the_way_back_from_a_directory_that_is_moved_meanwhile_is_not_gone(tmp_path: Path) -> None:
+    workspace, outside = tmp_path / "workspace", tmp_path / "outside"
+    nest(workspace, 50)
+    outside.mkdir()
+    calls = []
+
+    def move() -> None:
+        calls.append(1)
+        if len(calls) == 51:
+            (workspace / "d/d").rename(outside / "d")
+
+    removal = remove_matching(workspace, "**", pace=move)
+    assert removal.failed == 2  # the one that was moved, and the one that it lay in
+    assert removal.first_error == "a directory was moved meanwhile"
+    assert [path.name for path in outside.iterdir()] == ["d"]
 
 
 def make_rule(session: Session, owner: User, workspace: Path, pattern: str, **values) -> Workflow:
@@ -200,6 +286,32 @@ def test_a_rule_that_a_killed_run_left_pending_is_taken_up(
     transition(session, run.retention_rules[0], "pending")
     session.commit()
     assert apply_retention_rules(session_factory).files == 1
+
+
+def test_a_large_directory_is_not_emptied_to_its_end_either(tmp_path: Path) -> None:
+    fill(tmp_path / "workspace", *map(str, range(250)))
+    calls = []
+
+    def stop() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise StopRemoval
+
+    removal = remove_matching(tmp_path / "workspace", "*", pace=stop)
+    assert (removal.files, removal.stopped) == (200, True)
+
+
+@pytest.mark.parametrize("root_exists", [True, False])
+def test_storage_that_is_not_mounted_is_no_workspace_that_is_gone(
+    session: Session, session_factory: sessionmaker[Session], root: Path, root_exists: bool
+) -> None:
+    run = make_rule(session, make_user(session), root / "workspace", "*")
+    if not root_exists:
+        root.rmdir()
+    with pytest.raises(errors.PartialFailure, match="root"):
+        apply_retention_rules(session_factory).raise_for_problems()
+    session.expire_all()
+    assert run.retention_rules[0].status is WorkspaceRetentionRuleStatus.active
 
 
 def test_a_rule_that_cannot_be_applied_is_told_and_tried_again(
