@@ -288,6 +288,93 @@ def test_a_rule_that_a_killed_run_left_pending_is_taken_up(
     assert apply_retention_rules(session_factory).files == 1
 
 
+def restart(session: Session, run: Workflow, status: str = "queued") -> Workflow:
+    return make_run(
+        session,
+        session.get_one(User, run.owner_id),
+        name=run.name,
+        workspace_path=run.workspace_path,
+        restart=True,
+        status=status,
+    )
+
+
+def run_to_its_end(session: Session, run: Workflow) -> None:
+    for status in ("pending", "running", "finished"):
+        transition(session, run, status)
+    session.commit()
+
+
+def test_a_restart_keeps_its_files_from_a_rule_that_a_killed_run_left_pending(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path
+) -> None:
+    run = make_rule(session, make_user(session), tmp_path / "workspace", "*.tmp")
+    transition(session, run.retention_rules[0], "pending")
+    session.commit()
+    run_to_its_end(session, restart(session, run))
+    fill(tmp_path / "workspace", "fresh.tmp")
+    assert apply_retention_rules(session_factory).rules == []
+    assert names(tmp_path / "workspace") == {"fresh.tmp"}
+    session.expire_all()
+    assert run.retention_rules[0].status is WorkspaceRetentionRuleStatus.inactive
+
+
+def test_a_pending_rule_that_is_given_more_days_waits_for_them(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path
+) -> None:
+    fill(tmp_path / "workspace", "a.tmp")
+    run = make_rule(session, make_user(session), tmp_path / "workspace", "*.tmp")
+    transition(session, run.retention_rules[0], "pending")
+    run.retention_rules[0].retention_days += 7
+    session.commit()
+    assert apply_retention_rules(session_factory).rules == []
+
+
+def restart_and_end(session: Session, run: Workflow) -> None:
+    run_to_its_end(session, restart(session, run))
+
+
+def use_the_workspace(session: Session, run: Workflow) -> None:
+    owner = session.get_one(User, run.owner_id)
+    make_run(session, owner, name="other", status="running", workspace_path=run.workspace_path)
+
+
+@pytest.mark.parametrize(
+    ("meddle", "after"), [(restart, "inactive"), (restart_and_end, "inactive"), (use_the_workspace, "active")]
+)
+def test_a_run_that_comes_while_files_are_removed_keeps_the_rest(
+    session: Session,
+    session_factory: sessionmaker[Session],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    meddle: Callable[[Session, Workflow], object],
+    after: str,
+) -> None:
+    def remove_and_meddle(path: str, pattern: str, pace: Callable[[], None]) -> Removal:
+        calls = []
+
+        def meddling_pace() -> None:
+            calls.append(1)
+            if len(calls) == 3:
+                meddle(session, run)
+            pace()
+
+        return remove_matching(path, pattern, pace=meddling_pace)
+
+    monkeypatch.setattr("platform_db.retention.workspaces.remove_matching", remove_and_meddle)
+    fill(tmp_path / "workspace", "a/1.tmp", "b/2.tmp", "c/3.tmp")
+    run = make_rule(session, make_user(session), tmp_path / "workspace", "*/*.tmp")
+
+    report = apply_retention_rules(session_factory)
+
+    report.raise_for_problems()
+    assert (report.files, report.rules[0].removal.stopped) == (1, True)
+    assert len(names(tmp_path / "workspace")) == 2
+    session.expire_all()
+    assert run.retention_rules[0].status == after
+    assert "stopped, because a run uses the workspace" in (history(session, run).entries[-1].message or "")
+
+
 def test_a_large_directory_is_not_emptied_to_its_end_either(tmp_path: Path) -> None:
     fill(tmp_path / "workspace", *map(str, range(250)))
     calls = []
@@ -299,6 +386,32 @@ def test_a_large_directory_is_not_emptied_to_its_end_either(tmp_path: Path) -> N
 
     removal = remove_matching(tmp_path / "workspace", "*", pace=stop)
     assert (removal.files, removal.stopped) == (200, True)
+
+
+def test_a_restart_that_is_about_to_commit_is_waited_for(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path
+) -> None:
+    fill(tmp_path / "workspace", "a.tmp")
+    run = make_rule(session, make_user(session), tmp_path / "workspace", "*.tmp")
+    transition(session, run.retention_rules[0], "pending")
+    session.commit()
+    session.add(
+        Workflow(
+            name=run.name,
+            owner_id=run.owner_id,
+            type_="serial",
+            specification={},
+            workspace_path=run.workspace_path,
+            restart=True,
+        )
+    )
+    session.flush()
+    thread = threading.Thread(target=apply_retention_rules, args=(session_factory,))
+    thread.start()
+    time.sleep(0.3)
+    session.commit()
+    thread.join()
+    assert names(tmp_path / "workspace") == {"a.tmp"}
 
 
 @pytest.mark.parametrize("root_exists", [True, False])

@@ -51,14 +51,14 @@ BEGIN
     PERFORM FROM {SCHEMA}.workspace_retention_rule AS rule
     JOIN {SCHEMA}.workflow ON workflow.owner_id = rule.owner_id AND workflow.id_ = rule.workflow_id
     WHERE rule.owner_id = owner AND workflow.workspace_path = path
-      AND rule.status IN ('created', 'active')
+      AND rule.status IN ('created', 'active', 'pending')
     ORDER BY rule.id_ FOR UPDATE OF rule;
     UPDATE {SCHEMA}.workspace_retention_rule AS rule
     SET status = 'inactive'
     FROM {SCHEMA}.workflow
     WHERE workflow.owner_id = owner AND workflow.workspace_path = path
       AND rule.owner_id = owner AND rule.workflow_id = workflow.id_
-      AND rule.status IN ('created', 'active');
+      AND rule.status IN ('created', 'active', 'pending');
 END
 $$;""",
     f"""\

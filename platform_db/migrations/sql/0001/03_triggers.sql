@@ -557,7 +557,7 @@ BEGIN
             WHEN 'created' THEN NEW.status IN ('active', 'inactive')
             WHEN 'active' THEN NEW.status IN ('inactive', 'pending')
             WHEN 'inactive' THEN NEW.status IN ('active')
-            WHEN 'pending' THEN NEW.status IN ('active', 'applied')
+            WHEN 'pending' THEN NEW.status IN ('active', 'inactive', 'applied')
             ELSE false
         END) AND NOT platform.guard_is_overridden() THEN
             RAISE EXCEPTION USING
@@ -653,14 +653,14 @@ BEGIN
     PERFORM FROM platform.workspace_retention_rule AS rule
     JOIN platform.workflow ON workflow.owner_id = rule.owner_id AND workflow.id_ = rule.workflow_id
     WHERE rule.owner_id = owner AND workflow.workspace_path = path
-      AND rule.status IN ('created', 'active')
+      AND rule.status IN ('created', 'active', 'pending')
     ORDER BY rule.id_ FOR UPDATE OF rule;
     UPDATE platform.workspace_retention_rule AS rule
     SET status = 'inactive'
     FROM platform.workflow
     WHERE workflow.owner_id = owner AND workflow.workspace_path = path
       AND rule.owner_id = owner AND rule.workflow_id = workflow.id_
-      AND rule.status IN ('created', 'active');
+      AND rule.status IN ('created', 'active', 'pending');
 END
 $$;
 
