@@ -172,7 +172,7 @@ WORKSPACE_RETENTION_RULE = _machine(
         "created": "active inactive",
         "active": "inactive pending",
         "inactive": "active",
-        "pending": "applied active",
+        "pending": "applied active inactive",
     },
 )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import uuid
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -139,9 +141,13 @@ def test_rows_are_pruned(session: Session, database_uri: str, tmp_path: Path) ->
     assert run(database_uri, "db", "prune", "--table", "audit_log").exit_code == 1
 
 
-def test_retention_is_applied(session: Session, database_uri: str, tmp_path: Path) -> None:
-    (tmp_path / "a.tmp").write_text("x")
-    found = make_run(session, make_user(session), status="finished", workspace_path=str(tmp_path))
+@pytest.fixture
+def due_workspace(session: Session, tmp_path: Path) -> Path:
+    """Give a workspace with a file that a rule names whose time has come."""
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    (workspace / "a.tmp").write_text("x")
+    found = make_run(session, make_user(session), status="finished", workspace_path=str(workspace))
     session.add(
         WorkspaceRetentionRule(
             workflow_id=found.id_,
@@ -152,10 +158,32 @@ def test_retention_is_applied(session: Session, database_uri: str, tmp_path: Pat
         )
     )
     session.commit()
-    (due,) = json.loads(run(database_uri, "retention", "apply", "--dry-run", "--json").stdout)
+    return workspace
+
+
+def test_retention_is_applied(database_uri: str, due_workspace: Path) -> None:
+    root = {"PLATFORM_DB_WORKSPACE_ROOT": str(due_workspace.parent)}
+    (due,) = json.loads(run(database_uri, "retention", "apply", "--dry-run", "--json", **root).stdout)
     assert (due["pattern"], due["files"]) == ("*.tmp", 0)
-    (applied,) = json.loads(run(database_uri, "retention", "apply", "--json").stdout)
-    assert (applied["files"], list(tmp_path.iterdir())) == (1, [])
+    (applied,) = json.loads(run(database_uri, "retention", "apply", "--json", **root).stdout)
+    assert (applied["files"], list(due_workspace.iterdir())) == (1, [])
+
+
+def test_a_file_that_cannot_be_removed_is_told(
+    session: Session, database_uri: str, due_workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str, **_: object) -> None:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    root = {"PLATFORM_DB_WORKSPACE_ROOT": str(due_workspace.parent)}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        result = run(database_uri, "retention", "apply", "--json", **root)
+    assert result.exit_code == errors.PartialFailure.exit_code
+    (told,) = json.loads(result.stdout)
+    assert told["problem"] == "1 files could not be removed: not permitted: 'a.tmp'"
+    assert session.scalars(sa.select(WorkspaceRetentionRule.status)).one() == "active"
+    assert run(database_uri, "retention", "apply", **root).exit_code == 0
 
 
 def test_any_row_is_shown_without_its_secrets(session: Session, database_uri: str, secret_key: str) -> None:

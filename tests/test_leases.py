@@ -14,11 +14,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import database, errors
+from platform_db import database, errors, leases
 from platform_db.history import history
 from platform_db.leases import heartbeat, recover, recover_owned_by, release
 from platform_db.models import Lease, RunStatus, StatusChange, User, Workflow
-from platform_db.transitions import transition
+from platform_db.transitions import override_guard, transition
+from platform_db.types import new_id
 from tests.factories import make_guarded, make_run, make_user
 
 NOW = timedelta(0)
@@ -56,6 +57,7 @@ def test_a_lease_is_its_holders(session: Session) -> None:
     assert heartbeat(session, [run], holder="a") == {run.id_}
     assert heartbeat(session, [run], holder="b") == set()
     release(session, [run], holder="b")
+    assert heartbeat(session, [run], holder="b") == set()
     assert heartbeat(session, [run], holder="a") == {run.id_}
     release(session, [run], holder="a")
     assert heartbeat(session, [run], holder="b") == {run.id_}
@@ -71,6 +73,48 @@ def test_a_run_that_is_started_again_gets_a_new_holder(session: Session) -> None
     session.commit()
     assert heartbeat(session, [run], holder="b") == {run.id_}
     assert heartbeat(session, [run], holder="a") == set()
+
+
+def test_a_run_that_is_started_again_is_not_recovered_for_its_former_holder(session: Session) -> None:
+    (run,) = make_running(session, make_user(session), 1)
+    heartbeat(session, [run], holder="n1")
+    transition(session, run, "finished")
+    session.commit()
+    transition(session, run, "running")
+    session.commit()
+    # Its new worker has not beaten yet.
+    assert recover(session, NOW).ids == []
+    assert recover_owned_by(session, "n1") == {}
+    assert run.status is RunStatus.running
+
+
+@pytest.mark.parametrize("entity", ["job", "interactive_session", "service"])
+def test_what_an_operator_brings_back_to_life_is_not_recovered_for_its_former_holder(
+    session: Session, entity: str
+) -> None:
+    row = make_guarded(session, make_user(session), entity, "running")
+    heartbeat(session, [row])
+    transition(session, row, "failed")
+    with override_guard(session, reason="it failed by mistake"):
+        transition(session, row, "running")
+    assert recover(session, NOW).ids == []
+
+
+def test_starting_a_run_does_not_cost_its_holder_the_lease(session: Session) -> None:
+    run = make_run(session, make_user(session), status="pending")
+    assert heartbeat(session, [run], holder="a") == {run.id_}
+    transition(session, run, "running")
+    session.commit()
+    assert heartbeat(session, [run], holder="b") == set()
+    assert heartbeat(session, [run], holder="a") == {run.id_}
+
+
+def test_what_is_not_running_yet_keeps_its_status_and_its_lease(session: Session) -> None:
+    run = make_run(session, make_user(session), status="pending")
+    heartbeat(session, [run])
+    session.commit()
+    assert recover(session, NOW).ids == []
+    assert (run.status, session.scalars(sa.select(Lease.entity_id)).all()) == (RunStatus.pending, [run.id_])
 
 
 def test_a_requeued_run_goes_on_as_a_restart_but_not_for_ever(session: Session) -> None:
@@ -95,6 +139,20 @@ def test_a_requeued_run_goes_on_as_a_restart_but_not_for_ever(session: Session) 
     assert "not restarted again" in (history(session, run).entries[-1].message or "")
 
 
+def test_a_run_that_cannot_be_restarted_fails_and_keeps_nobody_from_being_recovered(session: Session) -> None:
+    bad, good = make_running(session, make_user(session), 2)
+    heartbeat(session, [bad, good])
+    session.execute(sa.text("DELETE FROM platform.run_counter WHERE name = :name"), {"name": bad.name})
+    session.commit()
+    assert recover(session, NOW, {"workflow": "requeue"}).by_status == {"failed": 2, "queued": 1}
+    session.commit()
+    assert (bad.status, good.status) == (RunStatus.failed, RunStatus.failed)
+    (restarted,) = session.scalars(sa.select(Workflow).where(Workflow.status == "queued"))
+    assert restarted.name == good.name
+    message = history(session, bad).entries[-1].message or ""
+    assert message == f"could not be restarted: there is no run 1 of '{bad.name}' to restart"
+
+
 def test_policies_that_make_no_sense_are_refused(session: Session) -> None:
     for policies in ({"job": "requeue"}, {"workflow": "explode"}, {"user_token": "fail"}):
         with pytest.raises(errors.PlatformDBError):
@@ -111,6 +169,17 @@ def test_a_node_recovers_its_own_at_its_start(session: Session) -> None:
     assert recover_owned_by(session, "n1") == {"failed": 2}
     assert recover_owned_by(session, "n1") == {}
     assert other.status is RunStatus.running
+
+
+def test_as_many_are_recovered_at_once_as_is_asked_for(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = make_running(session, make_user(session), 7)
+    heartbeat(session, runs, holder="n1")
+    session.commit()
+    assert len(recover(session, NOW, batch=2).ids) == 2
+    monkeypatch.setattr(leases.recovery, "BATCH", 2)
+    assert recover_owned_by(session, "n1") == {"failed": 5}
 
 
 def test_what_has_ended_loses_its_lease_and_nothing_else(session: Session) -> None:
@@ -162,6 +231,36 @@ def test_a_lease_that_is_being_recovered_is_lost_to_its_holder(
     thread.join()
     assert held == [set()]
     assert session.scalars(sa.select(Lease)).all() == []
+
+
+def test_leases_are_locked_in_key_order(session: Session, session_factory: sessionmaker[Session]) -> None:
+    owner = make_user(session)
+    ids = sorted(new_id() for _ in range(3))
+    for id_ in reversed(ids):  # so that they stand in the tables in the other order
+        heartbeat(session, [make_run(session, owner, id_=id_, status="running")], holder="w")
+    session.commit()
+    lock = sa.select(Lease).with_for_update()
+
+    def beat() -> None:
+        with session_factory() as worker:
+            # Whatever the plan: with these, rows would come as they stand in the table.
+            for plan in ("indexscan", "nestloop", "mergejoin"):
+                worker.execute(sa.text(f"SET LOCAL enable_{plan} = off"))
+            heartbeat(worker, [worker.get_one(Workflow, id_) for id_ in ids], holder="w")
+            worker.commit()
+
+    session.execute(lock.where(Lease.entity_id == ids[0]))
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        time.sleep(0.3)
+        # Who waits for the first holds none of the others, which somebody else may be waiting with.
+        others = lock.where(Lease.entity_id != ids[0]).with_for_update(nowait=True)
+        with session_factory() as other:
+            assert len(other.scalars(others).all()) == 2
+    finally:
+        session.commit()
+        thread.join()
 
 
 def test_heartbeats_do_not_touch_indexes(session: Session) -> None:

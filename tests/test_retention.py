@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -11,17 +13,26 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import errors, workspaces
+from platform_db import config, errors, workspaces
 from platform_db.history import history
 from platform_db.models import AuditLog, Resource, User, Workflow, WorkspaceRetentionRule
 from platform_db.quota import store_workflow_disk_quota, update_users_disk_quota
 from platform_db.retention.workspaces import apply_retention_rules
 from platform_db.states import WorkspaceRetentionRuleStatus
 from platform_db.transitions import transition
-from platform_db.workspaces.removal import remove_matching
+from platform_db.workspaces.removal import Removal, StopRemoval, remove_matching
 from tests.factories import make_run, make_user
 
 PAST = datetime.now(timezone.utc) - timedelta(days=1)
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Let the workspaces of this test lie below a directory of its own."""
+    monkeypatch.setenv("PLATFORM_DB_WORKSPACE_ROOT", str(tmp_path))
+    config.reset_settings()
+    yield tmp_path
+    config.reset_settings()
 
 
 def fill(workspace: Path, *names: str) -> None:
@@ -116,18 +127,93 @@ def test_a_workspace_that_is_a_link_is_refused(tmp_path: Path) -> None:
     assert names(tmp_path / "outside") == {"a.tmp"}
 
 
-def test_what_lies_too_deep_is_told_and_not_half_walked(tmp_path: Path) -> None:
-    workspace = tmp_path / "workspace"
+@pytest.mark.parametrize(
+    "path", ["mine/link/w", "mine/../other/w", "mine/./../other/w", ".", "../elsewhere/w"]
+)
+def test_no_path_leads_into_another_workspace(tmp_path: Path, path: str) -> None:
+    fill(tmp_path, "other/w/a.tmp")
+    fill(tmp_path.parent, "elsewhere/w/a.tmp")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "link").symlink_to(tmp_path / "other")
+    for absolute in (f"{tmp_path}/{path}", os.path.normpath(tmp_path.parent / "elsewhere/w")):
+        with pytest.raises(workspaces.WorkspaceError):
+            remove_matching(absolute, "**")
+    assert names(tmp_path / "other") == {"w/a.tmp"}
+    assert names(tmp_path.parent / "elsewhere") == {"w/a.tmp"}
+
+
+def test_a_relative_path_lies_on_the_shared_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, "volume/w/a.tmp")
+    monkeypatch.chdir(tmp_path / "volume")
+    with pytest.raises(workspaces.WorkspaceError, match="does not lie below"):
+        remove_matching("w", "*")
+    monkeypatch.setenv("PLATFORM_DB_SHARED_VOLUME_PATH", str(tmp_path / "volume"))
+    config.reset_settings()
+    assert remove_matching("w", "*").files == 1
+
+
+def test_the_root_may_be_a_link_of_the_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, "storage/w/a.tmp")
+    (tmp_path / "root").symlink_to("storage")
+    monkeypatch.setenv("PLATFORM_DB_WORKSPACE_ROOT", str(tmp_path / "root"))
+    config.reset_settings()
+    assert remove_matching(tmp_path / "root" / "w", "*").files == 1
+
+
+def nest(workspace: Path, depth: int) -> None:
+    """Make a directory in a directory and so on, deeper than a path could name."""
     workspace.mkdir()
     here = os.open(workspace, os.O_RDONLY)
-    for _ in range(250):
+    for _ in range(depth):
         os.mkdir("d", dir_fd=here)
         below = os.open("d", os.O_RDONLY, dir_fd=here)
         os.close(here)
         here = below
     os.close(here)
-    removal = remove_matching(workspace, "**")
-    assert removal.failed >= 1
+
+
+def test_directories_may_lie_deep_in_each_other(tmp_path: Path) -> None:
+    nest(tmp_path / "workspace", 3000)
+    opened = list(Path("/proc/self/fd").iterdir())
+    removal = remove_matching(tmp_path / "workspace", "**")
+    assert (removal.files, removal.failed) == (3000, 0)
+    assert list((tmp_path / "workspace").iterdir()) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == len(opened)
+
+
+def test_a_directory_that_is_exchanged_for_a_link_meanwhile_is_not_followed(tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace"
+    fill(workspace, "a/x.tmp", "b/x.tmp")
+    fill(tmp_path, "outside/x.tmp")
+    calls = []
+
+    def exchange() -> None:
+        calls.append(1)
+        if len(calls) == 2:  # both are known, and one of them has just been opened
+            for name in ("a", "b"):
+                (workspace / name).rename(tmp_path / f"moved-{name}")
+                (workspace / name).symlink_to(tmp_path / "outside")
+
+    remove_matching(workspace, "*", pace=exchange)
+    assert names(tmp_path / "outside") == {"x.tmp"}
+    assert len(names(tmp_path / "moved-a") | names(tmp_path / "moved-b")) == 1
+
+
+def test_the_way_back_from_a_directory_that_is_moved_meanwhile_is_not_gone(tmp_path: Path) -> None:
+    workspace, outside = tmp_path / "workspace", tmp_path / "outside"
+    nest(workspace, 50)
+    outside.mkdir()
+    calls = []
+
+    def move() -> None:
+        calls.append(1)
+        if len(calls) == 51:
+            (workspace / "d/d").rename(outside / "d")
+
+    removal = remove_matching(workspace, "**", pace=move)
+    assert removal.failed == 2  # the one that was moved, and the one that it lay in
+    assert removal.first_error == "a directory was moved meanwhile"
+    assert [path.name for path in outside.iterdir()] == ["d"]
 
 
 def make_rule(session: Session, owner: User, workspace: Path, pattern: str, **values) -> Workflow:
@@ -200,6 +286,145 @@ def test_a_rule_that_a_killed_run_left_pending_is_taken_up(
     transition(session, run.retention_rules[0], "pending")
     session.commit()
     assert apply_retention_rules(session_factory).files == 1
+
+
+def restart(session: Session, run: Workflow, status: str = "queued") -> Workflow:
+    return make_run(
+        session,
+        session.get_one(User, run.owner_id),
+        name=run.name,
+        workspace_path=run.workspace_path,
+        restart=True,
+        status=status,
+    )
+
+
+def run_to_its_end(session: Session, run: Workflow) -> None:
+    for status in ("pending", "running", "finished"):
+        transition(session, run, status)
+    session.commit()
+
+
+def test_a_restart_keeps_its_files_from_a_rule_that_a_killed_run_left_pending(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path
+) -> None:
+    run = make_rule(session, make_user(session), tmp_path / "workspace", "*.tmp")
+    transition(session, run.retention_rules[0], "pending")
+    session.commit()
+    run_to_its_end(session, restart(session, run))
+    fill(tmp_path / "workspace", "fresh.tmp")
+    assert apply_retention_rules(session_factory).rules == []
+    assert names(tmp_path / "workspace") == {"fresh.tmp"}
+    session.expire_all()
+    assert run.retention_rules[0].status is WorkspaceRetentionRuleStatus.inactive
+
+
+def test_a_pending_rule_that_is_given_more_days_waits_for_them(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path
+) -> None:
+    fill(tmp_path / "workspace", "a.tmp")
+    run = make_rule(session, make_user(session), tmp_path / "workspace", "*.tmp")
+    transition(session, run.retention_rules[0], "pending")
+    run.retention_rules[0].retention_days += 7
+    session.commit()
+    assert apply_retention_rules(session_factory).rules == []
+
+
+def restart_and_end(session: Session, run: Workflow) -> None:
+    run_to_its_end(session, restart(session, run))
+
+
+def use_the_workspace(session: Session, run: Workflow) -> None:
+    owner = session.get_one(User, run.owner_id)
+    make_run(session, owner, name="other", status="running", workspace_path=run.workspace_path)
+
+
+@pytest.mark.parametrize(
+    ("meddle", "after"), [(restart, "inactive"), (restart_and_end, "inactive"), (use_the_workspace, "active")]
+)
+def test_a_run_that_comes_while_files_are_removed_keeps_the_rest(
+    session: Session,
+    session_factory: sessionmaker[Session],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    meddle: Callable[[Session, Workflow], object],
+    after: str,
+) -> None:
+    def remove_and_meddle(path: str, pattern: str, pace: Callable[[], None]) -> Removal:
+        calls = []
+
+        def meddling_pace() -> None:
+            calls.append(1)
+            if len(calls) == 3:
+                meddle(session, run)
+            pace()
+
+        return remove_matching(path, pattern, pace=meddling_pace)
+
+    monkeypatch.setattr("platform_db.retention.workspaces.remove_matching", remove_and_meddle)
+    fill(tmp_path / "workspace", "a/1.tmp", "b/2.tmp", "c/3.tmp")
+    run = make_rule(session, make_user(session), tmp_path / "workspace", "*/*.tmp")
+
+    report = apply_retention_rules(session_factory)
+
+    report.raise_for_problems()
+    assert (report.files, report.rules[0].removal.stopped) == (1, True)
+    assert len(names(tmp_path / "workspace")) == 2
+    session.expire_all()
+    assert run.retention_rules[0].status == after
+    assert "stopped, because a run uses the workspace" in (history(session, run).entries[-1].message or "")
+
+
+def test_a_large_directory_is_not_emptied_to_its_end_either(tmp_path: Path) -> None:
+    fill(tmp_path / "workspace", *map(str, range(250)))
+    calls = []
+
+    def stop() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise StopRemoval
+
+    removal = remove_matching(tmp_path / "workspace", "*", pace=stop)
+    assert (removal.files, removal.stopped) == (200, True)
+
+
+def test_a_restart_that_is_about_to_commit_is_waited_for(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path
+) -> None:
+    fill(tmp_path / "workspace", "a.tmp")
+    run = make_rule(session, make_user(session), tmp_path / "workspace", "*.tmp")
+    transition(session, run.retention_rules[0], "pending")
+    session.commit()
+    session.add(
+        Workflow(
+            name=run.name,
+            owner_id=run.owner_id,
+            type_="serial",
+            specification={},
+            workspace_path=run.workspace_path,
+            restart=True,
+        )
+    )
+    session.flush()
+    thread = threading.Thread(target=apply_retention_rules, args=(session_factory,))
+    thread.start()
+    time.sleep(0.3)
+    session.commit()
+    thread.join()
+    assert names(tmp_path / "workspace") == {"a.tmp"}
+
+
+@pytest.mark.parametrize("root_exists", [True, False])
+def test_storage_that_is_not_mounted_is_no_workspace_that_is_gone(
+    session: Session, session_factory: sessionmaker[Session], root: Path, root_exists: bool
+) -> None:
+    run = make_rule(session, make_user(session), root / "workspace", "*")
+    if not root_exists:
+        root.rmdir()
+    with pytest.raises(errors.PartialFailure, match="root"):
+        apply_retention_rules(session_factory).raise_for_problems()
+    session.expire_all()
+    assert run.retention_rules[0].status is WorkspaceRetentionRuleStatus.active
 
 
 def test_a_rule_that_cannot_be_applied_is_told_and_tried_again(

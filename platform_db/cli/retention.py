@@ -30,6 +30,7 @@ def apply(dry_run: bool, as_json: bool) -> None:
             "pattern": rule.pattern,
             "files": rule.removal.files,
             "bytes": rule.removal.bytes,
+            "stopped": rule.removal.stopped,
             "problem": rule.problem,
         }
         for rule in report.rules

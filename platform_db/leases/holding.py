@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from platform_db.history import identity_of
 from platform_db.models import InteractiveSession, Job, Service, Workflow
+from platform_db.models.lease import ALIVE
 from platform_db.types import SCHEMA
 
 Leased = Workflow | Job | InteractiveSession | Service
@@ -59,20 +60,18 @@ def release(session: Session, rows: Iterable[Leased], holder: str | None = None)
 
 @cache
 def _heartbeat(table: str) -> sa.TextClause:
-    started = "started_at" if table == "job" else "run_started_at"
     # A lease that is being recovered at this moment is waited for, then gone, and not taken again: whoever
     # held it learns that it is lost.
     return sa.text(
         f"""
         WITH alive AS MATERIALIZED (
-            SELECT owner_id, id_, {started} AS started_at FROM {SCHEMA}.{table}
-            WHERE id_ = ANY(CAST(:ids AS uuid[]))
-              AND status::text = ANY('{{created,queued,pending,running}}')
+            SELECT owner_id, id_ FROM {SCHEMA}.{table}
+            WHERE id_ = ANY(CAST(:ids AS uuid[])) AND status::text = ANY('{{{",".join(ALIVE)}}}')
         ),
         locked AS MATERIALIZED (
             SELECT lease.owner_id, lease.entity_id FROM {SCHEMA}.lease
             JOIN alive ON alive.owner_id = lease.owner_id AND alive.id_ = lease.entity_id
-            WHERE lease.holder = :holder OR lease.heartbeat_at < alive.started_at
+            WHERE lease.holder = :holder
             ORDER BY lease.owner_id, lease.entity_id
             FOR NO KEY UPDATE OF lease
         ),

@@ -18,6 +18,7 @@ from platform_db import errors
 from platform_db.history import add_note
 from platform_db.leases.holding import MODELS
 from platform_db.models import Job, Workflow
+from platform_db.models.lease import ALIVE
 from platform_db.states import JobStatus, RunStatus
 from platform_db.transitions import transition_many
 from platform_db.types import SCHEMA
@@ -118,7 +119,6 @@ def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[
     recovery = Recovery()
     connection = session.connection()
     for table in MODELS:
-        connection.execute(_drop_ended(table), parameters)
         policy = policies.get(table, Policy.nothing)
         if policy is Policy.nothing:
             recovery.left[table] += connection.execute(_count_dead(table), parameters).scalar() or 0
@@ -133,6 +133,9 @@ def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[
         for reason, ids in by_reason.items():
             _fail(session, table, ids, reason, policy, recovery)
         connection.execute(_FORGET, {"ids": [str(lease.entity_id) for lease in dead]})
+    # Last: whoever starts an ended run again waits for its lease, and may hold what is needed above.
+    for table in MODELS:
+        connection.execute(_drop_ended(table), parameters)
     return recovery
 
 
@@ -154,10 +157,21 @@ def _fail(
 
 
 def _restart(session: Session, run: Workflow, reason: str) -> bool:
-    """Queue a restart of a run, unless it was restarted too often."""
+    """Queue a restart of a run, unless it was restarted too often, or cannot be."""
     if run.run_number_minor >= MOST_RESTARTS:
         add_note(session, run, "recovery", f"not restarted again, after {MOST_RESTARTS} restarts")
         return False
+    try:
+        with session.begin_nested():
+            _queue_restart(session, run, reason)
+    except (errors.Refused, sa.exc.IntegrityError, sa.exc.DataError) as error:
+        # What is wrong with one run must not keep all others from being recovered.
+        add_note(session, run, "recovery", f"could not be restarted: {getattr(error, 'orig', error)}")
+        return False
+    return True
+
+
+def _queue_restart(session: Session, run: Workflow, reason: str) -> None:
     restarted = Workflow(
         restart=True,
         run_number=run.run_number,
@@ -170,7 +184,6 @@ def _restart(session: Session, run: Workflow, reason: str) -> bool:
         session, run, "recovery", f"restarted as {restarted.run_number}", {"restart": str(restarted.id_)}
     )
     add_note(session, restarted, "recovery", f"restarts {run.run_number}: {reason}", {"run": str(run.id_)})
-    return True
 
 
 _TAKEN_OVER = (
@@ -238,7 +251,7 @@ def _drop_ended(table: str) -> sa.TextClause:
             WHERE lease.entity = '{table}' AND {_DEAD} AND NOT EXISTS (
                 SELECT FROM {SCHEMA}.{table} AS leased
                 WHERE leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id
-                  AND leased.status::text = ANY('{{created,queued,pending,running}}')
+                  AND leased.status::text = ANY('{{{",".join(ALIVE)}}}')
             )
             ORDER BY lease.owner_id, lease.entity_id
             FOR UPDATE SKIP LOCKED

@@ -10,6 +10,7 @@ from platform_db.crypto import KEY_ID_BYTES
 from platform_db.models.append_only import append_only_statements
 from platform_db.models.base import STORAGE, Base
 from platform_db.models.guard import guard_statements
+from platform_db.models.lease import lease_statements
 from platform_db.models.policies import policy_statements, tenant_columns
 from platform_db.models.recording import recording_statements
 from platform_db.models.run_number import RUN_NUMBER_FUNCTIONS
@@ -51,14 +52,15 @@ CREATE FUNCTION {SCHEMA}.inactivate_workspace_retention_rules(owner uuid, path t
 BEGIN
     PERFORM FROM {SCHEMA}.workspace_retention_rule AS rule
     JOIN {SCHEMA}.workflow ON workflow.owner_id = rule.owner_id AND workflow.id_ = rule.workflow_id
-    WHERE rule.owner_id = owner AND workflow.workspace_path = path AND rule.status IN ('created', 'active')
+    WHERE rule.owner_id = owner AND workflow.workspace_path = path
+      AND rule.status IN ('created', 'active', 'pending')
     ORDER BY rule.id_ FOR UPDATE OF rule;
     UPDATE {SCHEMA}.workspace_retention_rule AS rule
     SET status = 'inactive'
     FROM {SCHEMA}.workflow
     WHERE workflow.owner_id = owner AND workflow.workspace_path = path
       AND rule.owner_id = owner AND rule.workflow_id = workflow.id_
-      AND rule.status IN ('created', 'active');
+      AND rule.status IN ('created', 'active', 'pending');
 END
 $$;""",
     f"""\
@@ -274,6 +276,7 @@ CREATE TRIGGER touch_{table} BEFORE UPDATE ON {SCHEMA}.{table}
         ),
         *RUN_NUMBER_FUNCTIONS,
         *guard_statements(),
+        *lease_statements(),
         *_RETENTION,
         *_forget_user(),
         *_LAST_USE,

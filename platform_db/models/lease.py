@@ -9,11 +9,18 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from platform_db.models.base import REWRITTEN_OFTEN, STORAGE, Base
-from platform_db.types import Timestamp
+from platform_db.states import INTERACTIVE_SESSION, JOB, SERVICE, WORKFLOW
+from platform_db.types import SCHEMA, Timestamp
+
+# What can be worked on. In any other status a row has ended.
+ALIVE = ("created", "queued", "pending", "running")
 
 
 class Lease(Base):
-    """A tenant's row (a run, a session …) that a worker keeps alive by its heartbeat."""
+    """A tenant's row (a run, a session …) that a worker keeps alive by its heartbeat.
+
+    A lease belongs to one life of the row: the database drops it when the row is started again.
+    """
 
     __tablename__ = "lease"
     tenant_column = "owner_id"
@@ -45,3 +52,27 @@ class TaskLease(Base):
     expires_at: Mapped[datetime] = mapped_column(Timestamp)
 
     __table_args__ = (sa.PrimaryKeyConstraint("name"),)
+
+
+def lease_statements() -> list[str]:
+    """Return the statements by which a row that is started again loses the lease of its life before.
+
+    At the start, not at the end: ends are many, and would then wait for whoever beats at this moment.
+    """
+    return [
+        f"""\
+CREATE FUNCTION {SCHEMA}.drop_former_lease() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM {SCHEMA}.lease WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_;
+    RETURN NULL;
+END
+$$;""",
+        *(
+            f"""\
+CREATE TRIGGER drop_former_lease AFTER UPDATE OF status ON {SCHEMA}.{machine.entity}
+    FOR EACH ROW WHEN (OLD.status NOT IN ({alive}) AND NEW.status IN ({alive}))
+    EXECUTE FUNCTION {SCHEMA}.drop_former_lease();"""
+            for machine in (WORKFLOW, JOB, INTERACTIVE_SESSION, SERVICE)
+            for alive in [", ".join(f"'{status}'" for status in machine.statuses if status in ALIVE)]
+        ),
+    ]

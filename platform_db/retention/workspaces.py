@@ -19,17 +19,16 @@ from platform_db.states import WorkspaceRetentionRuleStatus
 from platform_db.transitions import transition
 from platform_db.types import SCHEMA
 from platform_db.workspaces import MissingWorkspaceError, WorkspaceError
-from platform_db.workspaces.removal import Removal, remove_matching
+from platform_db.workspaces.removal import Removal, StopRemoval, remove_matching
 
 LEASE = "retention apply"
-
-LOOK = 1000
 
 
 @dataclass(frozen=True)
 class AppliedRule:
     """What became of one rule.
 
+    :param removal: what was removed; *stopped* where a run came to use the workspace meanwhile.
     :param problem: why it is not applied yet, where it is not; it is tried again the next time.
     """
 
@@ -78,7 +77,8 @@ def apply_retention_rules(
     """Apply the rules that are due: remove what their patterns name, and account for the freed space.
 
     Files are removed outside any transaction. A rule is *pending* meanwhile, and one that a killed run left
-    so is taken up again. A rule whose workspace is in use by a run in progress waits.
+    so is taken up again. A rule whose workspace is in use by a run in progress waits; where such a run comes
+    while files are removed, the rest of them stays.
 
     :param dry_run: only tell which rules are due.
     :raises errors.AlreadyRunning: another run of it is going on.
@@ -111,9 +111,16 @@ def _apply(factory: Callable[[], Session], rule: Any, held: HeldLease) -> Applie
         )
         if status is not WorkspaceRetentionRuleStatus.pending:
             return None
+
+    def pace() -> None:
+        held.check()
+        with factory() as session:
+            if not session.connection().execute(_GOES_ON, {"id": rule.id_}).scalar():
+                raise StopRemoval
+
     problem = None
     try:
-        removal = remove_matching(rule.workspace_path, rule.workspace_files, pace=held.check)
+        removal = remove_matching(rule.workspace_path, rule.workspace_files, pace=pace)
         if removal.failed:
             problem = f"{removal.failed} files could not be removed: {removal.first_error}"
     except MissingWorkspaceError:
@@ -126,8 +133,17 @@ def _apply(factory: Callable[[], Session], rule: Any, held: HeldLease) -> Applie
 
 
 def _record(session: Session, rule: Any, removal: Removal, problem: str | None) -> None:
-    after = WorkspaceRetentionRuleStatus.active if problem else WorkspaceRetentionRuleStatus.applied
-    transition(session, rule.id_, after, model=WorkspaceRetentionRule, reason=problem)
+    unfinished = problem or (_STOPPED if removal.stopped else None)
+    transition(
+        session,
+        rule.id_,
+        WorkspaceRetentionRuleStatus.active if unfinished else WorkspaceRetentionRuleStatus.applied,
+        model=WorkspaceRetentionRule,
+        reason=unfinished,
+        # A restart has inactivated it meanwhile, and so it stays.
+        expected_status=WorkspaceRetentionRuleStatus.pending,
+        on_conflict="report",
+    )
     details = {
         "rule": str(rule.id_),
         "workflow": str(rule.workflow_id),
@@ -136,7 +152,7 @@ def _record(session: Session, rule: Any, removal: Removal, problem: str | None) 
     }
     run = session.get_one(Workflow, rule.workflow_id)
     message = f"{rule.workspace_files}: removed {removal.files} files, freed {removal.bytes} bytes"
-    add_note(session, run, "retention", f"{message}; {problem}" if problem else message, details)
+    add_note(session, run, "retention", f"{message}; {unfinished}" if unfinished else message, details)
     session.add(AuditLog(user_id=rule.owner_id, action=AuditLogAction.apply_retention, details=details))
     session.flush()
     if removal.bytes:
@@ -149,19 +165,32 @@ _DUE = sa.text(
     SELECT rule.id_, rule.owner_id, rule.workflow_id, rule.workspace_files, run.workspace_path
     FROM {SCHEMA}.workspace_retention_rule AS rule
     JOIN {SCHEMA}.workflow AS run ON run.owner_id = rule.owner_id AND run.id_ = rule.workflow_id
-    WHERE (rule.status = 'active' AND rule.apply_on <= now()) OR rule.status = 'pending'
+    WHERE rule.status IN ('active', 'pending') AND rule.apply_on <= now()
     ORDER BY rule.apply_on, rule.id_
     """
 )
 
-# Locks the rule, so that a restart, which inactivates it, comes before or after, and is seen.
-_FREE = sa.text(
-    f"""
-    SELECT NOT EXISTS (
+_IN_USE = f"""
+    EXISTS (
         SELECT FROM {SCHEMA}.workflow AS run JOIN {SCHEMA}.workflow AS other
           ON other.owner_id = run.owner_id AND other.workspace_path = run.workspace_path
         WHERE run.owner_id = rule.owner_id AND run.id_ = rule.workflow_id
           AND other.status IN ('created', 'queued', 'pending', 'running'))
-    FROM {SCHEMA}.workspace_retention_rule AS rule WHERE rule.id_ = :id FOR NO KEY UPDATE
+"""
+
+# Locks the rule, so that a restart, which inactivates it, comes before or after, and is seen.
+_FREE = sa.text(
+    f"""
+    SELECT NOT {_IN_USE} FROM {SCHEMA}.workspace_retention_rule AS rule WHERE rule.id_ = :id
+    FOR NO KEY UPDATE
     """
 )
+
+_GOES_ON = sa.text(
+    f"""
+    SELECT rule.status = 'pending' AND NOT {_IN_USE}
+    FROM {SCHEMA}.workspace_retention_rule AS rule WHERE rule.id_ = :id
+    """
+)
+
+_STOPPED = "stopped, because a run uses the workspace"

@@ -557,7 +557,7 @@ BEGIN
             WHEN 'created' THEN NEW.status IN ('active', 'inactive')
             WHEN 'active' THEN NEW.status IN ('inactive', 'pending')
             WHEN 'inactive' THEN NEW.status IN ('active')
-            WHEN 'pending' THEN NEW.status IN ('active', 'applied')
+            WHEN 'pending' THEN NEW.status IN ('active', 'inactive', 'applied')
             ELSE false
         END) AND NOT platform.guard_is_overridden() THEN
             RAISE EXCEPTION USING
@@ -610,6 +610,29 @@ CREATE TRIGGER record_workspace_retention_rule_status AFTER UPDATE OF status ON 
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
     EXECUTE FUNCTION platform.record_workspace_retention_rule_status();
 
+CREATE FUNCTION platform.drop_former_lease() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM platform.lease WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER drop_former_lease AFTER UPDATE OF status ON platform.workflow
+    FOR EACH ROW WHEN (OLD.status NOT IN ('created', 'queued', 'pending', 'running') AND NEW.status IN ('created', 'queued', 'pending', 'running'))
+    EXECUTE FUNCTION platform.drop_former_lease();
+
+CREATE TRIGGER drop_former_lease AFTER UPDATE OF status ON platform.job
+    FOR EACH ROW WHEN (OLD.status NOT IN ('created', 'queued', 'running') AND NEW.status IN ('created', 'queued', 'running'))
+    EXECUTE FUNCTION platform.drop_former_lease();
+
+CREATE TRIGGER drop_former_lease AFTER UPDATE OF status ON platform.interactive_session
+    FOR EACH ROW WHEN (OLD.status NOT IN ('created', 'queued', 'pending', 'running') AND NEW.status IN ('created', 'queued', 'pending', 'running'))
+    EXECUTE FUNCTION platform.drop_former_lease();
+
+CREATE TRIGGER drop_former_lease AFTER UPDATE OF status ON platform.service
+    FOR EACH ROW WHEN (OLD.status NOT IN ('created', 'queued', 'pending', 'running') AND NEW.status IN ('created', 'queued', 'pending', 'running'))
+    EXECUTE FUNCTION platform.drop_former_lease();
+
 CREATE FUNCTION platform.activate_workspace_retention_rules(owner uuid, workflow uuid) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
@@ -629,14 +652,15 @@ CREATE FUNCTION platform.inactivate_workspace_retention_rules(owner uuid, path t
 BEGIN
     PERFORM FROM platform.workspace_retention_rule AS rule
     JOIN platform.workflow ON workflow.owner_id = rule.owner_id AND workflow.id_ = rule.workflow_id
-    WHERE rule.owner_id = owner AND workflow.workspace_path = path AND rule.status IN ('created', 'active')
+    WHERE rule.owner_id = owner AND workflow.workspace_path = path
+      AND rule.status IN ('created', 'active', 'pending')
     ORDER BY rule.id_ FOR UPDATE OF rule;
     UPDATE platform.workspace_retention_rule AS rule
     SET status = 'inactive'
     FROM platform.workflow
     WHERE workflow.owner_id = owner AND workflow.workspace_path = path
       AND rule.owner_id = owner AND rule.workflow_id = workflow.id_
-      AND rule.status IN ('created', 'active');
+      AND rule.status IN ('created', 'active', 'pending');
 END
 $$;
 
