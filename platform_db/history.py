@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -14,7 +15,7 @@ from platform_db import errors, positions
 from platform_db.models import Base, Note
 from platform_db.positions import Seen
 from platform_db.transitions import Guarded
-from platform_db.types import SCHEMA
+from platform_db.types import SCHEMA, Json, new_id
 
 ENDED = frozenset({"finished", "failed", "stopped", "deleted", "revoked", "applied"})
 """Statuses in which a row is no longer alive: its history's pages come to an end."""
@@ -122,19 +123,42 @@ def add_note(
 
     :param topic: a word or two, to find notes of a kind by.
     :param details: what else there is to know, as JSON.
+    :raises errors.NotFound: the row is gone.
     """
     session.flush()
-    note = Note(
-        owner_id=getattr(row, str(row.tenant_column)),
-        entity=row.__tablename__,
-        entity_id=identity_of(row),
-        topic=_storable(topic),
-        message=_storable(message),
-        details=details,
-    )
-    session.add(note)
-    session.flush()
+    id_ = identity_of(row)
+    note: Note | None = session.scalars(
+        _add_note(type(row)),
+        {
+            "note_id": new_id(),
+            "row_id": id_,
+            "topic_text": _storable(topic),
+            "message_text": _storable(message),
+            "details_value": details,
+        },
+    ).one_or_none()
+    if note is None:
+        raise errors.NotFound(f"there is no {row.__tablename__} {id_}")
     return note
+
+
+@cache
+def _add_note(model: type[Any]) -> sa.Executable:
+    """Return the statement that adds a note to a row, which it keeps from being deleted meanwhile."""
+    table, notes = model.__table__, Base.metadata.tables[f"{SCHEMA}.note"]
+    values = {
+        "id_": sa.bindparam("note_id", type_=sa.Uuid()),
+        "owner_id": table.c[model.tenant_column],
+        "entity": sa.literal_column(f"'{table.name}'"),
+        "entity_id": table.c.id_,
+        "topic": sa.bindparam("topic_text", type_=sa.Text()),
+        "message": sa.bindparam("message_text", type_=sa.Text()),
+        "details": sa.bindparam("details_value", type_=Json),
+    }
+    row = sa.select(*values.values()).where(table.c.id_ == sa.bindparam("row_id", type_=sa.Uuid()))
+    found = row.with_for_update(read=True, key_share=True)
+    added = sa.insert(notes).from_select(list(values), found).returning(*notes.columns)
+    return sa.select(Note).from_statement(added)
 
 
 def _storable(text: str) -> str:

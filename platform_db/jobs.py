@@ -147,9 +147,19 @@ _EVICT = sa.text(
           AND id_ IN (SELECT id_ FROM oldest ORDER BY used_at, id_ LIMIT :batch)
         ORDER BY owner_id, id_
         FOR UPDATE SKIP LOCKED
+    ),
+    counters AS MATERIALIZED (
+        SELECT used.job_cache_id FROM {SCHEMA}.job_cache_use AS used
+        JOIN dropped ON dropped.owner_id = used.owner_id AND dropped.id_ = used.job_cache_id
+        ORDER BY used.owner_id, used.job_cache_id
+        FOR UPDATE OF used SKIP LOCKED
     )
     DELETE FROM {SCHEMA}.job_cache AS cache USING dropped
-    WHERE cache.owner_id = dropped.owner_id AND cache.id_ = dropped.id_
+    WHERE cache.owner_id = dropped.owner_id AND cache.id_ = dropped.id_ AND (
+        cache.id_ IN (SELECT job_cache_id FROM counters)
+        OR NOT EXISTS (
+            SELECT FROM {SCHEMA}.job_cache_use AS used
+            WHERE used.owner_id = cache.owner_id AND used.job_cache_id = cache.id_))
     RETURNING cache.id_, cache.job_id, cache.result_path
     """
 )

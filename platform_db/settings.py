@@ -132,6 +132,9 @@ class Settings(BaseSettings):
     log_limit: int = Field(
         100 * 1024 * 1024, ge=0, description="Bytes that a run and its jobs may log; 0 is none."
     )
+    job_cache_limit: int = Field(
+        10_000, ge=0, description="Results that each user keeps in the job cache; 0 is none."
+    )
     workspace_root: str = Field("/var/platform", description="Directory that holds the users' workspaces.")
     shared_volume_path: str | None = Field(
         None, description="Mount point of the shared volume; relative workspace paths start there."

@@ -17,7 +17,7 @@ from platform_db import errors
 from platform_db.history import add_note
 from platform_db.leases import heartbeat
 from platform_db.logs import append_log
-from platform_db.models import Job, UserTokenType, Workflow, WorkspaceRetentionRule
+from platform_db.models import Job, LogChunk, ServiceLog, UserTokenType, Workflow, WorkspaceRetentionRule
 from platform_db.transitions import transition
 from tests.command_line import one_line, run
 from tests.factories import make_guarded, make_run, make_user
@@ -207,6 +207,21 @@ def test_the_figures_are_shown(session: Session, database_uri: str) -> None:
     assert "workflow" in run(database_uri, "db", "stats").stdout
 
 
+def test_the_age_of_what_only_grows_is_shown(session: Session, database_uri: str) -> None:
+    owner = make_user(session)
+    found, service = make_run(session, owner), make_guarded(session, owner, "service", "running")
+    transition(session, found, "queued")
+    append_log(session, found, "line")
+    session.add(ServiceLog(service_id=service.id_, data=b"x"))
+    owner.log_action("request_token")
+    session.commit()
+    tables = json.loads(run(database_uri, "db", "stats", "--json").stdout)["tables"]
+    oldest = {table["name"]: table["oldest"] for table in tables}
+    (chunk,) = session.scalars(sa.select(LogChunk.at))
+    assert oldest["log_chunk"] == chunk.isoformat()
+    assert all(oldest[name] for name in ("status_change", "service_log", "audit_log"))
+
+
 BREAKAGES = {
     "status changes of rows that are no more": """
         INSERT INTO platform.status_change (owner_id, entity_id, revision, entity, from_status, to_status)
@@ -220,6 +235,10 @@ BREAKAGES = {
         FROM platform.resource WHERE id_ = resource_id AND type_ = 'disk'""",
     "functions, triggers and policies that are not those of the models": """
         DROP TRIGGER guard_workflow_update ON platform.workflow""",
+    "processing times that are not the sum of what was used": """
+        UPDATE platform.user_resource SET quota_used = 7
+        FROM platform.resource WHERE id_ = resource_id AND type_ = 'cpu'""",
+    "log sizes behind their logs": "UPDATE platform.log_size SET bytes_ = 1",
     "constraints that were never validated": """
         ALTER TABLE platform.job ADD CONSTRAINT later CHECK (deleted IS NOT NULL) NOT VALID""",
 }
@@ -230,6 +249,8 @@ def test_a_deep_check_finds_what_contradicts_itself(session: Session, database_u
     found = make_run(session, make_user(session))
     session.add(Job(workflow_id=found.id_))
     transition(session, found, "queued")
+    for limit in (100, 100, 10):
+        append_log(session, found, "twelve bytes", limit=limit)
     session.commit()
     assert run(database_uri, "db", "check", "--deep").exit_code == 0
 

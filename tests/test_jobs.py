@@ -98,6 +98,20 @@ def test_the_least_recently_used_are_evicted(session: Session) -> None:
     assert evict_cached_results(session, job.owner_id, keep=3) == []
 
 
+def test_eviction_is_one_owners_and_takes_the_oldest_first(session: Session) -> None:
+    job, other = make_job(session), make_job(session)
+    for path in ("/1", "/2"):
+        store_result(session, job, path, "h", path)
+        session.commit()
+    store_result(session, other, "/3", "h", "/3")
+    session.commit()
+    (evicted,) = evict_cached_results(session, job.owner_id, keep=0, batch=1)
+    assert evicted.result_path == "/1"
+    (evicted,) = evict_cached_results(session, job.owner_id, keep=0)
+    assert evicted.result_path == "/2"
+    assert session.scalars(sa.select(JobCache.result_path)).all() == ["/3"]
+
+
 def test_finding_a_result_uses_the_index(session: Session) -> None:
     from platform_db.jobs import _FIND
 

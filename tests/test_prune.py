@@ -244,20 +244,43 @@ def test_what_leaves_audit_rows_of_its_own_has_no_rule(table: str) -> None:
         choose_rules([table])
 
 
-@pytest.mark.parametrize("table", ["workflow", "log_chunk", "service_log", "service"])
-def test_looking_for_what_is_due_uses_an_index(session: Session, table: str) -> None:
-    from platform_db.retention import prune as _  # noqa: F401
-    from platform_db.retention.prune import _look
-    from platform_db.retention.prune_log import _look as _look_at_logs
+FILL_LOGS = """
+    INSERT INTO platform.log_chunk (id_, owner_id, workflow_id, data)
+    SELECT gen_random_uuid(), owner_id, id_, 'x' FROM platform.workflow
+"""
+FINISH_HALF = """
+    UPDATE platform.workflow SET status = 'finished', run_finished_at = now() WHERE run_number_major > 5000
+"""
 
-    (rule,) = choose_rules([table])
-    statement = _look_at_logs(rule) if rule.log_of else _look(rule)
-    session.execute(sa.text("SET LOCAL enable_seqscan = off"))
-    session.execute(sa.text("SET LOCAL enable_sort = off"))
-    plan = session.execute(
-        sa.text(f"EXPLAIN {statement.text}"), {"age": NOW, "after": str(uuid.uuid4()), "look": 10}
-    )
-    assert "Seq Scan" not in "\n".join(plan.scalars())
+
+def test_looking_for_what_is_due_uses_indexes(session: Session) -> None:
+    from platform_db.retention import prune_log
+    from platform_db.retention.family import Family
+    from platform_db.retention.prune import _lock, _look
+
+    fill(session, 10_000)
+    session.execute(sa.text("SET LOCAL session_replication_role = replica"))
+    session.execute(sa.text(FINISH_HALF))
+    session.execute(sa.text(FILL_LOGS))
+    session.commit()
+    session.execute(sa.text("ANALYZE"))
+    (runs,), (logs,) = choose_rules(["workflow"]), choose_rules(["log_chunk"])
+    ids = [str(id_) for id_ in session.scalars(sa.select(Workflow.id_).limit(20))]
+    members = {member.table: member for member in Family.of("workflow").members}
+
+    def plan(statement: sa.TextClause) -> str:
+        parameters = {"age": NOW, "after": str(uuid.UUID(int=0)), "look": 100, "ids": ids, "batch": 100}
+        return "\n".join(session.execute(sa.text(f"EXPLAIN {statement.text}"), parameters).scalars())
+
+    assert "ix_workflow_deleted" in plan(_look(runs))
+    assert "ix_workflow_deleted" in plan(_lock(runs))
+    for statement in (members["job"].lock(), members["job"].delete(), members["job"].select()):
+        assert "ix_job_owner_id_workflow_id" in plan(statement)
+    assert "pk_status_change" in plan(members["status_change"].count())
+    assert "pk_log_chunk" in plan(members["log_chunk"].select())
+    for statement in (prune_log._look(logs), prune_log._take(logs), prune_log._count(logs)):
+        assert "uq_workflow_id_" in plan(statement)
+        assert "pk_log_chunk" in plan(statement)
 
 
 FILL = """

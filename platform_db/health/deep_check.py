@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import catalogue, errors
+from platform_db.logs.appending import CUT
+from platform_db.quota.cpu import CONSUMERS
 from platform_db.states import MACHINES
 from platform_db.types import SCHEMA
 
@@ -113,6 +115,33 @@ def _times() -> str:
     return f"{runs} UNION ALL {jobs}"
 
 
+def _figures() -> str:
+    tables = (table for table, _ in CONSUMERS.values())
+    return " UNION ALL ".join(f"SELECT owner_id, resource_id, quota_used FROM {SCHEMA}.{t}" for t in tables)
+
+
+def _log_sizes() -> str:
+    """Select the runs that have more log than was counted.
+
+    Less is right: what was pruned stays counted. So is a first chunk that came with the run itself, or a
+    marker that says where the log was cut, which are not counted.
+    """
+    cut = f"convert_to('{CUT.decode()}', 'UTF8')"
+    return f"""
+        SELECT 'workflow ' || chunk.workflow_id FROM (
+            SELECT owner_id, workflow_id, sum(octet_length(data)) AS stored
+            FROM {SCHEMA}.log_chunk GROUP BY owner_id, workflow_id
+        ) AS log
+        LEFT JOIN {SCHEMA}.log_size AS size USING (owner_id, workflow_id)
+        JOIN {SCHEMA}.log_chunk AS chunk USING (owner_id, workflow_id)
+        WHERE log.stored > coalesce(size.bytes_, 0)
+        GROUP BY chunk.owner_id, chunk.workflow_id, size.bytes_
+        HAVING sum(CASE WHEN position({cut} IN chunk.data) > 0 THEN position({cut} IN chunk.data) - 1
+                        ELSE octet_length(chunk.data) END)
+             - (array_agg(octet_length(chunk.data) ORDER BY chunk.id_))[1] > coalesce(size.bytes_, 0)
+    """
+
+
 CHECKS = {
     "status changes of rows that are no more": _orphans("status_change"),
     "notes on rows that are no more": _orphans("note"),
@@ -144,6 +173,15 @@ CHECKS = {
             ) AS workspace GROUP BY owner_id
         ) AS figures ON figures.owner_id = total.user_id
         WHERE total.quota_used <> coalesce(figures.used, 0)""",
+    "processing times that are not the sum of what was used": f"""
+        SELECT total.user_id FROM {SCHEMA}.user_resource AS total
+        JOIN {SCHEMA}.resource ON resource.id_ = total.resource_id AND resource.name = 'processing time'
+        LEFT JOIN (
+            SELECT owner_id, resource_id, sum(quota_used) AS used FROM ({_figures()}) AS figure
+            GROUP BY owner_id, resource_id
+        ) AS figures ON figures.owner_id = total.user_id AND figures.resource_id = total.resource_id
+        WHERE total.quota_used <> total.quota_pruned + coalesce(figures.used, 0)""",
+    "log sizes behind their logs": _log_sizes(),
     "reserved amounts that are not the sum of their reservations": f"""
         SELECT total.user_id FROM {SCHEMA}.user_resource AS total
         LEFT JOIN (

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.models import Base
+from platform_db.models.policies import tenant_columns
 from platform_db.states import MACHINES
 from platform_db.types import SCHEMA
 
@@ -16,7 +17,8 @@ def read_stats(session: Session) -> dict[str, Any]:
     """Return ``size`` (bytes), ``cache_hits`` (a share), ``tables``, ``unused_indexes`` and ``statuses``.
 
     Rows and dead rows are the server's estimates. A table's ``oldest`` is the time of its row with the
-    smallest id, since ids are ordered in time.
+    smallest id, since ids are ordered in time. For histories and logs it is that of the first entry of the
+    oldest row that has any.
     """
     connection = session.connection()
     tables = [dict(row._mapping) for row in connection.execute(_TABLES)]
@@ -39,15 +41,42 @@ def _count_statuses(connection: sa.Connection, entity: str) -> dict[str, int]:
 
 
 def _oldest(connection: sa.Connection, name: str) -> str | None:
-    """Return when the row with the smallest id was made (UUIDv7), where an index finds it."""
+    """Return the time of the oldest row, where an index finds it."""
+    query = _OLDEST.get(name) or _smallest(name)
+    found = connection.execute(sa.text(query)).scalar() if query else None
+    return None if found is None else str(found.isoformat())
+
+
+def _smallest(name: str) -> str | None:
+    """Select when the row with the smallest id was made (UUIDv7)."""
     table = Base.metadata.tables.get(f"{SCHEMA}.{name}")
     if table is None or f"uq_{name}_id_" not in {constraint.name for constraint in table.constraints}:
         return None
     time = next(column for column in ("created", "at") if column in table.columns)
-    query = f"SELECT {time} FROM {SCHEMA}.{name} ORDER BY id_ LIMIT 1"
-    found = connection.execute(sa.text(query)).scalar()
-    return None if found is None else str(found.isoformat())
+    return f"SELECT {time} FROM {SCHEMA}.{name} ORDER BY id_ LIMIT 1"
 
+
+def _first_of(table: str, parent: str, key: str, order: str, owner: str = "owner_id") -> str:
+    """Select the time of the first entry of the oldest parent that has any, along both tables' keys."""
+    return f"""
+        (SELECT entry.at FROM {SCHEMA}.{parent} AS parent CROSS JOIN LATERAL (
+            SELECT at FROM {SCHEMA}.{table}
+            WHERE owner_id = parent.{owner} AND {key} = parent.id_ ORDER BY {order} LIMIT 1
+        ) AS entry ORDER BY parent.id_ LIMIT 1)
+    """
+
+
+_OLDEST = {
+    "status_change": f"""SELECT min(at) FROM ({
+        " UNION ALL ".join(
+            _first_of("status_change", entity, "entity_id", "entity, revision", owner)
+            for entity, owner in ((entity, tenant_columns()[entity]) for entity in MACHINES)
+        )
+    }) AS first""",
+    "log_chunk": _first_of("log_chunk", "workflow", "workflow_id", "id_"),
+    "service_log": _first_of("service_log", "service", "service_id", "id_"),
+    "audit_log": f"SELECT created FROM {SCHEMA}.audit_log ORDER BY number LIMIT 1",
+}
 
 _SIZE = sa.text("SELECT pg_database_size(current_database())")
 

@@ -5,6 +5,9 @@ Python, bulk SQL and psql all write through them:
 * ``guard_<table>_status()`` runs before a row is written. It refuses a status that may not follow the
   stored one (SQLSTATE ``PD001``), stamps and clears the times, and counts ``revision`` up by one.
 * ``record_<table>_status()`` runs after it and writes the row's ``status_change``.
+* ``forget_<table>()`` runs after rows are deleted, by whomever, and deletes what speaks of them by their id
+  alone: their status changes, notes and leases. As their owner: tenants may delete a run of theirs, but no
+  history.
 
 A change to the same status runs neither. Times come from ``clock_timestamp()``, not ``now()``: a row's
 changes happen one after another under its lock, in transactions that may have begun in another order.
@@ -26,6 +29,9 @@ from typing import NamedTuple
 from platform_db.models.policies import tenant_columns
 from platform_db.states import MACHINES, Machine, Status
 from platform_db.types import SCHEMA
+
+# What speaks of any row by its id, without a foreign key.
+SPEAKING_OF_ANY = ("lease", "note", "status_change")
 
 INVALID_TRANSITION = "PD001"
 REFUSED = "PD003"
@@ -98,6 +104,7 @@ def guard_statements() -> list[str]:
         _IS_OVERRIDDEN,
         _KEEP_IDENTITY,
         *(statement for machine in MACHINES.values() for statement in _guard(machine)),
+        *(statement for table in MACHINES for statement in _forget(table)),
     ]
 
 
@@ -180,4 +187,31 @@ CREATE TRIGGER guard_{table}_identity BEFORE UPDATE OF {owner}, id_ ON {SCHEMA}.
 CREATE TRIGGER record_{table}_status AFTER UPDATE OF status ON {SCHEMA}.{table}
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
     EXECUTE FUNCTION {SCHEMA}.record_{table}_status();""",
+    ]
+
+
+def _forget(table: str) -> list[str]:
+    owner = tenant_columns()[table]
+    deletions = "\n".join(
+        f"""\
+    DELETE FROM {SCHEMA}.{speaking} AS gone USING deleted
+    WHERE gone.owner_id = deleted.{owner} AND gone.entity_id = deleted.id_ AND gone.entity = '{table}';"""
+        for speaking in SPEAKING_OF_ANY
+    )
+    return [
+        f"""\
+CREATE FUNCTION {SCHEMA}.forget_{table}() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM deleted) THEN
+        RETURN NULL; -- A cascade runs for each parent, also for one without children.
+    END IF;
+{deletions}
+    RETURN NULL;
+END
+$$;""",
+        f"""\
+CREATE TRIGGER forget_{table} AFTER DELETE ON {SCHEMA}.{table}
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.forget_{table}();""",
     ]

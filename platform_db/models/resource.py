@@ -92,7 +92,10 @@ DEFAULT_RESOURCES = (
 
 
 class UserResource(Base):
-    """A user's quota of one resource. A limit of NULL is unlimited; 0 is none."""
+    """A user's quota of one resource. A limit of NULL is unlimited; 0 is none.
+
+    :param quota_pruned: what of ``quota_used`` was used by runs, sessions and services that have been pruned.
+    """
 
     __tablename__ = "user_resource"
     tenant_column = "user_id"
@@ -102,6 +105,7 @@ class UserResource(Base):
     quota_limit: Mapped[int | None] = mapped_column(sa.BigInteger)
     quota_used: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     quota_reserved: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    quota_pruned: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     quota_period_months: Mapped[int | None] = mapped_column(sa.Integer)
     quota_period_start_at: Mapped[datetime | None] = mapped_column(Timestamp)
     measured_at: Mapped[datetime | None] = mapped_column(Timestamp)
@@ -113,6 +117,7 @@ class UserResource(Base):
         sa.PrimaryKeyConstraint("user_id", "resource_id"),
         sa.CheckConstraint("quota_used >= 0", name="used_not_negative"),
         sa.CheckConstraint("quota_reserved >= 0", name="reserved_not_negative"),
+        sa.CheckConstraint("quota_pruned >= 0", name="pruned_not_negative"),
         sa.CheckConstraint("quota_limit >= 0", name="limit_not_negative"),
         sa.CheckConstraint("quota_period_months >= 1", name="period_at_least_a_month"),
         {"info": {STORAGE: f"fillfactor = 70, {CHANGED_OFTEN}"}},

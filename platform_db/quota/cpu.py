@@ -88,7 +88,8 @@ _SUM_TOTALS = sa.text(
     UPDATE {SCHEMA}.user_resource AS total
     SET quota_used = sums.used, measured_at = clock_timestamp()
     FROM (
-        SELECT t.user_id, t.quota_used AS before, coalesce(sum(f.used), 0)::bigint AS used
+        SELECT t.user_id, t.quota_used AS before,
+               t.quota_pruned + coalesce(sum(f.used), 0)::bigint AS used
         FROM {SCHEMA}.user_resource AS t
         LEFT JOIN (
             {
@@ -101,7 +102,7 @@ _SUM_TOTALS = sa.text(
     }
         ) AS f ON f.owner_id = t.user_id
         WHERE t.user_id = ANY(CAST(:users AS uuid[])) AND t.resource_id = CAST(:resource AS uuid)
-        GROUP BY t.user_id, t.quota_used
+        GROUP BY t.user_id, t.quota_used, t.quota_pruned
     ) AS sums
     WHERE total.user_id = sums.user_id AND total.resource_id = CAST(:resource AS uuid)
     RETURNING total.user_id, sums.before, sums.used

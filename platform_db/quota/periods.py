@@ -33,7 +33,7 @@ def period_start(months: str) -> str:
 _MOVE_ON = sa.text(
     f"""
     UPDATE {SCHEMA}.user_resource AS total
-    SET quota_period_start_at = {period_start("total.quota_period_months")}
+    SET quota_period_start_at = {period_start("total.quota_period_months")}, quota_pruned = 0
     FROM {SCHEMA}.user_ AS u
     WHERE total.user_id = ANY(CAST(:users AS uuid[])) AND total.resource_id = CAST(:resource AS uuid)
       AND u.id_ = total.user_id AND total.quota_period_months IS NOT NULL
@@ -43,7 +43,10 @@ _MOVE_ON = sa.text(
 
 
 def move_periods_on(session: Session, resource: AnyResource, user_ids: Sequence[uuid.UUID]) -> int:
-    """Move the periods of users whose rows are locked to the current one; return how many moved."""
+    """Move the periods of users whose rows are locked to the current one; return how many moved.
+
+    Totals still hold what was pruned in the period before: they are to be summed next.
+    """
     result = session.connection().execute(
         _MOVE_ON, {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
     )
@@ -59,7 +62,8 @@ _INITIALISE = sa.text(
         FOR NO KEY UPDATE
     )
     UPDATE {SCHEMA}.user_resource AS total
-    SET quota_period_months = :months, quota_period_start_at = {period_start("CAST(:months AS integer)")}
+    SET quota_period_months = :months, quota_period_start_at = {period_start("CAST(:months AS integer)")},
+        quota_used = greatest(0, total.quota_used - total.quota_pruned), quota_pruned = 0
     FROM chosen JOIN {SCHEMA}.user_ AS u ON u.id_ = chosen.user_id
     WHERE total.user_id = chosen.user_id AND total.resource_id = chosen.resource_id
     RETURNING total.user_id

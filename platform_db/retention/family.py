@@ -11,104 +11,166 @@ from typing import Any
 import sqlalchemy as sa
 
 from platform_db.models import Base
+from platform_db.models.guard import SPEAKING_OF_ANY
+from platform_db.quota.pruning import FIGURES
 from platform_db.states import MACHINES
 from platform_db.types import SCHEMA
 
-# These speak of any row by its id, without a foreign key.
-SPEAKING_OF_ANY = ("lease", "note", "status_change")
+# What nobody locks: rows that are written once and never changed, which services could not lock anyway; and
+# figures, since whoever writes one has locked its owner's totals before, as pruning does.
+NEVER_LOCKED = {
+    "log_chunk",
+    "service_log",
+    "status_change",
+    "note",
+    "workspace_retention_audit_log",
+    *FIGURES,
+}
 
-OF_ANY_KIND = {*MACHINES}
+# Rows that are fetched at once: chunks of logs can be large.
+FETCHED = 20
+
+_THESE = "root.id_ = ANY(CAST(:ids AS uuid[]))"
 
 
 @dataclass(frozen=True)
 class Member:
     """A table with rows that belong to others.
 
-    :param condition: which rows of it, as SQL over ``:ids``.
-    :param cascades: whether they are deleted with their parent by a foreign key.
+    :param source: the family's own table, ``root``, joined downwards to this one, ``alias``, as SQL.
+    :param key: the columns to lock its rows in the order of.
     """
 
     table: str
-    condition: str
-    cascades: bool
+    alias: str
+    source: str
+    key: tuple[str, ...]
+
+    @cache  # noqa: B019 - there are as many as there are foreign keys
+    def lock(self) -> sa.TextClause:
+        """Return the statement that locks the rows that are free, and tells whose are not."""
+        order = ", ".join(f"{self.alias}.{column}" for column in self.key)
+        return sa.text(
+            f"""
+            WITH locked AS MATERIALIZED (
+                SELECT {self.alias}.ctid AS place FROM {self.source} WHERE {_THESE}
+                ORDER BY {order} FOR UPDATE OF {self.alias} SKIP LOCKED
+            )
+            SELECT DISTINCT root.id_ FROM {self.source}
+            WHERE {_THESE} AND NOT EXISTS (SELECT FROM locked WHERE place = {self.alias}.ctid)
+            """
+        )
+
+    @cache  # noqa: B019
+    def select(self) -> sa.TextClause:
+        """Return the statement that reads the rows."""
+        return sa.text(
+            f"""
+            SELECT row_to_json(archived)::text
+            FROM (SELECT {self.alias}.* FROM {self.source} WHERE {_THESE}) AS archived
+            """
+        )
+
+    @cache  # noqa: B019
+    def count(self) -> sa.TextClause:
+        """Return the statement that counts the rows."""
+        return sa.text(f"SELECT count(*) FROM {self.source} WHERE {_THESE}")
+
+    @cache  # noqa: B019
+    def delete(self) -> sa.TextClause:
+        """Return the statement that deletes the rows, once they are locked."""
+        return sa.text(
+            f"""
+            DELETE FROM {SCHEMA}.{self.table}
+            WHERE ctid = ANY(ARRAY(SELECT {self.alias}.ctid FROM {self.source} WHERE {_THESE}))
+            """
+        )
 
 
 @dataclass(frozen=True)
 class Family:
-    """A table's rows and all that belongs to them."""
+    """A table's rows and all that belongs to them, parents first."""
 
-    table: str
+    root: Member
     members: tuple[Member, ...]
 
     @staticmethod
     @cache
     def of(table: str) -> Family:
         """Return the family of a table with a column ``id_``."""
+        found = Base.metadata.tables[f"{SCHEMA}.{table}"]
+        root = Member(table, "root", f"{SCHEMA}.{table} AS root", _key(found))
         members: list[Member] = []
-        _collect(Base.metadata.tables[f"{SCHEMA}.{table}"], "id_ = ANY(CAST(:ids AS uuid[]))", members, [])
-        return Family(table, tuple(members))
+        _collect(found, root, members, [])
+        return Family(root, tuple(members))
+
+    def lock(self, connection: sa.Connection, ids: Sequence[str]) -> list[str]:
+        """Lock what belongs to rows that are locked; return the ids of those of which others hold nothing.
+
+        Nobody is waited for.
+        """
+        free = list(ids)
+        for member in self.members:
+            if free and member.table not in NEVER_LOCKED:
+                busy = {str(id_) for id_ in connection.execute(member.lock(), {"ids": free}).scalars()}
+                free = [id_ for id_ in free if id_ not in busy]
+        return free
 
     def rows(self, connection: sa.Connection, ids: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Yield each row of the family as its table and its JSON text, parents first."""
-        statement = f"SELECT * FROM {SCHEMA}.{self.table} WHERE id_ = ANY(CAST(:ids AS uuid[]))"
-        for table, query in ((self.table, statement), *((m.table, _select(m)) for m in self.members)):
+        """Yield each row of the family as its table and its JSON text, a few at a time."""
+        for member in (self.root, *self.members):
             rows = connection.execute(
-                sa.text(f"SELECT row_to_json(archived)::text FROM ({query}) AS archived"), {"ids": ids}
+                member.select(), {"ids": list(ids)}, execution_options={"yield_per": FETCHED}
             )
-            yield from ((table, text) for text in rows.scalars())
+            yield from ((member.table, text) for text in rows.scalars())
 
     def delete(self, connection: sa.Connection, ids: Sequence[str]) -> Counter[str]:
-        """Delete the family, and return how many rows of which table went."""
+        """Delete the family of locked rows, and return how many rows of which table went."""
         gone: Counter[str] = Counter()
         if not ids:
             return gone
         for member in self.members:
-            statement = (
-                f"SELECT count(*) FROM {SCHEMA}.{member.table} WHERE {member.condition}"
-                if member.cascades
-                else f"DELETE FROM {SCHEMA}.{member.table} WHERE {member.condition}"
-            )
-            result = connection.execute(sa.text(statement), {"ids": ids})
-            gone[member.table] += result.scalar() or 0 if member.cascades else result.rowcount
-        statement = f"DELETE FROM {SCHEMA}.{self.table} WHERE id_ = ANY(CAST(:ids AS uuid[]))"
-        gone[self.table] += connection.execute(sa.text(statement), {"ids": ids}).rowcount
+            gone[member.table] += connection.execute(member.count(), {"ids": list(ids)}).scalar() or 0
+        # Foreign keys and triggers delete the rest. What has a history is deleted all at once before: a
+        # cascade would forget the histories parent by parent.
+        guarded = [member for member in reversed(self.members) if member.table in MACHINES]
+        for member in guarded:
+            connection.execute(member.delete(), {"ids": list(ids)})
+        gone[self.root.table] += connection.execute(self.root.delete(), {"ids": list(ids)}).rowcount
         return gone
 
 
-def _select(member: Member) -> str:
-    return f"SELECT * FROM {SCHEMA}.{member.table} WHERE {member.condition}"
+def _key(table: sa.Table) -> tuple[str, ...]:
+    return tuple(column.name for column in table.primary_key.columns)
 
 
-def _collect(table: sa.Table, condition: str, members: list[Member], above: list[Any]) -> None:
-    """Add what belongs to the rows of ``table`` that meet the condition, and so on downwards."""
-    owner = next(iter(table.primary_key.columns)).name
-    if table.name in OF_ANY_KIND:
-        keys = f"SELECT {owner}, id_ FROM {SCHEMA}.{table.name} WHERE {condition}"
-        members += [
-            Member(name, f"(owner_id, entity_id) IN ({keys})", cascades=False) for name in SPEAKING_OF_ANY
+def _collect(table: sa.Table, parent: Member, members: list[Member], above: list[Any]) -> None:
+    """Add what belongs to the rows of ``table``, and so on downwards."""
+
+    def add(child: sa.Table, columns: Sequence[str], referred: Sequence[str], further: str = "") -> Member:
+        alias = f"member_{len(members)}"
+        pairs = [
+            f"{alias}.{column} = {parent.alias}.{of}" for column, of in zip(columns, referred, strict=True)
         ]
-    found: list[tuple[sa.Table, str]] = []
+        join = f"JOIN {SCHEMA}.{child.name} AS {alias} ON {' AND '.join(pairs)}"
+        if further:
+            join += f" AND {alias}.{further}"
+        members.append(Member(child.name, alias, f"{parent.source} {join}", _key(child)))
+        return members[-1]
+
+    if table.name in MACHINES:
+        for name in SPEAKING_OF_ANY:
+            child = Base.metadata.tables[f"{SCHEMA}.{name}"]
+            add(child, ("owner_id", "entity_id"), (parent.key[0], "id_"), f"entity = '{table.name}'")
+    found: list[tuple[sa.Table, Member]] = []
     for child in Base.metadata.sorted_tables:
-        if child in above or child is table:
-            continue
+        if child in above or child is table or any(member.table == child.name for member in members):
+            continue  # What is in it by another key, such as a job's log by its run, is there once.
         for key in child.foreign_key_constraints:
-            if key.referred_table is not table or key.ondelete != "CASCADE":
-                continue
-            columns = ", ".join(key.column_keys)
-            referred = ", ".join(element.column.name for element in key.elements)
-            of_parent = f"({columns}) IN (SELECT {referred} FROM {SCHEMA}.{table.name} WHERE {condition})"
-            if _is_second_path(child, members):
-                continue
-            members.append(Member(child.name, of_parent, cascades=True))
-            found.append((child, of_parent))
+            if key.referred_table is table and key.ondelete == "CASCADE":
+                referred = [element.column.name for element in key.elements]
+                found.append((child, add(child, key.column_keys, referred)))
+                break
     # Only then what belongs to the children: what has a key to the parent itself is found by that one.
-    for child, of_parent in found:
-        _collect(child, of_parent, members, [*above, table])
-
-
-def _is_second_path(child: sa.Table, members: list[Member]) -> bool:
-    """Tell whether the child's rows are in the family already by another of its keys.
-
-    A job's log is also its run's: counted once, under the run.
-    """
-    return any(member.cascades and member.table == child.name for member in members)
+    for child, member in found:
+        _collect(child, member, members, [*above, table])

@@ -1,8 +1,9 @@
 """Pruning: deleting what the rules name, in small transactions that nobody waits for.
 
-Each batch locks its rows where nobody else has (``SKIP LOCKED``), writes them to the archive if there is one,
-deletes their children and them, and commits. Parents go with their children in one transaction: whatever ends
-a run of it half-way, no orphan is left, and the next run goes on. Two runs at once share the work.
+Each batch locks its rows and what belongs to them where nobody else has (``SKIP LOCKED``), writes them to the
+archive if there is one, takes them out of their owners' totals, deletes them, and commits. Parents go with
+their children in one transaction: whatever ends a run of it half-way, no orphan is left, and the next run
+goes on. Two runs at once share the work.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.audit import record_action
 from platform_db.models import NOBODY, AuditLogAction, Base
+from platform_db.quota.pruning import lock_owners, take_out
 from platform_db.retention.archive import write_archive
+from platform_db.retention.cache_limit import evict_beyond_limit
 from platform_db.retention.family import Family
-from platform_db.retention.prune_log import Progress, prune_log
+from platform_db.retention.prune_log import count_log, prune_log
 from platform_db.retention.rules import RULES, RetentionRule
 from platform_db.types import SCHEMA
 
@@ -35,6 +38,9 @@ PASSES = 3
 
 NOTHING = uuid.UUID(int=0)
 
+Progress = Callable[[str, int], None]
+"""Is told the table, and how many of its rows are gone so far."""
+
 
 @dataclass
 class Pruned:
@@ -42,7 +48,7 @@ class Pruned:
 
     :param rows: how many rows went, or in a dry run: would go.
     :param with_them: how many rows of other tables went with them.
-    :param left: how many should have gone, but somebody else had them locked.
+    :param left: how many should have gone, but somebody else had them, or what belongs to them, locked.
     """
 
     table: str
@@ -100,7 +106,11 @@ def prune(
             result.rows = _count_due(factory, rule)
             continue
         try:
-            _delete(factory, rule, result, archive if rule.archive else None, progress)
+            for _ in range(PASSES):
+                result.left = 0
+                _one_pass(factory, rule, result, archive if rule.archive else None, progress)
+                if not result.left:
+                    break
         finally:
             _record(factory, rule, result)
     return results
@@ -118,31 +128,9 @@ def require_finished(results: Iterable[Pruned]) -> None:
 
 def _count_due(factory: Callable[[], Session], rule: RetentionRule) -> int:
     if rule.log_of is not None:
-        return prune_log(factory, rule, dry_run=True, archive=None, progress=None)
+        return count_log(factory, rule)
     with factory() as session:
         return sum(len(ids) for ids in _due(session, rule))
-
-
-def _delete(
-    factory: Callable[[], Session],
-    rule: RetentionRule,
-    result: Pruned,
-    archive: Path | None,
-    progress: Progress | None,
-) -> None:
-    def count(table: str, rows: int) -> None:
-        result.rows = rows
-        if progress:
-            progress(table, rows)
-
-    if rule.log_of is not None:
-        prune_log(factory, rule, dry_run=False, archive=archive, progress=count)
-        return
-    for _ in range(PASSES):
-        result.left = 0
-        _one_pass(factory, rule, result, archive, progress)
-        if not result.left:
-            return
 
 
 def _record(factory: Callable[[], Session], rule: RetentionRule, result: Pruned) -> None:
@@ -166,25 +154,45 @@ def _one_pass(
     archive: Path | None,
     progress: Progress | None,
 ) -> None:
-    family = Family.of(rule.table)
+    def tell(rows: int) -> None:
+        result.rows += rows
+        if progress:
+            progress(rule.table, result.rows)
+
+    if rule.log_of is not None:
+        result.left = prune_log(factory, rule, archive, tell)
+        return
     with factory() as looking:
         for due in _due(looking, rule):
             looking.commit()
             for start in range(0, len(due), rule.batch):
-                ids = due[start : start + rule.batch]
+                ids = [str(id_) for id_ in due[start : start + rule.batch]]
                 with factory() as session, session.begin():
-                    connection = session.connection()
-                    parameters = {**_parameters(rule), "ids": [str(id_) for id_ in ids]}
-                    locked = [str(row) for row in connection.execute(_lock(rule), parameters).scalars()]
-                    still = connection.execute(_count(rule), parameters).scalar() or 0
-                    if archive is not None and locked:
-                        write_archive(archive, rule.table, family.rows(connection, locked))
-                    gone = family.delete(connection, locked)
-                result.rows += gone.pop(rule.table, 0)
+                    gone, left = _prune_batch(session.connection(), rule, ids, archive)
+                rows = gone.pop(rule.table, 0)
                 result.with_them.update(gone)
-                result.left += still - len(locked)
-                if progress:
-                    progress(rule.table, result.rows)
+                result.left += left
+                tell(rows)
+    if rule.table == "job_cache":
+        result.left += evict_beyond_limit(factory, rule.batch, tell)
+
+
+def _prune_batch(
+    connection: sa.Connection, rule: RetentionRule, ids: list[str], archive: Path | None
+) -> tuple[Counter[str], int]:
+    """Delete those of the rows that are still due and free; return what went, and how many are left."""
+    family = Family.of(rule.table)
+    parameters = {**_parameters(rule), "ids": ids}
+    locked = [str(row) for row in connection.execute(_lock(rule), parameters).scalars()]
+    still = connection.execute(_count(rule), parameters).scalar() or 0
+    free = family.lock(connection, locked)
+    if archive is not None and free:
+        write_archive(archive, rule.table, family.rows(connection, free))
+    # Only now, since writing an archive takes its time: whoever ends a run needs its owner's totals.
+    free = lock_owners(connection, rule.table, free)
+    take_out(connection, rule.table, free)
+    gone = family.delete(connection, free)
+    return gone, still - gone[rule.table]
 
 
 def _due(session: Session, rule: RetentionRule) -> Iterable[list[uuid.UUID]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,54 +11,74 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.retention.archive import write_archive
+from platform_db.retention.family import FETCHED
 from platform_db.retention.rules import RetentionRule
 from platform_db.types import SCHEMA
 
-Progress = Callable[[str, int], None]
-"""Is told the table, and how many of its rows are gone so far."""
-
-# How many runs are looked at in one statement.
+# How many runs are looked at in one statement, and how many are locked in one.
 LOOK = 1000
+LOCK = 200
+
+ENDED = "status IN ('finished', 'failed', 'stopped', 'deleted')"
 
 
 def prune_log(
-    factory: Callable[[], Session],
-    rule: RetentionRule,
-    *,
-    dry_run: bool,
-    archive: Path | None,
-    progress: Progress | None,
+    factory: Callable[[], Session], rule: RetentionRule, archive: Path | None, tell: Callable[[int], None]
 ) -> int:
-    """Delete the chunks that the rule names, or count them, and return how many there were.
+    """Delete the chunks that the rule names, and return how many are left because others hold their runs.
 
-    Chunks are not locked first: what has ended is written by nobody, and services may not change chunks.
+    Chunks are not locked, which takes a privilege that services have not, but the runs that they are of. So
+    two who prune share the work, and neither waits.
+
+    :param tell: is called with the number of chunks that went, batch by batch.
     """
-    gone, after, looked = 0, uuid.UUID(int=0), LOOK
+    left = 0
+    for due in _due(factory, rule):
+        parameters = {"ids": due, "age": rule.age, "batch": rule.batch}
+        while True:
+            with factory() as session, session.begin():
+                chunks = session.connection().execute(_take(rule), parameters).all()
+                gone = _remove(session.connection(), rule, chunks, archive) if chunks else 0
+            if not chunks:
+                break
+            tell(gone)
+        with factory() as session:
+            left += session.connection().execute(_count(rule), parameters).scalar() or 0
+    return left
+
+
+def count_log(factory: Callable[[], Session], rule: RetentionRule) -> int:
+    """Return how many chunks the rule names."""
+    count = 0
+    for due in _due(factory, rule):
+        with factory() as session:
+            count += session.connection().execute(_count(rule), {"ids": due, "age": rule.age}).scalar() or 0
+    return count
+
+
+def _remove(
+    connection: sa.Connection, rule: RetentionRule, chunks: Sequence[Any], archive: Path | None
+) -> int:
+    owners, parents, ids = ([str(value) for value in column] for column in zip(*chunks, strict=True))
+    keys = {"owners": owners, "parents": parents, "ids": ids}
+    if archive is not None:
+        rows = connection.execute(_select(rule), keys, execution_options={"yield_per": FETCHED})
+        write_archive(archive, rule.table, ((rule.table, text) for text in rows.scalars()))
+    gone: int = connection.execute(_delete(rule), keys).scalar_one()
+    return gone
+
+
+def _due(factory: Callable[[], Session], rule: RetentionRule) -> Iterator[list[str]]:
+    """Yield the ids of runs that have chunks that are due, in the order of their index."""
+    after, looked = uuid.UUID(int=0), LOOK
     while looked == LOOK:
         with factory() as session:
-            rows = session.connection().execute(
-                _look(rule), {"age": rule.age, "after": str(after), "look": LOOK}
-            )
-            parents = rows.all()
+            parameters = {"age": rule.age, "after": str(after), "look": LOOK}
+            parents = session.connection().execute(_look(rule), parameters).all()
         looked = len(parents)
+        if due := [str(row.id_) for row in parents if row.due]:
+            yield due
         after = parents[-1].id_ if parents else after
-        due = [str(row.id_) for row in parents if row.due]
-        batch = rule.batch if due else 0
-        while batch:
-            with factory() as session, session.begin():
-                parameters: dict[str, Any] = {"ids": due, "age": rule.age, "batch": rule.batch}
-                if dry_run:
-                    gone += session.connection().execute(_count(rule), parameters).scalar() or 0
-                    break
-                rows = session.connection().execute(_delete(rule, archive is not None), parameters)
-                texts = list(rows.scalars())
-                if archive is not None and texts:
-                    write_archive(archive, rule.table, ((rule.table, text) for text in texts))
-            gone += len(texts)
-            batch = rule.batch if len(texts) == rule.batch else 0
-            if progress:
-                progress(rule.table, gone)
-    return gone
 
 
 def _log_of(rule: RetentionRule) -> tuple[str, str]:
@@ -66,10 +86,10 @@ def _log_of(rule: RetentionRule) -> tuple[str, str]:
     return table, column
 
 
-def _is_due(rule: RetentionRule, parent: str) -> str:
+def _is_due(rule: RetentionRule) -> str:
     column = _log_of(rule)[1]
     return f"""
-        chunk.owner_id = {parent}.owner_id AND chunk.{column} = {parent}.id_
+        chunk.owner_id = parent.owner_id AND chunk.{column} = parent.id_
         AND chunk.{rule.since} < now() - CAST(:age AS interval)
     """
 
@@ -78,43 +98,72 @@ def _look(rule: RetentionRule) -> sa.TextClause:
     table = _log_of(rule)[0]
     return sa.text(
         f"""
-        SELECT id_, EXISTS (SELECT FROM {SCHEMA}.{rule.table} AS chunk WHERE {_is_due(rule, "parent")}) AS due
+        SELECT id_, EXISTS (SELECT FROM {SCHEMA}.{rule.table} AS chunk WHERE {_is_due(rule)}) AS due
         FROM {SCHEMA}.{table} AS parent
-        WHERE id_ > CAST(:after AS uuid) AND status IN ('finished', 'failed', 'stopped', 'deleted')
+        WHERE id_ > CAST(:after AS uuid) AND {ENDED}
         ORDER BY id_ LIMIT :look
         """
     )
 
 
-def _due_chunks(rule: RetentionRule) -> str:
+def _count(rule: RetentionRule) -> sa.TextClause:
     table = _log_of(rule)[0]
+    return sa.text(
+        f"""
+        SELECT count(*) FROM {SCHEMA}.{table} AS parent
+        JOIN {SCHEMA}.{rule.table} AS chunk ON {_is_due(rule)}
+        WHERE parent.id_ = ANY(CAST(:ids AS uuid[])) AND parent.{ENDED}
+        """
+    )
+
+
+def _take(rule: RetentionRule) -> sa.TextClause:
+    """Return the statement that locks some runs that nobody holds, and names a batch of their chunks."""
+    table, column = _log_of(rule)
+    return sa.text(
+        f"""
+        WITH free AS MATERIALIZED (
+            SELECT owner_id, id_ FROM {SCHEMA}.{table} AS parent
+            WHERE id_ = ANY(CAST(:ids AS uuid[])) AND {ENDED}
+              AND EXISTS (SELECT FROM {SCHEMA}.{rule.table} AS chunk WHERE {_is_due(rule)})
+            ORDER BY owner_id, id_ LIMIT {LOCK}
+            FOR NO KEY UPDATE OF parent SKIP LOCKED
+        )
+        SELECT chunk.owner_id, chunk.{column}, chunk.id_
+        FROM free AS parent JOIN {SCHEMA}.{rule.table} AS chunk ON {_is_due(rule)}
+        ORDER BY chunk.owner_id, chunk.{column}, chunk.id_ LIMIT :batch
+        """
+    )
+
+
+def _keys(column: str) -> str:
     return f"""
-        FROM {SCHEMA}.{table} AS parent JOIN {SCHEMA}.{rule.table} AS chunk ON {_is_due(rule, "parent")}
-        WHERE parent.id_ = ANY(CAST(:ids AS uuid[]))
-          AND parent.status IN ('finished', 'failed', 'stopped', 'deleted')
+        unnest(CAST(:owners AS uuid[]), CAST(:parents AS uuid[]), CAST(:ids AS uuid[]))
+            AS key (owner_id, {column}, id_)
     """
 
 
-def _count(rule: RetentionRule) -> sa.TextClause:
-    return sa.text(f"SELECT count(*) {_due_chunks(rule)}")
-
-
-def _delete(rule: RetentionRule, archived: bool) -> sa.TextClause:
+def _select(rule: RetentionRule) -> sa.TextClause:
     column = _log_of(rule)[1]
-    of_chunk = f"chunk.owner_id, chunk.{column}, chunk.id_"
     return sa.text(
         f"""
-        WITH due AS MATERIALIZED (
-            SELECT {of_chunk} {_due_chunks(rule)}
-            ORDER BY {of_chunk} LIMIT :batch
-        )
-        , gone AS (
-            DELETE FROM {SCHEMA}.{rule.table} AS chunk USING due
-            WHERE (chunk.owner_id, chunk.{column}, chunk.id_) = (due.owner_id, due.{column}, due.id_)
+        SELECT row_to_json(chunk)::text
+        FROM {_keys(column)} JOIN {SCHEMA}.{rule.table} AS chunk USING (owner_id, {column}, id_)
+        """
+    )
+
+
+def _delete(rule: RetentionRule) -> sa.TextClause:
+    column = _log_of(rule)[1]
+    return sa.text(
+        f"""
+        WITH gone AS (
+            DELETE FROM {SCHEMA}.{rule.table} AS chunk USING {_keys(column)}
+            WHERE (chunk.owner_id, chunk.{column}, chunk.id_) = (key.owner_id, key.{column}, key.id_)
             RETURNING chunk.*
         )
         {_TAKE_OFF if rule.table == "log_chunk" else ""}
-        SELECT {"row_to_json(gone)::text" if archived else "CAST(NULL AS text)"} FROM gone
+        SELECT count(*) FROM gone
         """
     )
 

@@ -42,5 +42,4 @@ RULES: tuple[RetentionRule, ...] = (
     RetentionRule("log_chunk", timedelta(days=365), "at", log_of=("workflow", "workflow_id"), batch=2000),
     RetentionRule("service_log", timedelta(days=90), "at", log_of=("service", "service_id"), batch=2000),
     RetentionRule("job_cache", timedelta(days=365), "updated", archive=False),
-    RetentionRule("quota_reservation", timedelta(days=7), "expires_at", archive=False),
 )

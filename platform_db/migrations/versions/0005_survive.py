@@ -1,8 +1,9 @@
-"""Count logs, find what committed late, index what is pruned, and vacuum what is hot.
+"""Count logs, find what committed late, prune without a trace, and vacuum what is hot.
 
 Motive: a size limit of logs needs a counter; a reader that pages on must not miss what a slow transaction
-    commits behind it; pruning deleted runs needs an index; heartbeats must be HOT updates, so their index
-    goes; hot tables are vacuumed long before a fifth of them is dead.
+    commits behind it; pruning deleted runs needs an index, and leaves neither
+    history of what is gone nor a refund of its processing time; heartbeats must be HOT updates, so their
+    index goes; hot tables are vacuumed long before a fifth of them is dead.
 Lock: ACCESS EXCLUSIVE on lease and on the tables that are given a column, for an instant each: the default is
     a constant at first, so no row is rewritten. The indexes on workflow and log_chunk are built concurrently.
 Duration: below a second, and the time to read workflow and log_chunk.
@@ -16,9 +17,11 @@ Create Date: 2026-11-21
 
 from __future__ import annotations
 
+import re
+
 from alembic import op
 
-from platform_db.migrations.sql import run_scripts
+from platform_db.migrations.sql import read_statements, run_scripts
 
 revision = "0005"
 down_revision = "0004"
@@ -30,7 +33,7 @@ GROWING_TABLES = ("status_change", "note", "log_chunk")
 
 
 def upgrade() -> None:
-    """Add the counter, the transactions, the settings and the index."""
+    """Add the counter, the transactions, the triggers, the settings and the index."""
     with op.get_context().autocommit_block():
         op.execute("DROP INDEX CONCURRENTLY IF EXISTS platform.ix_workflow_deleted")
         op.execute(
@@ -54,6 +57,10 @@ def downgrade() -> None:
     """Take all of it back."""
     op.execute("DROP INDEX platform.ix_workflow_deleted")
     op.execute("DROP TABLE platform.log_size")
+    for statement in read_statements(revision):
+        if found := re.match(r"CREATE FUNCTION (platform\.forget_\w+)\(\)", statement):
+            op.execute(f"DROP FUNCTION {found[1]} CASCADE")  # and its trigger
+    op.execute("ALTER TABLE platform.user_resource DROP COLUMN quota_pruned")
     for table in GROWING_TABLES:
         op.execute(f"ALTER TABLE platform.{table} DROP COLUMN transaction_id")
     op.execute("CREATE INDEX ix_lease_heartbeat_at ON platform.lease (heartbeat_at)")

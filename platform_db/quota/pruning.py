@@ -1,0 +1,130 @@
+"""What pruning does to totals: space on the disk is counted no more, processing time stays used."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import cache
+
+import sqlalchemy as sa
+
+from platform_db.models import ResourceType
+from platform_db.quota.cpu import CONSUMERS
+from platform_db.quota.resources import DEFAULT_NAMES
+from platform_db.types import SCHEMA
+
+# Where the figures are.
+FIGURES = frozenset(table for table, _ in CONSUMERS.values())
+
+TRIES = 5
+SECONDS_BETWEEN_TRIES = 0.05
+
+
+def lock_owners(connection: sa.Connection, entity: str, ids: Sequence[str]) -> list[str]:
+    """Lock the totals that the figures of locked rows are in, and return the ids of the rows that are free.
+
+    Everybody else locks totals first, and may wait for the rows while holding them: so they are not waited
+    for, but tried a few times.
+
+    :param entity: the table of the rows; one without figures needs no locks.
+    """
+    if entity not in CONSUMERS or not ids:
+        return list(ids)
+    busy: set[str] = set()
+    for remaining in reversed(range(TRIES)):
+        found = connection.execute(_lock(entity), {"ids": list(ids)}).scalars()
+        busy = {str(id_) for id_ in found}
+        if not busy:
+            break
+        if remaining:
+            time.sleep(SECONDS_BETWEEN_TRIES)
+    return [id_ for id_ in ids if id_ not in busy]
+
+
+def take_out(connection: sa.Connection, entity: str, ids: Sequence[str]) -> None:
+    """Take the figures of rows that are about to be deleted out of their owners' totals, which are locked.
+
+    Workspaces that other runs share stay counted. Processing time goes over to ``quota_pruned``, which lasts
+    as long as the period.
+    """
+    if entity not in CONSUMERS or not ids:
+        return
+    connection.execute(_carry_over(entity), {"ids": list(ids)})
+    if entity == "workflow":
+        connection.execute(_FREE, {"ids": list(ids)})
+
+
+@cache
+def _lock(entity: str) -> sa.TextClause:
+    table, key = CONSUMERS[entity]
+    return sa.text(
+        f"""
+        WITH owners AS MATERIALIZED (
+            SELECT DISTINCT e.owner_id FROM {SCHEMA}.{entity} AS e
+            JOIN {SCHEMA}.{table} AS f ON f.owner_id = e.owner_id AND f.{key} = e.id_
+            WHERE e.id_ = ANY(CAST(:ids AS uuid[]))
+        ),
+        locked AS MATERIALIZED (
+            SELECT total.user_id, total.resource_id FROM {SCHEMA}.user_resource AS total
+            JOIN owners ON owners.owner_id = total.user_id
+            ORDER BY total.user_id, total.resource_id
+            FOR NO KEY UPDATE OF total SKIP LOCKED
+        )
+        SELECT id_ FROM {SCHEMA}.{entity}
+        WHERE id_ = ANY(CAST(:ids AS uuid[])) AND owner_id IN (
+            SELECT total.user_id FROM {SCHEMA}.user_resource AS total
+            JOIN owners ON owners.owner_id = total.user_id
+            WHERE NOT EXISTS (
+                SELECT FROM locked
+                WHERE locked.user_id = total.user_id AND locked.resource_id = total.resource_id))
+        """
+    )
+
+
+@cache
+def _carry_over(entity: str) -> sa.TextClause:
+    table, key = CONSUMERS[entity]
+    return sa.text(
+        f"""
+        UPDATE {SCHEMA}.user_resource AS total SET quota_pruned = total.quota_pruned + gone.used
+        FROM (
+            SELECT f.owner_id, f.resource_id, sum(f.quota_used) AS used
+            FROM {SCHEMA}.{entity} AS e
+            JOIN {SCHEMA}.{table} AS f ON f.owner_id = e.owner_id AND f.{key} = e.id_
+            JOIN {SCHEMA}.resource AS r
+                ON r.id_ = f.resource_id AND r.name = '{DEFAULT_NAMES[ResourceType.cpu]}'
+            WHERE e.id_ = ANY(CAST(:ids AS uuid[]))
+            GROUP BY f.owner_id, f.resource_id
+        ) AS gone
+        WHERE total.user_id = gone.owner_id AND total.resource_id = gone.resource_id AND gone.used > 0
+        """
+    )
+
+
+_FREE = sa.text(
+    f"""
+    WITH pruned AS (
+        SELECT w.owner_id, w.workspace_path, f.resource_id, max(f.quota_used) AS used
+        FROM {SCHEMA}.workflow AS w
+        JOIN {SCHEMA}.workflow_resource AS f ON f.owner_id = w.owner_id AND f.workflow_id = w.id_
+        JOIN {SCHEMA}.resource AS r
+            ON r.id_ = f.resource_id AND r.name = '{DEFAULT_NAMES[ResourceType.disk]}'
+        WHERE w.id_ = ANY(CAST(:ids AS uuid[]))
+        GROUP BY w.owner_id, w.workspace_path, f.resource_id
+    ),
+    freed AS (
+        SELECT p.owner_id, p.resource_id, sum(greatest(0, p.used - coalesce((
+            SELECT max(f.quota_used) FROM {SCHEMA}.workflow AS w
+            JOIN {SCHEMA}.workflow_resource AS f
+                ON f.owner_id = w.owner_id AND f.workflow_id = w.id_ AND f.resource_id = p.resource_id
+            WHERE w.owner_id = p.owner_id AND w.workspace_path = p.workspace_path
+              AND w.id_ <> ALL(CAST(:ids AS uuid[]))
+        ), 0))) AS bytes
+        FROM pruned AS p
+        GROUP BY p.owner_id, p.resource_id
+    )
+    UPDATE {SCHEMA}.user_resource AS total SET quota_used = greatest(0, total.quota_used - freed.bytes)
+    FROM freed
+    WHERE total.user_id = freed.owner_id AND total.resource_id = freed.resource_id AND freed.bytes > 0
+    """
+)
