@@ -126,10 +126,7 @@ def _guard(machine: Machine[Status]) -> list[str]:
 CREATE FUNCTION {SCHEMA}.guard_{table}_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        -- Not 0 where a row with this id has been before: its history goes on.
-        NEW.revision := coalesce((
-            SELECT max(revision) FROM {SCHEMA}.status_change
-            WHERE owner_id = NEW.{owner} AND entity_id = NEW.id_ AND entity = '{table}'), 0);
+        NEW.revision := 0;
     ELSIF NEW.status = OLD.status THEN
         NEW.revision := OLD.revision;
         RETURN NEW;

@@ -155,10 +155,7 @@ $$;
 CREATE FUNCTION platform.guard_workflow_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        -- Not 0 where a row with this id has been before: its history goes on.
-        NEW.revision := coalesce((
-            SELECT max(revision) FROM platform.status_change
-            WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_ AND entity = 'workflow'), 0);
+        NEW.revision := 0;
     ELSIF NEW.status = OLD.status THEN
         NEW.revision := OLD.revision;
         RETURN NEW;
@@ -239,10 +236,7 @@ CREATE TRIGGER record_workflow_status AFTER UPDATE OF status ON platform.workflo
 CREATE FUNCTION platform.guard_job_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        -- Not 0 where a row with this id has been before: its history goes on.
-        NEW.revision := coalesce((
-            SELECT max(revision) FROM platform.status_change
-            WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_ AND entity = 'job'), 0);
+        NEW.revision := 0;
     ELSIF NEW.status = OLD.status THEN
         NEW.revision := OLD.revision;
         RETURN NEW;
@@ -311,10 +305,7 @@ CREATE TRIGGER record_job_status AFTER UPDATE OF status ON platform.job
 CREATE FUNCTION platform.guard_interactive_session_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        -- Not 0 where a row with this id has been before: its history goes on.
-        NEW.revision := coalesce((
-            SELECT max(revision) FROM platform.status_change
-            WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_ AND entity = 'interactive_session'), 0);
+        NEW.revision := 0;
     ELSIF NEW.status = OLD.status THEN
         NEW.revision := OLD.revision;
         RETURN NEW;
@@ -395,10 +386,7 @@ CREATE TRIGGER record_interactive_session_status AFTER UPDATE OF status ON platf
 CREATE FUNCTION platform.guard_service_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        -- Not 0 where a row with this id has been before: its history goes on.
-        NEW.revision := coalesce((
-            SELECT max(revision) FROM platform.status_change
-            WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_ AND entity = 'service'), 0);
+        NEW.revision := 0;
     ELSIF NEW.status = OLD.status THEN
         NEW.revision := OLD.revision;
         RETURN NEW;
@@ -479,10 +467,7 @@ CREATE TRIGGER record_service_status AFTER UPDATE OF status ON platform.service
 CREATE FUNCTION platform.guard_user_token_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        -- Not 0 where a row with this id has been before: its history goes on.
-        NEW.revision := coalesce((
-            SELECT max(revision) FROM platform.status_change
-            WHERE owner_id = NEW.user_id AND entity_id = NEW.id_ AND entity = 'user_token'), 0);
+        NEW.revision := 0;
     ELSIF NEW.status = OLD.status THEN
         NEW.revision := OLD.revision;
         RETURN NEW;
@@ -545,10 +530,7 @@ CREATE TRIGGER record_user_token_status AFTER UPDATE OF status ON platform.user_
 CREATE FUNCTION platform.guard_workspace_retention_rule_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        -- Not 0 where a row with this id has been before: its history goes on.
-        NEW.revision := coalesce((
-            SELECT max(revision) FROM platform.status_change
-            WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_ AND entity = 'workspace_retention_rule'), 0);
+        NEW.revision := 0;
     ELSIF NEW.status = OLD.status THEN
         NEW.revision := OLD.revision;
         RETURN NEW;
