@@ -72,11 +72,6 @@ class Member:
         )
 
     @cache  # noqa: B019
-    def count(self) -> sa.TextClause:
-        """Return the statement that counts the rows."""
-        return sa.text(f"SELECT count(*) FROM {self.source} WHERE {_THESE}")
-
-    @cache  # noqa: B019
     def delete(self) -> sa.TextClause:
         """Return the statement that deletes the rows, once they are locked."""
         return sa.text(
@@ -124,13 +119,19 @@ class Family:
             )
             yield from ((member.table, text) for text in rows.scalars())
 
+    @cache  # noqa: B019
+    def count(self) -> sa.TextClause:
+        """Return the statement that counts the rows of each member."""
+        counts = (f"SELECT '{m.table}', count(*) FROM {m.source} WHERE {_THESE}" for m in self.members)
+        return sa.text(" UNION ALL ".join(counts))
+
     def delete(self, connection: sa.Connection, ids: Sequence[str]) -> Counter[str]:
         """Delete the family of locked rows, and return how many rows of which table went."""
         gone: Counter[str] = Counter()
         if not ids:
             return gone
-        for member in self.members:
-            gone[member.table] += connection.execute(member.count(), {"ids": list(ids)}).scalar() or 0
+        for table, count in connection.execute(self.count(), {"ids": list(ids)}):
+            gone[table] += count
         # Foreign keys and triggers delete the rest. What has a history is deleted all at once before: a
         # cascade would forget the histories parent by parent.
         guarded = [member for member in reversed(self.members) if member.table in MACHINES]

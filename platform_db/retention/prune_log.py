@@ -96,9 +96,10 @@ def _is_due(rule: RetentionRule) -> str:
 
 def _look(rule: RetentionRule) -> sa.TextClause:
     table = _log_of(rule)[0]
+    # With EXISTS the planner may read the whole log once for each page of runs.
     return sa.text(
         f"""
-        SELECT id_, EXISTS (SELECT FROM {SCHEMA}.{rule.table} AS chunk WHERE {_is_due(rule)}) AS due
+        SELECT id_, (SELECT true FROM {SCHEMA}.{rule.table} AS chunk WHERE {_is_due(rule)} LIMIT 1) AS due
         FROM {SCHEMA}.{table} AS parent
         WHERE id_ > CAST(:after AS uuid) AND {ENDED}
         ORDER BY id_ LIMIT :look
