@@ -164,7 +164,7 @@ def test_a_session_on_two_connections_is_in_the_scope_on_both(
     engine: sa.Engine, database_uri: str, bob: Tenant, count: int
 ) -> None:
     # The two may wait for each other, which the server cannot see.
-    impatient = {"connect_args": {"options": "-c lock_timeout=50"}}
+    impatient = {"connect_args": {"options": "-c lock_timeout=10"}}
     first, second = (database.create_engine(database_uri, **impatient) for _ in range(2))
     factory = orm.sessionmaker(first, binds={Note: second})
     assert operate(engine, factory, bob, count) > count / 2
