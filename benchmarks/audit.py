@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import resource
+import statistics
 import sys
 import time
 import uuid
@@ -27,6 +28,7 @@ from platform_db.audit.content import LINE, ROWS
 
 ROW_COUNT = 100_000
 WRITERS = 16
+ROUND_SECONDS = 10.0
 
 FILL = sa.text(
     """
@@ -71,18 +73,19 @@ def read(uri: str) -> None:
 
 
 def seal(uri: str, seconds: float) -> None:
-    """Compare writing with and without a sealer: one before, two in the middle, so that a trend hits both."""
-    alone = sealed = 0.0
-    for sealing in (False, True, True, False):
-        written = write_in_processes(uri, seconds, sealing=sealing)
-        print(f"{'while sealing' if sealing else 'alone':14} {written:7,.0f} rows/s", flush=True)
-        if sealing:
-            sealed += written
-        else:
-            alone += written
-    print(f"ratio: {sealed / alone:.2f}")
+    """Compare writing with and without a sealer, in short rounds, so that a checkpoint or a trend hits both.
+
+    What was written without a sealer is sealed between the rounds.
+    """
     factory = orm.sessionmaker(database.create_engine(uri))
-    audit.seal_audit_log(factory, wait=60)
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    for number in range(2 * max(1, round(seconds / ROUND_SECONDS))):
+        sealing = number % 4 in (1, 2)  # alone, sealing, sealing, alone
+        rates[sealing].append(write_in_processes(uri, min(seconds, ROUND_SECONDS), sealing=sealing))
+        audit.seal_audit_log(factory, wait=60)
+    for sealing, name in ((False, "alone"), (True, "while sealing")):
+        print(f"{name:14} {statistics.mean(rates[sealing]):7,.0f} rows/s")
+    print(f"ratio: {sum(rates[True]) / sum(rates[False]):.2f}")
     with factory() as session:
         result = audit.verify_audit_log(session)
         stored = session.scalar(sa.text("SELECT count(*) FROM platform.audit_log"))
@@ -96,14 +99,13 @@ def write_in_processes(uri: str, seconds: float, *, sealing: bool) -> float:
     context = multiprocessing.get_context("fork")  # nothing is connected yet
     written = context.Queue()
     writers = [context.Process(target=write, args=(uri, seconds, written)) for _ in range(WRITERS)]
-    sealer = context.Process(target=seal_repeatedly, args=(uri,))
+    sealer = context.Process(target=seal_repeatedly, args=(uri, seconds))
     for process in [*writers, *([sealer] if sealing else [])]:
         process.start()
     total = sum(written.get() for _ in writers)
     for process in writers:
         process.join()
     if sealing:
-        sealer.kill()
         sealer.join()
     return total / seconds
 
@@ -123,10 +125,11 @@ def write(uri: str, seconds: float, written: multiprocessing.Queue[int]) -> None
     written.put(count)
 
 
-def seal_repeatedly(uri: str) -> None:
+def seal_repeatedly(uri: str, seconds: float) -> None:
     """Seal once a second: sixty times as often as a cronjob would."""
     factory = orm.sessionmaker(database.create_engine(uri))
-    while True:
+    give_up_at = time.monotonic() + seconds
+    while time.monotonic() < give_up_at:
         audit.seal_audit_log(factory)
         time.sleep(1)
 
