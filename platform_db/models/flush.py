@@ -1,4 +1,4 @@
-"""What the models complete at flush: owners of children, and a new user's quota limits.
+"""What the models do at flush: owners are locked and given to children, and new users get their limits.
 
 Each does its work for the whole flush in one statement, whatever the number of rows.
 """
@@ -18,23 +18,41 @@ from sqlalchemy.orm import Session, UOWTransaction
 from platform_db import errors
 from platform_db.models.base import Base, Identified
 from platform_db.models.resource import UserResource
-from platform_db.models.run_number import lock_owners
+from platform_db.models.token import UserToken
 from platform_db.models.user import User
 from platform_db.models.workflow import Workflow
+from platform_db.types import SCHEMA
 
 
 @event.listens_for(Session, "before_flush")
 def complete_new_rows(session: Session, context: UOWTransaction, instances: Any) -> None:
     """Fill in what new rows need before they are written."""
     new = [row for row in session.new if isinstance(row, Base)]
-    if not new:
-        return
-    workflows = [row for row in new if isinstance(row, Workflow)]
-    for workflow in workflows:
-        workflow.take_defaults_from_owner()
-    _give_owners(session, [row for row in new if type(row).owner_from is not None])
-    if workflows:
-        lock_owners(session, workflows)
+    for row in new:
+        if isinstance(row, Workflow):
+            row.take_defaults_from_owner()
+    if new:
+        _give_owners(session, [row for row in new if type(row).owner_from is not None])
+    _lock_users(session)
+
+
+def _lock_users(session: Session) -> None:
+    """Lock those whose runs or tokens are about to be written, in key order: one at a time might deadlock.
+
+    The owner of new runs, where there is only one, is locked when the first is given its number.
+    """
+    users = {row.owner_id for row in session.new if isinstance(row, Workflow)}
+    if len(users) == 1:
+        users.clear()
+    users |= {row.user_id for row in (*session.new, *session.dirty) if isinstance(row, UserToken)}
+    if locked := sorted(str(user) for user in users if user is not None):
+        session.connection().execute(_LOCK_USERS, {"ids": locked})
+
+
+# No foreign key to a user waits for this lock.
+_LOCK_USERS = sa.text(
+    f"SELECT FROM {SCHEMA}.user_ WHERE id_ = ANY(CAST(:ids AS uuid[])) ORDER BY id_ FOR NO KEY UPDATE"
+)
 
 
 @event.listens_for(Session, "after_flush")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -68,13 +67,6 @@ def format_run_number(major: int, minor: int) -> str:
     return f"{major}.{minor}" if minor else str(major)
 
 
-def lock_owners(session: Session, workflows: Sequence[Workflow]) -> None:
-    """Lock the owners of new runs in key order, where there are several: one at a time might deadlock."""
-    owners = {str(workflow.owner_id) for workflow in workflows if workflow.owner_id is not None}
-    if len(owners) > 1:
-        session.connection().execute(_LOCK_OWNERS, {"owner_ids": sorted(owners)})
-
-
 def take_run_number(session: Session, workflow: Workflow) -> None:
     """Give a run its number before it is written.
 
@@ -89,12 +81,6 @@ def take_run_number(session: Session, workflow: Workflow) -> None:
     taken = session.connection().execute(_TAKE, values).one()
     workflow.run_number_major, workflow.run_number_minor = taken
 
-
-_LOCK_OWNERS = sa.text(
-    f"""
-    SELECT FROM {SCHEMA}.user_ WHERE id_ = ANY(CAST(:owner_ids AS uuid[])) ORDER BY id_ FOR NO KEY UPDATE
-    """
-)
 
 _TAKE = sa.text(
     f"""

@@ -39,11 +39,11 @@ def revoke(
     """
     require_no_token(reason)
     token_id = token.id_ if isinstance(token, UserToken) else parse_id(token, "token id")
-    (result,) = transition_many(session, [token_id], UserTokenStatus.revoked, reason=reason)
-    if result.status is None:
+    user_id = session.connection().execute(_LOCK_OWNER, {"token_id": token_id}).scalar_one_or_none()
+    if user_id is None:
         raise errors.NotFound(f"there is no token {token_id}")
+    (result,) = transition_many(session, [token_id], UserTokenStatus.revoked, reason=reason)
     if result.changed:
-        user_id = session.connection().execute(_OWNER, {"token_id": token_id}).scalar_one()
         _note_revocation(session, token_id, user_id, reason, actor_id)
         session.flush()
     return result.changed
@@ -115,7 +115,15 @@ def _note_revocation(
     record_action(session, user_id, AuditLogAction.revoke_token, details, actor_id=actor_id)
 
 
-_OWNER = sa.text(f"SELECT user_id FROM {SCHEMA}.user_token WHERE id_ = :token_id")
+# Whoever does something to a user's tokens locks the user first: who revokes one token and then another might
+# else wait for somebody who waits for the first.
+_LOCK_OWNER = sa.text(
+    f"""
+    SELECT owner.id_ FROM {SCHEMA}.user_token AS token
+    JOIN {SCHEMA}.user_ AS owner ON owner.id_ = token.user_id
+    WHERE token.id_ = :token_id FOR NO KEY UPDATE OF owner
+    """
+)
 
 _DELETE = sa.text(f"DELETE FROM {SCHEMA}.user_token WHERE id_ = ANY(:token_ids)")
 
