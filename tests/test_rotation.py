@@ -95,12 +95,13 @@ def test_missing_keys_are_found_among_all_secrets_by_index(session: Session, use
     use_keys(OLD, OTHER, NEW)
     session.commit()
     session.execute(sa.text("SET LOCAL enable_seqscan = off"))  # A table of three rows is read as a whole.
-    require_secret_keys(session.connection())
     scans = sa.text(
         "SELECT sum(seq_scan) FROM pg_stat_xact_user_tables"
         " WHERE relname IN ('user_token', 'interactive_session')"
     )
-    assert session.execute(scans).scalar() == 0
+    before = session.execute(scans).scalar()  # PostgreSQL 15 counts transactions of a moment ago, too.
+    require_secret_keys(session.connection())
+    assert session.execute(scans).scalar() == before
 
 
 def test_locked_rows_are_left_for_the_next_run(
