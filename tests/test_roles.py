@@ -144,6 +144,7 @@ def test_every_table_is_in_the_table() -> None:
 
 
 def test_the_page_shows_the_table() -> None:
+    pytest.importorskip("sphinx", reason="the page is made by an extension of Sphinx, from the extra docs")
     sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "_ext"))
     try:
         from privileges import privilege_rows
