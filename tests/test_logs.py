@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors
+from platform_db.health.deep_check import check_deeply
 from platform_db.logs import append_log, follow_log, read_log, read_new_log, stream_log, tail_log
 from platform_db.models import Job, LogChunk, LogSize, Workflow
+from platform_db.retention import choose_rules, prune
 from platform_db.transitions import transition
 from tests.factories import make_run, make_user
 
@@ -102,6 +105,25 @@ def test_a_log_is_cut_where_it_reached_its_limit(session: Session) -> None:
     assert job.logs.startswith("abcde\n[platform-db: the log was cut here")
     assert "later" not in run.logs + job.logs
     assert session.scalars(sa.select(LogSize.bytes_)).one() == 16
+
+
+def test_what_a_run_comes_with_counts_until_it_is_pruned(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    run = make_run(session, make_user(session), status="finished", logs="0123456789")
+    for text in ("01234", "5", "0123456789"):
+        assert append_log(session, run, text, limit=26) == len(text)
+    assert append_log(session, run, "later", limit=26) == 0
+    session.commit()
+    first_two = sa.select(LogChunk.id_).order_by(LogChunk.id_).limit(2)
+    long_ago = sa.func.now() - timedelta(days=1000)
+    session.execute(sa.update(LogChunk).values(at=long_ago).where(LogChunk.id_.in_(first_two)))
+    session.commit()
+
+    prune(session_factory, choose_rules(["log_chunk"]))
+
+    assert check_deeply(session) == []
+    assert append_log(session, run, "0123456789abcde", limit=26) == 15
 
 
 def test_a_job_reaches_the_limit_within_a_transaction(session: Session) -> None:

@@ -12,12 +12,16 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import catalogue, errors
-from platform_db.logs.appending import CUT
+from platform_db.logs import CUT
+from platform_db.models import ResourceType
 from platform_db.quota.cpu import CONSUMERS
+from platform_db.quota.resources import DEFAULT_NAMES
 from platform_db.states import MACHINES
 from platform_db.types import SCHEMA
 
 SHOWN = 5
+
+_CPU, _DISK = DEFAULT_NAMES[ResourceType.cpu], DEFAULT_NAMES[ResourceType.disk]
 
 CATALOGUE_CHECK = "functions, triggers and policies that are not those of the models"
 
@@ -123,8 +127,7 @@ def _figures() -> str:
 def _log_sizes() -> str:
     """Select the runs that have more log than was counted.
 
-    Less is right: what was pruned stays counted. So is a first chunk that came with the run itself, or a
-    marker that says where the log was cut, which are not counted.
+    Less is right: what a savepoint took back stays counted. A marker that says where the log was cut is not.
     """
     cut = f"convert_to('{CUT.decode()}', 'UTF8')"
     return f"""
@@ -137,8 +140,7 @@ def _log_sizes() -> str:
         WHERE log.stored > coalesce(size.bytes_, 0)
         GROUP BY chunk.owner_id, chunk.workflow_id, size.bytes_
         HAVING sum(CASE WHEN position({cut} IN chunk.data) > 0 THEN position({cut} IN chunk.data) - 1
-                        ELSE octet_length(chunk.data) END)
-             - (array_agg(octet_length(chunk.data) ORDER BY chunk.id_))[1] > coalesce(size.bytes_, 0)
+                        ELSE octet_length(chunk.data) END) > coalesce(size.bytes_, 0)
     """
 
 
@@ -160,7 +162,7 @@ CHECKS = {
         WHERE coalesce(counter.last, 0) < run.last""",
     "disk totals that are not the sum of their workspaces": f"""
         SELECT total.user_id FROM {SCHEMA}.user_resource AS total
-        JOIN {SCHEMA}.resource ON resource.id_ = total.resource_id AND resource.name = 'shared storage'
+        JOIN {SCHEMA}.resource ON resource.id_ = total.resource_id AND resource.name = '{_DISK}'
         LEFT JOIN (
             SELECT owner_id, sum(used) AS used FROM (
                 SELECT run.owner_id, run.workspace_path, max(figure.quota_used) AS used
@@ -168,14 +170,14 @@ CHECKS = {
                 JOIN {SCHEMA}.workflow AS run
                   ON run.owner_id = figure.owner_id AND run.id_ = figure.workflow_id
                 JOIN {SCHEMA}.resource
-                  ON resource.id_ = figure.resource_id AND resource.name = 'shared storage'
+                  ON resource.id_ = figure.resource_id AND resource.name = '{_DISK}'
                 GROUP BY run.owner_id, run.workspace_path
             ) AS workspace GROUP BY owner_id
         ) AS figures ON figures.owner_id = total.user_id
         WHERE total.quota_used <> coalesce(figures.used, 0)""",
     "processing times that are not the sum of what was used": f"""
         SELECT total.user_id FROM {SCHEMA}.user_resource AS total
-        JOIN {SCHEMA}.resource ON resource.id_ = total.resource_id AND resource.name = 'processing time'
+        JOIN {SCHEMA}.resource ON resource.id_ = total.resource_id AND resource.name = '{_CPU}'
         LEFT JOIN (
             SELECT owner_id, resource_id, sum(quota_used) AS used FROM ({_figures()}) AS figure
             GROUP BY owner_id, resource_id

@@ -76,7 +76,7 @@ def _heartbeat(table: str) -> sa.TextClause:
             FOR NO KEY UPDATE OF lease
         ),
         kept AS (
-            UPDATE {SCHEMA}.lease SET heartbeat_at = clock_timestamp(), holder = :holder
+            UPDATE {SCHEMA}.lease SET heartbeat_at = clock_timestamp()
             FROM locked WHERE lease.owner_id = locked.owner_id AND lease.entity_id = locked.entity_id
             RETURNING lease.entity_id
         ),

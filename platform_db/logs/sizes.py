@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import uuid
 
-import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
 
-from platform_db.types import SCHEMA
+from platform_db.models import LogSize
 
 
 class Sizes:
@@ -45,8 +44,7 @@ class Sizes:
         if not self.pending or session.in_nested_transaction():
             return
         session.flush()  # So that nothing waits for another row's lock with the size's in hand.
-        parameters = {"ids": [str(id_) for id_ in self.pending], "lengths": list(self.pending.values())}
-        session.connection().execute(_ADD_SIZES, parameters)
+        LogSize.add(session, self.pending)
         self.pending = {}
 
     def forget(self, session: Session, transaction: SessionTransaction) -> None:
@@ -56,15 +54,3 @@ class Sizes:
         """
         if transaction.parent is None:
             self.pending, self.run_of = {}, {}
-
-
-_ADD_SIZES = sa.text(
-    f"""
-    INSERT INTO {SCHEMA}.log_size (owner_id, workflow_id, bytes_)
-    SELECT workflow.owner_id, workflow.id_, appended.length
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:lengths AS bigint[])) AS appended (id_, length)
-    JOIN {SCHEMA}.workflow ON workflow.id_ = appended.id_
-    ORDER BY workflow.owner_id, workflow.id_
-    ON CONFLICT (owner_id, workflow_id) DO UPDATE SET bytes_ = log_size.bytes_ + excluded.bytes_
-    """
-)

@@ -1,4 +1,4 @@
-"""What the models do at flush: owners are locked and given to children, and new users get their limits.
+"""What the models do at flush: owners are locked and given to children, users get limits, logs are counted.
 
 Each does its work for the whole flush in one statement, whatever the number of rows.
 """
@@ -6,7 +6,7 @@ Each does its work for the whole flush in one statement, whatever the number of 
 from __future__ import annotations
 
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, UOWTransaction
 
 from platform_db import errors
 from platform_db.models.base import Base, Identified
+from platform_db.models.log_chunk import LogChunk, LogSize
 from platform_db.models.resource import UserResource
 from platform_db.models.token import UserToken
 from platform_db.models.user import User
@@ -61,6 +62,18 @@ def give_new_users_their_limits(session: Session, context: UOWTransaction) -> No
     users = [row.id_ for row in session.new if isinstance(row, User)]
     if users:
         UserResource.create_defaults(session, users)
+
+
+@event.listens_for(Session, "after_flush")
+def count_first_logs(session: Session, context: UOWTransaction) -> None:
+    """Count the logs that new runs come with; what is appended to stored ones counts itself."""
+    new = {row.id_ for row in session.new if isinstance(row, Workflow)}
+    lengths: Counter[uuid.UUID] = Counter()
+    for row in session.new if new else ():
+        if isinstance(row, LogChunk) and row.workflow_id in new:  # Nobody else waits for a new run's size.
+            lengths[row.workflow_id] += len(row.data)
+    if lengths:
+        LogSize.add(session, lengths)
 
 
 def _give_owners(session: Session, children: list[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from platform_db.models.base import (
     Identified,
     tenant_foreign_key,
 )
-from platform_db.types import CURRENT_TRANSACTION, Timestamp
+from platform_db.types import CURRENT_TRANSACTION, SCHEMA, Timestamp
 
 
 class LogChunk(Identified, Base):
@@ -76,6 +77,24 @@ class LogSize(Base):
         sa.CheckConstraint("bytes_ >= 0", name="bytes_not_negative"),
         {"info": {STORAGE: f"fillfactor = 50, {REWRITTEN_OFTEN}"}},
     )
+
+    @staticmethod
+    def add(session: Session, lengths: Mapping[uuid.UUID, int]) -> None:
+        """Count so many bytes more, by the run's id, in one statement."""
+        values = {"ids": [str(id_) for id_ in lengths], "lengths": list(lengths.values())}
+        session.connection().execute(_ADD, values)
+
+
+_ADD = sa.text(
+    f"""
+    INSERT INTO {SCHEMA}.log_size (owner_id, workflow_id, bytes_)
+    SELECT workflow.owner_id, workflow.id_, appended.length
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:lengths AS bigint[])) AS appended (id_, length)
+    JOIN {SCHEMA}.workflow ON workflow.id_ = appended.id_
+    ORDER BY workflow.owner_id, workflow.id_
+    ON CONFLICT (owner_id, workflow_id) DO UPDATE SET bytes_ = log_size.bytes_ + excluded.bytes_
+    """
+)
 
 
 def encode_log(text: str | bytes) -> bytes:
