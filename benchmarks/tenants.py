@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import database
-from platform_db.history import history
+from platform_db.lifecycle.history import history
 from platform_db.models import RunStatus, Workflow
 from platform_db.workflows import count_by_status, list_workflows
 

@@ -32,10 +32,10 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from platform_db import crypto, database, embedded, schema, tokens
+from platform_db.crypto.token_format import generate
+from platform_db.identifiers import new_id
 from platform_db.models import User, UserToken
-from platform_db.token_format import generate
 from platform_db.tokens import authentication
-from platform_db.types import new_id
 
 SAMPLE = 500  # tokens that are looked up; more would only measure the cold cache of this process
 

@@ -26,8 +26,8 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from platform_db import database, embedded, schema
+from platform_db.lifecycle.transitions import transition, transition_many
 from platform_db.models import RunStatus, User, Workflow
-from platform_db.transitions import transition, transition_many
 
 WALK = (RunStatus.running, RunStatus.failed)  # failed → running → failed … may go on for ever
 MANY = 1000

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import uuid
 
-from platform_db.database import session_scope
+from platform_db.lifecycle.transitions import override_guard, transition, transition_many
 from platform_db.models import RunStatus, User, Workflow
-from platform_db.schema import init_db
-from platform_db.transitions import override_guard, transition, transition_many
+from platform_db.schema.upgrade import init_db
+from platform_db.sessions import session_scope
 from platform_db.workflows import list_workflows
 
 init_db()

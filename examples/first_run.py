@@ -8,10 +8,10 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from platform_db import errors
-from platform_db.database import session_scope
+from platform_db.lifecycle.transitions import transition
 from platform_db.models import RunStatus, StatusChange, User, Workflow
-from platform_db.schema import init_db
-from platform_db.transitions import transition
+from platform_db.schema.upgrade import init_db
+from platform_db.sessions import session_scope
 from platform_db.workflows import get_workflow
 
 # [prepare]

@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.database import run_transaction
+from platform_db.lifecycle.transitions import set_actor, transition
 from platform_db.models import RunStatus, User, Workflow
-from platform_db.schema import init_db
-from platform_db.transitions import set_actor, transition
+from platform_db.schema.upgrade import init_db
+from platform_db.sessions import run_transaction
 from platform_db.workflows import update_workflow_status
 
 

@@ -9,16 +9,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from platform_db.database import Session, get_engine, run_transaction, session_scope
+    from platform_db.lifecycle import override_guard, transition, transition_many
+    from platform_db.logs import append_log
     from platform_db.schema import init_db
-    from platform_db.transitions import override_guard, transition, transition_many
-    from platform_db.workflows import get_workflow
+    from platform_db.sessions import Session, get_engine, run_transaction, session_scope
+    from platform_db.workflows import get_workflow, update_workflow_status
 
     __version__: str
+
+_MODULES = {
+    "Session": "sessions",
+    "append_log": "logs",
+    "get_engine": "sessions",
+    "get_workflow": "workflows",
+    "init_db": "schema",
+    "override_guard": "lifecycle",
+    "run_transaction": "sessions",
+    "session_scope": "sessions",
+    "transition": "lifecycle",
+    "transition_many": "lifecycle",
+    "update_workflow_status": "workflows",
+}
 
 __all__ = [
     "Session",
     "__version__",
+    "append_log",
     "get_engine",
     "get_workflow",
     "init_db",
@@ -27,19 +43,8 @@ __all__ = [
     "session_scope",
     "transition",
     "transition_many",
+    "update_workflow_status",
 ]
-
-_MODULES = {
-    "Session": "database",
-    "get_engine": "database",
-    "get_workflow": "workflows",
-    "init_db": "schema",
-    "override_guard": "transitions",
-    "run_transaction": "database",
-    "session_scope": "database",
-    "transition": "transitions",
-    "transition_many": "transitions",
-}
 
 
 def __getattr__(name: str) -> Any:

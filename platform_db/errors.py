@@ -31,8 +31,19 @@ Exit code Meaning
 from __future__ import annotations
 
 import inspect
+import re
 import uuid
 from typing import Any, ClassVar
+
+TOKEN_PREFIX = "pdb_"  # noqa: S105 - not a token
+
+# A value that platform-db made (:mod:`platform_db.crypto.token_format`).
+_TOKEN = re.compile(rf"{TOKEN_PREFIX}[a-z][0-9A-Za-z]{{49}}")
+
+
+def hide_tokens(text: str) -> str:
+    """Return the text with ``pdb_…`` in place of tokens' values."""
+    return _TOKEN.sub(f"{TOKEN_PREFIX}…", text) if TOKEN_PREFIX in text else text
 
 
 class PlatformDBError(Exception):
@@ -43,9 +54,7 @@ class PlatformDBError(Exception):
     hint: ClassVar[str | None] = None
 
     def __init__(self, message: str | None = None) -> None:
-        if message and "pdb_" in message:
-            from platform_db.token_format import hide_tokens
-
+        if message:
             message = hide_tokens(message)  # Somebody gave a token's value where an id or a name belongs.
         super().__init__(message or (inspect.getdoc(type(self)) or "").partition("\n")[0])
 

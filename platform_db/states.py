@@ -1,7 +1,7 @@
 """What may follow what: every status, and every transition between two of them.
 
 This is plain data. The database's triggers are generated from :data:`MACHINES`
-(:mod:`platform_db.models.guard`), the documentation's diagrams too, and a test holds them together.
+(:mod:`platform_db.schema.guard`), the documentation's diagrams too, and a test holds them together.
 Setting the status that a row already has is no change, and never an error; the tables leave it out.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-from platform_db.config import get_settings
+from platform_db.settings import get_settings
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import recorded_as
-from platform_db.models import (
-    InteractiveSession,
-    Service,
-    User,
-    Workflow,
-)
+from platform_db.models import InteractiveSession, Service, User, Workflow
 
 WORK: tuple[type[Workflow | InteractiveSession | Service], ...] = (Workflow, InteractiveSession, Service)
 """What a user may have that is not simply forgotten with the user."""

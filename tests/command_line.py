@@ -8,7 +8,7 @@ import sys
 
 from click.testing import CliRunner, Result
 
-from platform_db import config, database
+from platform_db import sessions, settings
 from platform_db.cli import main
 
 
@@ -51,5 +51,5 @@ def _variables(uri: str | None, variables: dict[str, str]) -> dict[str, str]:
 
 
 def _forget() -> None:
-    config.reset_settings()
-    database.reset_engine()
+    settings.reset_settings()
+    sessions.reset_engine()

@@ -11,7 +11,7 @@ def in_processes(count: int, work: Callable[..., None], *arguments: object) -> N
     # A fork server that has imported the models already: starting an interpreter each would take longer
     # than the work, and forking the test's own process would share its connections.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["platform_db.models", "platform_db.database", "psycopg2"])
+    context.set_forkserver_preload(["platform_db.models", "platform_db.sessions", "psycopg2"])
     processes = [context.Process(target=work, args=(*arguments, number)) for number in range(count)]
     for process in processes:
         process.start()

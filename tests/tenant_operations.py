@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.dialects.postgresql import insert
 
-from platform_db import transitions, workflows
+from platform_db import workflows
+from platform_db.lifecycle import transitions
 from platform_db.models import Base, Job, LogChunk, Note, User, UserWorkflow, Workflow
 from platform_db.models.policies import tenant_columns
 from platform_db.states import RunStatus

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from platform_db import roles
 from platform_db.models import (
     Base,
     InteractiveSession,
@@ -23,6 +22,7 @@ from platform_db.models import (
     Workflow,
     WorkspaceRetentionRule,
 )
+from platform_db.tenancy import roles
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from platform_db import audit, config, crypto, errors
+from platform_db import audit, crypto, errors, settings
 from platform_db.audit import (
     list_audit,
     prune_audit_log,
@@ -20,9 +20,9 @@ from platform_db.audit import (
     sealing,
     verify_audit_log,
 )
+from platform_db.lifecycle.transitions import override_guard, transition
 from platform_db.models import NOBODY, AuditLog, AuditLogAction, AuditSeal, register_audit_action
 from platform_db.states import RunStatus
-from platform_db.transitions import override_guard, transition
 from tests.factories import make_run, make_user
 
 Factory = orm.sessionmaker[orm.Session]
@@ -46,7 +46,7 @@ def as_superuser(session: orm.Session, statement: str) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_configured() -> None:
-    config.reset_settings()
+    settings.reset_settings()
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def configure(monkeypatch: pytest.MonkeyPatch, **variables: str | None) -> None:
             monkeypatch.delenv(f"PLATFORM_DB_{name}", raising=False)
         else:
             monkeypatch.setenv(f"PLATFORM_DB_{name}", value)
-    config.reset_settings()
+    settings.reset_settings()
 
 
 SWAP = """

@@ -10,10 +10,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import audit, errors, quota, sharing, users
+from platform_db import audit, errors, quota, users
 from platform_db.audit import list_audit
 from platform_db.models import Resource, User, UserResource, UserWorkflow, Workflow
 from platform_db.tenancy import tenant_scope
+from platform_db.workflows import sharing
 from tests.factories import make_run, make_user
 from tests.tenants import prepare_roles
 

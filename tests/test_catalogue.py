@@ -8,8 +8,9 @@ import pytest
 import sqlalchemy as sa
 
 from platform_db import database
-from platform_db.models import Base, ddl
-from platform_db.types import SCHEMA
+from platform_db.identifiers import SCHEMA
+from platform_db.models import Base
+from platform_db.schema import ddl
 
 CATALOGUES = {
     "columns": """

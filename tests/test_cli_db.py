@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 import platform_db
 from platform_db import crypto, database, errors, schema
+from platform_db.database.url import SECRET_OPTIONS
 from tests.command_line import one_line, run
 
 
@@ -128,7 +129,7 @@ def test_wait_does_not_wait_for_a_newer_database_to_age(database_uri: str) -> No
 def test_wait_sees_the_migration_of_somebody_else(
     empty_database_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "READY_POLL_SECONDS", 0.05)
+    monkeypatch.setattr("platform_db.schema.waiting.READY_POLL_SECONDS", 0.05)
     migrating = threading.Timer(0.2, schema.upgrade, args=[empty_database_uri])
     migrating.start()
 
@@ -147,7 +148,7 @@ def test_url_shows_the_password_only_when_asked(uri: str) -> None:
     assert shown == "postgresql+psycopg2://ada:s3cr3t@host/d\n"
 
 
-@pytest.mark.parametrize("option", database.SECRET_OPTIONS)
+@pytest.mark.parametrize("option", SECRET_OPTIONS)
 def test_url_shows_no_secret_option(option: str) -> None:
     uri = f"postgresql://ada@host/d?{option}=s3cr3t&passfile=/etc/passfile"
 

@@ -17,7 +17,8 @@ import pytest
 import sqlalchemy as sa
 
 import platform_db
-from platform_db import database, driver_errors, errors
+from platform_db import database, errors
+from platform_db.database import driver_errors
 from platform_db.embedded import binaries
 from tests.command_line import one_line, run, start
 

@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.history import add_note
 from platform_db.leases import heartbeat
+from platform_db.lifecycle.history import add_note
+from platform_db.lifecycle.transitions import transition
 from platform_db.logs import append_log
 from platform_db.models import Job, LogChunk, ServiceLog, UserTokenType, Workflow, WorkspaceRetentionRule
-from platform_db.transitions import transition
 from tests.command_line import one_line, run
 from tests.factories import make_guarded, make_run, make_user
 

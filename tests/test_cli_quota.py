@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors
+from platform_db.leases.tasks import lease
 from platform_db.models import User
-from platform_db.quota.leases import lease
 from tests.command_line import one_line, run
 from tests.factories import make_run, make_user
 

@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from sqlalchemy.orm import Session
 
-from platform_db import config, crypto, database, errors, tokens
+from platform_db import crypto, errors, sessions, settings, tokens
 from platform_db.cli import main
+from platform_db.crypto.token_format import generate
 from platform_db.models import AuditLog, User
-from platform_db.token_format import generate
 from tests.command_line import one_line
 from tests.factories import make_run, make_user
 
@@ -34,12 +34,12 @@ class Cli:
     def __call__(self, *arguments: str, value: str | None = None) -> Result:
         environment = {name: None for name in os.environ if name.startswith("PLATFORM_DB_")}
         environment |= {"PLATFORM_DB_URI": self.uri, "PLATFORM_DB_SECRET_KEY": self.keys}
-        config.reset_settings()
+        settings.reset_settings()
         try:
             return CliRunner(env=environment).invoke(main, arguments, input=value, prog_name="platform-db")
         finally:
-            config.reset_settings()
-            database.reset_engine()
+            settings.reset_settings()
+            sessions.reset_engine()
 
     def json(self, *arguments: str, value: str | None = None) -> Any:
         result = self(*arguments, "--json", value=value)
@@ -50,7 +50,7 @@ class Cli:
 @pytest.fixture
 def cli(database_uri: str, monkeypatch: pytest.MonkeyPatch) -> Cli:
     monkeypatch.setenv("PLATFORM_DB_SECRET_KEY", OLD)
-    config.reset_settings()
+    settings.reset_settings()
     return Cli(database_uri)
 
 

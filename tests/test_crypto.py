@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import config, crypto, embedded, errors
-from platform_db.crypto import KeyRing, generate_key
+from platform_db import crypto, embedded, errors, settings
+from platform_db.crypto.keys import KeyRing, generate_key
 from platform_db.models import UserToken
 from tests.factories import make_user
 
@@ -79,7 +79,7 @@ def test_a_key_shows_nothing_of_itself() -> None:
 
 def test_without_a_key_only_secrets_fail(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PLATFORM_DB_SECRET_KEY", raising=False)
-    config.reset_settings()
+    settings.reset_settings()
     user = make_user(session)
     with pytest.raises(errors.SecretKeyError, match="no secret key is configured"):
         user.access_token = "value"

@@ -13,7 +13,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import config, crypto, database, errors, liveness, schema
+from platform_db import crypto, database, errors, schema, sessions, settings
+from platform_db.database import liveness
 from platform_db.models import Resource, User
 
 
@@ -21,17 +22,17 @@ from platform_db.models import Resource, User
 def configured(database_uri: str, monkeypatch: pytest.MonkeyPatch):
     """Let this test's database be the configured one."""
     monkeypatch.setenv("PLATFORM_DB_URI", database_uri)
-    config.reset_settings()
+    settings.reset_settings()
     yield database_uri
-    database.reset_engine()
-    config.reset_settings()
+    sessions.reset_engine()
+    settings.reset_settings()
 
 
 def test_importing_connects_to_nothing() -> None:
     code = """
-import socket, platform_db.models, platform_db.database, platform_db.schema, platform_db.transitions, sys
-from platform_db import database
-assert database._engine is None
+import socket, platform_db.models, platform_db.sessions, platform_db.schema, platform_db.lifecycle, sys
+from platform_db import sessions
+assert sessions._engine is None
 heavy = {"pydantic", "cryptography", "alembic", "rich", "click", "tenacity"} & set(sys.modules)
 assert not heavy, heavy
 """
@@ -40,31 +41,31 @@ assert not heavy, heavy
 
 
 def test_a_scope_commits_or_rolls_back(configured: str) -> None:
-    with database.session_scope() as session:
+    with sessions.session_scope() as session:
         session.add(User(email="kept@example.org"))
-    with pytest.raises(ZeroDivisionError), database.session_scope() as session:
+    with pytest.raises(ZeroDivisionError), sessions.session_scope() as session:
         session.add(User(email="lost@example.org"))
         session.flush()
         raise ZeroDivisionError
-    with database.session_scope() as session:
+    with sessions.session_scope() as session:
         assert session.scalars(sa.select(User.email)).all() == ["kept@example.org"]
 
 
 def test_a_forked_child_makes_an_engine_of_its_own(configured: str) -> None:
-    database.Session.execute(sa.text("SELECT 1"))
-    parent = database.get_engine()
+    sessions.Session.execute(sa.text("SELECT 1"))
+    parent = sessions.get_engine()
     child = os.fork()
     if child == 0:
         try:
-            assert database.get_engine() is not parent
-            with database.session_scope() as session:
+            assert sessions.get_engine() is not parent
+            with sessions.session_scope() as session:
                 session.execute(sa.text("SELECT 1"))
             os._exit(0)
         except BaseException:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert database.get_engine() is parent
-    assert database.Session.scalar(sa.text("SELECT 2")) == 2
+    assert sessions.get_engine() is parent
+    assert sessions.Session.scalar(sa.text("SELECT 2")) == 2
 
 
 def test_the_configured_timeouts_and_name_reach_the_server(
@@ -74,8 +75,8 @@ def test_the_configured_timeouts_and_name_reach_the_server(
     monkeypatch.setenv("PLATFORM_DB_LOCK_TIMEOUT", "345")
     monkeypatch.setenv("PLATFORM_DB_IDLE_IN_TRANSACTION_TIMEOUT", "5678")
     monkeypatch.setenv("PLATFORM_DB_APPLICATION_NAME", "scheduler")
-    config.reset_settings()
-    with database.session_scope() as session:
+    settings.reset_settings()
+    with sessions.session_scope() as session:
         shown = {
             name: session.scalar(sa.text(f"SHOW {name}"))
             for name in (
@@ -92,7 +93,7 @@ def test_what_the_uri_says_of_the_connection_counts_beside_the_timeouts(
     configured: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLATFORM_DB_STATEMENT_TIMEOUT", "1234")
-    config.reset_settings()
+    settings.reset_settings()
     options = {"options": "-c work_mem=7MB", "application_name": "reports"}
     url = database.normalise_url(configured).update_query_dict(options)
 
@@ -116,11 +117,11 @@ def test_migrations_keep_the_options_of_the_uri(empty_database_uri: str) -> None
 
 
 def test_a_connection_that_was_cut_is_replaced(configured: str, engine: sa.Engine) -> None:
-    with database.session_scope() as session:
+    with sessions.session_scope() as session:
         pid = session.scalar(sa.text("SELECT pg_backend_pid()"))
     with engine.begin() as connection:
         connection.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
-    with database.session_scope() as session:
+    with sessions.session_scope() as session:
         assert session.scalar(sa.text("SELECT pg_backend_pid()")) != pid
 
 
@@ -157,7 +158,7 @@ def test_a_deadlock_is_run_again(session_factory: sessionmaker[Session]) -> None
                 if len(runs) <= 2 and name == order[0]:
                     barrier.wait(timeout=10)
 
-        return lambda: database.run_transaction(update_both, factory=session_factory)
+        return lambda: sessions.run_transaction(update_both, factory=session_factory)
 
     threads = [threading.Thread(target=work(order)) for order in (names, names[::-1])]
     for thread in threads:
@@ -175,7 +176,7 @@ def test_other_errors_are_not_run_again(session_factory: sessionmaker[Session]) 
         session.execute(sa.text("SELECT 1 / 0"))
 
     with pytest.raises(sa.exc.DataError):
-        database.run_transaction(fail, factory=session_factory)
+        sessions.run_transaction(fail, factory=session_factory)
     assert len(runs) == 1
 
 
@@ -197,14 +198,14 @@ def test_a_password_is_in_no_representation(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PLATFORM_DB_URI", "postgresql://user:hunter2@127.0.0.1:1/name")
     key = crypto.generate_key()
     monkeypatch.setenv("PLATFORM_DB_SECRET_KEY", key)
-    config.reset_settings()
+    settings.reset_settings()
     engine = database.create_engine(database.database_url())
     with pytest.raises(sa.exc.OperationalError) as error:
         engine.connect()
-    shown = f"{config.get_settings()!r} {engine!r} {engine.url} {error.value!r} {error.value}"
+    shown = f"{settings.get_settings()!r} {engine!r} {engine.url} {error.value!r} {error.value}"
     assert "hunter2" not in shown
     assert key not in shown
-    config.reset_settings()
+    settings.reset_settings()
 
 
 def test_parameters_are_in_no_error_and_no_log(engine: sa.Engine, caplog: pytest.LogCaptureFixture) -> None:
@@ -218,9 +219,9 @@ def test_parameters_are_in_no_error_and_no_log(engine: sa.Engine, caplog: pytest
 def test_no_database_configured_names_the_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("URI", "HOST", "URI_FILE", "HOST_FILE"):
         monkeypatch.delenv(f"PLATFORM_DB_{name}", raising=False)
-    config.reset_settings()
+    settings.reset_settings()
     with pytest.raises(errors.NotConfigured) as error:
-        database.get_engine()
+        sessions.get_engine()
     assert "PLATFORM_DB_URI" in (error.value.hint or "")
 
 
@@ -235,50 +236,50 @@ def test_host_and_friends_make_a_url(monkeypatch: pytest.MonkeyPatch, tmp_path) 
         "PASSWORD_FILE": str(tmp_path / "password"),
     }.items():
         monkeypatch.setenv(f"PLATFORM_DB_{name}", value)
-    config.reset_settings()
+    settings.reset_settings()
     url = database.database_url()
     assert url.render_as_string(hide_password=False) == (
         "postgresql+psycopg2://service:p%40ss%2Fword@db.example.org:6432/jobs"
     )
-    config.reset_settings()
+    settings.reset_settings()
 
 
 def test_invalid_settings_are_named_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLATFORM_DB_PORT", "hunter2")
     monkeypatch.setenv("PLATFORM_DB_WORKFLOW_TERMINATION_QUOTA_UPDATE_POLICY", "gpu")
-    config.reset_settings()
+    settings.reset_settings()
     with pytest.raises(errors.InvalidSetting, match=r"PLATFORM_DB_PORT.*unknown quota type gpu") as error:
-        config.get_settings()
+        settings.get_settings()
     assert "hunter2" not in str(error.value)
-    config.reset_settings()
+    settings.reset_settings()
 
 
 def test_what_a_child_throws_away_does_not_end_its_parents_transaction(configured: str) -> None:
     for leave in ("remove", "reset", "use", "exit"):
-        database.Session.add(User(email=f"{leave}@example.org"))
-        database.Session.flush()
+        sessions.Session.add(User(email=f"{leave}@example.org"))
+        sessions.Session.flush()
         child = os.fork()
         if child == 0:
             try:
                 if leave == "remove":
-                    database.Session.remove()
+                    sessions.Session.remove()
                 elif leave == "reset":
-                    database.reset_engine()
+                    sessions.reset_engine()
                 elif leave == "use":
                     assert (
-                        database.Session.scalars(
+                        sessions.Session.scalars(
                             sa.select(User.email).where(User.email == "use@example.org")
                         ).all()
                         == []
                     )
-                    database.Session.remove()
+                    sessions.Session.remove()
                 gc.collect()
             except BaseException:
                 os._exit(1)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        database.Session.commit()
-    with database.session_scope() as session:
+        sessions.Session.commit()
+    with sessions.session_scope() as session:
         assert len(session.scalars(sa.select(User.email)).all()) == 4
 
 
@@ -287,7 +288,7 @@ def test_threads_that_come_first_at_once_share_an_engine(configured: str) -> Non
 
     def first_use() -> None:
         barrier.wait()
-        engines.append(database.get_engine())
+        engines.append(sessions.get_engine())
 
     threads = [threading.Thread(target=first_use) for _ in range(8)]
     for thread in threads:
@@ -322,23 +323,23 @@ def test_an_empty_variable_gives_way_to_its_file(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PLATFORM_DB_URI", "")
     monkeypatch.setenv("PLATFORM_DB_URI_FILE", str(tmp_path / "uri"))
     monkeypatch.setenv("PLATFORM_DB_WORKFLOW_TERMINATION_QUOTA_UPDATE_POLICY", "")
-    config.reset_settings()
+    settings.reset_settings()
 
-    settings = config.get_settings()
+    read = settings.get_settings()
 
-    assert settings.uri is not None
-    assert settings.uri.get_secret_value() == "postgresql://host/name"
-    assert settings.workflow_termination_quota_update_policy == ()
-    config.reset_settings()
+    assert read.uri is not None
+    assert read.uri.get_secret_value() == "postgresql://host/name"
+    assert read.workflow_termination_quota_update_policy == ()
+    settings.reset_settings()
 
 
 def test_a_file_that_cannot_be_read_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PLATFORM_DB_PASSWORD", raising=False)
     monkeypatch.setenv("PLATFORM_DB_PASSWORD_FILE", "hunter2")
-    config.reset_settings()
+    settings.reset_settings()
 
     with pytest.raises(errors.InvalidSetting, match="PLATFORM_DB_PASSWORD_FILE") as error:
-        config.get_settings()
+        settings.get_settings()
 
     assert "hunter2" not in str(error.value)
-    config.reset_settings()
+    settings.reset_settings()

@@ -12,9 +12,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import database, quota, roles, schema
+from platform_db import database, quota, schema
+from platform_db.lifecycle.transitions import override_guard, transition
 from platform_db.models import RunStatus
-from platform_db.transitions import override_guard, transition
+from platform_db.tenancy import roles
 from tests.factories import make_run, make_user
 
 PAGE = Path(__file__).parents[1] / "docs" / "operations.rst"

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors, states
 from platform_db.models import Base, StatusChange
-from platform_db.models.guard import guard_statements
+from platform_db.schema.guard import guard_statements
 from tests.factories import make_guarded, make_run, make_user
 
 

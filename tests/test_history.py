@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import database, errors
-from platform_db.history import add_note, history
+from platform_db.lifecycle.history import add_note, history
+from platform_db.lifecycle.transitions import transition
 from platform_db.models import Job, Note, RunStatus, StatusChange, Workflow
 from platform_db.states import WORKFLOW
-from platform_db.transitions import transition
 from tests.factories import make_run, make_user
 from tests.processes import in_processes
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors
-from platform_db.jobs import evict_cached_results, find_cached_result, store_result
+from platform_db.jobs.cache import evict_cached_results, find_cached_result, store_result
 from platform_db.models import Job, JobCache, JobCacheUse
 from tests.factories import make_run, make_user
 
@@ -113,7 +113,7 @@ def test_eviction_is_one_owners_and_takes_the_oldest_first(session: Session) -> 
 
 
 def test_finding_a_result_uses_the_index(session: Session) -> None:
-    from platform_db.jobs import _FIND
+    from platform_db.jobs.cache import _FIND
 
     session.execute(sa.text("SET LOCAL enable_seqscan = off"))
     plan = session.execute(

@@ -15,11 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import database, errors, leases
-from platform_db.history import history
+from platform_db.identifiers import new_id
 from platform_db.leases import heartbeat, recover, recover_owned_by, release
+from platform_db.lifecycle.history import history
+from platform_db.lifecycle.transitions import override_guard, transition
 from platform_db.models import Lease, RunStatus, StatusChange, User, Workflow
-from platform_db.transitions import override_guard, transition
-from platform_db.types import new_id
 from tests.factories import make_guarded, make_run, make_user
 
 NOW = timedelta(0)

@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors
 from platform_db.health.deep_check import check_deeply
+from platform_db.lifecycle.transitions import transition
 from platform_db.logs import append_log, follow_log, read_log, read_new_log, stream_log, tail_log
 from platform_db.models import Job, LogChunk, LogSize, Workflow
 from platform_db.retention import choose_rules, prune
-from platform_db.transitions import transition
 from tests.factories import make_run, make_user
 
 
@@ -145,16 +145,16 @@ def test_empty_texts_do_not_hide_that_a_log_was_cut(session: Session) -> None:
 
 
 def test_the_setting_limits_the_logs_of_a_run(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    from platform_db import config
+    from platform_db import settings
 
     run = make_run(session, make_user(session))
     monkeypatch.setenv("PLATFORM_DB_LOG_LIMIT", "0")
-    config.reset_settings()
+    settings.reset_settings()
     try:
         assert append_log(session, run, "x") == 0
     finally:
         monkeypatch.undo()
-        config.reset_settings()
+        settings.reset_settings()
 
 
 def test_two_who_write_at_once_wait_for_nobody_and_leave_one_marker(

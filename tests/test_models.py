@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import config, errors
+from platform_db import errors, settings
 from platform_db.models import (
     AuditLog,
     AuditLogAction,
@@ -40,7 +40,7 @@ def test_a_new_user_gets_a_token_and_the_default_limits(
 ) -> None:
     monkeypatch.setenv("PLATFORM_DB_DEFAULT_QUOTA_DISK_LIMIT", "0")
     monkeypatch.setenv("PLATFORM_DB_DEFAULT_QUOTA_CPU_LIMIT", "3600000")
-    config.reset_settings()
+    settings.reset_settings()
     user = make_user(session, access_token="a-token")
     session.expire_all()
     assert (user.access_token, user.access_token_status) == ("a-token", "active")
@@ -287,7 +287,7 @@ def test_retention_rules_can_be_switched_by_hand(session: Session) -> None:
 
 def test_priorities(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLATFORM_DB_MAX_CONCURRENT_WORKFLOWS", "2")
-    config.reset_settings()
+    settings.reset_settings()
     owner = make_user(session)
     run = make_run(session, owner, complexity=[[2, 10], [1, 5]])
     assert run.get_complexity_priority(100) == 75
@@ -316,7 +316,7 @@ def test_jobs_are_kept_alive_by_status(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, statuses: str, cleaned: bool
 ) -> None:
     monkeypatch.setenv("PLATFORM_DB_KEEP_ALIVE_JOBS_WITH_STATUSES", statuses)
-    config.reset_settings()
+    settings.reset_settings()
     assert JobStatus.should_cleanup_job(JobStatus.failed) == cleaned
     assert ("nonsense" in caplog.text) == ("nonsense" in statuses)
 

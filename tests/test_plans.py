@@ -8,7 +8,7 @@ from sqlalchemy import event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
-from platform_db.history import history
+from platform_db.lifecycle.history import history
 from platform_db.logs import read_new_log
 from platform_db.models import Job, RunStatus, Workflow
 from platform_db.workflows import count_by_status, list_workflows

@@ -4,12 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platform_db.priority import (
-    complexity_memory,
-    complexity_priority,
-    overload_factor,
-    workflow_priority,
-)
+from platform_db.priority import complexity_memory, complexity_priority, overload_factor, workflow_priority
 
 GIB = 1024**3
 steps = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 2**44)), max_size=10)

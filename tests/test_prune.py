@@ -19,13 +19,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import database, errors
-from platform_db.history import add_note
-from platform_db.jobs import store_result
+from platform_db.jobs.cache import store_result
 from platform_db.leases import heartbeat
+from platform_db.lifecycle.history import add_note
+from platform_db.lifecycle.transitions import transition
 from platform_db.logs import append_log
 from platform_db.models import NOBODY, AuditLog, Base, Job, LogSize, RunStatus, Workflow
 from platform_db.retention import choose_rules, prune, require_finished
-from platform_db.transitions import transition
 from tests.factories import make_run, make_user
 
 NOW = timedelta(0)

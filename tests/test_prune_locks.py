@@ -12,15 +12,15 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors
 from platform_db.health.deep_check import check_deeply
-from platform_db.history import add_note
-from platform_db.jobs import find_cached_result
+from platform_db.jobs.cache import find_cached_result
 from platform_db.leases import heartbeat
+from platform_db.lifecycle.history import add_note
+from platform_db.lifecycle.transitions import override_guard, transition
 from platform_db.models import Job, JobCache, Lease, Note, RunStatus, StatusChange, Workflow
 from platform_db.retention import choose_rules, prune
 from platform_db.retention import prune as prune_function
 from platform_db.retention.archive import write_archive
 from platform_db.tenancy import tenant_scope
-from platform_db.transitions import override_guard, transition
 from tests.factories import make_guarded, make_run, make_user
 from tests.tenants import prepare_roles
 from tests.test_prune import NOW, ORPHANS, make_life

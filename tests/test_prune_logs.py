@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import config, database
-from platform_db.jobs import find_cached_result, store_result
+from platform_db import database, settings
+from platform_db.jobs.cache import find_cached_result, store_result
 from platform_db.logs import append_log
 from platform_db.models import Job, JobCache, LogChunk, User, Workflow
 from platform_db.retention import choose_rules, prune
@@ -114,10 +114,10 @@ def results_of(session: Session, owner: User) -> set[str]:
 def two_results(monkeypatch: pytest.MonkeyPatch):
     """Let each user keep two results."""
     monkeypatch.setenv("PLATFORM_DB_JOB_CACHE_LIMIT", "2")
-    config.reset_settings()
+    settings.reset_settings()
     yield
     monkeypatch.undo()
-    config.reset_settings()
+    settings.reset_settings()
 
 
 @pytest.mark.usefixtures("two_results")

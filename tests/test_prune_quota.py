@@ -111,7 +111,7 @@ def test_a_new_period_forgets_what_was_pruned_in_the_one_before(
 def test_a_first_period_forgets_what_was_pruned(
     session: Session, session_factory: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from platform_db import config
+    from platform_db import settings
     from platform_db.quota.periods import initialise_default_periods
     from platform_db.quota.resources import get_default_key
 
@@ -120,11 +120,11 @@ def test_a_first_period_forgets_what_was_pruned(
     update_cpu_usage(session_factory)
     prune(session_factory, choose_rules(["workflow"], older_than=NOW))
     monkeypatch.setenv("PLATFORM_DB_DEFAULT_QUOTA_CPU_PERIOD_RESET_MONTHS", "3")
-    config.reset_settings()
+    settings.reset_settings()
     assert used(session, user, "cpu") == 5 * HOUR
     initialise_default_periods(session, get_default_key(session, ResourceType.cpu))
     session.commit()
-    config.reset_settings()
+    settings.reset_settings()
     assert used(session, user, "cpu") == 0
     assert check_deeply(session) == []
 

@@ -126,20 +126,20 @@ def test_periods_are_anchored_at_the_creation(
 
 
 def test_the_default_period_is_given_once(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    from platform_db import config
+    from platform_db import settings
 
     user = make_user(session)
     cpu = quota.get_default_quota_resource(session, ResourceType.cpu)
     with pytest.raises(errors.InvalidSetting):
         quota.initialise_default_periods(session, cpu)
     monkeypatch.setenv("PLATFORM_DB_DEFAULT_QUOTA_CPU_PERIOD_RESET_MONTHS", "3")
-    config.reset_settings()
+    settings.reset_settings()
     try:
         assert quota.initialise_default_periods(session, cpu) == [user.id_]
         assert quota.initialise_default_periods(session, cpu) == []
     finally:
         monkeypatch.undo()
-        config.reset_settings()
+        settings.reset_settings()
     session.commit()
     total = total_of(session, user)
     assert (total.quota_period_months, total.quota_period_start_at) == (3, user.created)
@@ -191,10 +191,10 @@ def test_when_a_run_ends_its_time_is_counted_and_its_workspace_marked(session: S
 def test_the_policy_says_what_is_updated_when_a_run_ends(
     session: Session, monkeypatch: pytest.MonkeyPatch, policy: str, counted: set[str]
 ) -> None:
-    from platform_db import config
+    from platform_db import settings
 
     monkeypatch.setenv("PLATFORM_DB_WORKFLOW_TERMINATION_QUOTA_UPDATE_POLICY", policy)
-    config.reset_settings()
+    settings.reset_settings()
     user = make_user(session)
     run = make_run(session, user, status="running", run_started_at=START, workspace_path="/w")
     quota.store_workflow_disk_quota(session, run, bytes_to_sum=7)
@@ -204,7 +204,7 @@ def test_the_policy_says_what_is_updated_when_a_run_ends(
     used = {r.resource.type_.value for r in run.resources if r.stale or r.resource.type_ is ResourceType.cpu}
     assert used == counted
     monkeypatch.undo()
-    config.reset_settings()
+    settings.reset_settings()
 
 
 def test_a_caller_overrides_the_policy(session: Session) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import orm
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import database, errors, quota
+from platform_db.leases.tasks import lease
 from platform_db.models import (
     QuotaReservation,
     Resource,
@@ -25,7 +26,6 @@ from platform_db.models import (
     WorkflowResource,
 )
 from platform_db.quota import Scope, update_cpu_usage, update_disk_usage
-from platform_db.quota.leases import lease
 from tests import command_line
 from tests.factories import make_run, make_user
 from tests.processes import in_processes

@@ -13,13 +13,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import config, errors, workspaces
-from platform_db.history import history
+from platform_db import errors, settings, workspaces
+from platform_db.lifecycle.history import history
+from platform_db.lifecycle.transitions import transition
 from platform_db.models import AuditLog, Resource, User, Workflow, WorkspaceRetentionRule
 from platform_db.quota import store_workflow_disk_quota, update_users_disk_quota
 from platform_db.retention.workspaces import apply_retention_rules
 from platform_db.states import WorkspaceRetentionRuleStatus
-from platform_db.transitions import transition
 from platform_db.workspaces.removal import Removal, StopRemoval, remove_matching
 from tests.factories import make_run, make_user
 
@@ -30,9 +30,9 @@ PAST = datetime.now(timezone.utc) - timedelta(days=1)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Let the workspaces of this test lie below a directory of its own."""
     monkeypatch.setenv("PLATFORM_DB_WORKSPACE_ROOT", str(tmp_path))
-    config.reset_settings()
+    settings.reset_settings()
     yield tmp_path
-    config.reset_settings()
+    settings.reset_settings()
 
 
 def fill(workspace: Path, *names: str) -> None:
@@ -148,7 +148,7 @@ def test_a_relative_path_lies_on_the_shared_volume(tmp_path: Path, monkeypatch: 
     with pytest.raises(workspaces.WorkspaceError, match="does not lie below"):
         remove_matching("w", "*")
     monkeypatch.setenv("PLATFORM_DB_SHARED_VOLUME_PATH", str(tmp_path / "volume"))
-    config.reset_settings()
+    settings.reset_settings()
     assert remove_matching("w", "*").files == 1
 
 
@@ -156,7 +156,7 @@ def test_the_root_may_be_a_link_of_the_operator(tmp_path: Path, monkeypatch: pyt
     fill(tmp_path, "storage/w/a.tmp")
     (tmp_path / "root").symlink_to("storage")
     monkeypatch.setenv("PLATFORM_DB_WORKSPACE_ROOT", str(tmp_path / "root"))
-    config.reset_settings()
+    settings.reset_settings()
     assert remove_matching(tmp_path / "root" / "w", "*").files == 1
 
 

@@ -12,12 +12,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from platform_db import errors, roles
+from platform_db import errors
 from platform_db.audit import prune_audit_log, record_action, seal_audit_log
 from platform_db.models import Base, Workflow
-from platform_db.privileges import Role, privileges
-from platform_db.role_differences import differences, read_grants
-from platform_db.tenancy import tenant_scope
+from platform_db.tenancy import roles, tenant_scope
+from platform_db.tenancy.drift import differences, read_grants
+from platform_db.tenancy.privileges import Role, privileges
 from tests.command_line import one_line, run
 from tests.tenants import make_tenant, prepare_roles
 

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import config, crypto, errors, tokens
+from platform_db import crypto, errors, settings, tokens
 from platform_db.health.secret_keys import SECRETS, require_secret_keys
 from platform_db.models import AuditLog, InteractiveSession, UserToken
 from platform_db.models.audit import NOBODY
@@ -26,11 +26,11 @@ def key_id(key: str) -> str:
 def use_keys(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     def use(*keys: str) -> None:
         monkeypatch.setenv("PLATFORM_DB_SECRET_KEY", ",".join(keys))
-        config.reset_settings()
+        settings.reset_settings()
 
     use(OLD)
     yield use
-    config.reset_settings()
+    settings.reset_settings()
 
 
 def test_every_secret_moves_and_nobody_notices(

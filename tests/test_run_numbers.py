@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import database, errors
+from platform_db import database, errors, sessions
 from platform_db.models import User, Workflow, split_run_number
 from tests.factories import make_run, make_user
 from tests.processes import in_processes
@@ -160,7 +160,7 @@ def create_in_opposite_orders(uri: str, owner_id: object, number: int) -> None:
             session.flush()
 
     for _ in range(10):
-        database.run_transaction(two_runs, factory=factory, attempts=1)
+        sessions.run_transaction(two_runs, factory=factory, attempts=1)
 
 
 def create_for_both(uri: str, owner_ids: list[object], number: int) -> None:
@@ -171,7 +171,7 @@ def create_for_both(uri: str, owner_ids: list[object], number: int) -> None:
         session.add_all([new_run(owner_id, "same") for owner_id in ordered])
 
     for _ in range(20):
-        database.run_transaction(two_runs, factory=factory, attempts=1)
+        sessions.run_transaction(two_runs, factory=factory, attempts=1)
 
 
 def test_one_flush_may_take_its_owners_in_any_order(session: Session, database_uri: str) -> None:

@@ -11,8 +11,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.audit import list_audit
 from platform_db.models import User, Workflow
-from platform_db.sharing import list_shared, share_workflow, unshare_workflow
-from platform_db.workflows import get_workflow
+from platform_db.workflows import get_workflow, list_shared, share_workflow, unshare_workflow
 from tests.factories import make_run, make_user
 
 

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from platform_db import database, errors
+from platform_db import errors, sessions
 from platform_db.models import Job, Note, Workflow
 from platform_db.tenancy import tenant_scope, tenant_sessionmaker
 from tests.tenants import Tenant, make_tenant, prepare_roles
@@ -191,6 +191,6 @@ def test_a_threads_session_can_be_scoped(database_uri: str, engine: sa.Engine, a
     with tenant_scope(registry, ann.id_):
         assert [run.id_ for run in registry.scalars(sa.select(Workflow))] == [ann.run]
     registry.remove()
-    with tenant_scope(database.Session(bind=engine), ann.id_):
-        assert [run.id_ for run in database.Session.scalars(sa.select(Workflow))] == [ann.run]
-    database.Session.remove()
+    with tenant_scope(sessions.Session(bind=engine), ann.id_):
+        assert [run.id_ for run in sessions.Session.scalars(sa.select(Workflow))] == [ann.run]
+    sessions.Session.remove()

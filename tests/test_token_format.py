@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platform_db import errors, token_format
-from platform_db.token_format import generate, require_well_formed
+from platform_db import errors
+from platform_db.crypto import token_format
+from platform_db.crypto.token_format import generate, require_well_formed
 
 
 @pytest.mark.parametrize(("purpose", "letter"), token_format.LETTERS.items())

@@ -18,9 +18,9 @@ from sqlalchemy.orm import Session
 
 from platform_db import crypto, database, embedded, errors, tokens, users
 from platform_db.audit import record_action
+from platform_db.crypto.token_format import generate
+from platform_db.lifecycle.transitions import override_guard
 from platform_db.models import AuditLog, InteractiveSession, StatusChange, UserToken
-from platform_db.token_format import generate
-from platform_db.transitions import override_guard
 from tests.factories import make_user
 
 pytestmark = pytest.mark.usefixtures("secret_key")

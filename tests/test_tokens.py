@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import config, crypto, errors, tokens
+from platform_db import crypto, errors, settings, tokens
+from platform_db.crypto.token_format import generate
 from platform_db.models import (
     AuditLog,
     InteractiveSession,
@@ -22,7 +23,6 @@ from platform_db.models import (
     UserTokenStatus,
     UserTokenType,
 )
-from platform_db.token_format import generate
 from tests.factories import make_user
 
 pytestmark = pytest.mark.usefixtures("secret_key")
@@ -34,7 +34,7 @@ A_MINUTE_AGO = sa.text("UPDATE platform.user_token_last_use SET last_used_at = n
 
 def use_keys(monkeypatch: pytest.MonkeyPatch, *keys: str) -> None:
     monkeypatch.setenv("PLATFORM_DB_SECRET_KEY", ",".join(keys))
-    config.reset_settings()
+    settings.reset_settings()
 
 
 def audit(session: Session) -> list[tuple[str, uuid.UUID]]:
@@ -146,7 +146,7 @@ def test_without_a_key_nobody_gets_in_and_the_rest_works(
 ) -> None:
     user = make_user(session, access_token="own")
     monkeypatch.delenv("PLATFORM_DB_SECRET_KEY")
-    config.reset_settings()
+    settings.reset_settings()
     with pytest.raises(errors.SecretKeyError, match="no secret key is configured"):
         tokens.authenticate(session, "own")
     (listed,) = tokens.list_tokens(session, user)

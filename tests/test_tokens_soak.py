@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
-from platform_db import config, crypto, database, errors, tokens
+from platform_db import crypto, database, errors, settings, tokens
 from platform_db.models import User, UserToken, UserTokenStatus, UserTokenType
 from tests.factories import make_user
 from tests.processes import in_processes
@@ -34,7 +34,7 @@ SELECT count(*) FROM platform.user_token WHERE type_ = 'access' AND status = 'ac
 
 def use_keys(*keys: str) -> None:
     os.environ["PLATFORM_DB_SECRET_KEY"] = ",".join(keys)
-    config.reset_settings()
+    settings.reset_settings()
 
 
 # -- request, grant, revoke and authenticate at random
@@ -204,8 +204,8 @@ def rotate_under_load(
 
 def copy_tokens(session: Session, user_id: uuid.UUID, count: int, values: list[str]) -> None:
     """Store many tokens at once."""
-    from platform_db.token_format import generate
-    from platform_db.types import new_id
+    from platform_db.crypto.token_format import generate
+    from platform_db.identifiers import new_id
 
     ring = crypto.get_key_ring()
     for start in range(0, count, 5000):

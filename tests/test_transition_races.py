@@ -11,8 +11,8 @@ from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
 from platform_db import database, errors
+from platform_db.lifecycle.transitions import set_actor, transition
 from platform_db.models import RunStatus, StatusChange, Workflow
-from platform_db.transitions import set_actor, transition
 from tests.factories import make_run, make_user
 from tests.processes import in_processes
 

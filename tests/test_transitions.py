@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors
+from platform_db.lifecycle.transitions import override_guard, set_actor, transition, transition_many
 from platform_db.models import Job, JobStatus, RunStatus, StatusChange
-from platform_db.transitions import override_guard, set_actor, transition, transition_many
 from tests.factories import make_guarded, make_run, make_user
 
 

@@ -12,12 +12,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors, users
 from platform_db.health.deep_check import check_deeply
-from platform_db.history import add_note
 from platform_db.leases import heartbeat
+from platform_db.lifecycle.history import add_note
+from platform_db.lifecycle.transitions import transition
 from platform_db.logs import append_log
 from platform_db.models import AuditLog, InteractiveSession, Job, Service, User, UserToken, Workflow
 from platform_db.models.policies import tenant_columns
-from platform_db.transitions import transition
 from tests.factories import make_guarded, make_run, make_user
 
 

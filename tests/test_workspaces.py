@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from platform_db import config, errors
+from platform_db import errors, settings
 from platform_db.workspaces import (
     Measurement,
     MissingWorkspaceError,
@@ -29,14 +29,14 @@ WORKFLOW = UUID("018f0000-0000-7000-8000-000000000002")
 
 
 @pytest.fixture(autouse=True)
-def settings(monkeypatch):
+def environment(monkeypatch):
     """Read settings from an environment that the test controls."""
     for name in ("WORKSPACE_ROOT", "SHARED_VOLUME_PATH"):
         monkeypatch.delenv(f"PLATFORM_DB_{name}", raising=False)
         monkeypatch.delenv(f"PLATFORM_DB_{name}_FILE", raising=False)
-    config.reset_settings()
+    settings.reset_settings()
     yield monkeypatch
-    config.reset_settings()
+    settings.reset_settings()
 
 
 def fill(directory: Path, sizes: dict[str, int]) -> Path:
@@ -47,8 +47,8 @@ def fill(directory: Path, sizes: dict[str, int]) -> Path:
     return directory
 
 
-def test_a_path_names_the_root_the_user_and_the_workflow(settings):
-    settings.setenv("PLATFORM_DB_WORKSPACE_ROOT", "/srv/workspaces/")
+def test_a_path_names_the_root_the_user_and_the_workflow(environment):
+    environment.setenv("PLATFORM_DB_WORKSPACE_ROOT", "/srv/workspaces/")
     assert build_workspace_path(USER) == f"/srv/workspaces/users/{USER}/workflows"
     assert build_workspace_path(USER, WORKFLOW) == f"/srv/workspaces/users/{USER}/workflows/{WORKFLOW}"
     assert build_workspace_path("u", "w", workspace_root_path="/other") == "/other/users/u/workflows/w"
@@ -62,10 +62,10 @@ def test_an_identifier_cannot_lead_elsewhere(identifier):
         build_workspace_path(USER, identifier)
 
 
-def test_a_relative_path_starts_at_the_shared_volume(settings, tmp_path):
+def test_a_relative_path_starts_at_the_shared_volume(environment, tmp_path):
     assert absolute_workspace_path("users/u") == "users/u"
-    settings.setenv("PLATFORM_DB_SHARED_VOLUME_PATH", f"{tmp_path}/")
-    config.reset_settings()
+    environment.setenv("PLATFORM_DB_SHARED_VOLUME_PATH", f"{tmp_path}/")
+    settings.reset_settings()
     assert absolute_workspace_path("users/u") == f"{tmp_path}/users/u"
     assert absolute_workspace_path("/elsewhere") == "/elsewhere"
     with pytest.raises(errors.InvalidIdentifier):
@@ -148,8 +148,8 @@ def test_each_path_comes_back_as_it_was_given(tmp_path):
     assert found[tmp_path] == measure(tmp_path)
 
 
-def test_one_path_that_leads_out_does_not_end_the_others(settings, tmp_path):
-    settings.setenv("PLATFORM_DB_SHARED_VOLUME_PATH", str(tmp_path))
+def test_one_path_that_leads_out_does_not_end_the_others(environment, tmp_path):
+    environment.setenv("PLATFORM_DB_SHARED_VOLUME_PATH", str(tmp_path))
     fill(tmp_path, {"fine/file": 1})
     found = dict(measure_many(["fine", "../out"]))
     assert isinstance(found["fine"], Measurement)

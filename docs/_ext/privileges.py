@@ -9,7 +9,7 @@ from reference import list_table
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from platform_db.privileges import Role, privileges, sees_every_tenant
+from platform_db.tenancy.privileges import Role, privileges, sees_every_tenant
 
 
 class RolesTable(SphinxDirective):

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql
 
 from platform_db import errors
 from platform_db.models import Base
-from platform_db.settings import PREFIX, Settings
+from platform_db.settings.variables import PREFIX, Settings
 
 
 class SettingsTable(SphinxDirective):

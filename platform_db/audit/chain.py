@@ -11,13 +11,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.models import AuditSeal
-from platform_db.types import SCHEMA
 
 NO_HASH = bytes(32)
 
 # No two sealers, nor a sealer and retention, add to the chain at once. A lock of the transaction: behind a
 # pooler nobody else inherits it.
-_LOCK = sa.text(f"SELECT pg_try_advisory_xact_lock(hashtextextended('{SCHEMA}.audit_seal', 0))")
+_LOCK = sa.text("SELECT pg_try_advisory_xact_lock(hashtextextended('platform.audit_seal', 0))")
 
 _LAST = sa.select(AuditSeal).order_by(AuditSeal.number.desc()).limit(1)
 

@@ -8,8 +8,6 @@ forever.
 
 from __future__ import annotations
 
-from platform_db.types import SCHEMA
-
 CONTENT = (
     "json_build_array(id_, user_id, actor_id, action, details, request_id, address, service,"
     " extract(epoch FROM created))::text"
@@ -28,6 +26,6 @@ DIGEST = f"substr(sha256(convert_to(content, 'UTF8')), 1, {DIGEST_BYTES})"
 
 DIGESTS = f"coalesce(string_agg(int8send(number) || {DIGEST}, ''::bytea ORDER BY number), '')"
 
-TABLE = f"{SCHEMA}.audit_log"
+TABLE = "platform.audit_log"
 
 ROWS = f"(SELECT number, id_, created, {CONTENT} AS content FROM {TABLE}) AS log"

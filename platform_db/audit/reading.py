@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.identifiers import parse_id
 from platform_db.models import AuditLog, AuditLogAction
-from platform_db.types import parse_id
 
 # Rows that an export fetches at a time.
 PAGE = 1000

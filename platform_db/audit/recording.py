@@ -1,6 +1,6 @@
 """Writing audit rows: one plain INSERT each, in the transaction that does what they tell of.
 
-What the database can see, triggers record (:mod:`platform_db.models.recording`).
+What the database can see, triggers record (:mod:`platform_db.schema.recording`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.identifiers import parse_id
 from platform_db.models import AuditLog, AuditLogAction, User
-from platform_db.types import parse_id
 
 
 def record_action(

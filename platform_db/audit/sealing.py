@@ -10,7 +10,6 @@ missed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +19,8 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.audit.chain import add_seal, last_seal, try_lock_chain
 from platform_db.audit.content import CONTENT_HASH, DIGESTS, ROWS, TABLE
+from platform_db.database.session import SessionFactory
 from platform_db.models import AuditSeal, AuditSealDigests
-from platform_db.types import SCHEMA
 
 # Rows per seal: a seal is hashed in the server's memory, about 2 MB.
 SEAL_ROWS = 5000
@@ -43,7 +42,7 @@ class SealingResult:
     waiting: bool = False
 
 
-def seal_audit_log(factory: Callable[[], Session], *, wait: float = 10.0) -> SealingResult:
+def seal_audit_log(factory: SessionFactory, *, wait: float = 10.0) -> SealingResult:
     """Seal the rows that were written before this call, in transactions of its own.
 
     Killed at any time it leaves a chain that verifies: each seal is one transaction. Long transactions of
@@ -114,19 +113,19 @@ def _seal(session: Session, last: AuditSeal | None, fence: int) -> AuditSeal:
 
 # A fence from another server, restored from a dump, may lie in this one's future: such a one is put up anew.
 _READ_FENCE = sa.text(
-    f"""
+    """
     SELECT last_row,
            transaction_id >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS stale,
            transaction_id <= pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS settled
-    FROM {SCHEMA}.audit_fence
+    FROM platform.audit_fence
     """
 )
 
 _GREATEST = sa.text(f"SELECT max(number) FROM {TABLE}")
 
 _SET_FENCE = sa.text(
-    f"""
-    INSERT INTO {SCHEMA}.audit_fence (last_row, transaction_id)
+    """
+    INSERT INTO platform.audit_fence (last_row, transaction_id)
     VALUES (:last_row, pg_current_xact_id()::text::bigint)
     ON CONFLICT (singleton) DO UPDATE
         SET last_row = excluded.last_row, transaction_id = excluded.transaction_id

@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from platform_db import errors
-from platform_db.config import get_settings
+from platform_db.settings import get_settings
 
 
 def signing_key() -> Ed25519PrivateKey | None:

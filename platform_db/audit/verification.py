@@ -17,7 +17,6 @@ from platform_db.audit.content import CONTENT_HASH, DIGEST, DIGEST_BYTES, ROWS, 
 from platform_db.audit.exported import ExportedSeals
 from platform_db.audit.signing import is_signed, verify_keys
 from platform_db.models import NOBODY, AuditLog, AuditLogAction, AuditSeal, AuditSealDigests
-from platform_db.types import SCHEMA
 
 
 @dataclass
@@ -202,7 +201,7 @@ _SPAN = "(CAST(:after AS bigint) IS NULL OR number > :after) AND number <= :last
 _READ_SEALED = sa.text(
     f"""
     SELECT count(*) AS row_count, {CONTENT_HASH} AS content_hash,
-           (SELECT first_kept_seal FROM {SCHEMA}.audit_seal ORDER BY number DESC LIMIT 1) AS first_kept_seal
+           (SELECT first_kept_seal FROM platform.audit_seal ORDER BY number DESC LIMIT 1) AS first_kept_seal
     FROM {ROWS} WHERE {_SPAN}
     """
 )
@@ -214,14 +213,14 @@ _IS_REMOVAL_RECORDED = sa.text(
         SELECT FROM {TABLE}
         WHERE user_id = CAST(:nobody AS uuid) AND action = :action AND number > :after
           AND details @> CAST(:details AS jsonb)
-    ) OR :next < (SELECT first_kept_seal FROM {SCHEMA}.audit_seal ORDER BY number DESC LIMIT 1)
+    ) OR :next < (SELECT first_kept_seal FROM platform.audit_seal ORDER BY number DESC LIMIT 1)
     """
 )
 
 _READ_DIGESTS = sa.text(f"SELECT number, id_, {DIGEST} AS digest FROM {ROWS} WHERE {_SPAN}")
 
 _IS_SEALED = sa.text(
-    f"SELECT EXISTS (SELECT FROM {SCHEMA}.audit_seal_digests"
+    "SELECT EXISTS (SELECT FROM platform.audit_seal_digests"
     " WHERE position(CAST(:digest AS bytea) IN digests) > 0)"
 )
 

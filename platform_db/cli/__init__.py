@@ -13,19 +13,31 @@ import click
 from platform_db.cli.errors import Program
 
 COMMANDS = {
-    "alembic": ("platform_db.cli.alembic:alembic", "Run, take back and inspect migrations."),
-    "audit": ("platform_db.cli.audit:audit", "Read, seal, verify and prune the audit log."),
-    "db": ("platform_db.cli.db:db", "Look after the database."),
-    "demo": ("platform_db.cli.demo:demo", "Show a platform at work, on a database of its own."),
-    "job": ("platform_db.cli.job:job", "Look at jobs."),
-    "init": ("platform_db.cli.init:init", "Bring the database to the newest revision, with its defaults."),
-    "quota": ("platform_db.cli.quota:quota", "Count what users take of the disk and of processing time."),
-    "retention": ("platform_db.cli.retention:retention", "Apply the retention rules of workspaces."),
-    "roles": ("platform_db.cli.roles:roles", "Make the database's roles and give them their privileges."),
-    "secret": ("platform_db.cli.secret:secret", "Make secret keys, and move secrets to them."),
-    "token": ("platform_db.cli.token:token", "Issue, list, grant, revoke and purge tokens."),
-    "user": ("platform_db.cli.user:user", "Create, list, show and delete users."),
-    "workflow": ("platform_db.cli.workflow:workflow", "Look at runs, and recover those of dead workers."),
+    "alembic": ("platform_db.cli.commands.alembic:alembic", "Run, take back and inspect migrations."),
+    "audit": ("platform_db.cli.commands.audit:audit", "Read, seal, verify and prune the audit log."),
+    "db": ("platform_db.cli.commands.db:db", "Look after the database."),
+    "demo": ("platform_db.cli.commands.demo:demo", "Show a platform at work, on a database of its own."),
+    "job": ("platform_db.cli.commands.job:job", "Look at jobs."),
+    "init": (
+        "platform_db.cli.commands.init:init",
+        "Bring the database to the newest revision, with its defaults.",
+    ),
+    "quota": (
+        "platform_db.cli.commands.quota:quota",
+        "Count what users take of the disk and of processing time.",
+    ),
+    "retention": ("platform_db.cli.commands.retention:retention", "Apply the retention rules of workspaces."),
+    "roles": (
+        "platform_db.cli.commands.roles:roles",
+        "Make the database's roles and give them their privileges.",
+    ),
+    "secret": ("platform_db.cli.commands.secret:secret", "Make secret keys, and move secrets to them."),
+    "token": ("platform_db.cli.commands.token:token", "Issue, list, grant, revoke and purge tokens."),
+    "user": ("platform_db.cli.commands.user:user", "Create, list, show and delete users."),
+    "workflow": (
+        "platform_db.cli.commands.workflow:workflow",
+        "Look at runs, and recover those of dead workers.",
+    ),
 }
 
 

@@ -6,9 +6,11 @@ cannot take. So every command that needs the tables looks first, and changes not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from platform_db.database.session import SessionFactory
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Connection
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 SERVICE = "platform-db"
 
 
-def session_factory(url: URL | None = None) -> Callable[[], Session]:
+def session_factory(url: URL | None = None) -> SessionFactory:
     """Return what makes sessions, once the schema was found to be current.
 
     :param url: the database; by default the configured one.
@@ -27,20 +29,20 @@ def session_factory(url: URL | None = None) -> Callable[[], Session]:
     """
     from sqlalchemy import event, orm
 
-    from platform_db import database, schema
+    from platform_db import database, schema, sessions
 
     if url is None:
-        engine = database.get_engine()
+        engine = sessions.get_engine()
     else:
         if database.is_embedded():
-            database.get_engine()  # This is what gives it a schema at the first use.
+            sessions.get_engine()  # This is what gives it a schema at the first use.
         engine = database.create_engine(url)
     with engine.connect() as connection:
         schema.status(connection).require_current()
     bind = None if url is None else engine  # The configured one is found anew, as in a forked child.
-    sessions = orm.sessionmaker(bind, class_=database.session_factory.class_)
-    event.listen(sessions, "after_begin", _say_what_acts)
-    return sessions
+    maker = orm.sessionmaker(bind, class_=sessions.session_factory.class_)
+    event.listen(maker, "after_begin", _say_what_acts)
+    return maker
 
 
 def _say_what_acts(session: Session, transaction: SessionTransaction, connection: Connection) -> None:

@@ -97,7 +97,7 @@ def as_failure(error: Exception) -> Failure | None:
     if sqlalchemy is None:
         return None
     if isinstance(error, sqlalchemy.DBAPIError):
-        from platform_db.driver_errors import as_connection_error
+        from platform_db.database.driver_errors import as_connection_error
 
         own = as_connection_error(error)
         if own is not None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from platform_db.errors import TOKEN_PREFIX, hide_tokens
+
 DAY = 86_400  # seconds
 
 # A hundred years: what is longer leads out of the range of times.
@@ -27,12 +29,10 @@ def read_value(prompt: str = "Value") -> str:
 
 def refuse_value(context: click.Context, parameter: click.Parameter, argument: str | None) -> str | None:
     """Refuse an argument that holds a token's value, be it mistyped, without showing it again."""
-    from platform_db.token_format import PREFIX, hide_tokens
-
     if argument is None:
         return None
     # An e-mail address may begin like a token.
-    if hide_tokens(argument) != argument or (argument.startswith(PREFIX) and "@" not in argument):
+    if hide_tokens(argument) != argument or (argument.startswith(TOKEN_PREFIX) and "@" not in argument):
         raise click.BadParameter(
             "this is a token's value, which other users of the machine have now seen: revoke it. "
             "Values come on stdin or by prompt."

@@ -11,13 +11,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import catalogue, errors
+from platform_db import errors
 from platform_db.logs import CUT
 from platform_db.models import ResourceType
 from platform_db.quota.cpu import CONSUMERS
 from platform_db.quota.resources import DEFAULT_NAMES
+from platform_db.schema import compare
 from platform_db.states import MACHINES
-from platform_db.types import SCHEMA
 
 SHOWN = 5
 
@@ -57,7 +57,7 @@ def check_deeply(session: Session) -> list[Finding]:
         found = rows.all()
         if found:
             findings.append(Finding(check, found[0][0], [str(row[1]) for row in found]))
-    if differences := catalogue.differences(session.connection()):
+    if differences := compare.differences(session.connection()):
         findings.append(Finding(CATALOGUE_CHECK, len(differences), differences[:SHOWN]))
     return findings
 
@@ -77,10 +77,10 @@ def _owner(entity: str) -> str:
 
 def _orphans(table: str, column: str = "entity_id") -> str:
     parents = " UNION ALL ".join(
-        f"SELECT '{entity}' AS entity, id_ FROM {SCHEMA}.{entity}" for entity in MACHINES
+        f"SELECT '{entity}' AS entity, id_ FROM platform.{entity}" for entity in MACHINES
     )
     return f"""
-        SELECT orphan.entity || ' ' || orphan.{column} FROM {SCHEMA}.{table} AS orphan
+        SELECT orphan.entity || ' ' || orphan.{column} FROM platform.{table} AS orphan
         WHERE orphan.entity IN ({", ".join(f"'{entity}'" for entity in MACHINES)}) AND NOT EXISTS (
             SELECT FROM ({parents}) AS parent
             WHERE parent.entity = orphan.entity AND parent.id_ = orphan.{column})
@@ -91,12 +91,12 @@ def _stories() -> str:
     """Select the rows whose revision or status is not what their changes tell."""
     return " UNION ALL ".join(
         f"""
-        SELECT '{entity} ' || row.id_ FROM {SCHEMA}.{entity} AS row
+        SELECT '{entity} ' || row.id_ FROM platform.{entity} AS row
         LEFT JOIN (
-            SELECT entity_id, count(*) AS changes, max(revision) AS last FROM {SCHEMA}.status_change
+            SELECT entity_id, count(*) AS changes, max(revision) AS last FROM platform.status_change
             WHERE entity = '{entity}' GROUP BY entity_id
         ) AS story ON story.entity_id = row.id_
-        LEFT JOIN {SCHEMA}.status_change AS change
+        LEFT JOIN platform.status_change AS change
           ON change.owner_id = row.{_owner(entity)} AND change.entity_id = row.id_
          AND change.revision = row.revision
         WHERE row.revision <> coalesce(story.changes, 0) OR row.revision <> coalesce(story.last, 0)
@@ -109,19 +109,19 @@ def _stories() -> str:
 def _times() -> str:
     runs = " UNION ALL ".join(
         f"""
-        SELECT '{entity} ' || id_ FROM {SCHEMA}.{entity}
+        SELECT '{entity} ' || id_ FROM platform.{entity}
         WHERE (status = 'running' AND (run_finished_at IS NOT NULL OR run_stopped_at IS NOT NULL))
            OR least(run_finished_at, run_stopped_at) < run_started_at
         """
         for entity in ("workflow", "interactive_session", "service")
     )
-    jobs = f"SELECT 'job ' || id_ FROM {SCHEMA}.job WHERE finished_at < started_at"
+    jobs = "SELECT 'job ' || id_ FROM platform.job WHERE finished_at < started_at"
     return f"{runs} UNION ALL {jobs}"
 
 
 def _figures() -> str:
     tables = (table for table, _ in CONSUMERS.values())
-    return " UNION ALL ".join(f"SELECT owner_id, resource_id, quota_used FROM {SCHEMA}.{t}" for t in tables)
+    return " UNION ALL ".join(f"SELECT owner_id, resource_id, quota_used FROM platform.{t}" for t in tables)
 
 
 def _log_sizes() -> str:
@@ -133,10 +133,10 @@ def _log_sizes() -> str:
     return f"""
         SELECT 'workflow ' || chunk.workflow_id FROM (
             SELECT owner_id, workflow_id, sum(octet_length(data)) AS stored
-            FROM {SCHEMA}.log_chunk GROUP BY owner_id, workflow_id
+            FROM platform.log_chunk GROUP BY owner_id, workflow_id
         ) AS log
-        LEFT JOIN {SCHEMA}.log_size AS size USING (owner_id, workflow_id)
-        JOIN {SCHEMA}.log_chunk AS chunk USING (owner_id, workflow_id)
+        LEFT JOIN platform.log_size AS size USING (owner_id, workflow_id)
+        JOIN platform.log_chunk AS chunk USING (owner_id, workflow_id)
         WHERE log.stored > coalesce(size.bytes_, 0)
         GROUP BY chunk.owner_id, chunk.workflow_id, size.bytes_
         HAVING sum(CASE WHEN position({cut} IN chunk.data) > 0 THEN position({cut} IN chunk.data) - 1
@@ -150,51 +150,51 @@ CHECKS = {
     "leases of rows that are no more": _orphans("lease"),
     "revisions and statuses that their history does not tell": _stories(),
     "statuses that their times contradict": _times(),
-    "run counters behind their runs": f"""
+    "run counters behind their runs": """
         SELECT run.owner_id || ' ' || run.name FROM (
             SELECT owner_id, name, 0 AS run_number_major, max(run_number_major) AS last
-            FROM {SCHEMA}.workflow GROUP BY owner_id, name
+            FROM platform.workflow GROUP BY owner_id, name
             UNION ALL
             SELECT owner_id, name, run_number_major, max(run_number_minor)
-            FROM {SCHEMA}.workflow GROUP BY owner_id, name, run_number_major
+            FROM platform.workflow GROUP BY owner_id, name, run_number_major
             HAVING max(run_number_minor) > 0
-        ) AS run LEFT JOIN {SCHEMA}.run_counter AS counter USING (owner_id, name, run_number_major)
+        ) AS run LEFT JOIN platform.run_counter AS counter USING (owner_id, name, run_number_major)
         WHERE coalesce(counter.last, 0) < run.last""",
     "disk totals that are not the sum of their workspaces": f"""
-        SELECT total.user_id FROM {SCHEMA}.user_resource AS total
-        JOIN {SCHEMA}.resource ON resource.id_ = total.resource_id AND resource.name = '{_DISK}'
+        SELECT total.user_id FROM platform.user_resource AS total
+        JOIN platform.resource ON resource.id_ = total.resource_id AND resource.name = '{_DISK}'
         LEFT JOIN (
             SELECT owner_id, sum(used) AS used FROM (
                 SELECT run.owner_id, run.workspace_path, max(figure.quota_used) AS used
-                FROM {SCHEMA}.workflow_resource AS figure
-                JOIN {SCHEMA}.workflow AS run
+                FROM platform.workflow_resource AS figure
+                JOIN platform.workflow AS run
                   ON run.owner_id = figure.owner_id AND run.id_ = figure.workflow_id
-                JOIN {SCHEMA}.resource
+                JOIN platform.resource
                   ON resource.id_ = figure.resource_id AND resource.name = '{_DISK}'
                 GROUP BY run.owner_id, run.workspace_path
             ) AS workspace GROUP BY owner_id
         ) AS figures ON figures.owner_id = total.user_id
         WHERE total.quota_used <> coalesce(figures.used, 0)""",
     "processing times that are not the sum of what was used": f"""
-        SELECT total.user_id FROM {SCHEMA}.user_resource AS total
-        JOIN {SCHEMA}.resource ON resource.id_ = total.resource_id AND resource.name = '{_CPU}'
+        SELECT total.user_id FROM platform.user_resource AS total
+        JOIN platform.resource ON resource.id_ = total.resource_id AND resource.name = '{_CPU}'
         LEFT JOIN (
             SELECT owner_id, resource_id, sum(quota_used) AS used FROM ({_figures()}) AS figure
             GROUP BY owner_id, resource_id
         ) AS figures ON figures.owner_id = total.user_id AND figures.resource_id = total.resource_id
         WHERE total.quota_used <> total.quota_pruned + coalesce(figures.used, 0)""",
     "log sizes behind their logs": _log_sizes(),
-    "reserved amounts that are not the sum of their reservations": f"""
-        SELECT total.user_id FROM {SCHEMA}.user_resource AS total
+    "reserved amounts that are not the sum of their reservations": """
+        SELECT total.user_id FROM platform.user_resource AS total
         LEFT JOIN (
             SELECT user_id, resource_id, sum(greatest(amount, 0)) AS reserved
-            FROM {SCHEMA}.quota_reservation GROUP BY user_id, resource_id
+            FROM platform.quota_reservation GROUP BY user_id, resource_id
         ) AS held USING (user_id, resource_id)
         WHERE total.quota_reserved <> coalesce(held.reserved, 0)""",
-    "invalid indexes": f"""
+    "invalid indexes": """
         SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
-        WHERE relnamespace = '{SCHEMA}'::regnamespace AND NOT indisvalid""",
-    "constraints that were never validated": f"""
+        WHERE relnamespace = 'platform'::regnamespace AND NOT indisvalid""",
+    "constraints that were never validated": """
         SELECT conname FROM pg_constraint
-        WHERE connamespace = '{SCHEMA}'::regnamespace AND NOT convalidated""",
+        WHERE connamespace = 'platform'::regnamespace AND NOT convalidated""",
 }

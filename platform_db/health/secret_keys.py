@@ -9,7 +9,6 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from platform_db import crypto, errors
-from platform_db.types import SCHEMA
 
 SECRETS = {"interactive_session": "secret", "user_token": "token"}
 """The column of secrets, by table; the models say the same (:mod:`platform_db.tokens.keys`)."""
@@ -44,7 +43,7 @@ def _used(table: str, column: str) -> str:
             SELECT CAST('' AS bytea)
             UNION ALL
             SELECT (
-                SELECT {key_id} FROM {SCHEMA}.{table} WHERE {key_id} > used.key_id ORDER BY {key_id} LIMIT 1
+                SELECT {key_id} FROM platform.{table} WHERE {key_id} > used.key_id ORDER BY {key_id} LIMIT 1
             ) FROM used WHERE used.key_id IS NOT NULL
         )
         SELECT encode(key_id, 'hex') FROM used WHERE key_id <> ''

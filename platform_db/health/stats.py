@@ -10,7 +10,6 @@ from sqlalchemy.orm import Session
 from platform_db.models import Base
 from platform_db.models.policies import tenant_columns
 from platform_db.states import MACHINES
-from platform_db.types import SCHEMA
 
 
 def read_stats(session: Session) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def read_stats(session: Session) -> dict[str, Any]:
 
 def _count_statuses(connection: sa.Connection, entity: str) -> dict[str, int]:
     rows = connection.execute(
-        sa.text(f"SELECT status::text, count(*) FROM {SCHEMA}.{entity} GROUP BY status ORDER BY status")
+        sa.text(f"SELECT status::text, count(*) FROM platform.{entity} GROUP BY status ORDER BY status")
     )
     return {str(row[0]): int(row[1]) for row in rows}
 
@@ -49,18 +48,18 @@ def _oldest(connection: sa.Connection, name: str) -> str | None:
 
 def _smallest(name: str) -> str | None:
     """Select when the row with the smallest id was made (UUIDv7)."""
-    table = Base.metadata.tables.get(f"{SCHEMA}.{name}")
+    table = Base.metadata.tables.get(f"platform.{name}")
     if table is None or f"uq_{name}_id_" not in {constraint.name for constraint in table.constraints}:
         return None
     time = next(column for column in ("created", "at") if column in table.columns)
-    return f"SELECT {time} FROM {SCHEMA}.{name} ORDER BY id_ LIMIT 1"
+    return f"SELECT {time} FROM platform.{name} ORDER BY id_ LIMIT 1"
 
 
 def _first_of(table: str, parent: str, key: str, order: str, owner: str = "owner_id") -> str:
     """Select the time of the first entry of the oldest parent that has any, along both tables' keys."""
     return f"""
-        (SELECT entry.at FROM {SCHEMA}.{parent} AS parent CROSS JOIN LATERAL (
-            SELECT at FROM {SCHEMA}.{table}
+        (SELECT entry.at FROM platform.{parent} AS parent CROSS JOIN LATERAL (
+            SELECT at FROM platform.{table}
             WHERE owner_id = parent.{owner} AND {key} = parent.id_ ORDER BY {order} LIMIT 1
         ) AS entry ORDER BY parent.id_ LIMIT 1)
     """
@@ -75,33 +74,33 @@ _OLDEST = {
     }) AS first""",
     "log_chunk": _first_of("log_chunk", "workflow", "workflow_id", "id_"),
     "service_log": _first_of("service_log", "service", "service_id", "id_"),
-    "audit_log": f"SELECT created FROM {SCHEMA}.audit_log ORDER BY number LIMIT 1",
+    "audit_log": "SELECT created FROM platform.audit_log ORDER BY number LIMIT 1",
 }
 
 _SIZE = sa.text("SELECT pg_database_size(current_database())")
 
 _CACHE_HITS = sa.text(
-    f"""
+    """
     SELECT round(sum(heap_blks_hit + coalesce(idx_blks_hit, 0))
                  / nullif(sum(heap_blks_hit + heap_blks_read
                               + coalesce(idx_blks_hit, 0) + coalesce(idx_blks_read, 0)), 0), 4)::float
-    FROM pg_statio_user_tables WHERE schemaname = '{SCHEMA}'
+    FROM pg_statio_user_tables WHERE schemaname = 'platform'
     """
 )
 
 _TABLES = sa.text(
-    f"""
+    """
     SELECT relname AS name, pg_total_relation_size(relid) AS size, pg_indexes_size(relid) AS index_size,
            n_live_tup AS rows, n_dead_tup AS dead_rows,
            greatest(last_vacuum, last_autovacuum)::text AS vacuumed
-    FROM pg_stat_user_tables WHERE schemaname = '{SCHEMA}' ORDER BY size DESC, name
+    FROM pg_stat_user_tables WHERE schemaname = 'platform' ORDER BY size DESC, name
     """
 )
 
 _UNUSED = sa.text(
-    f"""
+    """
     SELECT indexrelname AS name, relname AS table, pg_relation_size(stat.indexrelid) AS size
     FROM pg_stat_user_indexes AS stat JOIN pg_index AS index ON index.indexrelid = stat.indexrelid
-    WHERE schemaname = '{SCHEMA}' AND idx_scan = 0 AND NOT indisunique ORDER BY size DESC, name
+    WHERE schemaname = 'platform' AND idx_scan = 0 AND NOT indisunique ORDER BY size DESC, name
     """
 )

@@ -12,10 +12,9 @@ from functools import cache
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db.history import identity_of
 from platform_db.models import InteractiveSession, Job, Service, Workflow
+from platform_db.models.base import identity_of
 from platform_db.models.lease import ALIVE
-from platform_db.types import SCHEMA
 
 Leased = Workflow | Job | InteractiveSession | Service
 
@@ -65,26 +64,26 @@ def _heartbeat(table: str) -> sa.TextClause:
     return sa.text(
         f"""
         WITH alive AS MATERIALIZED (
-            SELECT owner_id, id_ FROM {SCHEMA}.{table}
+            SELECT owner_id, id_ FROM platform.{table}
             WHERE id_ = ANY(CAST(:ids AS uuid[])) AND status::text = ANY('{{{",".join(ALIVE)}}}')
         ),
         locked AS MATERIALIZED (
-            SELECT lease.owner_id, lease.entity_id FROM {SCHEMA}.lease
+            SELECT lease.owner_id, lease.entity_id FROM platform.lease
             JOIN alive ON alive.owner_id = lease.owner_id AND alive.id_ = lease.entity_id
             WHERE lease.holder = :holder
             ORDER BY lease.owner_id, lease.entity_id
             FOR NO KEY UPDATE OF lease
         ),
         kept AS (
-            UPDATE {SCHEMA}.lease SET heartbeat_at = clock_timestamp()
+            UPDATE platform.lease SET heartbeat_at = clock_timestamp()
             FROM locked WHERE lease.owner_id = locked.owner_id AND lease.entity_id = locked.entity_id
             RETURNING lease.entity_id
         ),
         taken AS (
-            INSERT INTO {SCHEMA}.lease (owner_id, entity, entity_id, holder, heartbeat_at)
+            INSERT INTO platform.lease (owner_id, entity, entity_id, holder, heartbeat_at)
             SELECT owner_id, '{table}', id_, :holder, clock_timestamp() FROM alive
             WHERE NOT EXISTS (
-                SELECT FROM {SCHEMA}.lease
+                SELECT FROM platform.lease
                 WHERE lease.owner_id = alive.owner_id AND lease.entity_id = alive.id_
             )
             ORDER BY owner_id, id_
@@ -97,9 +96,9 @@ def _heartbeat(table: str) -> sa.TextClause:
 
 
 _RELEASE = sa.text(
-    f"""
-    DELETE FROM {SCHEMA}.lease WHERE (owner_id, entity_id) IN (
-        SELECT owner_id, entity_id FROM {SCHEMA}.lease
+    """
+    DELETE FROM platform.lease WHERE (owner_id, entity_id) IN (
+        SELECT owner_id, entity_id FROM platform.lease
         WHERE entity_id = ANY(CAST(:ids AS uuid[])) AND holder = :holder
         ORDER BY owner_id, entity_id FOR UPDATE
     )

@@ -15,13 +15,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.history import add_note
 from platform_db.leases.holding import MODELS
+from platform_db.lifecycle.history import add_note
+from platform_db.lifecycle.transitions import transition_many
 from platform_db.models import Job, Workflow
 from platform_db.models.lease import ALIVE
 from platform_db.states import JobStatus, RunStatus
-from platform_db.transitions import transition_many
-from platform_db.types import SCHEMA
 
 BATCH = 100
 
@@ -204,7 +203,7 @@ _TAKEN_OVER = (
 )
 
 
-_FORGET = sa.text(f"DELETE FROM {SCHEMA}.lease WHERE entity_id = ANY(CAST(:ids AS uuid[]))")
+_FORGET = sa.text("DELETE FROM platform.lease WHERE entity_id = ANY(CAST(:ids AS uuid[]))")
 
 _DEAD = """
     (CAST(:age AS interval) IS NULL OR lease.heartbeat_at < clock_timestamp() - CAST(:age AS interval))
@@ -218,8 +217,8 @@ def _lock_dead(table: str) -> sa.TextClause:
     # waits for anybody, whatever the order in which workers lock the two.
     return sa.text(
         f"""
-        SELECT lease.entity_id, lease.holder, lease.heartbeat_at FROM {SCHEMA}.lease
-        JOIN {SCHEMA}.{table} AS leased
+        SELECT lease.entity_id, lease.holder, lease.heartbeat_at FROM platform.lease
+        JOIN platform.{table} AS leased
           ON leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id AND leased.status = 'running'
         WHERE lease.entity = '{table}' AND {_DEAD}
         ORDER BY lease.owner_id, lease.entity_id
@@ -233,8 +232,8 @@ def _lock_dead(table: str) -> sa.TextClause:
 def _count_dead(table: str) -> sa.TextClause:
     return sa.text(
         f"""
-        SELECT count(*) FROM {SCHEMA}.lease
-        JOIN {SCHEMA}.{table} AS leased
+        SELECT count(*) FROM platform.lease
+        JOIN platform.{table} AS leased
           ON leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id AND leased.status = 'running'
         WHERE lease.entity = '{table}' AND {_DEAD}
         """
@@ -246,10 +245,10 @@ def _drop_ended(table: str) -> sa.TextClause:
     """Return the statement that drops the dead leases of what has ended, or is no more."""
     return sa.text(
         f"""
-        DELETE FROM {SCHEMA}.lease WHERE (owner_id, entity_id) IN (
-            SELECT lease.owner_id, lease.entity_id FROM {SCHEMA}.lease
+        DELETE FROM platform.lease WHERE (owner_id, entity_id) IN (
+            SELECT lease.owner_id, lease.entity_id FROM platform.lease
             WHERE lease.entity = '{table}' AND {_DEAD} AND NOT EXISTS (
-                SELECT FROM {SCHEMA}.{table} AS leased
+                SELECT FROM platform.{table} AS leased
                 WHERE leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id
                   AND leased.status::text = ANY('{{{",".join(ALIVE)}}}')
             )

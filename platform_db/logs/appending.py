@@ -8,12 +8,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db.config import get_settings
+from platform_db.identifiers import new_id
 from platform_db.logs.sizes import Sizes
 from platform_db.logs.target import CHUNKS, COLUMNS, Logged, Target, for_each
 from platform_db.models import Workflow
 from platform_db.models.log_chunk import encode_log
-from platform_db.types import SCHEMA, new_id
+from platform_db.settings import get_settings
 
 CUT = b"\n[platform-db: the log was cut here"
 _MARKER = CUT + b": its run has reached the limit of %d bytes]\n"
@@ -97,10 +97,10 @@ _CLAIM_CUT = sa.text("SELECT pg_try_advisory_xact_lock(hashtextextended('cut log
 _APPEND = for_each(
     lambda table: (
         f"""
-    INSERT INTO {SCHEMA}.log_chunk (id_, owner_id, workflow_id, job_id, data)
+    INSERT INTO platform.log_chunk (id_, owner_id, workflow_id, job_id, data)
     SELECT CAST(:chunk AS uuid), row.owner_id, {", ".join(COLUMNS[table])}, :data
-    FROM {SCHEMA}.{table} AS row
-    LEFT JOIN {SCHEMA}.log_size ON log_size.owner_id = row.owner_id
+    FROM platform.{table} AS row
+    LEFT JOIN platform.log_size ON log_size.owner_id = row.owner_id
                                AND log_size.workflow_id = {COLUMNS[table][0]}
     WHERE row.id_ = CAST(:id AS uuid)
       AND coalesce(log_size.bytes_, 0) + :pending + :length <= :limit
@@ -112,8 +112,8 @@ _LOG = for_each(
     lambda table: (
         f"""
     SELECT row.owner_id, {COLUMNS[table][0]} AS workflow_id, coalesce(log_size.bytes_, 0) AS bytes_
-    FROM {SCHEMA}.{table} AS row
-    LEFT JOIN {SCHEMA}.log_size ON log_size.owner_id = row.owner_id
+    FROM platform.{table} AS row
+    LEFT JOIN platform.log_size ON log_size.owner_id = row.owner_id
                                AND log_size.workflow_id = {COLUMNS[table][0]}
     WHERE row.id_ = CAST(:id AS uuid)
     """

@@ -5,18 +5,19 @@ from __future__ import annotations
 import codecs
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import errors, positions
-from platform_db.history import ENDED
+from platform_db import errors
+from platform_db.database.session import SessionFactory
+from platform_db.lifecycle import cursors
+from platform_db.lifecycle.cursors import Seen
+from platform_db.lifecycle.history import ENDED
 from platform_db.logs.target import CHUNKS, COLUMNS, Logged, Target, for_each
 from platform_db.models.log_chunk import decode_log
-from platform_db.positions import Seen
-from platform_db.types import SCHEMA
 
 
 def tail_log(session: Session, row: Logged | uuid.UUID | str, lines: int = 100, **which: Any) -> str:
@@ -113,13 +114,13 @@ def read_new_log(
     ahead = [row for row in rows if row.id_ is not None and not row.late]
     last = ahead[-1].id_ if ahead else last
     data = b"".join(bytes(row.data) for row in rows if row.id_ is not None)
-    next_token = positions.to_token("log", [str(target.id_), str(last), seen.pack()])
+    next_token = cursors.to_token("log", [str(target.id_), str(last), seen.pack()])
     drained = len(ahead) < chunks
     return NewChunks(data, next_token, status in ENDED and drained, drained)
 
 
 def stream_log(
-    factory: Callable[[], Session],
+    factory: SessionFactory,
     row: Logged | uuid.UUID | str,
     *,
     follow: bool = False,
@@ -153,7 +154,7 @@ def stream_log(
 
 
 def follow_log(
-    factory: Callable[[], Session],
+    factory: SessionFactory,
     row: Logged | uuid.UUID | str,
     *,
     poll_seconds: float = 1.0,
@@ -173,7 +174,7 @@ def _read_token(token: str | None, target: Target) -> tuple[uuid.UUID, Seen | No
     if token is None:
         return uuid.UUID(int=0), None
     try:
-        id_, last, seen = positions.from_token("log", token)
+        id_, last, seen = cursors.from_token("log", token)
         found = uuid.UUID(id_), uuid.UUID(last), Seen.unpack(seen)
     except (ValueError, TypeError):
         raise errors.InvalidIdentifier("this token was not given by the call before") from None
@@ -182,7 +183,7 @@ def _read_token(token: str | None, target: Target) -> tuple[uuid.UUID, Seen | No
     return found[1:]
 
 
-_STATUS = for_each(lambda table: f"SELECT status FROM {SCHEMA}.{table} WHERE id_ = CAST(:id AS uuid)")
+_STATUS = for_each(lambda table: f"SELECT status FROM platform.{table} WHERE id_ = CAST(:id AS uuid)")
 _BACKWARDS = for_each(
     lambda table: (
         f"""
@@ -201,7 +202,7 @@ _RANGE = for_each(
                sum(octet_length(chunk.data)) OVER (ORDER BY chunk.id_) - octet_length(chunk.data) AS start
         FROM {CHUNKS[table]} WHERE row.id_ = CAST(:id AS uuid)
     ) AS place
-    JOIN {SCHEMA}.log_chunk AS chunk USING (owner_id, workflow_id, id_)
+    JOIN platform.log_chunk AS chunk USING (owner_id, workflow_id, id_)
     WHERE place.start < :end AND place.start + place.length > :start
     ORDER BY chunk.id_
     """
@@ -212,7 +213,7 @@ _LATE = {
     table: f"""
     SELECT chunk.id_, chunk.data, true AS late FROM {CHUNKS[table]}
     WHERE row.id_ = CAST(:id AS uuid) AND chunk.workflow_id = {columns[0]}
-      AND chunk.id_ <= CAST(:last AS uuid) AND {positions.UNSEEN}
+      AND chunk.id_ <= CAST(:last AS uuid) AND {cursors.UNSEEN}
     UNION ALL
 """
     for table, columns in COLUMNS.items()
@@ -220,7 +221,7 @@ _LATE = {
 _NEW = {
     (table, late): sa.text(
         f"""
-        SELECT seen.*, new.* FROM ({positions.WHAT_IS_SEEN}) AS seen LEFT JOIN (
+        SELECT seen.*, new.* FROM ({cursors.WHAT_IS_SEEN}) AS seen LEFT JOIN (
             {_LATE[table] if late else ""}
             (SELECT chunk.id_, chunk.data, false AS late FROM {CHUNKS[table]}
              WHERE row.id_ = CAST(:id AS uuid) AND chunk.id_ > CAST(:last AS uuid)

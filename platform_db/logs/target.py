@@ -9,9 +9,9 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from platform_db import errors
-from platform_db.history import identity_of
+from platform_db.identifiers import parse_id
 from platform_db.models import Job, Workflow
-from platform_db.types import SCHEMA, parse_id
+from platform_db.models.base import identity_of
 
 Logged = Workflow | Job
 
@@ -43,9 +43,9 @@ COLUMNS = {
     "job": ("row.workflow_id", "row.id_"),
 }
 CHUNKS = {
-    "workflow": f"""{SCHEMA}.workflow AS row JOIN {SCHEMA}.log_chunk AS chunk
+    "workflow": """platform.workflow AS row JOIN platform.log_chunk AS chunk
         ON chunk.owner_id = row.owner_id AND chunk.workflow_id = row.id_ AND chunk.job_id IS NULL""",
-    "job": f"""{SCHEMA}.job AS row JOIN {SCHEMA}.log_chunk AS chunk
+    "job": """platform.job AS row JOIN platform.log_chunk AS chunk
         ON chunk.owner_id = row.owner_id AND chunk.job_id = row.id_""",
 }
 

@@ -16,9 +16,9 @@ from alembic.runtime.migration import MigrationInfo
 from alembic.script import Script
 
 from platform_db import database, schema
-from platform_db.config import get_settings
+from platform_db.identifiers import SCHEMA
 from platform_db.models import Base
-from platform_db.types import SCHEMA
+from platform_db.settings import get_settings
 
 COMPARE: dict[str, Any] = {
     "target_metadata": Base.metadata,

@@ -11,9 +11,9 @@ from sqlalchemy.dialects.postgresql import INET
 from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from platform_db import errors
+from platform_db.crypto.token_format import require_no_token
 from platform_db.models.base import Base, Created, Identified
-from platform_db.token_format import require_no_token
-from platform_db.types import Json
+from platform_db.models.types import Json
 
 NOBODY = uuid.UUID(int=0)
 """Whom a row is about that is about no user in particular, such as the rotation of the secret keys."""

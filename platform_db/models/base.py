@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import uuid
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -10,7 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, object_session
 
 from platform_db import errors
-from platform_db.types import SCHEMA, Timestamp, new_id
+from platform_db.identifiers import SCHEMA, new_id
+from platform_db.models.types import Timestamp
 
 NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s",
@@ -124,3 +127,19 @@ def session_of(row: Base) -> Session:
     if session is None:
         raise errors.PlatformDBError(f"this {type(row).__name__} is in no session; add it to one first")
     return session
+
+
+def identity_of(row: Base) -> uuid.UUID:
+    """Return the row's id without loading what a commit has expired."""
+    identity = sa.inspect(row).identity
+    return uuid.UUID(str(identity[0])) if identity else uuid.UUID(str(row.id_))  # type: ignore[attr-defined]
+
+
+def room_above(room: str, function: str) -> Callable[..., Any]:
+    """Return a function of a room above the models, which a model offers as a method.
+
+    It is found when it is called: the models import nothing from above, and yet offer the names that people
+    look for on them.
+    """
+    found: Callable[..., Any] = getattr(importlib.import_module(f"platform_db.{room}"), function)
+    return found

@@ -22,7 +22,6 @@ from platform_db.models.resource import UserResource
 from platform_db.models.token import UserToken
 from platform_db.models.user import User
 from platform_db.models.workflow import Workflow
-from platform_db.types import SCHEMA
 
 
 @event.listens_for(Session, "before_flush")
@@ -52,7 +51,7 @@ def _lock_users(session: Session) -> None:
 
 # No foreign key to a user waits for this lock.
 _LOCK_USERS = sa.text(
-    f"SELECT FROM {SCHEMA}.user_ WHERE id_ = ANY(CAST(:ids AS uuid[])) ORDER BY id_ FOR NO KEY UPDATE"
+    "SELECT FROM platform.user_ WHERE id_ = ANY(CAST(:ids AS uuid[])) ORDER BY id_ FOR NO KEY UPDATE"
 )
 
 

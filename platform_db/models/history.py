@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from platform_db.models.base import ONLY_GROWING, STORAGE, Base, Identified, tenant_keys
-from platform_db.types import CURRENT_TRANSACTION, Json, Timestamp
+from platform_db.models.types import CURRENT_TRANSACTION, Json, Timestamp
 
 
 class StatusChange(Base):

@@ -18,13 +18,14 @@ from platform_db.models.base import (
     Base,
     Identified,
     Timestamped,
+    room_above,
     session_of,
     tenant_foreign_key,
     tenant_keys,
 )
 from platform_db.models.log_chunk import LogChunk, read_logs
+from platform_db.models.types import Json, Timestamp, native_enum
 from platform_db.states import JobStatus
-from platform_db.types import Json, Timestamp, native_enum
 
 if TYPE_CHECKING:
     from platform_db.models.workflow import Workflow
@@ -78,11 +79,9 @@ class Job(Identified, Timestamped, Base):
 
     def append_logs(self, text: str | bytes) -> None:
         """Append to the job's log (see :func:`platform_db.logs.append_log`)."""
-        from platform_db.logs import append_log
-
         session = session_of(self)
         session.flush()
-        append_log(session, self, text)
+        room_above("logs", "append_log")(session, self, text)
 
     @property
     def logs(self) -> str:

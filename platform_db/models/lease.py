@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from platform_db.models.base import REWRITTEN_OFTEN, STORAGE, Base
+from platform_db.models.types import Timestamp
 from platform_db.states import INTERACTIVE_SESSION, JOB, SERVICE, WORKFLOW
-from platform_db.types import SCHEMA, Timestamp
 
 # What can be worked on. In any other status a row has ended.
 ALIVE = ("created", "queued", "pending", "running")
@@ -60,18 +60,18 @@ def lease_statements() -> list[str]:
     At the start, not at the end: ends are many, and would then wait for whoever beats at this moment.
     """
     return [
-        f"""\
-CREATE FUNCTION {SCHEMA}.drop_former_lease() RETURNS trigger LANGUAGE plpgsql AS $$
+        """\
+CREATE FUNCTION platform.drop_former_lease() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    DELETE FROM {SCHEMA}.lease WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_;
+    DELETE FROM platform.lease WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_;
     RETURN NULL;
 END
 $$;""",
         *(
             f"""\
-CREATE TRIGGER drop_former_lease AFTER UPDATE OF status ON {SCHEMA}.{machine.entity}
+CREATE TRIGGER drop_former_lease AFTER UPDATE OF status ON platform.{machine.entity}
     FOR EACH ROW WHEN (OLD.status NOT IN ({alive}) AND NEW.status IN ({alive}))
-    EXECUTE FUNCTION {SCHEMA}.drop_former_lease();"""
+    EXECUTE FUNCTION platform.drop_former_lease();"""
             for machine in (WORKFLOW, JOB, INTERACTIVE_SESSION, SERVICE)
             for alive in [", ".join(f"'{status}'" for status in machine.statuses if status in ALIVE)]
         ),

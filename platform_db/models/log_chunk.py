@@ -17,7 +17,7 @@ from platform_db.models.base import (
     Identified,
     tenant_foreign_key,
 )
-from platform_db.types import CURRENT_TRANSACTION, SCHEMA, Timestamp
+from platform_db.models.types import CURRENT_TRANSACTION, Timestamp
 
 
 class LogChunk(Identified, Base):
@@ -86,11 +86,11 @@ class LogSize(Base):
 
 
 _ADD = sa.text(
-    f"""
-    INSERT INTO {SCHEMA}.log_size (owner_id, workflow_id, bytes_)
+    """
+    INSERT INTO platform.log_size (owner_id, workflow_id, bytes_)
     SELECT workflow.owner_id, workflow.id_, appended.length
     FROM unnest(CAST(:ids AS uuid[]), CAST(:lengths AS bigint[])) AS appended (id_, length)
-    JOIN {SCHEMA}.workflow ON workflow.id_ = appended.id_
+    JOIN platform.workflow ON workflow.id_ = appended.id_
     ORDER BY workflow.owner_id, workflow.id_
     ON CONFLICT (owner_id, workflow_id) DO UPDATE SET bytes_ = log_size.bytes_ + excluded.bytes_
     """

@@ -3,13 +3,12 @@
 The policy is everybody's, so that it needs no role, which no migration may make. It compares the column with
 the setting ``platform.user_id``; where that is not set, no row is seen and none can be written. The table's
 owner is not subject to it (enabled, not forced); the policies of roles that see more are made with the
-roles (:mod:`platform_db.roles`).
+roles (:mod:`platform_db.tenancy.roles`).
 """
 
 from __future__ import annotations
 
 from platform_db.models.base import Base
-from platform_db.types import SCHEMA
 
 TENANT_POLICY = "tenant"
 
@@ -40,13 +39,13 @@ def policy_statements() -> list[str]:
 
 def enable_statement(table: str) -> str:
     """Return the statement that enables row-level security on a table."""
-    return f"ALTER TABLE {SCHEMA}.{table} ENABLE ROW LEVEL SECURITY"
+    return f"ALTER TABLE platform.{table} ENABLE ROW LEVEL SECURITY"
 
 
 def policy_statement(table: str) -> str:
     """Return the statement that creates the tenants' policy on a table."""
     column = tenant_columns()[table]
     return f"""\
-CREATE POLICY {TENANT_POLICY} ON {SCHEMA}.{table}
+CREATE POLICY {TENANT_POLICY} ON platform.{table}
     USING ({column} = {CURRENT_TENANT})
     WITH CHECK ({column} = {CURRENT_TENANT})"""

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Mapped, Session, declared_attr, mapped_column, relationship
 
 from platform_db import units
-from platform_db.config import get_settings
+from platform_db.identifiers import new_id
 from platform_db.models.base import (
     CHANGED_OFTEN,
     STORAGE,
@@ -23,7 +23,8 @@ from platform_db.models.base import (
     tenant_foreign_key,
     tenant_keys,
 )
-from platform_db.types import SCHEMA, Timestamp, native_enum, new_id
+from platform_db.models.types import Timestamp, native_enum
+from platform_db.settings import get_settings
 
 if TYPE_CHECKING:
     from platform_db.models.user import User
@@ -100,8 +101,8 @@ class UserResource(Base):
     __tablename__ = "user_resource"
     tenant_column = "user_id"
 
-    user_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.user_.id_", ondelete="CASCADE"))
-    resource_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.resource.id_"))
+    user_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_", ondelete="CASCADE"))
+    resource_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.resource.id_"))
     quota_limit: Mapped[int | None] = mapped_column(sa.BigInteger)
     quota_used: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     quota_reserved: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
@@ -139,14 +140,14 @@ class UserResource(Base):
 
 
 _CREATE_DEFAULTS = sa.text(
-    f"""
-    INSERT INTO {SCHEMA}.user_resource
+    """
+    INSERT INTO platform.user_resource
         (user_id, resource_id, quota_limit, quota_period_months, quota_period_start_at)
     SELECT u.id_, r.id_,
            CASE r.type_ WHEN 'cpu' THEN CAST(:cpu_limit AS bigint) ELSE :disk_limit END,
            CASE r.type_ WHEN 'cpu' THEN CAST(:period_months AS integer) END,
            CASE WHEN r.type_ = 'cpu' AND :period_months IS NOT NULL THEN u.created END
-    FROM {SCHEMA}.user_ AS u CROSS JOIN {SCHEMA}.resource AS r
+    FROM platform.user_ AS u CROSS JOIN platform.resource AS r
     WHERE u.id_ = ANY(:user_ids)
     ORDER BY u.id_, r.id_
     ON CONFLICT DO NOTHING
@@ -162,7 +163,7 @@ class Usage:
     """How much of a resource something of a user's has used, and when that was measured."""
 
     owner_id: Mapped[uuid.UUID]
-    resource_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.resource.id_"))
+    resource_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.resource.id_"))
     quota_used: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     measured_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
@@ -253,7 +254,7 @@ class QuotaReservation(Identified, Timestamped, Base):
         *tenant_keys("quota_reservation", "user_id"),
         sa.ForeignKeyConstraint(
             ["user_id", "resource_id"],
-            [f"{SCHEMA}.user_resource.user_id", f"{SCHEMA}.user_resource.resource_id"],
+            ["platform.user_resource.user_id", "platform.user_resource.resource_id"],
             ondelete="CASCADE",
         ),
         sa.Index("ix_quota_reservation_expires_at", "expires_at"),

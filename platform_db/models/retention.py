@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from platform_db.models.base import Base, Identified, Timestamped, tenant_foreign_key, tenant_keys
+from platform_db.models.types import Timestamp, native_enum
 from platform_db.states import WorkspaceRetentionRuleStatus
-from platform_db.types import Timestamp, native_enum
 
 if TYPE_CHECKING:
     from platform_db.models.workflow import Workflow

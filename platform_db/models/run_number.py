@@ -20,7 +20,6 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from platform_db import errors
 from platform_db.models.base import REWRITTEN_OFTEN, STORAGE, Base
-from platform_db.types import SCHEMA
 
 if TYPE_CHECKING:
     from platform_db.models.workflow import Workflow
@@ -38,7 +37,7 @@ class RunCounter(Base):
 
     # Deferred, because the counter of a new user's first run is written before that user's row.
     owner_id: Mapped[uuid.UUID] = mapped_column(
-        sa.ForeignKey(f"{SCHEMA}.user_.id_", ondelete="CASCADE", deferrable=True, initially="DEFERRED")
+        sa.ForeignKey("platform.user_.id_", ondelete="CASCADE", deferrable=True, initially="DEFERRED")
     )
     name: Mapped[str] = mapped_column(sa.Text)
     run_number_major: Mapped[int]
@@ -83,41 +82,41 @@ def take_run_number(session: Session, workflow: Workflow) -> None:
 
 
 _TAKE = sa.text(
-    f"""
+    """
     SELECT major, minor
-    FROM {SCHEMA}.take_run_number(CAST(:owner_id AS uuid), :name, :restart, CAST(:major AS integer))
+    FROM platform.take_run_number(CAST(:owner_id AS uuid), :name, :restart, CAST(:major AS integer))
     """
 )
 
 RUN_NUMBER_FUNCTIONS = [
     # Neither this lock nor a run's foreign key to the user waits for the other.
-    f"""\
-CREATE FUNCTION {SCHEMA}.lock_run_counters(owner uuid) RETURNS void LANGUAGE plpgsql AS $$
+    """\
+CREATE FUNCTION platform.lock_run_counters(owner uuid) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM FROM {SCHEMA}.user_ WHERE id_ = owner FOR NO KEY UPDATE;
+    PERFORM FROM platform.user_ WHERE id_ = owner FOR NO KEY UPDATE;
 END
 $$;""",
     f"""\
-CREATE FUNCTION {SCHEMA}.take_run_number(
+CREATE FUNCTION platform.take_run_number(
     owner uuid, run_name text, is_restart boolean, INOUT major integer, OUT minor integer
 ) LANGUAGE plpgsql AS $$
 DECLARE
     latest integer;
     taken integer;
 BEGIN
-    PERFORM {SCHEMA}.lock_run_counters(owner);
+    PERFORM platform.lock_run_counters(owner);
     IF is_restart THEN
-        SELECT last INTO latest FROM {SCHEMA}.run_counter
+        SELECT last INTO latest FROM platform.run_counter
         WHERE owner_id = owner AND name = run_name AND run_number_major = 0;
         IF latest IS NULL OR major > latest THEN
             RAISE EXCEPTION USING
                 ERRCODE = '{NO_SUCH_RUN}',
                 MESSAGE = format('there is no run %sof %L to restart', major || ' ', run_name),
-                SCHEMA = '{SCHEMA}', TABLE = 'workflow';
+                SCHEMA = 'platform', TABLE = 'workflow';
         END IF;
         major := coalesce(major, latest);
     END IF;
-    INSERT INTO {SCHEMA}.run_counter AS counter (owner_id, name, run_number_major, last)
+    INSERT INTO platform.run_counter AS counter (owner_id, name, run_number_major, last)
     VALUES (owner, run_name, CASE WHEN is_restart THEN major ELSE 0 END, 1)
     ON CONFLICT (owner_id, name, run_number_major) DO UPDATE SET last = counter.last + excluded.last
     RETURNING last INTO taken;
@@ -130,53 +129,53 @@ BEGIN
 END
 $$;""",
     # Counters only grow, so looking before locking is safe.
-    f"""\
-CREATE FUNCTION {SCHEMA}.note_run_number(owner uuid, run_name text, major integer, minor integer)
+    """\
+CREATE FUNCTION platform.note_run_number(owner uuid, run_name text, major integer, minor integer)
     RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (
-        SELECT FROM {SCHEMA}.run_counter
+        SELECT FROM platform.run_counter
         WHERE owner_id = owner AND name = run_name AND run_number_major = 0 AND last >= major
     ) AND (minor = 0 OR EXISTS (
-        SELECT FROM {SCHEMA}.run_counter
+        SELECT FROM platform.run_counter
         WHERE owner_id = owner AND name = run_name AND run_number_major = major AND last >= minor
     )) THEN
         RETURN;
     END IF;
-    PERFORM {SCHEMA}.lock_run_counters(owner);
-    INSERT INTO {SCHEMA}.run_counter AS counter (owner_id, name, run_number_major, last)
+    PERFORM platform.lock_run_counters(owner);
+    INSERT INTO platform.run_counter AS counter (owner_id, name, run_number_major, last)
     SELECT owner, run_name, given.major, given.last
     FROM (VALUES (0, major), (major, minor)) AS given (major, last)
     WHERE given.last > 0
     ON CONFLICT (owner_id, name, run_number_major) DO UPDATE SET last = greatest(counter.last, excluded.last);
 END
 $$;""",
-    f"""\
-CREATE FUNCTION {SCHEMA}.number_run() RETURNS trigger LANGUAGE plpgsql AS $$
+    """\
+CREATE FUNCTION platform.number_run() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' AND NEW.run_number_minor IS NULL
         AND (NEW.restart OR NEW.run_number_major IS NULL)
     THEN
         SELECT major, minor INTO NEW.run_number_major, NEW.run_number_minor
-        FROM {SCHEMA}.take_run_number(NEW.owner_id, NEW.name, NEW.restart, NEW.run_number_major);
+        FROM platform.take_run_number(NEW.owner_id, NEW.name, NEW.restart, NEW.run_number_major);
     ELSE
         NEW.run_number_minor := coalesce(NEW.run_number_minor, 0);
-        PERFORM {SCHEMA}.note_run_number(
+        PERFORM platform.note_run_number(
             NEW.owner_id, NEW.name, NEW.run_number_major, NEW.run_number_minor);
     END IF;
     RETURN NEW;
 END
 $$;""",
-    f"""\
-CREATE TRIGGER number_new_run BEFORE INSERT ON {SCHEMA}.workflow
+    """\
+CREATE TRIGGER number_new_run BEFORE INSERT ON platform.workflow
     FOR EACH ROW WHEN (NEW.owner_id IS NOT NULL AND NEW.name IS NOT NULL)
-    EXECUTE FUNCTION {SCHEMA}.number_run();""",
-    f"""\
+    EXECUTE FUNCTION platform.number_run();""",
+    """\
 CREATE TRIGGER number_renamed_run
-    BEFORE UPDATE OF name, run_number_major, run_number_minor ON {SCHEMA}.workflow
+    BEFORE UPDATE OF name, run_number_major, run_number_minor ON platform.workflow
     FOR EACH ROW WHEN (
         NEW.name IS NOT NULL AND NEW.run_number_major IS NOT NULL
         AND (OLD.name, OLD.run_number_major, OLD.run_number_minor)
             IS DISTINCT FROM (NEW.name, NEW.run_number_major, NEW.run_number_minor))
-    EXECUTE FUNCTION {SCHEMA}.number_run();""",
+    EXECUTE FUNCTION platform.number_run();""",
 ]

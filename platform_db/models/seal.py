@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from platform_db.models.base import Base
-from platform_db.types import SCHEMA, Timestamp
+from platform_db.models.types import Timestamp
 
 
 class AuditSeal(Base):
@@ -64,9 +64,7 @@ class AuditSealDigests(Base):
 
     __tablename__ = "audit_seal_digests"
 
-    seal_number: Mapped[int] = mapped_column(
-        sa.ForeignKey(f"{SCHEMA}.audit_seal.number"), autoincrement=False
-    )
+    seal_number: Mapped[int] = mapped_column(sa.ForeignKey("platform.audit_seal.number"), autoincrement=False)
     digests: Mapped[bytes] = mapped_column(sa.LargeBinary)
 
     __table_args__ = (sa.PrimaryKeyConstraint("seal_number"),)

@@ -9,14 +9,14 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from platform_db import crypto
-from platform_db.token_format import require_well_formed
+from platform_db.crypto.token_format import require_well_formed
 
 
 def other_digests_column() -> Mapped[list[bytes] | None]:
     """Return a column that hands the digests under the ring's other keys to the database; it stores none.
 
     While two keys are in the ring, the same value has two digests, and a unique index on one of them would
-    not meet the other. So a trigger looks for all of them (:mod:`platform_db.models.ddl`).
+    not meet the other. So a trigger looks for all of them (:mod:`platform_db.schema.ddl`).
     """
     return mapped_column(ARRAY(sa.LargeBinary), nullable=True, deferred=True)
 

@@ -14,7 +14,7 @@ from platform_db.models.base import Base, Identified, session_of, tenant_foreign
 from platform_db.models.log_chunk import decode_log, encode_log
 from platform_db.models.resource import ServiceResource
 from platform_db.models.session import Running
-from platform_db.types import Timestamp, native_enum
+from platform_db.models.types import Timestamp, native_enum
 
 if TYPE_CHECKING:
     from platform_db.models.workflow import Workflow

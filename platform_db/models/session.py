@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from platform_db.crypto.column import Sealed
 from platform_db.models.base import (
     SET_BY_TRIGGER,
     Base,
@@ -20,8 +21,8 @@ from platform_db.models.base import (
 )
 from platform_db.models.resource import InteractiveSessionResource
 from platform_db.models.secret import SecretAttribute, key_id_index, other_digests_column
+from platform_db.models.types import Timestamp, native_enum
 from platform_db.states import RunStatus
-from platform_db.types import SCHEMA, Sealed, Timestamp, native_enum
 
 if TYPE_CHECKING:
     from platform_db.models.workflow import Workflow
@@ -36,7 +37,7 @@ class InteractiveSessionType(str, enum.Enum):
 class Running(Identified, Timestamped):
     """What sessions and services share: an owner, a guarded status, and the times that the guard keeps."""
 
-    owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.user_.id_"))
+    owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_"))
     name: Mapped[str] = mapped_column(sa.Text)
     status: Mapped[RunStatus] = mapped_column(native_enum(RunStatus, "run_status"), server_default="created")
     run_started_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from platform_db.models.base import Base, Created, tenant_foreign_key
-from platform_db.types import SCHEMA, Timestamp, native_enum
+from platform_db.models.types import Timestamp, native_enum
 
 if TYPE_CHECKING:
     from platform_db.models.user import User
@@ -33,7 +33,7 @@ class UserWorkflow(Created, Base):
 
     owner_id: Mapped[uuid.UUID]
     workflow_id: Mapped[uuid.UUID]
-    user_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.user_.id_", ondelete="CASCADE"))
+    user_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_", ondelete="CASCADE"))
     access_type: Mapped[AccessType] = mapped_column(
         native_enum(AccessType, "workflow_access_type"), server_default="read"
     )

@@ -11,10 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from platform_db.crypto.column import Sealed
 from platform_db.models.base import STORAGE, Base, Identified, Timestamped, tenant_keys
 from platform_db.models.secret import SecretAttribute, key_id_index, other_digests_column
+from platform_db.models.types import Timestamp, native_enum
 from platform_db.states import UserTokenStatus
-from platform_db.types import SCHEMA, Sealed, Timestamp, native_enum
 
 if TYPE_CHECKING:
     from platform_db.models.user import User
@@ -43,7 +44,7 @@ class UserToken(Identified, Timestamped, Base):
     __tablename__ = "user_token"
     tenant_column = "user_id"
 
-    user_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.user_.id_", ondelete="CASCADE"))
+    user_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_", ondelete="CASCADE"))
     type_: Mapped[UserTokenType] = mapped_column(native_enum(UserTokenType, "user_token_type"))
     status: Mapped[UserTokenStatus] = mapped_column(native_enum(UserTokenStatus, "user_token_status"))
     name: Mapped[str | None] = mapped_column(sa.Text)
@@ -113,7 +114,7 @@ class UserTokenLastUse(Base):
         sa.PrimaryKeyConstraint("user_id", "token_id"),
         sa.ForeignKeyConstraint(
             ["user_id", "token_id"],
-            [f"{SCHEMA}.user_token.user_id", f"{SCHEMA}.user_token.id_"],
+            ["platform.user_token.user_id", "platform.user_token.id_"],
             ondelete="CASCADE",
         ),
         {"info": {STORAGE: "fillfactor = 70"}},

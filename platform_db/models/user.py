@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, foreign, mapped_column, relationship
 
 from platform_db import errors, priority
-from platform_db.config import get_settings
 from platform_db.models.audit import AuditLog, AuditLogAction
 from platform_db.models.base import Base, Identified, Timestamped, session_of
 from platform_db.models.resource import UserResource, quota_usage
 from platform_db.models.token import EVERY_SCOPE, UserToken, UserTokenType
+from platform_db.settings import get_settings
 from platform_db.states import RunStatus, UserTokenStatus
 from platform_db.workspaces import build_workspace_path
 

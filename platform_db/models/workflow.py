@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, relationship
 
 from platform_db import errors, priority, states
+from platform_db.identifiers import parse_id
 from platform_db.models.base import (
     CHANGED_OFTEN,
     SET_BY_TRIGGER,
@@ -18,6 +19,7 @@ from platform_db.models.base import (
     Base,
     Identified,
     Timestamped,
+    room_above,
     session_of,
     tenant_keys,
 )
@@ -25,8 +27,8 @@ from platform_db.models.log_chunk import LogChunk, encode_log, read_logs
 from platform_db.models.resource import WorkflowResource, quota_usage
 from platform_db.models.retention import WorkspaceRetentionRule
 from platform_db.models.run_number import format_run_number, split_run_number, take_run_number
+from platform_db.models.types import Json, Timestamp, native_enum
 from platform_db.states import RunStatus, WorkspaceRetentionRuleStatus
-from platform_db.types import SCHEMA, Json, Timestamp, native_enum, parse_id
 from platform_db.workspaces import build_workspace_path, list_workspace
 from platform_db.workspaces.listing import Row, Search
 
@@ -42,7 +44,7 @@ class Workflow(Identified, Timestamped, Base):
     """One run of a workflow.
 
     Its run number is given by the database when it is written. Its status is guarded there, too
-    (:mod:`platform_db.models.guard`), where the three times and ``revision`` are also kept.
+    (:mod:`platform_db.schema.guard`), where the three times and ``revision`` are also kept.
 
     :param logs: text with which the run's log begins.
     :param restart: whether this run restarts an earlier one of the same name.
@@ -54,7 +56,7 @@ class Workflow(Identified, Timestamped, Base):
     __tablename__ = "workflow"
     tenant_column = "owner_id"
 
-    owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey(f"{SCHEMA}.user_.id_"))
+    owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_"))
     name: Mapped[str] = mapped_column(sa.Text)
     status: Mapped[RunStatus] = mapped_column(native_enum(RunStatus, "run_status"), server_default="created")
     type_: Mapped[str] = mapped_column(sa.Text)
@@ -257,9 +259,10 @@ class Workflow(Identified, Timestamped, Base):
 
         See :func:`platform_db.workflows.update_workflow_status`.
         """
-        from platform_db.workflows import update_workflow_status
-
-        return update_workflow_status(session, workflow_uuid, status, new_logs, message)
+        stored: RunStatus = room_above("workflows", "update_workflow_status")(
+            session, workflow_uuid, status, new_logs, message
+        )
+        return stored
 
     # -- what it has stored
 
@@ -268,9 +271,7 @@ class Workflow(Identified, Timestamped, Base):
         if not sa.inspect(self).persistent:
             self.log_chunks.add(LogChunk(data=encode_log(text)))
             return
-        from platform_db.logs import append_log
-
-        append_log(session_of(self), self, text)
+        room_above("logs", "append_log")(session_of(self), self, text)
 
     @property
     def logs(self) -> str:

@@ -14,14 +14,15 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.session import SessionFactory
+from platform_db.identifiers import parse_id
+from platform_db.leases.tasks import lease
 from platform_db.models import ResourceType, User, Workflow
 from platform_db.quota import figures
 from platform_db.quota.figures import Drift
-from platform_db.quota.leases import lease
 from platform_db.quota.periods import move_periods_on
 from platform_db.quota.resources import AnyResource, UserOrId, get_default_key, lock_users, user_id_of
-from platform_db.quota.scope import Factory, Scope, count_users, portions
-from platform_db.types import SCHEMA, parse_id
+from platform_db.quota.scope import Scope, count_users, portions
 
 LEASE = "cpu-usage-update"
 
@@ -38,8 +39,8 @@ _END = {
     "workflow": "coalesce(e.run_finished_at, e.run_stopped_at)",
     **dict.fromkeys(
         ("interactive_session", "service"),
-        f"""coalesce(e.run_finished_at, e.run_stopped_at, CASE WHEN e.status = 'deleted' THEN coalesce(
-            (SELECT c.at FROM {SCHEMA}.status_change AS c
+        """coalesce(e.run_finished_at, e.run_stopped_at, CASE WHEN e.status = 'deleted' THEN coalesce(
+            (SELECT c.at FROM platform.status_change AS c
              WHERE c.owner_id = e.owner_id AND c.entity_id = e.id_ AND c.revision = e.revision), e.updated)
         END)""",
     ),
@@ -61,10 +62,10 @@ def _store(entity: str, one: bool) -> sa.TextClause:
         WITH spans AS (
             SELECT e.owner_id, e.id_, f.quota_used AS before, coalesce({used}, 0) AS used,
                    {_END[entity]} IS NOT NULL AND e.run_started_at IS NOT NULL AS ended
-            FROM {SCHEMA}.{entity} AS e
-            JOIN {SCHEMA}.user_resource AS total
+            FROM platform.{entity} AS e
+            JOIN platform.user_resource AS total
                 ON total.user_id = e.owner_id AND total.resource_id = CAST(:resource AS uuid)
-            LEFT JOIN {SCHEMA}.{table} AS f
+            LEFT JOIN platform.{table} AS f
                 ON f.owner_id = e.owner_id AND f.{key} = e.id_ AND f.resource_id = CAST(:resource AS uuid)
             WHERE {"e.id_ = CAST(:id AS uuid)" if one else "e.owner_id = ANY(CAST(:users AS uuid[]))"}
         ),
@@ -72,7 +73,7 @@ def _store(entity: str, one: bool) -> sa.TextClause:
             SELECT * FROM spans WHERE used <> before OR (before IS NULL AND ended)
         ),
         written AS (
-            INSERT INTO {SCHEMA}.{table} (owner_id, {key}, resource_id, quota_used, measured_at)
+            INSERT INTO platform.{table} (owner_id, {key}, resource_id, quota_used, measured_at)
             SELECT owner_id, id_, CAST(:resource AS uuid), used, clock_timestamp() FROM changed
             ORDER BY owner_id, id_
             ON CONFLICT (owner_id, {key}, resource_id) DO UPDATE
@@ -85,16 +86,16 @@ def _store(entity: str, one: bool) -> sa.TextClause:
 
 _SUM_TOTALS = sa.text(
     f"""
-    UPDATE {SCHEMA}.user_resource AS total
+    UPDATE platform.user_resource AS total
     SET quota_used = sums.used, measured_at = clock_timestamp()
     FROM (
         SELECT t.user_id, t.quota_used AS before,
                t.quota_pruned + coalesce(sum(f.used), 0)::bigint AS used
-        FROM {SCHEMA}.user_resource AS t
+        FROM platform.user_resource AS t
         LEFT JOIN (
             {
         " UNION ALL ".join(
-            f'''SELECT owner_id, sum(quota_used) AS used FROM {SCHEMA}.{table}
+            f'''SELECT owner_id, sum(quota_used) AS used FROM platform.{table}
                 WHERE owner_id = ANY(CAST(:users AS uuid[])) AND resource_id = CAST(:resource AS uuid)
                 GROUP BY owner_id'''
             for table, _ in CONSUMERS.values()
@@ -127,7 +128,7 @@ class CpuReport:
 
 
 def update_cpu_usage(
-    factory: Factory,
+    factory: SessionFactory,
     scope: Scope | None = None,
     *,
     dry_run: bool = False,
@@ -151,7 +152,7 @@ def update_cpu_usage(
 
 
 def _update(
-    factory: Factory,
+    factory: SessionFactory,
     resource: AnyResource,
     scope: Scope,
     total: int,
@@ -214,11 +215,11 @@ def update_workflow_cpu_quota(session: Session, workflow: Workflow | uuid.UUID |
     return int(connection.scalar(_FIGURE, parameters) or 0)
 
 
-_OWNER = sa.text(f"SELECT owner_id FROM {SCHEMA}.workflow WHERE id_ = CAST(:id AS uuid)")
+_OWNER = sa.text("SELECT owner_id FROM platform.workflow WHERE id_ = CAST(:id AS uuid)")
 _FIGURE = sa.text(
-    f"""
-    SELECT f.quota_used FROM {SCHEMA}.workflow AS w
-    JOIN {SCHEMA}.workflow_resource AS f
+    """
+    SELECT f.quota_used FROM platform.workflow AS w
+    JOIN platform.workflow_resource AS f
         ON f.owner_id = w.owner_id AND f.workflow_id = w.id_ AND f.resource_id = CAST(:resource AS uuid)
     WHERE w.id_ = CAST(:id AS uuid)
     """

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors, workspaces
+from platform_db.identifiers import parse_id
 from platform_db.models import ResourceType, User, Workflow, WorkflowResource
 from platform_db.quota import figures
 from platform_db.quota.figures import Drift, Figure
@@ -20,7 +21,6 @@ from platform_db.quota.resources import (
     lock_users,
     user_id_of,
 )
-from platform_db.types import SCHEMA, parse_id
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def store_workflow_disk_quota(
     return found
 
 
-_FIND = sa.text(f"SELECT owner_id, workspace_path FROM {SCHEMA}.workflow WHERE id_ = CAST(:id AS uuid)")
+_FIND = sa.text("SELECT owner_id, workspace_path FROM platform.workflow WHERE id_ = CAST(:id AS uuid)")
 
 
 def _measure(session: Session, resource: AnyResource, owner_id: uuid.UUID, path: str) -> None:
@@ -103,21 +103,21 @@ def get_disk_usage_or_zero(workspace_path: str) -> int:
 
 
 _SUM_TOTALS = sa.text(
-    f"""
+    """
     WITH workspaces AS (
         SELECT w.owner_id, w.workspace_path, max(r.quota_used) AS used
-        FROM {SCHEMA}.workflow_resource AS r
-        JOIN {SCHEMA}.workflow AS w ON w.owner_id = r.owner_id AND w.id_ = r.workflow_id
+        FROM platform.workflow_resource AS r
+        JOIN platform.workflow AS w ON w.owner_id = r.owner_id AND w.id_ = r.workflow_id
         WHERE r.owner_id = ANY(CAST(:users AS uuid[])) AND r.resource_id = CAST(:resource AS uuid)
         GROUP BY w.owner_id, w.workspace_path
     ),
     sums AS (
         SELECT total.user_id, total.quota_used AS before, coalesce(sum(workspaces.used), 0) AS used
-        FROM {SCHEMA}.user_resource AS total LEFT JOIN workspaces ON workspaces.owner_id = total.user_id
+        FROM platform.user_resource AS total LEFT JOIN workspaces ON workspaces.owner_id = total.user_id
         WHERE total.user_id = ANY(CAST(:users AS uuid[])) AND total.resource_id = CAST(:resource AS uuid)
         GROUP BY total.user_id, total.quota_used
     )
-    UPDATE {SCHEMA}.user_resource AS total
+    UPDATE platform.user_resource AS total
     SET quota_used = sums.used, measured_at = clock_timestamp()
     FROM sums
     WHERE total.user_id = sums.user_id AND total.resource_id = CAST(:resource AS uuid)

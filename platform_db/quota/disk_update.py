@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from platform_db import errors, workspaces
+from platform_db.database.session import SessionFactory
+from platform_db.leases.tasks import lease
 from platform_db.models import ResourceType
 from platform_db.quota.disk import sum_totals
 from platform_db.quota.figures import Figure, Workspace, write_figures
-from platform_db.quota.leases import lease
 from platform_db.quota.resources import AnyResource, get_default_key
-from platform_db.quota.scope import FIRST_ID, Factory, Scope, portions, users_in_scope
-from platform_db.types import SCHEMA
+from platform_db.quota.scope import FIRST_ID, Scope, portions, users_in_scope
 from platform_db.workspaces.measure import Choice
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class DiskReport:
 
 
 def update_disk_usage(
-    factory: Factory,
+    factory: SessionFactory,
     scope: Scope | None = None,
     measuring: Measuring | None = None,
     *,
@@ -120,7 +120,7 @@ def update_disk_usage(
 
 
 def _update(
-    factory: Factory,
+    factory: SessionFactory,
     resource: AnyResource,
     scope: Scope,
     measuring: Measuring,
@@ -148,7 +148,7 @@ def _update(
     return report
 
 
-def _write(factory: Factory, resource: AnyResource, batch: list[Figure], report: DiskReport) -> None:
+def _write(factory: SessionFactory, resource: AnyResource, batch: list[Figure], report: DiskReport) -> None:
     with factory() as session, session.begin():
         written = write_figures(session, resource, batch)
     report.newer += len(batch) - len(written)
@@ -158,7 +158,7 @@ def _write(factory: Factory, resource: AnyResource, batch: list[Figure], report:
 
 
 def measure_workspaces(
-    factory: Factory,
+    factory: SessionFactory,
     resource: AnyResource,
     scope: Scope,
     measuring: Measuring,
@@ -197,8 +197,8 @@ def measure_workspaces(
 
 
 _IN_SCOPE = f"""
-    FROM {SCHEMA}.workflow AS w
-    LEFT JOIN {SCHEMA}.workflow_resource AS r
+    FROM platform.workflow AS w
+    LEFT JOIN platform.workflow_resource AS r
         ON r.owner_id = w.owner_id AND r.workflow_id = w.id_ AND r.resource_id = CAST(:resource AS uuid)
     WHERE (w.owner_id, w.workspace_path) > (CAST(:after_owner AS uuid), :after_path)
       AND {users_in_scope("w.owner_id")}
@@ -211,7 +211,7 @@ _IN_SCOPE = f"""
 _PAGE = sa.text(
     f"""
     WITH drawn AS MATERIALIZED (
-        SELECT nextval('{SCHEMA}.quota_version') AS version, clock_timestamp() AS read_at
+        SELECT nextval('platform.quota_version') AS version, clock_timestamp() AS read_at
     ),
     page AS (
         SELECT w.owner_id, w.workspace_path AS path, count(*) AS runs, max(r.quota_used) AS used,
@@ -227,7 +227,7 @@ _PAGE = sa.text(
 _COUNT = sa.text(f"SELECT count(*) FROM (SELECT {_IN_SCOPE}) AS workspaces")
 
 
-def _read_workspaces(factory: Factory, resource: AnyResource, scope: Scope) -> Iterator[Workspace]:
+def _read_workspaces(factory: SessionFactory, resource: AnyResource, scope: Scope) -> Iterator[Workspace]:
     """Yield the workspaces in scope, ordered by key, a page at a time; in between no transaction is open."""
     after: tuple[uuid.UUID, str] = (FIRST_ID, "")
     while True:
@@ -249,7 +249,7 @@ def _read_workspaces(factory: Factory, resource: AnyResource, scope: Scope) -> I
         after = (page[-1].owner_id, page[-1].path)
 
 
-def _count(factory: Factory, resource: AnyResource, scope: Scope) -> int:
+def _count(factory: SessionFactory, resource: AnyResource, scope: Scope) -> int:
     with factory() as session, session.begin():
         return int(
             session.connection().scalar(

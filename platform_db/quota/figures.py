@@ -23,7 +23,6 @@ from sqlalchemy.orm import Session
 from platform_db.models import WorkflowResource
 from platform_db.models.resource import UserResource
 from platform_db.quota.resources import AnyResource, lock_users
-from platform_db.types import SCHEMA
 
 logger = logging.getLogger(__name__)
 
@@ -96,14 +95,14 @@ class Drift:
 
 
 _READ = sa.text(
-    f"""
+    """
     WITH drawn AS MATERIALIZED (
-        SELECT nextval('{SCHEMA}.quota_version') AS version, clock_timestamp() AS read_at
+        SELECT nextval('platform.quota_version') AS version, clock_timestamp() AS read_at
     )
     SELECT w.owner_id, w.workspace_path AS path, count(*) AS runs, max(r.quota_used) AS used, drawn.version,
            coalesce(max(r.delta), 0) AS delta, drawn.read_at
-    FROM drawn CROSS JOIN {SCHEMA}.workflow AS w
-    LEFT JOIN {SCHEMA}.workflow_resource AS r
+    FROM drawn CROSS JOIN platform.workflow AS w
+    LEFT JOIN platform.workflow_resource AS r
         ON r.owner_id = w.owner_id AND r.workflow_id = w.id_ AND r.resource_id = CAST(:resource AS uuid)
     WHERE w.owner_id = CAST(:owner AS uuid) AND w.workspace_path = :path
     GROUP BY 1, 2, drawn.version, drawn.read_at
@@ -120,7 +119,7 @@ def read_workspace(session: Session, resource: AnyResource, owner_id: uuid.UUID,
 
 
 _WRITE = sa.text(
-    f"""
+    """
     WITH measured AS (
         SELECT * FROM unnest(
             CAST(:owners AS uuid[]), CAST(:paths AS text[]), CAST(:bytes AS bigint[]),
@@ -131,8 +130,8 @@ _WRITE = sa.text(
     runs AS MATERIALIZED (
         SELECT m.owner_id, m.path, m.version, w.id_, r.quota_used, r.version AS stored_version, r.delta
         FROM measured AS m
-        JOIN {SCHEMA}.workflow AS w ON w.owner_id = m.owner_id AND w.workspace_path = m.path
-        LEFT JOIN {SCHEMA}.workflow_resource AS r
+        JOIN platform.workflow AS w ON w.owner_id = m.owner_id AND w.workspace_path = m.path
+        LEFT JOIN platform.workflow_resource AS r
             ON r.owner_id = w.owner_id AND r.workflow_id = w.id_ AND r.resource_id = CAST(:resource AS uuid)
     ),
     stored AS (
@@ -148,7 +147,7 @@ _WRITE = sa.text(
         WHERE s.newest < m.version
     ),
     written AS (
-        INSERT INTO {SCHEMA}.workflow_resource
+        INSERT INTO platform.workflow_resource
             (owner_id, workflow_id, resource_id, quota_used, measured_at, version, delta, stale, method,
              apparent)
         SELECT f.owner_id, runs.id_, CAST(:resource AS uuid), f.used, f.read_at, f.version, f.current_delta,
@@ -166,8 +165,8 @@ _WRITE = sa.text(
 )
 
 _CHANGE_TOTALS = sa.text(
-    f"""
-    UPDATE {SCHEMA}.user_resource AS total
+    """
+    UPDATE platform.user_resource AS total
     SET quota_used = greatest(0, total.quota_used + change.amount)
     FROM unnest(CAST(:users AS uuid[]), CAST(:amounts AS bigint[])) AS change (user_id, amount)
     WHERE total.user_id = change.user_id AND total.resource_id = CAST(:resource AS uuid)
@@ -220,11 +219,11 @@ def change_totals(session: Session, resource: AnyResource, changes: dict[uuid.UU
 
 
 _CHANGE_FIGURE = sa.text(
-    f"""
+    """
     WITH runs AS MATERIALIZED (
         SELECT w.id_, r.quota_used, r.version, r.delta, r.measured_at, r.method, r.stale, r.apparent
-        FROM {SCHEMA}.workflow AS w
-        LEFT JOIN {SCHEMA}.workflow_resource AS r
+        FROM platform.workflow AS w
+        LEFT JOIN platform.workflow_resource AS r
             ON r.owner_id = w.owner_id AND r.workflow_id = w.id_ AND r.resource_id = CAST(:resource AS uuid)
         WHERE w.owner_id = CAST(:owner AS uuid) AND w.workspace_path = :path
     ),
@@ -234,7 +233,7 @@ _CHANGE_FIGURE = sa.text(
                coalesce(bool_or(stale), false) AS stale, coalesce(bool_or(apparent), false) AS apparent
         FROM runs
     )
-    INSERT INTO {SCHEMA}.workflow_resource AS figure
+    INSERT INTO platform.workflow_resource AS figure
         (owner_id, workflow_id, resource_id, quota_used, measured_at, version, delta, stale, method, apparent)
     SELECT CAST(:owner AS uuid), runs.id_, CAST(:resource AS uuid), greatest(0, s.used + :change),
            s.measured_at, s.version, s.delta + :change, s.stale, s.method, s.apparent
@@ -247,14 +246,14 @@ _CHANGE_FIGURE = sa.text(
 )
 
 _CHANGE_TOTAL = sa.text(
-    f"""
+    """
     WITH locked AS MATERIALIZED (
-        SELECT user_id, resource_id, quota_used FROM {SCHEMA}.user_resource
+        SELECT user_id, resource_id, quota_used FROM platform.user_resource
         WHERE user_id = CAST(:user AS uuid)
         ORDER BY resource_id
         FOR NO KEY UPDATE
     )
-    UPDATE {SCHEMA}.user_resource AS total
+    UPDATE platform.user_resource AS total
     SET quota_used = greatest(0, total.quota_used + :change)
     FROM locked
     WHERE total.user_id = locked.user_id AND total.resource_id = locked.resource_id

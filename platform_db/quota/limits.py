@@ -10,17 +10,16 @@ from platform_db.audit import recorded_as
 from platform_db.models import Resource, ResourceType, ResourceUnit
 from platform_db.quota.figures import expire_totals
 from platform_db.quota.resources import UserOrId, get_resource, lock_users, user_id_of
-from platform_db.types import SCHEMA
 
 UNLIMITED = "unlimited"
 
 _SET = sa.text(
-    f"""
+    """
     WITH locked AS MATERIALIZED (
-        SELECT user_id, resource_id, quota_limit FROM {SCHEMA}.user_resource
+        SELECT user_id, resource_id, quota_limit FROM platform.user_resource
         WHERE user_id = CAST(:user AS uuid) AND resource_id = CAST(:resource AS uuid)
     )
-    UPDATE {SCHEMA}.user_resource AS total SET quota_limit = :limit
+    UPDATE platform.user_resource AS total SET quota_limit = :limit
     FROM locked
     WHERE total.user_id = locked.user_id AND total.resource_id = locked.resource_id
     RETURNING locked.quota_limit AS before

@@ -9,9 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.config import get_settings
 from platform_db.quota.resources import AnyResource
-from platform_db.types import SCHEMA
+from platform_db.settings import get_settings
 
 
 def period_start(months: str) -> str:
@@ -32,9 +31,9 @@ def period_start(months: str) -> str:
 # Moving on twice changes nothing the second time.
 _MOVE_ON = sa.text(
     f"""
-    UPDATE {SCHEMA}.user_resource AS total
+    UPDATE platform.user_resource AS total
     SET quota_period_start_at = {period_start("total.quota_period_months")}, quota_pruned = 0
-    FROM {SCHEMA}.user_ AS u
+    FROM platform.user_ AS u
     WHERE total.user_id = ANY(CAST(:users AS uuid[])) AND total.resource_id = CAST(:resource AS uuid)
       AND u.id_ = total.user_id AND total.quota_period_months IS NOT NULL
       AND total.quota_period_start_at IS DISTINCT FROM {period_start("total.quota_period_months")}
@@ -56,15 +55,15 @@ def move_periods_on(session: Session, resource: AnyResource, user_ids: Sequence[
 _INITIALISE = sa.text(
     f"""
     WITH chosen AS MATERIALIZED (
-        SELECT user_id, resource_id FROM {SCHEMA}.user_resource
+        SELECT user_id, resource_id FROM platform.user_resource
         WHERE resource_id = CAST(:resource AS uuid) AND quota_period_months IS NULL
         ORDER BY user_id
         FOR NO KEY UPDATE
     )
-    UPDATE {SCHEMA}.user_resource AS total
+    UPDATE platform.user_resource AS total
     SET quota_period_months = :months, quota_period_start_at = {period_start("CAST(:months AS integer)")},
         quota_used = greatest(0, total.quota_used - total.quota_pruned), quota_pruned = 0
-    FROM chosen JOIN {SCHEMA}.user_ AS u ON u.id_ = chosen.user_id
+    FROM chosen JOIN platform.user_ AS u ON u.id_ = chosen.user_id
     WHERE total.user_id = chosen.user_id AND total.resource_id = chosen.resource_id
     RETURNING total.user_id
     """

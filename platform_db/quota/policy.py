@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from platform_db.config import get_settings
 from platform_db.models import ResourceType
+from platform_db.settings import get_settings
 
 
 def is_periodic_update_on(override: bool = False) -> bool:

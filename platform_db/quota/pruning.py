@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from platform_db.models import ResourceType
 from platform_db.quota.cpu import CONSUMERS
 from platform_db.quota.resources import DEFAULT_NAMES
-from platform_db.types import SCHEMA
 
 # Where the figures are.
 FIGURES = frozenset(table for table, _ in CONSUMERS.values())
@@ -60,19 +59,19 @@ def _lock(entity: str) -> sa.TextClause:
     return sa.text(
         f"""
         WITH owners AS MATERIALIZED (
-            SELECT DISTINCT e.owner_id FROM {SCHEMA}.{entity} AS e
-            JOIN {SCHEMA}.{table} AS f ON f.owner_id = e.owner_id AND f.{key} = e.id_
+            SELECT DISTINCT e.owner_id FROM platform.{entity} AS e
+            JOIN platform.{table} AS f ON f.owner_id = e.owner_id AND f.{key} = e.id_
             WHERE e.id_ = ANY(CAST(:ids AS uuid[]))
         ),
         locked AS MATERIALIZED (
-            SELECT total.user_id, total.resource_id FROM {SCHEMA}.user_resource AS total
+            SELECT total.user_id, total.resource_id FROM platform.user_resource AS total
             JOIN owners ON owners.owner_id = total.user_id
             ORDER BY total.user_id, total.resource_id
             FOR NO KEY UPDATE OF total SKIP LOCKED
         )
-        SELECT id_ FROM {SCHEMA}.{entity}
+        SELECT id_ FROM platform.{entity}
         WHERE id_ = ANY(CAST(:ids AS uuid[])) AND owner_id IN (
-            SELECT total.user_id FROM {SCHEMA}.user_resource AS total
+            SELECT total.user_id FROM platform.user_resource AS total
             JOIN owners ON owners.owner_id = total.user_id
             WHERE NOT EXISTS (
                 SELECT FROM locked
@@ -86,12 +85,12 @@ def _carry_over(entity: str) -> sa.TextClause:
     table, key = CONSUMERS[entity]
     return sa.text(
         f"""
-        UPDATE {SCHEMA}.user_resource AS total SET quota_pruned = total.quota_pruned + gone.used
+        UPDATE platform.user_resource AS total SET quota_pruned = total.quota_pruned + gone.used
         FROM (
             SELECT f.owner_id, f.resource_id, sum(f.quota_used) AS used
-            FROM {SCHEMA}.{entity} AS e
-            JOIN {SCHEMA}.{table} AS f ON f.owner_id = e.owner_id AND f.{key} = e.id_
-            JOIN {SCHEMA}.resource AS r
+            FROM platform.{entity} AS e
+            JOIN platform.{table} AS f ON f.owner_id = e.owner_id AND f.{key} = e.id_
+            JOIN platform.resource AS r
                 ON r.id_ = f.resource_id AND r.name = '{DEFAULT_NAMES[ResourceType.cpu]}'
             WHERE e.id_ = ANY(CAST(:ids AS uuid[]))
             GROUP BY f.owner_id, f.resource_id
@@ -105,17 +104,17 @@ _FREE = sa.text(
     f"""
     WITH pruned AS (
         SELECT w.owner_id, w.workspace_path, f.resource_id, max(f.quota_used) AS used
-        FROM {SCHEMA}.workflow AS w
-        JOIN {SCHEMA}.workflow_resource AS f ON f.owner_id = w.owner_id AND f.workflow_id = w.id_
-        JOIN {SCHEMA}.resource AS r
+        FROM platform.workflow AS w
+        JOIN platform.workflow_resource AS f ON f.owner_id = w.owner_id AND f.workflow_id = w.id_
+        JOIN platform.resource AS r
             ON r.id_ = f.resource_id AND r.name = '{DEFAULT_NAMES[ResourceType.disk]}'
         WHERE w.id_ = ANY(CAST(:ids AS uuid[]))
         GROUP BY w.owner_id, w.workspace_path, f.resource_id
     ),
     freed AS (
         SELECT p.owner_id, p.resource_id, sum(greatest(0, p.used - coalesce((
-            SELECT max(f.quota_used) FROM {SCHEMA}.workflow AS w
-            JOIN {SCHEMA}.workflow_resource AS f
+            SELECT max(f.quota_used) FROM platform.workflow AS w
+            JOIN platform.workflow_resource AS f
                 ON f.owner_id = w.owner_id AND f.workflow_id = w.id_ AND f.resource_id = p.resource_id
             WHERE w.owner_id = p.owner_id AND w.workspace_path = p.workspace_path
               AND w.id_ <> ALL(CAST(:ids AS uuid[]))
@@ -123,7 +122,7 @@ _FREE = sa.text(
         FROM pruned AS p
         GROUP BY p.owner_id, p.resource_id
     )
-    UPDATE {SCHEMA}.user_resource AS total SET quota_used = greatest(0, total.quota_used - freed.bytes)
+    UPDATE platform.user_resource AS total SET quota_used = greatest(0, total.quota_used - freed.bytes)
     FROM freed
     WHERE total.user_id = freed.owner_id AND total.resource_id = freed.resource_id AND freed.bytes > 0
     """

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.database.session import SessionFactory
 from platform_db.models import ResourceType
 from platform_db.quota.cpu import CpuReport, update_users
 from platform_db.quota.disk import sum_totals
 from platform_db.quota.disk_update import FIGURES_PER_BATCH, DiskReport, Measuring, measure_workspaces
 from platform_db.quota.figures import Figure, write_figures
 from platform_db.quota.resources import AnyResource, get_default_key, lock_users
-from platform_db.quota.scope import Factory, Scope, portions
-from platform_db.types import SCHEMA
+from platform_db.quota.scope import Scope, portions
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Difference:
 
 
 def reconcile(
-    factory: Factory,
+    factory: SessionFactory,
     scope: Scope | None = None,
     measuring: Measuring | None = None,
     *,
@@ -64,7 +64,12 @@ def reconcile(
 
 
 def _workspaces(
-    factory: Factory, disk: AnyResource, scope: Scope, measuring: Measuring, report: DiskReport, fix: bool
+    factory: SessionFactory,
+    disk: AnyResource,
+    scope: Scope,
+    measuring: Measuring,
+    report: DiskReport,
+    fix: bool,
 ) -> Iterator[Difference]:
     batch: list[Figure] = []
 
@@ -112,13 +117,13 @@ def _totals(
 
 
 _CORRECT_RESERVED = sa.text(
-    f"""
-    UPDATE {SCHEMA}.user_resource AS total SET quota_reserved = sums.reserved
+    """
+    UPDATE platform.user_resource AS total SET quota_reserved = sums.reserved
     FROM (
         SELECT t.user_id, t.resource_id, t.quota_reserved AS before,
                coalesce(sum(greatest(r.amount, 0)), 0)::bigint AS reserved
-        FROM {SCHEMA}.user_resource AS t
-        LEFT JOIN {SCHEMA}.quota_reservation AS r
+        FROM platform.user_resource AS t
+        LEFT JOIN platform.quota_reservation AS r
             ON r.user_id = t.user_id AND r.resource_id = t.resource_id
         WHERE t.user_id = ANY(CAST(:users AS uuid[])) AND t.resource_id = CAST(:resource AS uuid)
         GROUP BY t.user_id, t.resource_id, t.quota_reserved

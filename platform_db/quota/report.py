@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 
 from platform_db.models import ResourceUnit
 from platform_db.models.resource import quota_usage
-from platform_db.types import SCHEMA
 
 USERS_PER_PAGE = 1000
 
@@ -69,16 +68,16 @@ class UserUse:
 
 
 _USERS = sa.text(
-    f"""
+    """
     WITH page AS (
-        SELECT id_, email FROM {SCHEMA}.user_
+        SELECT id_, email FROM platform.user_
         WHERE id_ > :after AND (CAST(:user AS uuid) IS NULL OR id_ = CAST(:user AS uuid))
         ORDER BY id_ LIMIT :limit
     )
     SELECT page.id_ AS user_id, page.email, r.name, r.type_, r.unit, t.quota_used, t.quota_limit,
            t.quota_reserved, t.quota_period_start_at, t.measured_at
     FROM page
-    LEFT JOIN ({SCHEMA}.user_resource AS t JOIN {SCHEMA}.resource AS r ON r.id_ = t.resource_id)
+    LEFT JOIN (platform.user_resource AS t JOIN platform.resource AS r ON r.id_ = t.resource_id)
         ON t.user_id = page.id_
     ORDER BY page.id_, r.type_, r.name
     """
@@ -148,19 +147,19 @@ class WorkflowUse:
 
 
 _WORKFLOWS = sa.text(
-    f"""
+    """
     SELECT w.id_ AS workflow_id, w.status,
            w.name || '.' || w.run_number_major
                || CASE WHEN w.run_number_minor > 0 THEN '.' || w.run_number_minor ELSE '' END AS name,
            disk.quota_used AS disk, cpu.quota_used AS cpu, disk.method, disk.measured_at,
            count(*) OVER (PARTITION BY w.workspace_path) AS shared_by
-    FROM {SCHEMA}.workflow AS w
-    LEFT JOIN {SCHEMA}.workflow_resource AS disk
+    FROM platform.workflow AS w
+    LEFT JOIN platform.workflow_resource AS disk
         ON disk.owner_id = w.owner_id AND disk.workflow_id = w.id_
-       AND disk.resource_id = (SELECT id_ FROM {SCHEMA}.resource WHERE name = 'shared storage')
-    LEFT JOIN {SCHEMA}.workflow_resource AS cpu
+       AND disk.resource_id = (SELECT id_ FROM platform.resource WHERE name = 'shared storage')
+    LEFT JOIN platform.workflow_resource AS cpu
         ON cpu.owner_id = w.owner_id AND cpu.workflow_id = w.id_
-       AND cpu.resource_id = (SELECT id_ FROM {SCHEMA}.resource WHERE name = 'processing time')
+       AND cpu.resource_id = (SELECT id_ FROM platform.resource WHERE name = 'processing time')
     WHERE w.owner_id = CAST(:user AS uuid)
     ORDER BY disk.quota_used DESC NULLS LAST, cpu.quota_used DESC NULLS LAST, w.id_ DESC
     LIMIT CAST(:limit AS bigint)

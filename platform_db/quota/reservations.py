@@ -15,6 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.session import SessionFactory
+from platform_db.identifiers import SCHEMA, new_id, parse_id
 from platform_db.models import QuotaReservation, Resource, ResourceType
 from platform_db.quota.resources import (
     LOCK_USERS,
@@ -24,8 +26,6 @@ from platform_db.quota.resources import (
     resource_name,
     user_id_of,
 )
-from platform_db.quota.scope import Factory
-from platform_db.types import SCHEMA, new_id, parse_id
 
 DEFAULT_SECONDS = 3600.0
 EXPIRED_PER_BATCH = 1000
@@ -47,23 +47,23 @@ class Reservation:
 
 
 _RESERVE = sa.text(
-    f"""
+    """
     WITH locked AS MATERIALIZED (
-        SELECT user_id, resource_id FROM {SCHEMA}.user_resource
+        SELECT user_id, resource_id FROM platform.user_resource
         WHERE user_id = CAST(:user AS uuid)
         ORDER BY resource_id
         FOR NO KEY UPDATE
     ),
     guarded AS (
-        UPDATE {SCHEMA}.user_resource AS total
+        UPDATE platform.user_resource AS total
         SET quota_reserved = total.quota_reserved + greatest(:amount, 0)
-        FROM locked JOIN {SCHEMA}.resource AS r ON r.id_ = locked.resource_id
+        FROM locked JOIN platform.resource AS r ON r.id_ = locked.resource_id
         WHERE total.user_id = locked.user_id AND total.resource_id = locked.resource_id AND r.name = :resource
           AND (total.quota_limit IS NULL OR :amount <= 0
                OR total.quota_used + total.quota_reserved + :amount <= total.quota_limit)
         RETURNING total.user_id, total.resource_id
     )
-    INSERT INTO {SCHEMA}.quota_reservation (id_, user_id, resource_id, amount, expires_at)
+    INSERT INTO platform.quota_reservation (id_, user_id, resource_id, amount, expires_at)
     SELECT CAST(:id AS uuid), user_id, resource_id, :amount,
            clock_timestamp() + make_interval(secs => :seconds)
     FROM guarded
@@ -72,9 +72,9 @@ _RESERVE = sa.text(
 )
 
 _STORED = sa.text(
-    f"""
+    """
     SELECT quota_used AS used, quota_reserved AS reserved, quota_limit AS limit_
-    FROM {SCHEMA}.user_resource
+    FROM platform.user_resource
     WHERE user_id = CAST(:user AS uuid) AND resource_id = CAST(:resource AS uuid)
     """
 )
@@ -190,18 +190,18 @@ def _end(
 
 
 _EXPIRED_USERS = sa.text(
-    f"""
+    """
     SELECT DISTINCT user_id FROM (
-        SELECT user_id FROM {SCHEMA}.quota_reservation WHERE expires_at <= clock_timestamp()
+        SELECT user_id FROM platform.quota_reservation WHERE expires_at <= clock_timestamp()
         ORDER BY expires_at LIMIT :limit
     ) AS expired
     """
 )
 
 _RELEASE_EXPIRED = sa.text(
-    f"""
+    """
     WITH ended AS (
-        DELETE FROM {SCHEMA}.quota_reservation
+        DELETE FROM platform.quota_reservation
         WHERE user_id = ANY(CAST(:users AS uuid[])) AND expires_at <= clock_timestamp()
         RETURNING user_id, resource_id, amount
     ),
@@ -209,7 +209,7 @@ _RELEASE_EXPIRED = sa.text(
         SELECT user_id, resource_id, sum(greatest(amount, 0)) AS amount, count(*) AS reservations
         FROM ended GROUP BY user_id, resource_id
     )
-    UPDATE {SCHEMA}.user_resource AS total
+    UPDATE platform.user_resource AS total
     SET quota_reserved = greatest(0, total.quota_reserved - sums.amount)
     FROM sums
     WHERE total.user_id = sums.user_id AND total.resource_id = sums.resource_id
@@ -218,7 +218,7 @@ _RELEASE_EXPIRED = sa.text(
 )
 
 
-def release_expired_reservations(factory: Factory) -> int:
+def release_expired_reservations(factory: SessionFactory) -> int:
     """Release all reservations that have expired, in batches of their own transactions; return how many."""
     released = 0
     while True:

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.identifiers import parse_id
 from platform_db.models import Resource, ResourceType, User, UserResource
 from platform_db.models.resource import DEFAULT_RESOURCES
-from platform_db.types import SCHEMA, parse_id
 
 DEFAULT_NAMES = {type_: name for name, type_, _, _ in DEFAULT_RESOURCES}
 
@@ -39,7 +39,7 @@ class ResourceKey:
 
 AnyResource: TypeAlias = "Resource | ResourceKey"
 
-_KEY = sa.text(f"SELECT id_, name FROM {SCHEMA}.resource WHERE name = :name")
+_KEY = sa.text("SELECT id_, name FROM platform.resource WHERE name = :name")
 
 
 def get_default_key(session: Session, type_: ResourceType) -> ResourceKey:
@@ -97,8 +97,8 @@ def find_user(session: Session, user: str) -> User:
 
 
 LOCK_USERS = sa.text(
-    f"""
-    SELECT user_id, resource_id FROM {SCHEMA}.user_resource
+    """
+    SELECT user_id, resource_id FROM platform.user_resource
     WHERE user_id = ANY(CAST(:users AS uuid[]))
     ORDER BY user_id, resource_id
     FOR NO KEY UPDATE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.session import SessionFactory
 from platform_db.quota.resources import AnyResource
-from platform_db.types import SCHEMA
 
-Factory = Callable[[], Session]
 """Makes a session; each transaction of a job gets one of its own."""
 
 FIRST_ID = uuid.UUID(int=0)
@@ -82,11 +81,11 @@ def users_in_scope(column: str) -> str:
 
 _PAGE_OF_USERS = sa.text(
     f"""
-    SELECT u.id_, (SELECT count(*) FROM {SCHEMA}.workflow AS w WHERE w.owner_id = u.id_) AS runs
-    FROM {SCHEMA}.user_ AS u
+    SELECT u.id_, (SELECT count(*) FROM platform.workflow AS w WHERE w.owner_id = u.id_) AS runs
+    FROM platform.user_ AS u
     WHERE u.id_ > :after AND {users_in_scope("u.id_")}
       AND (CAST(:stale_after AS double precision) IS NULL OR NOT EXISTS (
-          SELECT FROM {SCHEMA}.user_resource AS total
+          SELECT FROM platform.user_resource AS total
           WHERE total.user_id = u.id_ AND total.resource_id = CAST(:resource AS uuid)
             AND total.measured_at >= statement_timestamp() - make_interval(secs => :stale_after)))
     ORDER BY u.id_
@@ -95,7 +94,7 @@ _PAGE_OF_USERS = sa.text(
 )
 
 
-_COUNT_USERS = sa.text(f"SELECT count(*) FROM {SCHEMA}.user_ AS u WHERE {users_in_scope('u.id_')}")
+_COUNT_USERS = sa.text(f"SELECT count(*) FROM platform.user_ AS u WHERE {users_in_scope('u.id_')}")
 
 
 def count_users(session: Session, scope: Scope) -> int:
@@ -103,7 +102,7 @@ def count_users(session: Session, scope: Scope) -> int:
     return int(session.connection().scalar(_COUNT_USERS, scope.parameters) or 0)
 
 
-def portions(factory: Factory, scope: Scope, resource: AnyResource) -> Iterator[list[uuid.UUID]]:
+def portions(factory: SessionFactory, scope: Scope, resource: AnyResource) -> Iterator[list[uuid.UUID]]:
     """Yield the ids of the scope's users in portions of not too many runs, at least one user each.
 
     Where the scope is of what is stale, these are the users whose total of the resource is.

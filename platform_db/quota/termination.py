@@ -14,16 +14,15 @@ from platform_db.quota.cpu import update_workflow_cpu_quota
 from platform_db.quota.figures import expire_figures
 from platform_db.quota.policy import types_at_termination
 from platform_db.quota.resources import get_default_key, lock_users
-from platform_db.types import SCHEMA
 
 _MARK = sa.text(
-    f"""
-    UPDATE {SCHEMA}.workflow_resource SET stale = true
+    """
+    UPDATE platform.workflow_resource SET stale = true
     WHERE owner_id = CAST(:owner AS uuid) AND workflow_id = CAST(:id AS uuid)
       AND resource_id = CAST(:resource AS uuid)
     """
 )
-_OWNER = sa.text(f"SELECT owner_id FROM {SCHEMA}.workflow WHERE id_ = CAST(:id AS uuid)")
+_OWNER = sa.text("SELECT owner_id FROM platform.workflow WHERE id_ = CAST(:id AS uuid)")
 
 
 def account_for_ended_run(

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
-from platform_db.types import new_id
+from platform_db.identifiers import new_id
 
 
 def write_archive(directory: Path, table: str, rows: Iterable[tuple[str, str]]) -> Path:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
-from platform_db.config import get_settings
-from platform_db.jobs import evict_cached_results
-from platform_db.types import SCHEMA
+from platform_db.database.session import SessionFactory
+from platform_db.jobs.cache import evict_cached_results
+from platform_db.settings import get_settings
 
 
-def evict_beyond_limit(factory: Callable[[], Session], batch: int, tell: Callable[[int], None]) -> int:
+def evict_beyond_limit(factory: SessionFactory, batch: int, tell: Callable[[int], None]) -> int:
     """Evict what is beyond ``PLATFORM_DB_JOB_CACHE_LIMIT``, and return how much others hold.
 
     :param batch: how many results go in one transaction.
@@ -36,8 +35,8 @@ def evict_beyond_limit(factory: Callable[[], Session], batch: int, tell: Callabl
 
 
 _BEYOND = sa.text(
-    f"""
-    SELECT owner_id, count(*) - :keep AS beyond FROM {SCHEMA}.job_cache
+    """
+    SELECT owner_id, count(*) - :keep AS beyond FROM platform.job_cache
     GROUP BY owner_id HAVING count(*) > :keep ORDER BY owner_id
     """
 )

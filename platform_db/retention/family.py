@@ -11,10 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from platform_db.models import Base
-from platform_db.models.guard import SPEAKING_OF_ANY
 from platform_db.quota.pruning import FIGURES
+from platform_db.schema.guard import SPEAKING_OF_ANY
 from platform_db.states import MACHINES
-from platform_db.types import SCHEMA
 
 # What nobody locks: rows that are written once and never changed, which services could not lock anyway; and
 # figures, since whoever writes one has locked its owner's totals before, as pruning does.
@@ -76,7 +75,7 @@ class Member:
         """Return the statement that deletes the rows, once they are locked."""
         return sa.text(
             f"""
-            DELETE FROM {SCHEMA}.{self.table}
+            DELETE FROM platform.{self.table}
             WHERE ctid = ANY(ARRAY(SELECT {self.alias}.ctid FROM {self.source} WHERE {_THESE}))
             """
         )
@@ -93,8 +92,8 @@ class Family:
     @cache
     def of(table: str) -> Family:
         """Return the family of a table with a column ``id_``."""
-        found = Base.metadata.tables[f"{SCHEMA}.{table}"]
-        root = Member(table, "root", f"{SCHEMA}.{table} AS root", _key(found))
+        found = Base.metadata.tables[f"platform.{table}"]
+        root = Member(table, "root", f"platform.{table} AS root", _key(found))
         members: list[Member] = []
         _collect(found, root, members, [])
         return Family(root, tuple(members))
@@ -153,7 +152,7 @@ def _collect(table: sa.Table, parent: Member, members: list[Member], above: list
         pairs = [
             f"{alias}.{column} = {parent.alias}.{of}" for column, of in zip(columns, referred, strict=True)
         ]
-        join = f"JOIN {SCHEMA}.{child.name} AS {alias} ON {' AND '.join(pairs)}"
+        join = f"JOIN platform.{child.name} AS {alias} ON {' AND '.join(pairs)}"
         if further:
             join += f" AND {alias}.{further}"
         members.append(Member(child.name, alias, f"{parent.source} {join}", _key(child)))
@@ -161,7 +160,7 @@ def _collect(table: sa.Table, parent: Member, members: list[Member], above: list
 
     if table.name in MACHINES:
         for name in SPEAKING_OF_ANY:
-            child = Base.metadata.tables[f"{SCHEMA}.{name}"]
+            child = Base.metadata.tables[f"platform.{name}"]
             add(child, ("owner_id", "entity_id"), (parent.key[0], "id_"), f"entity = '{table.name}'")
     found: list[tuple[sa.Table, Member]] = []
     for child in Base.metadata.sorted_tables:

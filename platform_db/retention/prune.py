@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import record_action
+from platform_db.database.session import SessionFactory
 from platform_db.models import NOBODY, AuditLogAction, Base
 from platform_db.quota.pruning import lock_owners, take_out
 from platform_db.retention.archive import write_archive
@@ -28,7 +29,6 @@ from platform_db.retention.cache_limit import evict_beyond_limit
 from platform_db.retention.family import Family
 from platform_db.retention.prune_log import count_log, prune_log
 from platform_db.retention.rules import RULES, RetentionRule
-from platform_db.types import SCHEMA
 
 # How many rows are looked at in one statement.
 LOOK = 5000
@@ -82,7 +82,7 @@ def choose_rules(
 
 
 def prune(
-    factory: Callable[[], Session],
+    factory: SessionFactory,
     rules: Sequence[RetentionRule] = RULES,
     *,
     dry_run: bool = False,
@@ -126,14 +126,14 @@ def require_finished(results: Iterable[Pruned]) -> None:
         raise errors.PartialFailure(f"left because others had them locked: {', '.join(left)}")
 
 
-def _count_due(factory: Callable[[], Session], rule: RetentionRule) -> int:
+def _count_due(factory: SessionFactory, rule: RetentionRule) -> int:
     if rule.log_of is not None:
         return count_log(factory, rule)
     with factory() as session:
         return sum(len(ids) for ids in _due(session, rule))
 
 
-def _record(factory: Callable[[], Session], rule: RetentionRule, result: Pruned) -> None:
+def _record(factory: SessionFactory, rule: RetentionRule, result: Pruned) -> None:
     """Write the audit row of what went: one a table and run, however many batches there were."""
     if not result.rows:
         return
@@ -148,7 +148,7 @@ def _record(factory: Callable[[], Session], rule: RetentionRule, result: Pruned)
 
 
 def _one_pass(
-    factory: Callable[[], Session],
+    factory: SessionFactory,
     rule: RetentionRule,
     result: Pruned,
     archive: Path | None,
@@ -227,8 +227,8 @@ def _is_candidate(rule: RetentionRule) -> str:
 def _is_due(rule: RetentionRule) -> str:
     due = f"pruned.{rule.since} < now() - CAST(:age AS interval)"
     if rule.table == "job_cache":
-        due += f""" AND NOT EXISTS (
-            SELECT FROM {SCHEMA}.job_cache_use AS used
+        due += """ AND NOT EXISTS (
+            SELECT FROM platform.job_cache_use AS used
             WHERE used.owner_id = pruned.owner_id AND used.job_cache_id = pruned.id_
               AND used.last_hit_at >= now() - CAST(:age AS interval))"""
     return due
@@ -239,7 +239,7 @@ def _look(rule: RetentionRule) -> sa.TextClause:
     # deleted a moment ago is not walked through again and again.
     return sa.text(
         f"""
-        SELECT id_, ({_is_due(rule)}) AS due FROM {SCHEMA}.{rule.table} AS pruned
+        SELECT id_, ({_is_due(rule)}) AS due FROM platform.{rule.table} AS pruned
         WHERE id_ > CAST(:after AS uuid) AND {_is_candidate(rule)}
         ORDER BY id_ LIMIT :look
         """
@@ -250,7 +250,7 @@ def _lock(rule: RetentionRule) -> sa.TextClause:
     owner = _owner(rule.table)
     return sa.text(
         f"""
-        SELECT id_ FROM {SCHEMA}.{rule.table} AS pruned
+        SELECT id_ FROM platform.{rule.table} AS pruned
         WHERE id_ = ANY(CAST(:ids AS uuid[])) AND {_is_candidate(rule)} AND {_is_due(rule)}
         ORDER BY {owner}, id_ FOR UPDATE OF pruned SKIP LOCKED
         """
@@ -260,7 +260,7 @@ def _lock(rule: RetentionRule) -> sa.TextClause:
 def _count(rule: RetentionRule) -> sa.TextClause:
     return sa.text(
         f"""
-        SELECT count(*) FROM {SCHEMA}.{rule.table} AS pruned
+        SELECT count(*) FROM platform.{rule.table} AS pruned
         WHERE id_ = ANY(CAST(:ids AS uuid[])) AND {_is_candidate(rule)} AND {_is_due(rule)}
         """
     )

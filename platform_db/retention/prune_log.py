@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
+from platform_db.database.session import SessionFactory
 from platform_db.retention.archive import write_archive
 from platform_db.retention.family import FETCHED
 from platform_db.retention.rules import RetentionRule
-from platform_db.types import SCHEMA
 
 # How many runs are looked at in one statement, and how many are locked in one.
 LOOK = 1000
@@ -23,7 +22,7 @@ ENDED = "status IN ('finished', 'failed', 'stopped', 'deleted')"
 
 
 def prune_log(
-    factory: Callable[[], Session], rule: RetentionRule, archive: Path | None, tell: Callable[[int], None]
+    factory: SessionFactory, rule: RetentionRule, archive: Path | None, tell: Callable[[int], None]
 ) -> int:
     """Delete the chunks that the rule names, and return how many are left because others hold their runs.
 
@@ -47,7 +46,7 @@ def prune_log(
     return left
 
 
-def count_log(factory: Callable[[], Session], rule: RetentionRule) -> int:
+def count_log(factory: SessionFactory, rule: RetentionRule) -> int:
     """Return how many chunks the rule names."""
     count = 0
     for due in _due(factory, rule):
@@ -68,7 +67,7 @@ def _remove(
     return gone
 
 
-def _due(factory: Callable[[], Session], rule: RetentionRule) -> Iterator[list[str]]:
+def _due(factory: SessionFactory, rule: RetentionRule) -> Iterator[list[str]]:
     """Yield the ids of runs that have chunks that are due, in the order of their index."""
     after, looked = uuid.UUID(int=0), LOOK
     while looked == LOOK:
@@ -99,8 +98,8 @@ def _look(rule: RetentionRule) -> sa.TextClause:
     # With EXISTS the planner may read the whole log once for each page of runs.
     return sa.text(
         f"""
-        SELECT id_, (SELECT true FROM {SCHEMA}.{rule.table} AS chunk WHERE {_is_due(rule)} LIMIT 1) AS due
-        FROM {SCHEMA}.{table} AS parent
+        SELECT id_, (SELECT true FROM platform.{rule.table} AS chunk WHERE {_is_due(rule)} LIMIT 1) AS due
+        FROM platform.{table} AS parent
         WHERE id_ > CAST(:after AS uuid) AND {ENDED}
         ORDER BY id_ LIMIT :look
         """
@@ -111,8 +110,8 @@ def _count(rule: RetentionRule) -> sa.TextClause:
     table = _log_of(rule)[0]
     return sa.text(
         f"""
-        SELECT count(*) FROM {SCHEMA}.{table} AS parent
-        JOIN {SCHEMA}.{rule.table} AS chunk ON {_is_due(rule)}
+        SELECT count(*) FROM platform.{table} AS parent
+        JOIN platform.{rule.table} AS chunk ON {_is_due(rule)}
         WHERE parent.id_ = ANY(CAST(:ids AS uuid[])) AND parent.{ENDED}
         """
     )
@@ -124,14 +123,14 @@ def _take(rule: RetentionRule) -> sa.TextClause:
     return sa.text(
         f"""
         WITH free AS MATERIALIZED (
-            SELECT owner_id, id_ FROM {SCHEMA}.{table} AS parent
+            SELECT owner_id, id_ FROM platform.{table} AS parent
             WHERE id_ = ANY(CAST(:ids AS uuid[])) AND {ENDED}
-              AND EXISTS (SELECT FROM {SCHEMA}.{rule.table} AS chunk WHERE {_is_due(rule)})
+              AND EXISTS (SELECT FROM platform.{rule.table} AS chunk WHERE {_is_due(rule)})
             ORDER BY owner_id, id_ LIMIT {LOCK}
             FOR NO KEY UPDATE OF parent SKIP LOCKED
         )
         SELECT chunk.owner_id, chunk.{column}, chunk.id_
-        FROM free AS parent JOIN {SCHEMA}.{rule.table} AS chunk ON {_is_due(rule)}
+        FROM free AS parent JOIN platform.{rule.table} AS chunk ON {_is_due(rule)}
         ORDER BY chunk.owner_id, chunk.{column}, chunk.id_ LIMIT :batch
         """
     )
@@ -149,7 +148,7 @@ def _select(rule: RetentionRule) -> sa.TextClause:
     return sa.text(
         f"""
         SELECT row_to_json(chunk)::text
-        FROM {_keys(column)} JOIN {SCHEMA}.{rule.table} AS chunk USING (owner_id, {column}, id_)
+        FROM {_keys(column)} JOIN platform.{rule.table} AS chunk USING (owner_id, {column}, id_)
         """
     )
 
@@ -159,7 +158,7 @@ def _delete(rule: RetentionRule) -> sa.TextClause:
     return sa.text(
         f"""
         WITH gone AS (
-            DELETE FROM {SCHEMA}.{rule.table} AS chunk USING {_keys(column)}
+            DELETE FROM platform.{rule.table} AS chunk USING {_keys(column)}
             WHERE (chunk.owner_id, chunk.{column}, chunk.id_) = (key.owner_id, key.{column}, key.id_)
             RETURNING chunk.*
         )
@@ -170,15 +169,15 @@ def _delete(rule: RetentionRule) -> sa.TextClause:
 
 
 # So that a run that is started again has room for its log.
-_TAKE_OFF = f"""
+_TAKE_OFF = """
         , freed AS (
             SELECT owner_id, workflow_id, sum(octet_length(data)) AS bytes_ FROM gone GROUP BY 1, 2
         ), size AS (
             SELECT owner_id, workflow_id, freed.bytes_
-            FROM {SCHEMA}.log_size JOIN freed USING (owner_id, workflow_id)
+            FROM platform.log_size JOIN freed USING (owner_id, workflow_id)
             ORDER BY owner_id, workflow_id FOR UPDATE OF log_size
         ), taken_off AS (
-            UPDATE {SCHEMA}.log_size SET bytes_ = greatest(0, log_size.bytes_ - size.bytes_) FROM size
+            UPDATE platform.log_size SET bytes_ = greatest(0, log_size.bytes_ - size.bytes_) FROM size
             WHERE (log_size.owner_id, log_size.workflow_id) = (size.owner_id, size.workflow_id)
         )
 """

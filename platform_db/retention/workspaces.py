@@ -11,13 +11,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.history import add_note
+from platform_db.database.session import SessionFactory
+from platform_db.leases.tasks import HeldLease, lease
+from platform_db.lifecycle.history import add_note
+from platform_db.lifecycle.transitions import transition
 from platform_db.models import AuditLog, AuditLogAction, Workflow, WorkspaceRetentionRule
 from platform_db.quota import store_workflow_disk_quota, update_users_disk_quota
-from platform_db.quota.leases import HeldLease, lease
 from platform_db.states import WorkspaceRetentionRuleStatus
-from platform_db.transitions import transition
-from platform_db.types import SCHEMA
 from platform_db.workspaces import MissingWorkspaceError, WorkspaceError
 from platform_db.workspaces.removal import Removal, StopRemoval, remove_matching
 
@@ -69,7 +69,7 @@ class RetentionReport:
 
 
 def apply_retention_rules(
-    factory: Callable[[], Session],
+    factory: SessionFactory,
     *,
     dry_run: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -98,7 +98,7 @@ def apply_retention_rules(
     return report
 
 
-def _apply(factory: Callable[[], Session], rule: Any, held: HeldLease) -> AppliedRule | None:
+def _apply(factory: SessionFactory, rule: Any, held: HeldLease) -> AppliedRule | None:
     with factory() as session, session.begin():
         if not session.connection().execute(_FREE, {"id": rule.id_}).scalar():
             return None
@@ -161,18 +161,18 @@ def _record(session: Session, rule: Any, removal: Removal, problem: str | None) 
 
 
 _DUE = sa.text(
-    f"""
+    """
     SELECT rule.id_, rule.owner_id, rule.workflow_id, rule.workspace_files, run.workspace_path
-    FROM {SCHEMA}.workspace_retention_rule AS rule
-    JOIN {SCHEMA}.workflow AS run ON run.owner_id = rule.owner_id AND run.id_ = rule.workflow_id
+    FROM platform.workspace_retention_rule AS rule
+    JOIN platform.workflow AS run ON run.owner_id = rule.owner_id AND run.id_ = rule.workflow_id
     WHERE rule.status IN ('active', 'pending') AND rule.apply_on <= now()
     ORDER BY rule.apply_on, rule.id_
     """
 )
 
-_IN_USE = f"""
+_IN_USE = """
     EXISTS (
-        SELECT FROM {SCHEMA}.workflow AS run JOIN {SCHEMA}.workflow AS other
+        SELECT FROM platform.workflow AS run JOIN platform.workflow AS other
           ON other.owner_id = run.owner_id AND other.workspace_path = run.workspace_path
         WHERE run.owner_id = rule.owner_id AND run.id_ = rule.workflow_id
           AND other.status IN ('created', 'queued', 'pending', 'running'))
@@ -181,7 +181,7 @@ _IN_USE = f"""
 # Locks the rule, so that a restart, which inactivates it, comes before or after, and is seen.
 _FREE = sa.text(
     f"""
-    SELECT NOT {_IN_USE} FROM {SCHEMA}.workspace_retention_rule AS rule WHERE rule.id_ = :id
+    SELECT NOT {_IN_USE} FROM platform.workspace_retention_rule AS rule WHERE rule.id_ = :id
     FOR NO KEY UPDATE
     """
 )
@@ -189,7 +189,7 @@ _FREE = sa.text(
 _GOES_ON = sa.text(
     f"""
     SELECT rule.status = 'pending' AND NOT {_IN_USE}
-    FROM {SCHEMA}.workspace_retention_rule AS rule WHERE rule.id_ = :id
+    FROM platform.workspace_retention_rule AS rule WHERE rule.id_ = :id
     """
 )
 

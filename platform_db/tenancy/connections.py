@@ -16,7 +16,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.privileges import Role
+from platform_db.tenancy.privileges import Role
 from platform_db.tenancy.scopes import Scope, owns, scope_of, tenant_of
 
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.types import parse_id
+from platform_db.identifiers import parse_id
 
 CurrentTenant = Callable[[], uuid.UUID | str | None]
 

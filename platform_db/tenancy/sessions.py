@@ -12,17 +12,10 @@ from sqlalchemy import event, orm
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 
 from platform_db import errors
+from platform_db.identifiers import parse_id
 from platform_db.models import Base, User
 from platform_db.tenancy import connections
-from platform_db.tenancy.scopes import (
-    CurrentTenant,
-    Scope,
-    connections_of,
-    put_in_scope,
-    scope_of,
-    tenant_of,
-)
-from platform_db.types import parse_id
+from platform_db.tenancy.scopes import CurrentTenant, Scope, connections_of, put_in_scope, scope_of, tenant_of
 
 Tenant = User | uuid.UUID | str
 

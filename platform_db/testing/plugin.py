@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import orm
 from sqlalchemy.engine import Engine
 
-from platform_db import config, database, schema
+from platform_db import database, schema, settings
 from platform_db.testing import databases, server
 from platform_db.testing.server import RunServer
 
@@ -89,9 +89,9 @@ def secret_key(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Set a random secret key for the length of a test, and give it."""
     key = base64.b64encode(secrets.token_bytes(32)).decode("ascii")
     monkeypatch.setenv("PLATFORM_DB_SECRET_KEY", key)
-    config.reset_settings()
+    settings.reset_settings()
     yield key
-    config.reset_settings()
+    settings.reset_settings()
 
 
 def migrate(uri: str) -> None:

@@ -11,10 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.crypto import get_key_ring
+from platform_db.crypto.keys import get_key_ring
+from platform_db.crypto.token_format import require_well_formed
 from platform_db.models.token import EVERY_SCOPE, UserTokenType
-from platform_db.token_format import require_well_formed
-from platform_db.types import SCHEMA
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +43,14 @@ class AuthenticatedToken:
 
 # The function looks each digest up in a unique index. How long that takes tells nothing: what is compared are
 # keyed digests, and nobody without the key can choose one that is close to another.
-_LOOK_UP = sa.text(f"SELECT {SCHEMA}.look_up_token(:digests) AS token").columns(sa.column("token"))
+_LOOK_UP = sa.text("SELECT platform.look_up_token(:digests) AS token").columns(sa.column("token"))
 
 # Whoever else is noting the use of this token need not be waited for: theirs will do.
 _NOTE_USE = sa.text(
-    f"""
-    UPDATE {SCHEMA}.user_token_last_use AS last_use SET last_used_at = statement_timestamp()
+    """
+    UPDATE platform.user_token_last_use AS last_use SET last_used_at = statement_timestamp()
     FROM (
-        SELECT user_id, token_id FROM {SCHEMA}.user_token_last_use
+        SELECT user_id, token_id FROM platform.user_token_last_use
         WHERE user_id = :user_id AND token_id = :token_id
           AND (last_used_at IS NULL OR last_used_at < statement_timestamp() - interval '1 minute')
         FOR NO KEY UPDATE SKIP LOCKED

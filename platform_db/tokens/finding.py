@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
 
 from platform_db import errors
-from platform_db.crypto import get_key_ring
+from platform_db.crypto.keys import get_key_ring
+from platform_db.crypto.token_format import require_well_formed
+from platform_db.identifiers import parse_id
 from platform_db.models import Base, InteractiveSession, User, UserToken, UserTokenStatus, UserTokenType
-from platform_db.token_format import require_well_formed
-from platform_db.types import parse_id
 
 M = TypeVar("M", bound=Base)
 

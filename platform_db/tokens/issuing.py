@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import record_action
+from platform_db.crypto.token_format import generate
+from platform_db.identifiers import parse_id
 from platform_db.models import (
     AuditLogAction,
     InteractiveSession,
@@ -21,9 +23,7 @@ from platform_db.models import (
     UserTokenType,
 )
 from platform_db.models.token import EVERY_SCOPE
-from platform_db.token_format import generate
 from platform_db.tokens.lifecycle import revoke
-from platform_db.types import parse_id
 
 
 def issue(

@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 from platform_db import crypto, errors
 from platform_db.models import Base
 from platform_db.models.secret import SecretAttribute
-from platform_db.types import SCHEMA
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def _count(column: SecretColumn) -> sa.TextClause:
         f"""
         SELECT encode(substring({column.name} FROM 2 FOR {crypto.KEY_ID_BYTES}), 'hex') AS key_id,
                count(*) AS rows
-        FROM {SCHEMA}.{column.table} WHERE {column.name} IS NOT NULL
+        FROM platform.{column.table} WHERE {column.name} IS NOT NULL
         GROUP BY 1 ORDER BY 1
         """
     )

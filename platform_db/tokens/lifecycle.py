@@ -11,10 +11,11 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import record_action
+from platform_db.crypto.token_format import require_no_token
+from platform_db.database.session import SessionFactory
+from platform_db.identifiers import parse_id
+from platform_db.lifecycle.transitions import transition_many
 from platform_db.models import AuditLogAction, UserToken, UserTokenStatus
-from platform_db.token_format import require_no_token
-from platform_db.transitions import transition_many
-from platform_db.types import SCHEMA, parse_id
 
 BATCH = 500
 
@@ -49,7 +50,7 @@ def revoke(
     return result.changed
 
 
-def revoke_expired(factory: Callable[[], Session], *, batch: int = BATCH) -> int:
+def revoke_expired(factory: SessionFactory, *, batch: int = BATCH) -> int:
     """Revoke the tokens whose time is over, and return how many.
 
     They let nobody in before, either; this says so in their status, so that they are purged one day. Each
@@ -67,7 +68,7 @@ def revoke_expired(factory: Callable[[], Session], *, batch: int = BATCH) -> int
     return _in_batches(factory, _EXPIRED, {}, batch, end)
 
 
-def purge(factory: Callable[[], Session], *, revoked_for: timedelta, batch: int = BATCH) -> int:
+def purge(factory: SessionFactory, *, revoked_for: timedelta, batch: int = BATCH) -> int:
     """Delete the tokens that have been revoked for so long, and return how many.
 
     The audit log keeps what happened to them. Each batch is a transaction of its own.
@@ -85,7 +86,7 @@ def purge(factory: Callable[[], Session], *, revoked_for: timedelta, batch: int 
 
 
 def _in_batches(
-    factory: Callable[[], Session],
+    factory: SessionFactory,
     query: sa.TextClause,
     parameters: dict[str, timedelta],
     batch: int,
@@ -118,18 +119,18 @@ def _note_revocation(
 # Whoever does something to a user's tokens locks the user first: who revokes one token and then another might
 # else wait for somebody who waits for the first.
 _LOCK_OWNER = sa.text(
-    f"""
-    SELECT owner.id_ FROM {SCHEMA}.user_token AS token
-    JOIN {SCHEMA}.user_ AS owner ON owner.id_ = token.user_id
+    """
+    SELECT owner.id_ FROM platform.user_token AS token
+    JOIN platform.user_ AS owner ON owner.id_ = token.user_id
     WHERE token.id_ = :token_id FOR NO KEY UPDATE OF owner
     """
 )
 
-_DELETE = sa.text(f"DELETE FROM {SCHEMA}.user_token WHERE id_ = ANY(:token_ids)")
+_DELETE = sa.text("DELETE FROM platform.user_token WHERE id_ = ANY(:token_ids)")
 
 _EXPIRED = sa.text(
-    f"""
-    SELECT id_, user_id FROM {SCHEMA}.user_token
+    """
+    SELECT id_, user_id FROM platform.user_token
     WHERE id_ > :after AND status = 'active' AND expires_at <= statement_timestamp()
     ORDER BY id_ LIMIT :batch
     FOR NO KEY UPDATE SKIP LOCKED
@@ -138,10 +139,10 @@ _EXPIRED = sa.text(
 
 # The history knows when a token was revoked; its row was changed since, where the keys were rotated.
 _LONG_REVOKED = sa.text(
-    f"""
-    SELECT id_, user_id FROM {SCHEMA}.user_token AS token
+    """
+    SELECT id_, user_id FROM platform.user_token AS token
     WHERE id_ > :after AND status = 'revoked' AND coalesce(
-        (SELECT max(at) FROM {SCHEMA}.status_change
+        (SELECT max(at) FROM platform.status_change
          WHERE owner_id = token.user_id AND entity_id = token.id_ AND to_status = 'revoked'),
         updated) <= statement_timestamp() - CAST(:revoked_for AS interval)
     ORDER BY id_ LIMIT :batch

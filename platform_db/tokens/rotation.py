@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 
 from platform_db import crypto, errors
 from platform_db.audit import record_action
+from platform_db.database.session import SessionFactory
 from platform_db.models import NOBODY, AuditLogAction
 from platform_db.tokens.keys import SecretColumn, report_keys, secret_columns
-from platform_db.types import SCHEMA
 
 BATCH = 500
 
@@ -43,7 +43,7 @@ class Rotation:
 
 
 def rotate(
-    factory: Callable[[], Session],
+    factory: SessionFactory,
     *,
     batch: int = BATCH,
     progress: Callable[[int, int], None] | None = None,
@@ -84,7 +84,7 @@ def _count_stale(session: Session, ring: crypto.KeyRing) -> int:
     return sum(key.secrets for key in report.keys if key.key_id != ring.newest.id_.hex())
 
 
-def _pass(factory: Callable[[], Session], batches: _Batches, report: Callable[[], None]) -> int:
+def _pass(factory: SessionFactory, batches: _Batches, report: Callable[[], None]) -> int:
     """Go once through a column, and return how many of its secrets were moved."""
     moved, after = 0, uuid.UUID(int=0)
     while True:
@@ -113,7 +113,7 @@ class _Batches:
         # Not a hot statement: it is built for its column each time.
         query = sa.text(
             f"""
-            SELECT id_, {self.column.name} AS secret FROM {SCHEMA}.{self.column.table}
+            SELECT id_, {self.column.name} AS secret FROM platform.{self.column.table}
             WHERE id_ > :after AND {self.column.name} IS NOT NULL
               AND substring({self.column.name} FROM 2 FOR {crypto.KEY_ID_BYTES}) <> :key_id
             ORDER BY id_ LIMIT :size
@@ -158,7 +158,7 @@ class _Batches:
     def _update(self, session: Session, moved: list[dict[str, Any]]) -> int:
         update = sa.text(
             f"""
-            UPDATE {SCHEMA}.{self.column.table} AS target
+            UPDATE platform.{self.column.table} AS target
             SET {self.column.name} = moved.secret, {self.column.digest} = moved.digest
             FROM unnest(CAST(:ids AS uuid[]), CAST(:secrets AS bytea[]), CAST(:digests AS bytea[]))
                 AS moved (id_, secret, digest)

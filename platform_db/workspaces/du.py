@@ -16,13 +16,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from platform_db.workspaces.measurement import (
-    Measurement,
-    Outcome,
-    WorkspaceError,
-    refusal,
-    workspace_error,
-)
+from platform_db.workspaces.measurement import Measurement, Outcome, WorkspaceError, refusal, workspace_error
 
 COMMAND = ("du", "--summarize", "--null", "--block-size=1")
 VANISHED = b"No such file or directory"

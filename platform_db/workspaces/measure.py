@@ -12,13 +12,7 @@ from itertools import islice
 from typing import Literal, TypeVar
 
 from platform_db.workspaces import ceph, du
-from platform_db.workspaces.measurement import (
-    Measurement,
-    Outcome,
-    WorkspaceError,
-    WorkspacePath,
-    refusal,
-)
+from platform_db.workspaces.measurement import Measurement, Outcome, WorkspaceError, WorkspacePath, refusal
 from platform_db.workspaces.paths import resolve
 from platform_db.workspaces.workers import Worker, scan_here
 

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import PurePosixPath
 
-from platform_db import config
+from platform_db import settings
 from platform_db.workspaces.measurement import (
     MissingWorkspaceError,
     WorkspaceError,
@@ -52,8 +52,8 @@ def _split(name: bytes, shown: str) -> tuple[PurePosixPath, tuple[bytes, ...]]:
     path = PurePosixPath(os.fsdecode(name))
     if ".." in path.parts:
         raise WorkspaceError(f"workspace path {shown!r} has '..' in it")
-    settings = config.get_settings()
-    for root in map(PurePosixPath, filter(None, (settings.workspace_root, settings.shared_volume_path))):
+    configured = settings.get_settings()
+    for root in map(PurePosixPath, filter(None, (configured.workspace_root, configured.shared_volume_path))):
         if root in path.parents and path.is_absolute():
             return root, tuple(map(os.fsencode, path.relative_to(root).parts))
     raise WorkspaceError(f"workspace {shown!r} does not lie below the root of workspaces")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from uuid import UUID
 
-from platform_db import config, errors
+from platform_db import errors, settings
 from platform_db.workspaces.measurement import WorkspaceError, WorkspacePath
 
 
@@ -19,7 +19,7 @@ def build_workspace_path(
     :param workspace_root_path: ROOT; by default the setting ``PLATFORM_DB_WORKSPACE_ROOT``.
     :raises errors.InvalidIdentifier: an id would lead out of its directory.
     """
-    root = config.get_settings().workspace_root if workspace_root_path is None else workspace_root_path
+    root = settings.get_settings().workspace_root if workspace_root_path is None else workspace_root_path
     path = f"{root.rstrip('/')}/users/{_directory_name(user_id)}/workflows"
     return path if workflow_id is None else f"{path}/{_directory_name(workflow_id)}"
 
@@ -33,7 +33,7 @@ def absolute_workspace_path(path: str) -> str:
     """
     if path.startswith("/"):
         return path
-    volume = config.get_settings().shared_volume_path
+    volume = settings.get_settings().shared_volume_path
     if volume is None:
         return path
     if ".." in path.split("/"):

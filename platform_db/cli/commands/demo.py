@@ -1,0 +1,266 @@
+"""``platform-db demo``: a small platform on an embedded database, from nothing to its quota table."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import secrets
+import shlex
+import shutil
+import sys
+import time
+import urllib.parse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from uuid import UUID
+
+    from rich.console import Console
+    from sqlalchemy.orm import Session
+
+    from platform_db.models import User, Workflow
+
+TENANTS = ("ada", "grace", "katherine")
+RUNS_PER_TENANT = 4
+FILES_PER_WORKSPACE = 20
+MEBIBYTE = 1024**2
+
+NEXT = ("quota report --workflows", "quota disk-usage-update --json", "db version", "alembic history")
+
+# So that the runs take some processing time.
+SECONDS_PER_STATE = 0.5
+
+# What becomes of the runs, one after another: the statuses that each goes through.
+WALKS = itertools.cycle(
+    (
+        "queued pending running finished",
+        "queued pending running failed",
+        "queued pending running stopped",
+        "queued pending running",
+    )
+)
+
+
+@click.command
+@click.option(
+    "--workspaces",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Make a run for each sub-directory of this directory, instead of making workspaces. Nothing in it "
+    "is changed.",
+)
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where to keep the database and the workspaces.  [default: the user's data directory]",
+)
+def demo(workspaces: Path | None, directory: Path | None) -> None:
+    """Show a platform at work, on an embedded database of its own.
+
+    Makes users with tokens and runs with files, walks the runs through their states, meters them, and says
+    what to try next. Run it again and it adds more runs.
+    """
+    from rich.console import Console
+
+    from platform_db import embedded, sessions, settings
+
+    directory = (directory or embedded.default_directory().parent / "demo").absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in [name for name in os.environ if name.startswith("PLATFORM_DB_")]:
+        del os.environ[name]  # The demo is about its own database, whatever else is configured.
+    os.environ["PLATFORM_DB_URI"] = f"embedded://{urllib.parse.quote(str(directory / 'database'))}"
+    os.environ["PLATFORM_DB_WORKSPACE_ROOT"] = str(directory / "workspaces")
+    os.environ["PLATFORM_DB_DEFAULT_QUOTA_DISK_LIMIT"] = str(4 * MEBIBYTE)
+    settings.reset_settings()
+
+    console = Console(highlight=False)
+    console.rule("[bold]A database")
+    engine = sessions.get_engine()
+    _require_own_schema(directory / "database")
+    click.echo(f"PostgreSQL {_server_version()} runs in {directory / 'database'}, with the newest schema.")
+
+    console.rule("[bold]Users, tokens and runs")
+    with sessions.session_scope() as session:
+        users = [_user(session, name) for name in TENANTS]
+        run_ids = [run.id_ for run in _runs(session, users, workspaces)]
+        console.print(f"{len(users)} users with an encrypted access token each, {len(run_ids)} new runs.")
+
+    console.rule("[bold]States")
+    with sessions.session_scope() as session:
+        _walk(session, run_ids, console)
+    _refuse(console)
+    if run_ids:
+        _show_history(console, run_ids[0])
+
+    console.rule("[bold]Quotas")
+    _meter()
+
+    console.rule("[bold]Try next")
+    click.echo(f"export PLATFORM_DB_URI={shlex.quote(os.environ['PLATFORM_DB_URI'])}")
+    for arguments in NEXT:
+        click.echo(f"{_program()} {arguments}")
+    engine.dispose()
+
+
+def _program() -> str:
+    """Return what a shell calls this program: the path, where it is in an environment that is not active."""
+    script = Path(sys.executable).with_name("platform-db")
+    if shutil.which(script.name) == str(script):
+        return script.name
+    return shlex.quote(str(script)) if script.exists() else f"{shlex.quote(sys.executable)} -m platform_db"
+
+
+def _require_own_schema(directory: Path) -> None:
+    """Refuse a database that another state of the code left: until a release, revisions may change."""
+    from platform_db import errors, schema, sessions
+    from platform_db.cli.errors import Failure
+    from platform_db.schema import compare
+
+    with sessions.get_engine().connect() as connection:
+        found = schema.status(connection)
+        if found.state is schema.SchemaState.current and not compare.differences(connection):
+            return
+    raise Failure(
+        "the demo's database was made by another version of platform-db",
+        errors.SchemaDiffers.exit_code,
+        f"remove it, and run the demo again: rm -r {shlex.quote(str(directory))}",
+    )
+
+
+def _server_version() -> str:
+    import sqlalchemy as sa
+
+    from platform_db import sessions
+
+    with sessions.get_engine().connect() as connection:
+        return str(connection.scalar(sa.text("SHOW server_version")))
+
+
+def _user(session: Session, name: str) -> User:
+    """Return the user of that name, made with a token where there is none."""
+    import sqlalchemy as sa
+
+    from platform_db.models import User
+
+    email = f"{name}@example.org"
+    user = session.scalars(sa.select(User).where(User.email == email)).one_or_none()
+    if user is None:
+        user = User(email=email, full_name=name.capitalize(), access_token=secrets.token_urlsafe())
+        session.add(user)
+        session.flush()
+    return user
+
+
+def _runs(session: Session, users: list[User], workspaces: Path | None) -> Iterator[Workflow]:
+    """Add runs: one for each directory that is given, or some with workspaces full of files."""
+    from platform_db.models import Workflow
+
+    if workspaces is not None:
+        directories = sorted(path for path in workspaces.absolute().iterdir() if path.is_dir())
+        for user, path in zip(itertools.cycle(users), directories):
+            run = Workflow(
+                name=path.name, owner_id=user.id_, type_="serial", specification={}, workspace_path=str(path)
+            )
+            session.add(run)
+            yield run
+        return
+    for user, number in itertools.product(users, range(RUNS_PER_TENANT)):
+        run = Workflow(
+            name=f"analysis-{number % 2 + 1}",
+            owner_id=user.id_,
+            type_="serial",
+            specification={"steps": [{"name": "fit", "command": "python fit.py"}]},
+            logs="collecting the inputs\n",
+        )
+        session.add(run)
+        _fill(Path(run.workspace_path))
+        yield run
+
+
+def _fill(workspace: Path) -> None:
+    """Make a few files of different sizes."""
+    (workspace / "results").mkdir(parents=True)
+    for number in range(FILES_PER_WORKSPACE):
+        size = int(random.expovariate(1 / (MEBIBYTE / 30)))
+        (workspace / "results" / f"part-{number:02d}.dat").write_bytes(os.urandom(size))
+
+
+def _walk(session: Session, run_ids: list[UUID], console: Console) -> None:
+    """Send each run through its states, all runs a state at a time."""
+    from collections import Counter
+
+    from platform_db.lifecycle.transitions import set_actor, transition_many
+
+    set_actor(session, "demo")
+    walks = {run_id: next(WALKS).split() for run_id in run_ids}
+    for step in range(4):
+        time.sleep(SECONDS_PER_STATE)
+        by_status: dict[str, list[UUID]] = {}
+        for run_id, walk in walks.items():
+            if step < len(walk):
+                by_status.setdefault(walk[step], []).append(run_id)
+        for status, ids in sorted(by_status.items()):
+            transition_many(session, ids, status, reason="the demo says so")
+    counts = Counter(walk[-1] for walk in walks.values())
+    console.print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) + ".")
+
+
+def _refuse(console: Console) -> None:
+    """Try what may not be."""
+    import sqlalchemy as sa
+
+    from platform_db import errors, sessions
+    from platform_db.lifecycle.transitions import transition
+    from platform_db.models import RunStatus, Workflow
+
+    with sessions.session_scope() as session:
+        finished = session.scalars(
+            sa.select(Workflow).where(Workflow.status == RunStatus.finished).limit(1)
+        ).first()
+        if finished is None:
+            return
+        try:
+            transition(session, finished, RunStatus.queued)
+        except errors.InvalidTransition as error:
+            console.print(f"[red]Refused:[/red] {error}.")
+
+
+def _show_history(console: Console, run_id: UUID) -> None:
+    """Print what happened to one run."""
+    import sqlalchemy as sa
+    from rich.markup import escape
+    from rich.table import Table
+
+    from platform_db import sessions
+    from platform_db.models import StatusChange, Workflow
+
+    with sessions.session_scope() as session:
+        run = session.get_one(Workflow, run_id)
+        title = escape(run.get_full_workflow_name())  # Directories are called what they are called.
+        table = Table("revision", "from", "to", "at", "actor", "reason", title=title)
+        changes = session.scalars(
+            sa.select(StatusChange)
+            .where(StatusChange.owner_id == run.owner_id, StatusChange.entity_id == run.id_)
+            .order_by(StatusChange.revision)
+        )
+        for c in changes:
+            table.add_row(
+                str(c.revision), c.from_status, c.to_status, f"{c.at:%H:%M:%S.%f}", c.actor, c.reason
+            )
+        console.print(table)
+
+
+def _meter() -> None:
+    """Run the quota jobs and print the users' table, as an operator would."""
+    from platform_db import errors
+    from platform_db.cli.commands.quota import quota
+
+    for command in ("resource-usage-update", "report"):
+        try:
+            quota.main([command], prog_name="platform-db quota", standalone_mode=False)
+        except errors.PartialFailure as error:
+            click.echo(f"{error}.")  # Real directories have files that only others may read.

@@ -1,0 +1,89 @@
+"""URLs of databases: the configured one, and what of one may be shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from platform_db import embedded, errors
+from platform_db.settings import get_settings
+
+if TYPE_CHECKING:
+    from platform_db.settings.variables import Settings
+
+DRIVER = "postgresql+psycopg2"
+
+# What libpq takes as an option of the URL and nobody should see (``passfile`` and ``sslkey`` are paths).
+SECRET_OPTIONS = ("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+
+
+def normalise_url(uri: str) -> URL:
+    """Return ``uri`` as a URL of the psycopg2 driver.
+
+    :raises errors.InvalidSetting: it is no PostgreSQL URL. The message holds no part of it.
+    """
+    try:
+        url = sa.make_url(uri)
+    except (sa.exc.ArgumentError, ValueError):
+        raise errors.InvalidSetting(
+            "the database URI is not a URL such as postgresql://user@host/name"
+        ) from None
+    backend = url.drivername.partition("+")[0]
+    if backend not in ("postgresql", "postgres"):
+        raise errors.InvalidSetting(
+            f"the database URI starts with {backend}:, not with postgresql: or embedded:"
+        )
+    if "@" in (url.host or ""):
+        # Read on, the rest of the password would be taken for the server's name, and shown as such.
+        raise errors.InvalidSetting("the database URI has an @ in its password: write it as %40")
+    if password := url.normalized_query.get("password"):
+        # As an option it would be shown with the URL.
+        url = url.set(password=password[-1]).difference_update_query(["password"])
+    return url.set(drivername=DRIVER)
+
+
+def hide_secrets(url: URL) -> str:
+    """Return the URL as text that may be shown."""
+    hidden = {name: "..." for name in SECRET_OPTIONS if name in url.query}
+    return url.update_query_dict(hidden).render_as_string(hide_password=True)
+
+
+def database_url(settings: Settings | None = None) -> URL:
+    """Return the URL of the configured database; an embedded one is started by this.
+
+    :raises errors.NotConfigured: no URI and no host is set.
+    """
+    settings = settings or get_settings()
+    if settings.uri is not None:
+        return _resolve(settings.uri.get_secret_value())
+    if settings.host is None:
+        raise errors.NotConfigured
+    return URL.create(
+        DRIVER,
+        username=settings.username,
+        password=settings.password.get_secret_value() if settings.password else None,
+        host=settings.host,
+        port=settings.port,
+        database=settings.name,
+    )
+
+
+def migration_url(settings: Settings | None = None) -> URL:
+    """Return the URL to migrate by: a direct one, where the other goes through a pooler."""
+    settings = settings or get_settings()
+    if settings.migration_uri is not None:
+        return _resolve(settings.migration_uri.get_secret_value())
+    return database_url(settings)
+
+
+def _resolve(uri: str) -> URL:
+    directory = embedded.parse_uri(uri)
+    return normalise_url(uri if directory is None else embedded.ensure_running(directory))
+
+
+def is_embedded(settings: Settings | None = None) -> bool:
+    """Tell whether the configured database is an embedded one."""
+    settings = settings or get_settings()
+    return settings.uri is not None and embedded.parse_uri(settings.uri.get_secret_value()) is not None

@@ -1,0 +1,165 @@
+"""Jobs' results, kept to be found again: by the job's parameters and the hash of its workspace."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.identifiers import new_id, parse_id
+from platform_db.models import Job
+from platform_db.models.base import identity_of
+
+
+@dataclass(frozen=True)
+class CachedResult:
+    """A job's result in the cache.
+
+    :param result_path: where the result lies.
+    """
+
+    id_: uuid.UUID
+    job_id: uuid.UUID
+    result_path: str
+
+
+def find_cached_result(
+    session: Session, owner_id: uuid.UUID | str, parameters: str, workspace_hash: str
+) -> CachedResult | None:
+    """Return the owner's result of such a job, if there is one, and count the hit.
+
+    One statement, which waits for nobody: where somebody else counts a hit of the same result at this moment,
+    this one is not counted.
+    """
+    session.flush()
+    row = (
+        session.connection()
+        .execute(
+            _FIND,
+            {
+                "owner": str(parse_id(owner_id, "user id")),
+                "parameters": parameters,
+                "workspace_hash": workspace_hash,
+            },
+        )
+        .one_or_none()
+    )
+    return None if row is None else CachedResult(row.id_, row.job_id, row.result_path)
+
+
+def store_result(
+    session: Session,
+    job: Job | uuid.UUID | str,
+    parameters: str,
+    workspace_hash: str,
+    result_path: str,
+) -> CachedResult:
+    """Store a job's result; one that is there for the same parameters and workspace is replaced.
+
+    One statement. Two jobs that store the same at once both succeed, and the later one's result stays.
+
+    :raises errors.NotFound: there is no such job.
+    """
+    session.flush()
+    job_id = identity_of(job) if isinstance(job, Job) else parse_id(job, "job id")
+    values = {
+        "id": str(new_id()),
+        "job": str(job_id),
+        "parameters": parameters,
+        "workspace_hash": workspace_hash,
+        "result_path": result_path,
+    }
+    row = session.connection().execute(_STORE, values).one_or_none()
+    if row is None:
+        raise errors.NotFound(f"there is no job {job_id}")
+    return CachedResult(row.id_, row.job_id, row.result_path)
+
+
+def evict_cached_results(
+    session: Session, owner_id: uuid.UUID | str, keep: int, *, batch: int = 1000
+) -> list[CachedResult]:
+    """Drop an owner's least recently used results beyond the newest ``keep``, and return what was dropped.
+
+    A result counts as used when it was stored and at each hit. What somebody else works on at this moment is
+    left to the next call, and what is beyond ``batch`` too. Removing the files is the caller's, after commit.
+
+    :param keep: how many results stay.
+    """
+    session.flush()
+    values = {"owner": str(parse_id(owner_id, "user id")), "keep": keep, "batch": batch}
+    rows = session.connection().execute(_EVICT, values)
+    return [CachedResult(row.id_, row.job_id, row.result_path) for row in rows]
+
+
+_FIND = sa.text(
+    """
+    WITH found AS MATERIALIZED (
+        SELECT owner_id, id_, job_id, result_path FROM platform.job_cache
+        WHERE owner_id = CAST(:owner AS uuid)
+          AND digest = platform.job_cache_digest(:parameters, :workspace_hash)
+    ),
+    free AS MATERIALIZED (
+        SELECT used.owner_id, used.job_cache_id FROM platform.job_cache_use AS used
+        JOIN found ON used.owner_id = found.owner_id AND used.job_cache_id = found.id_
+        FOR NO KEY UPDATE OF used SKIP LOCKED
+    ),
+    counted AS (
+        UPDATE platform.job_cache_use AS used SET hits = used.hits + 1, last_hit_at = clock_timestamp()
+        FROM free WHERE used.owner_id = free.owner_id AND used.job_cache_id = free.job_cache_id
+    )
+    SELECT id_, job_id, result_path FROM found
+    """
+)
+_STORE = sa.text(
+    """
+    WITH stored AS (
+        INSERT INTO platform.job_cache (id_, owner_id, job_id, parameters, workspace_hash, result_path)
+        SELECT CAST(:id AS uuid), owner_id, id_, :parameters, :workspace_hash, :result_path
+        FROM platform.job WHERE id_ = CAST(:job AS uuid)
+        ON CONFLICT (owner_id, digest) DO UPDATE
+        SET job_id = excluded.job_id, result_path = excluded.result_path
+        RETURNING owner_id, id_, job_id, result_path
+    ),
+    counter AS (
+        INSERT INTO platform.job_cache_use (owner_id, job_cache_id) SELECT owner_id, id_ FROM stored
+        ON CONFLICT DO NOTHING
+    )
+    SELECT id_, job_id, result_path FROM stored
+    """
+)
+_EVICT = sa.text(
+    """
+    WITH oldest AS (
+        SELECT cache.id_, greatest(used.last_hit_at, cache.updated) AS used_at
+        FROM platform.job_cache AS cache
+        LEFT JOIN platform.job_cache_use AS used
+          ON used.owner_id = cache.owner_id AND used.job_cache_id = cache.id_
+        WHERE cache.owner_id = CAST(:owner AS uuid)
+        ORDER BY used_at DESC, cache.id_ DESC
+        OFFSET :keep
+    ),
+    dropped AS MATERIALIZED (
+        SELECT owner_id, id_ FROM platform.job_cache
+        WHERE owner_id = CAST(:owner AS uuid)
+          AND id_ IN (SELECT id_ FROM oldest ORDER BY used_at, id_ LIMIT :batch)
+        ORDER BY owner_id, id_
+        FOR UPDATE SKIP LOCKED
+    ),
+    counters AS MATERIALIZED (
+        SELECT used.job_cache_id FROM platform.job_cache_use AS used
+        JOIN dropped ON dropped.owner_id = used.owner_id AND dropped.id_ = used.job_cache_id
+        ORDER BY used.owner_id, used.job_cache_id
+        FOR UPDATE OF used SKIP LOCKED
+    )
+    DELETE FROM platform.job_cache AS cache USING dropped
+    WHERE cache.owner_id = dropped.owner_id AND cache.id_ = dropped.id_ AND (
+        cache.id_ IN (SELECT job_cache_id FROM counters)
+        OR NOT EXISTS (
+            SELECT FROM platform.job_cache_use AS used
+            WHERE used.owner_id = cache.owner_id AND used.job_cache_id = cache.id_))
+    RETURNING cache.id_, cache.job_id, cache.result_path
+    """
+)

@@ -1,0 +1,135 @@
+"""A job of the platform runs once at a time: it holds a lease, which it renews while it lives."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from platform_db import errors
+from platform_db.database.session import SessionFactory
+from platform_db.identifiers import new_id
+
+LEASE_SECONDS = 60.0
+RENEWALS_PER_LEASE = 4
+
+# One statement: a read followed by a write would let two runs both find it free.
+_TAKE = sa.text(
+    """
+    INSERT INTO platform.task_lease AS lease (name, holder, acquired_at, expires_at)
+    VALUES (:name, :holder, clock_timestamp(), clock_timestamp() + make_interval(secs => :seconds))
+    ON CONFLICT (name) DO UPDATE
+    SET holder = excluded.holder, acquired_at = excluded.acquired_at, expires_at = excluded.expires_at
+    WHERE lease.expires_at <= excluded.acquired_at OR lease.holder = :dead
+    RETURNING holder
+    """
+)
+_READ = sa.text("SELECT holder, acquired_at, expires_at FROM platform.task_lease WHERE name = :name")
+_RENEW = sa.text(
+    """
+    UPDATE platform.task_lease SET expires_at = clock_timestamp() + make_interval(secs => :seconds)
+    WHERE name = :name AND holder = :holder
+    """
+)
+_RELEASE = sa.text("DELETE FROM platform.task_lease WHERE name = :name AND holder = :holder")
+
+
+class HeldLease:
+    """A lease that this process holds."""
+
+    def __init__(self) -> None:
+        self.lost = threading.Event()
+
+    def check(self) -> None:
+        """Raise :class:`errors.AlreadyRunning` where another run has taken the lease over meanwhile."""
+        if self.lost.is_set():
+            raise errors.AlreadyRunning("this run stood still until its lease expired; another one goes on")
+
+
+@contextmanager
+def lease(factory: SessionFactory, name: str, *, seconds: float = LEASE_SECONDS) -> Iterator[HeldLease]:
+    """Hold the lease ``name`` for the length of the block; a thread renews it.
+
+    The lease of a run that was killed expires after ``seconds``; where the run was on this machine, the next
+    one sees that its process is gone, and takes over at once.
+
+    :raises errors.AlreadyRunning: another run holds it.
+    """
+    # Distinct for each lease: a process may, in threads of its own, contend with itself.
+    holder = f"{_process(os.getpid())} {new_id()}"
+    _take(factory, name, holder, seconds)
+    held, ended = HeldLease(), threading.Event()
+    keeper = threading.Thread(
+        target=_keep, args=(factory, name, holder, seconds, held, ended), name=f"lease {name}", daemon=True
+    )
+    keeper.start()
+    try:
+        yield held
+    finally:
+        ended.set()
+        keeper.join()
+        with factory() as session, session.begin():
+            session.connection().execute(_RELEASE, {"name": name, "holder": holder})
+
+
+def _take(factory: SessionFactory, name: str, holder: str, seconds: float) -> None:
+    with factory() as session, session.begin():
+        connection = session.connection()
+        parameters = {"name": name, "holder": holder, "seconds": seconds, "dead": ""}
+        if connection.execute(_TAKE, parameters).one_or_none():
+            return
+        other = connection.execute(_READ, {"name": name}).one_or_none()
+        if other is not None and _is_gone(other.holder):
+            # Only from that very holder: whoever was quicker has another name by now.
+            if connection.execute(_TAKE, {**parameters, "dead": other.holder}).one_or_none():
+                return
+        elif other is None and connection.execute(_TAKE, parameters).one_or_none():
+            return
+        since = f" since {other.acquired_at:%Y-%m-%d %H:%M:%S %Z}" if other else ""
+        raise errors.AlreadyRunning(f"another run of {name} is going on{since}")
+
+
+def _keep(
+    factory: SessionFactory, name: str, holder: str, seconds: float, held: HeldLease, ended: threading.Event
+) -> None:
+    while not ended.wait(seconds / RENEWALS_PER_LEASE):
+        try:
+            with factory() as session, session.begin():
+                renewed = session.connection().execute(
+                    _RENEW, {"name": name, "holder": holder, "seconds": seconds}
+                )
+        except SQLAlchemyError:
+            continue  # The job itself meets the same trouble, and says so; the next renewal may succeed.
+        if not renewed.rowcount:
+            held.lost.set()
+            return
+
+
+def _process(pid: int) -> str:
+    """Name a process: host, name space of process ids (containers have their own), id, time of its start."""
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return f"{socket.gethostname()} ? {pid} ?"
+    return f"{socket.gethostname()} {namespace} {pid} {'ended' if state in 'ZX' else rest[18]}"
+
+
+def _is_gone(holder: str) -> bool:
+    """Tell whether the holder was a process of this machine that has ended; in doubt it was not."""
+    host, namespace, pid, started = holder.split(" ")[:4]
+    if [host, namespace] != _process(os.getpid()).split(" ")[:2] or namespace == "?":
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass  # It lives, and belongs to somebody else.
+    return _process(int(pid)).split(" ")[3] not in {started, "?"}

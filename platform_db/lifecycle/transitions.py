@@ -1,0 +1,345 @@
+"""Changing statuses: one compare-and-set statement, never a read followed by a write.
+
+What may follow what is in :mod:`platform_db.states`; the database guards it for every writer. The functions
+here ask for what is allowed *within* the statement, so a refusal leaves the transaction usable.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, get_args
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
+
+from platform_db import errors
+from platform_db.crypto.token_format import require_no_token
+from platform_db.identifiers import parse_id
+from platform_db.lifecycle import statements
+from platform_db.models import (
+    Base,
+    InteractiveSession,
+    Job,
+    Service,
+    UserToken,
+    Workflow,
+    WorkspaceRetentionRule,
+)
+from platform_db.schema.guard import STAMPS
+from platform_db.states import MACHINES, WORKFLOW, Status
+
+Guarded = Workflow | Job | InteractiveSession | Service | UserToken | WorkspaceRetentionRule
+"""A row that has a guarded status."""
+
+Statuses = Status | str | Collection[Status | str]
+"""One status, or several."""
+
+# How often to try where others keep changing the row between two statements.
+ATTEMPTS = 10
+
+
+class TransitionResult(NamedTuple):
+    """What became of one row.
+
+    :param changed: whether the row's status was changed.
+    :param status: the status that the row has now; None where there is no such row.
+    :param revision: the revision that the row has now.
+    :param refusal: why it was not changed, where it was refused: what :func:`transition` would have raised.
+    """
+
+    id_: uuid.UUID
+    changed: bool
+    status: str | None
+    revision: int | None
+    refusal: errors.PlatformDBError | None = None
+
+
+def transition(
+    session: Session,
+    row_or_id: Guarded | uuid.UUID | str,
+    status: Status | str,
+    *,
+    model: type[Guarded] | None = None,
+    reason: str | None = None,
+    expected_status: Statuses | None = None,
+    unexpected_statuses: Statuses | None = None,
+    expected_revision: int | None = None,
+    on_conflict: Literal["raise", "report"] = "raise",
+) -> Status:
+    """Set a row's status where that is allowed and expected, and return the status that is stored then.
+
+    The status that the row already has changes nothing and is no error. A refusal leaves the transaction
+    usable. Two writers that race are told apart: one changes the row, the other meets what it stored.
+
+    :param model: what an id is the id of; by default the run, job, token or rule that ``status`` belongs to.
+    :param reason: why, for the history.
+    :param expected_status: change it only from this status, or from one of these; never, if none is given.
+    :param unexpected_statuses: do not change it from this status, or from any of these.
+    :param expected_revision: change it only at this revision.
+    :param on_conflict: ``report`` returns the stored status where ``raise`` would raise.
+    :raises errors.InvalidTransition: the stored status does not allow it.
+    :raises errors.Conflict: the row is not as expected.
+    :raises errors.NotFound: there is no such row.
+    """
+    target = _target(row_or_id, model or _model_of(status))
+    if session.new or session.dirty:
+        session.flush()
+    expected = _Expected.of(target, expected_status, unexpected_statuses)
+    parameters = {"id": str(target.id_), "reason": reason, "expected_revision": expected_revision}
+    parameters |= expected.parameters()
+    connection = session.connection()
+    wanted = target.status(status)
+    row = target.loaded(session)
+    update = statements.update(
+        target.entity, wanted, statements.Conditions.of(parameters), returning=row is not None
+    )
+    for _ in range(ATTEMPTS):
+        result = connection.execute(update, parameters)
+        if result.rowcount:
+            if row is not None:
+                target.take_over(session, row, wanted, result.one())
+            return wanted
+        stored = connection.execute(statements.read(target.entity), parameters).one_or_none()
+        if stored is None:
+            raise target.not_found()
+        stored_status, revision = target.status_type(stored.status), stored.revision
+        refusal = target.refusal(stored_status, revision, wanted, expected, expected_revision)
+        target.forget(session)
+        if refusal is None and stored_status != wanted:
+            continue  # Between the two statements somebody made it legal: try again.
+        if refusal is None or on_conflict == "report":
+            return stored_status
+        raise refusal
+    raise errors.Conflict(target.entity, str(target.id_), "status", "to hold still", stored_status, revision)
+
+
+def transition_many(
+    session: Session,
+    rows_or_ids: Iterable[Guarded | uuid.UUID | str],
+    status: Status | str,
+    *,
+    model: type[Guarded] | None = None,
+    reason: str | None = None,
+    expected_status: Statuses | None = None,
+    unexpected_statuses: Statuses | None = None,
+    expected_revision: int | Mapping[uuid.UUID, int] | None = None,
+) -> list[TransitionResult]:
+    """Set the status of many rows in one statement, where allowed and expected; report on each.
+
+    Rows are locked in key order, so that two callers with overlapping sets cannot wait for each other.
+    The results come in the order of the arguments; see :func:`transition` for the other parameters.
+
+    :param expected_revision: change rows only at this revision; or a revision for each id. A row whose id is
+        not among them may have any.
+    """
+    model = model or _model_of(status)
+    targets = [_target(row_or_id, model) for row_or_id in rows_or_ids]
+    if not targets:
+        return []
+    if session.new or session.dirty:
+        session.flush()
+    first = targets[0]
+    if any(target.model is not first.model for target in targets):
+        raise errors.PlatformDBError("transition_many takes rows of one kind")
+    wanted = first.status(status)
+    expected = _Expected.of(first, expected_status, unexpected_statuses)
+    revisions = [
+        expected_revision.get(target.id_) if isinstance(expected_revision, Mapping) else expected_revision
+        for target in targets
+    ]
+    parameters: dict[str, Any] = {
+        "ids": [str(target.id_) for target in targets],
+        "reason": reason,
+        "expected_revision": None if all(revision is None for revision in revisions) else revisions,
+        **expected.parameters(),
+    }
+    statement = statements.update_many(first.entity, wanted, statements.Conditions.of(parameters))
+    found = {id_: values for id_, *values in session.connection().execute(statement, parameters)}
+    results = []
+    for target, id_, expected_one in zip(targets, parameters["ids"], revisions, strict=True):
+        changed, stored, revision = found.get(id_, (False, None, None))
+        refusal: errors.PlatformDBError | None = None
+        if stored is None or revision is None:
+            refusal = target.not_found()
+        elif not changed:
+            refusal = target.refusal(target.status_type(stored), revision, wanted, expected, expected_one)
+        results.append(TransitionResult(target.id_, changed, stored, revision, refusal))
+    held = {key[1][0] for key in session.identity_map.keys() if key[0] is first.model}  # noqa: SIM118
+    for target in targets:
+        if target.id_ in held:
+            target.forget(session)
+    return results
+
+
+@contextmanager
+def override_guard(session: Session, *, reason: str) -> Iterator[None]:
+    """Let an operator write any status within this block; each change is marked in the history.
+
+    The block is a savepoint: an error undoes what it did. Nothing outside the block is affected, neither
+    later in the transaction nor in any other.
+
+    :param reason: why, for the history and the audit log.
+    :raises errors.TokenInText: a token's value is in the reason.
+    """
+    if not reason.strip():
+        raise errors.PlatformDBError("an override needs a reason")
+    require_no_token(reason)
+    session.flush()
+    with session.begin_nested():
+        guard, former_reason, transaction = session.execute(_READ_SETTINGS).one()
+        session.execute(_SET_GUARD, {"value": f"override {transaction}"})
+        session.execute(_SET_REASON, {"value": reason})
+        yield
+        session.flush()
+        session.execute(_SET_GUARD, {"value": guard})
+        session.execute(_SET_REASON, {"value": former_reason})
+
+
+def set_actor(session: Session, actor: str, reason: str | None = None) -> None:
+    """Say who acts, and why, in the rest of this transaction; the history notes it with every change."""
+    session.execute(_SET_ACTOR, {"value": actor})
+    if reason is not None:
+        session.execute(_SET_REASON, {"value": reason})
+
+
+_SET_GUARD = sa.text("SET LOCAL platform.guard = :value")
+_SET_REASON = sa.text("SET LOCAL platform.reason = :value")
+_SET_ACTOR = sa.text("SET LOCAL platform.actor = :value")
+_READ_SETTINGS = sa.text(
+    "SELECT coalesce(current_setting('platform.guard', true), ''), "
+    "coalesce(current_setting('platform.reason', true), ''), pg_current_xact_id()::text"
+)
+
+
+class _Expected(NamedTuple):
+    """Which statuses the caller expects, and which not; None is any, and none.
+
+    An empty list is no None: who computed what to expect, and found nothing, expects no row.
+    """
+
+    statuses: tuple[Status, ...] | None
+    unexpected: tuple[Status, ...] | None
+
+    @classmethod
+    def of(cls, target: _Target, expected: Statuses | None, unexpected: Statuses | None) -> _Expected:
+        return cls(target.statuses(expected), target.statuses(unexpected))
+
+    def parameters(self) -> dict[str, Any]:
+        return {"expected_status": _values(self.statuses), "unexpected_statuses": _values(self.unexpected)}
+
+
+def _values(statuses: tuple[Status, ...] | None) -> list[str] | None:
+    return None if statuses is None else [status.value for status in statuses]
+
+
+class _Target(NamedTuple):
+    """The row that a transition is about."""
+
+    model: type[Base]
+    id_: uuid.UUID
+
+    @property
+    def entity(self) -> str:
+        return str(self.model.__tablename__)
+
+    @property
+    def status_type(self) -> type[Status]:
+        statuses: type[Status] = MACHINES[self.entity].statuses
+        return statuses
+
+    def status(self, name: Status | str) -> Status:
+        """Return the member of the row's enumeration.
+
+        :raises errors.UnknownStatus: there is none.
+        """
+        try:
+            return self.status_type(name)
+        except ValueError:
+            known = ", ".join(self.status_type)
+            raise errors.UnknownStatus(f"{self.entity} has no status {str(name)!r}, only {known}") from None
+
+    def statuses(self, given: Statuses | None) -> tuple[Status, ...] | None:
+        """Return one status, or several, as members of the row's enumeration."""
+        if given is None:
+            return None
+        names = [given] if isinstance(given, str) else given
+        return tuple(self.status(name) for name in names)
+
+    def refusal(
+        self,
+        stored_status: Status,
+        revision: int,
+        wanted: Status,
+        expected: _Expected,
+        expected_revision: int | None,
+    ) -> errors.Refused | None:
+        """Say why the stored row may not be changed, or None if it may."""
+
+        def conflict(condition: str, wish: object) -> errors.Conflict:
+            return errors.Conflict(
+                self.entity, str(self.id_), condition, str(wish), stored_status.value, revision
+            )
+
+        if expected.statuses is not None and stored_status not in expected.statuses:
+            return conflict("status", " or ".join(map(str, expected.statuses)) or "of an empty list")
+        if expected.unexpected is not None and stored_status in expected.unexpected:
+            return conflict("status", f"not {' or '.join(map(str, expected.unexpected))}")
+        if expected_revision is not None and expected_revision != revision:
+            return conflict("revision", expected_revision)
+        if not MACHINES[self.entity].allows(stored_status, wanted):
+            return errors.InvalidTransition(self.entity, str(self.id_), stored_status.value, wanted.value)
+        return None
+
+    def not_found(self) -> errors.NotFound:
+        if self.model is Workflow:
+            return errors.WorkflowNotFound(f"there is no workflow {self.id_}")
+        return errors.NotFound(f"there is no {self.entity} {self.id_}")
+
+    def loaded(self, session: Session) -> Base | None:
+        """Return the session's object for this row, if it has one."""
+        found: Base | None = session.identity_map.get((self.model, (self.id_,), None))
+        return found
+
+    def take_over(self, session: Session, row: Base, status: Status, written: Any) -> None:
+        """Give the session's object what the statement wrote, without another query."""
+        set_committed_value(row, "status", status)
+        for name in ("revision", *STAMPS[self.entity].columns):
+            set_committed_value(row, name, getattr(written, name))
+        session.expire(row, ["updated"])
+        _expire_on_rollback(session, row)
+        for rule in row.__dict__.get("retention_rules", ()):
+            session.expire(rule)  # They follow the run.
+
+    def forget(self, session: Session) -> None:
+        """Let the session's object read its status anew when it is next asked."""
+        row = self.loaded(session)
+        if row is not None:
+            session.expire(row, ["status", "revision", "updated", *STAMPS[self.entity].columns])
+            _expire_on_rollback(session, row)
+
+
+def _expire_on_rollback(session: Session, row: Base) -> None:
+    """Let rolling back to a savepoint expire the object, as it does after the ORM's own UPDATE."""
+    session._register_altered([sa.inspect(row)])
+
+
+_MODELS: dict[str, type[Guarded]] = {model.__tablename__: model for model in get_args(Guarded)}
+
+
+def _target(row_or_id: Guarded | uuid.UUID | str, model: type[Guarded]) -> _Target:
+    if isinstance(row_or_id, uuid.UUID):
+        return _Target(model, row_or_id)
+    if isinstance(row_or_id, Base):
+        return _Target(type(row_or_id), row_or_id.id_)
+    return _Target(model, parse_id(row_or_id, f"{model.__tablename__} id"))
+
+
+@lru_cache(maxsize=None, typed=True)  # Typed, because JobStatus.queued == RunStatus.queued == "queued".
+def _model_of(status: Status | str) -> type[Guarded]:
+    """Return the first model with these statuses: the run, where it is a plain string or a RunStatus."""
+    machines = (machine for machine in MACHINES.values() if isinstance(status, machine.statuses))
+    return _MODELS[next(machines, WORKFLOW).entity]

@@ -1,0 +1,42 @@
+"""How the schema gets into a database, and whether it is there."""
+
+from platform_db.schema.agreement import adopt, require_agreement
+from platform_db.schema.status import (
+    SchemaState,
+    SchemaStatus,
+    connect,
+    next_revision,
+    refuse_newer,
+    revisions,
+    status,
+)
+from platform_db.schema.upgrade import (
+    Report,
+    alembic_config,
+    downgrade,
+    init_db,
+    lock_for_migration,
+    upgrade,
+    upgrade_new,
+)
+from platform_db.schema.waiting import wait_until_ready
+
+__all__ = [
+    "Report",
+    "SchemaState",
+    "SchemaStatus",
+    "adopt",
+    "alembic_config",
+    "connect",
+    "downgrade",
+    "init_db",
+    "lock_for_migration",
+    "next_revision",
+    "refuse_newer",
+    "require_agreement",
+    "revisions",
+    "status",
+    "upgrade",
+    "upgrade_new",
+    "wait_until_ready",
+]

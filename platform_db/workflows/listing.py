@@ -1,0 +1,52 @@
+"""Lists of a user's runs, and how many have which status."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db.identifiers import parse_id
+from platform_db.models import Workflow
+from platform_db.states import RunStatus
+
+
+def list_workflows(
+    session: Session,
+    user_id: uuid.UUID | str,
+    *,
+    statuses: Sequence[RunStatus] | None = None,
+    limit: int = 100,
+    after: Workflow | None = None,
+) -> Sequence[Workflow]:
+    """Return the user's runs, newest first; specifications and logs are not loaded.
+
+    :param after: the last run of the page before.
+    """
+    query = (
+        sa.select(Workflow)
+        .where(Workflow.owner_id == parse_id(user_id, "user id"))
+        .order_by(Workflow.id_.desc())
+        .limit(limit)
+    )
+    if statuses is not None:
+        query = query.where(Workflow.status.in_(statuses))
+    if after is not None:
+        query = query.where(Workflow.id_ < after.id_)
+    return session.scalars(query).all()
+
+
+def count_by_status(session: Session, user_id: uuid.UUID | str) -> dict[RunStatus, int]:
+    """Return how many runs of the user's have which status; a status that none has is not there."""
+    rows = session.connection().execute(_COUNT_BY_STATUS, {"user": str(parse_id(user_id, "user id"))})
+    return {RunStatus(row.status): row.runs for row in rows}
+
+
+_COUNT_BY_STATUS = sa.text(
+    """
+    SELECT status, count(*) AS runs FROM platform.workflow
+    WHERE owner_id = CAST(:user AS uuid) GROUP BY status ORDER BY status
+    """
+)

@@ -1,0 +1,130 @@
+"""Sharing runs with other users, and finding what is shared.
+
+What is shared belongs to its owner, so inside a tenant's scope only its owner sees it: read it outside. The
+functions here check themselves that a share is still valid.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.audit import recorded_as
+from platform_db.identifiers import parse_id
+from platform_db.models import User, UserWorkflow, Workflow
+from platform_db.tenancy import in_tenant_scope
+from platform_db.workflows.find import shared_with
+
+
+def share_workflow(
+    session: Session,
+    workflow: Workflow,
+    user: User | uuid.UUID | str,
+    *,
+    message: str | None = None,
+    valid_until: datetime | None = None,
+    actor_id: uuid.UUID | str | None = None,
+) -> None:
+    """Let another user read a run; sharing it again replaces the message and the time.
+
+    :param valid_until: when the share ends; None is never.
+    :param actor_id: the user who does this, for the audit log.
+    :raises errors.Refused: the user is the run's owner.
+    :raises errors.UserNotFound: there is no such user.
+    """
+    user_id = _id_of(user)
+    if user_id == workflow.owner_id:
+        raise errors.Refused("a run cannot be shared with its owner")
+    session.flush()
+    try:
+        with session.begin_nested(), recorded_as(session, actor_id=actor_id):
+            session.execute(
+                _SHARE,
+                {
+                    "owner_id": workflow.owner_id,
+                    "workflow_id": workflow.id_,
+                    "user_id": user_id,
+                    "message": message,
+                    "valid_until": valid_until,
+                },
+            )
+    except sa.exc.IntegrityError as error:
+        if getattr(error.orig, "pgcode", None) != _FOREIGN_KEY_VIOLATION:
+            raise
+        raise errors.UserNotFound(f"there is no user {user_id}") from None
+    session.expire(workflow, ["shares"])
+
+
+def unshare_workflow(
+    session: Session,
+    workflow: Workflow,
+    user: User | uuid.UUID | str,
+    *,
+    actor_id: uuid.UUID | str | None = None,
+) -> bool:
+    """Take a share back, and tell whether there was one.
+
+    :param actor_id: the user who does this, for the audit log.
+    """
+    user_id = _id_of(user)
+    session.flush()
+    with recorded_as(session, actor_id=actor_id):
+        deleted = session.execute(
+            sa.delete(UserWorkflow)
+            .where(
+                UserWorkflow.owner_id == workflow.owner_id,
+                UserWorkflow.workflow_id == workflow.id_,
+                UserWorkflow.user_id == user_id,
+            )
+            .returning(UserWorkflow.user_id)
+        ).all()
+    if deleted:
+        session.expire(workflow, ["shares"])
+    return bool(deleted)
+
+
+def list_shared(
+    session: Session,
+    user: User | uuid.UUID | str,
+    *,
+    limit: int = 100,
+    after: Workflow | None = None,
+) -> Sequence[Workflow]:
+    """Return the runs that others share with the user now, newest first.
+
+    :param after: the last run of the page before.
+    :raises errors.Refused: the session is in a tenant's scope, where others' runs are not to be seen.
+    """
+    if in_tenant_scope(session):
+        raise errors.Refused("what is shared belongs to others: read it outside the tenant's scope")
+    query = (
+        sa.select(Workflow)
+        .where(sa.tuple_(Workflow.owner_id, Workflow.id_).in_(shared_with(_id_of(user))))
+        .order_by(Workflow.id_.desc())
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(Workflow.id_ < after.id_)
+    return session.scalars(query).all()
+
+
+def _id_of(user: User | uuid.UUID | str) -> uuid.UUID:
+    return user.id_ if isinstance(user, User) else parse_id(user, "user id")
+
+
+_FOREIGN_KEY_VIOLATION = "23503"
+
+_INSERT = insert(UserWorkflow).values(
+    {name: sa.bindparam(name) for name in ("owner_id", "workflow_id", "user_id", "message", "valid_until")}
+)
+
+_SHARE = _INSERT.on_conflict_do_update(
+    index_elements=["owner_id", "workflow_id", "user_id"],
+    set_={"message": _INSERT.excluded.message, "valid_until": _INSERT.excluded.valid_until},
+)

@@ -1,0 +1,45 @@
+"""Setting a run's status, with what follows from it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+
+from sqlalchemy.orm import Session
+
+from platform_db.identifiers import parse_id
+from platform_db.lifecycle.transitions import transition
+from platform_db.logs import append_log
+from platform_db.models import ResourceType
+from platform_db.quota.termination import account_for_ended_run
+from platform_db.states import RunStatus
+
+ENDED = frozenset({RunStatus.finished, RunStatus.failed, RunStatus.stopped})
+
+
+def update_workflow_status(
+    session: Session,
+    workflow_uuid: uuid.UUID | str,
+    status: RunStatus,
+    new_logs: str | bytes = "",
+    message: str | None = None,
+    quota_types: Iterable[ResourceType | str] | None = None,
+) -> RunStatus:
+    """Set a run's status, append to its log, and return the stored status.
+
+    A run that ends has its processing time counted at once, and its workspace marked for the next disk run,
+    as ``PLATFORM_DB_WORKFLOW_TERMINATION_QUOTA_UPDATE_POLICY`` says.
+
+    :param new_logs: appended to the run's log, even where the status does not change.
+    :param message: the reason, for the history.
+    :param quota_types: what to update if the run ends, whatever the policy says.
+    :raises errors.InvalidTransition: the stored status does not allow it; nothing is appended.
+    :raises errors.WorkflowNotFound: there is no such run.
+    """
+    workflow_id = parse_id(workflow_uuid, "workflow id")
+    stored = transition(session, workflow_id, RunStatus(status), reason=message)
+    if new_logs:
+        append_log(session, workflow_id, new_logs)
+    if stored in ENDED:
+        account_for_ended_run(session, workflow_id, quota_types)
+    return RunStatus(stored)
