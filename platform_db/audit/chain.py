@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.database.session import takes_session
 from platform_db.models import AuditSeal
 
 NO_HASH = bytes(32)
@@ -86,6 +87,7 @@ def read_seals(session: Session, *, after: int = 0) -> Iterator[AuditSeal]:
             session.expunge(seal)
 
 
+@takes_session
 def export_seals(session: Session, *, after: int = 0) -> Iterator[dict[str, Any]]:
     """Yield the seals after the one with this number as plain values, to be kept where nobody rewrites them.
 

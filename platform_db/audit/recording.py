@@ -16,10 +16,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import AuditLog, AuditLogAction, User
 
 
+@takes_session
 def record_action(
     session: Session,
     user: User | uuid.UUID | str,
@@ -47,6 +49,7 @@ def record_action(
     return row
 
 
+@takes_session
 def set_origin(
     session: Session,
     *,
@@ -83,6 +86,7 @@ def _parse_address(address: str) -> str:
 
 
 @contextmanager
+@takes_session
 def recorded_as(
     session: Session,
     *,

@@ -11,12 +11,14 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.audit.chain import add_seal, last_seal, read_seals, try_lock_chain
 from platform_db.audit.recording import record_action
+from platform_db.database.session import takes_session
 from platform_db.models import NOBODY, AuditLog, AuditLogAction, AuditSeal, AuditSealDigests
 
 # Seals whose rows one call removes.
 SEALS = 100
 
 
+@takes_session
 def prune_audit_log(session: Session, before: datetime, *, limit: int = SEALS) -> int:
     """Remove the rows of the oldest seals, as far as all their rows are older than ``before``.
 

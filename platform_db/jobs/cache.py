@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.session import takes_session
 from platform_db.identifiers import new_id, parse_id
 from platform_db.models import Job
 from platform_db.models.base import identity_of
@@ -26,6 +27,7 @@ class CachedResult:
     result_path: str
 
 
+@takes_session
 def find_cached_result(
     session: Session, owner_id: uuid.UUID | str, parameters: str, workspace_hash: str
 ) -> CachedResult | None:
@@ -50,6 +52,7 @@ def find_cached_result(
     return None if row is None else CachedResult(row.id_, row.job_id, row.result_path)
 
 
+@takes_session
 def store_result(
     session: Session,
     job: Job | uuid.UUID | str,
@@ -78,6 +81,7 @@ def store_result(
     return CachedResult(row.id_, row.job_id, row.result_path)
 
 
+@takes_session
 def evict_cached_results(
     session: Session, owner_id: uuid.UUID | str, keep: int, *, batch: int = 1000
 ) -> list[CachedResult]:

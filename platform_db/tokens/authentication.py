@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.crypto.keys import get_key_ring
 from platform_db.crypto.token_format import require_well_formed
+from platform_db.database.session import takes_session
 from platform_db.models.token import EVERY_SCOPE, UserTokenType
 
 
@@ -60,6 +61,7 @@ _NOTE_USE = sa.text(
 )
 
 
+@takes_session
 def authenticate(session: Session, value: str, *, scopes: Iterable[str] = ()) -> AuthenticatedToken:
     """Return whose token ``value`` is, and note its use (at most once a minute).
 

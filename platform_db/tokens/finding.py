@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, joinedload
 from platform_db import errors
 from platform_db.crypto.keys import get_key_ring
 from platform_db.crypto.token_format import require_well_formed
+from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import (
     InteractiveSession,
@@ -22,6 +23,7 @@ from platform_db.models import (
 )
 
 
+@takes_session
 def find_token(session: Session, value: str) -> UserToken:
     """Return the token with this value, whatever its status. This lets nobody in: see ``authenticate``.
 
@@ -36,6 +38,7 @@ def find_token(session: Session, value: str) -> UserToken:
     return found[0]
 
 
+@takes_session
 def find_interactive_session(session: Session, secret: str) -> InteractiveSession:
     """Return the interactive session with this secret, whatever its status.
 
@@ -55,6 +58,7 @@ def find_interactive_session(session: Session, secret: str) -> InteractiveSessio
     return found
 
 
+@takes_session
 def list_tokens(
     session: Session,
     user: User | uuid.UUID | str,

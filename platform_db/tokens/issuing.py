@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.audit import record_action
 from platform_db.crypto.token_format import generate
+from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import (
     AuditLogAction,
@@ -29,6 +30,7 @@ LONGEST = timedelta(days=36_500)
 """How long a token may last; longer leads out of the range of times."""
 
 
+@takes_session
 def issue(
     session: Session,
     user: User | uuid.UUID | str,
@@ -70,6 +72,7 @@ def issue(
     )
 
 
+@takes_session
 def grant(
     session: Session,
     user: User | uuid.UUID | str,
@@ -97,6 +100,7 @@ def grant(
     return _activate(session, token, AuditLogAction.grant_token, actor_id, values)
 
 
+@takes_session
 def request(
     session: Session, user: User | uuid.UUID | str, *, actor_id: uuid.UUID | None = None
 ) -> UserToken:
@@ -121,6 +125,7 @@ def request(
     return token
 
 
+@takes_session
 def issue_interactive_session_secret(
     session: Session, interactive_session: InteractiveSession, *, actor_id: uuid.UUID | None = None
 ) -> str:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import crypto, errors
+from platform_db.database.session import takes_session
 from platform_db.models import Base
 from platform_db.models.secret import SecretAttribute
 
@@ -52,6 +53,7 @@ class KeyUse:
     rows: int
 
 
+@takes_session
 def key_uses(session: Session) -> list[KeyUse]:
     """Return how many secrets each key encrypts, by column."""
     return [
@@ -93,6 +95,7 @@ class KeyReport:
             )
 
 
+@takes_session
 def report_keys(session: Session) -> KeyReport:
     """Tell how each key stands. No key needs to be configured."""
     uses: Counter[str] = Counter()

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.audit import record_action
 from platform_db.crypto.token_format import require_no_token
-from platform_db.database.session import SessionFactory
+from platform_db.database.session import SessionFactory, takes_session
 from platform_db.identifiers import parse_id
 from platform_db.lifecycle.transitions import transition_many
 from platform_db.models import AuditLogAction, UserToken, UserTokenStatus
@@ -23,6 +23,7 @@ EXPIRED = "expired"
 """The reason for which a token is revoked whose time is over."""
 
 
+@takes_session
 def revoke(
     session: Session,
     token: UserToken | uuid.UUID | str,
