@@ -16,7 +16,7 @@ author = "The platform-db maintainers"
 project_copyright = author
 release = version = installed_version("platform-db")
 
-extensions = ["sphinx.ext.autodoc", "sphinx_click", "diagrams", "privileges", "reference"]
+extensions = ["sphinx.ext.autodoc", "sphinx_click", "diagrams", "privileges", "reference", "rooms"]
 exclude_patterns = ["_build", "_ext"]
 html_theme = "furo"
 html_title = f"platform-db {release}"

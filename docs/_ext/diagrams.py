@@ -18,8 +18,21 @@ from platform_db.states import MACHINES, Machine
 # What every drawing begins with, as arguments of the program that draws. Dark text on light boxes and grey
 # lines between them are readable on a light page and on a dark one. Tables without a line stand side by side.
 STYLE = [
-    *("-Gbgcolor=transparent", "-Grankdir=LR", "-Gnodesep=0.25", "-Granksep=0.5", "-Gpack=16", "-Gpackmode=array_i4"),
-    *("-Nshape=box", "-Nstyle=rounded,filled", "-Nfillcolor=#f6f8fa", "-Ncolor=#6e7781", "-Nfontcolor=#24292f"),
+    *(
+        "-Gbgcolor=transparent",
+        "-Grankdir=LR",
+        "-Gnodesep=0.25",
+        "-Granksep=0.5",
+        "-Gpack=16",
+        "-Gpackmode=array_i4",
+    ),
+    *(
+        "-Nshape=box",
+        "-Nstyle=rounded,filled",
+        "-Nfillcolor=#f6f8fa",
+        "-Ncolor=#6e7781",
+        "-Nfontcolor=#24292f",
+    ),
     *("-Nfontname=Helvetica", "-Nfontsize=12", "-Ecolor=#6e7781", "-Earrowsize=0.7"),
     *("-Efontname=Helvetica", "-Efontsize=11", "-Efontcolor=#6e7781"),
 ]
@@ -94,7 +107,8 @@ def _table(table: sa.Table, *, in_full: bool) -> str:
     )
     return (
         '<<table border="1" cellborder="0" cellspacing="0" cellpadding="4" bgcolor="#f6f8fa">'
-        f'<tr><td colspan="2" align="left" bgcolor="{HEAD}"><b>{escape(table.name)}</b></td></tr>{rows}</table>>'
+        f'<tr><td colspan="2" align="left" bgcolor="{HEAD}"><b>{escape(table.name)}</b></td></tr>'
+        f"{rows}</table>>"
     )
 
 
