@@ -23,10 +23,11 @@ PAGES = [ROOT / "README.rst", ROOT / "CONTRIBUTING.rst", *sorted((ROOT / "docs")
 SHELLS = ("console", "sh")
 SHOWN = ("sql", "text", "yaml")
 # The embedded database has tests of its own; here its URL stands for the block's database.
-COMMAND = """#!/bin/sh
-[ "$PLATFORM_DB_URI" != embedded: ] || PLATFORM_DB_URI=$BLOCK_URI
-exec "{python}" -m platform_db "$@"
-"""
+COMMANDS = {
+    "platform-db": """[ "$PLATFORM_DB_URI" != embedded: ] || PLATFORM_DB_URI=$BLOCK_URI
+        exec python -m platform_db "$@" """,
+    "python": f'exec "{sys.executable}" "$@"',
+}
 
 
 class Block(NamedTuple):
@@ -65,7 +66,9 @@ def test_every_block_of_a_page_says_what_it_is(page: Path) -> None:
     assert not re.search(
         r"^(?!\.\. ).*::\n\n +\S", re.sub(r"^ *\.\. .*", ".. ", text, flags=re.MULTILINE), re.MULTILINE
     )
-    assert text.count(".. code-block::") == sum(block.page == page for block in BLOCKS)
+    assert len(re.findall(r"^ *\.\. code-block::", text, re.MULTILINE)) == sum(
+        block.page == page for block in BLOCKS
+    )
     assert {b.language for b in BLOCKS if b.page == page} <= {"python", *SHELLS, *SHOWN}
 
 
@@ -115,7 +118,7 @@ def commands(directory: Path) -> Path:
     """Make a directory with the commands that a reader has once the package is installed."""
     place = directory / "bin"
     place.mkdir()
-    (place / "platform-db").write_text(COMMAND.format(python=sys.executable), encoding="utf-8")
-    (place / "platform-db").chmod(0o755)
-    (place / "python").symlink_to(sys.executable)
+    for name, script in COMMANDS.items():
+        (place / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        (place / name).chmod(0o755)
     return place
