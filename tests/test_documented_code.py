@@ -6,11 +6,15 @@ Where a page has a block of the class ``preamble``, its other blocks run after t
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import re
 import subprocess
 import sys
 import textwrap
+import traceback
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +76,7 @@ def test_every_block_of_a_page_says_what_it_is(page: Path) -> None:
     assert {b.language for b in BLOCKS if b.page == page} <= {"python", *SHELLS, *SHOWN}
 
 
+@pytest.mark.timeout(300)  # several commands each start an interpreter
 @pytest.mark.parametrize("block", RUN, ids=str)
 def test_a_block_runs(block: Block, database_uri: str, postgres_server_uri: str, tmp_path: Path) -> None:
     environment = {
@@ -83,28 +88,49 @@ def test_a_block_runs(block: Block, database_uri: str, postgres_server_uri: str,
         "PLATFORM_DB_URI": database_uri,
         "PYTHONPATH": str(ROOT),
     }
-
-    for command in programs(block, tmp_path):
-        ran = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=False
-        )
-        assert ran.returncode == 0, f"{block}\n{ran.stdout}{ran.stderr}"
-
-
-def programs(block: Block, directory: Path) -> Iterator[list[str]]:
-    """Yield the commands that run a block, after its page's preamble."""
     preamble = PREAMBLES.get(block.page)
     before = preamble.code if preamble and preamble != block else ""
+
     if block.language in SHELLS:
-        if before:
-            yield [sys.executable, "-c", before]
-        yield ["bash", "-euo", "pipefail", "-c", typed(block)]
+        run_python(before, environment, tmp_path)
+        run(["bash", "-euo", "pipefail", "-c", typed(block)], environment, tmp_path)
     elif "def test_" in block.code:
-        (directory / "conftest.py").write_text(before, encoding="utf-8")
-        (directory / "test_block.py").write_text(block.code, encoding="utf-8")
-        yield [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        (tmp_path / "conftest.py").write_text(before, encoding="utf-8")
+        (tmp_path / "test_block.py").write_text(block.code, encoding="utf-8")
+        run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], environment, tmp_path)
     else:
-        yield [sys.executable, "-c", f"{before}\n{block.code}"]
+        run_python(f"{before}\n{block.code}", environment, tmp_path)
+
+
+def run(command: list[str], environment: dict[str, str], directory: Path) -> None:
+    """Run a command in the directory; it must end well."""
+    ran = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def run_python(code: str, environment: dict[str, str], directory: Path) -> None:
+    """Run a program in a process of its own, which must end well."""
+    # The fork server has imported the package already, which takes longer than a block.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["platform_db.models", "platform_db.sessions", "psycopg2"])
+    output = directory / "output"
+    process = context.Process(target=execute, args=(code, environment, directory, output))
+    process.start()
+    process.join()
+    assert process.exitcode == 0, output.read_text(encoding="utf-8")
+
+
+def execute(code: str, environment: dict[str, str], directory: Path, output: Path) -> None:
+    """Run a program in this process, with nothing else in its environment."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(directory)
+    with output.open("w", encoding="utf-8") as file, redirect_stdout(file):
+        try:
+            exec(compile(code, "block", "exec"), {"__name__": "__main__"})
+        except BaseException:
+            traceback.print_exc(file=file)
+            raise SystemExit(1) from None
 
 
 def typed(block: Block) -> str:
