@@ -84,7 +84,7 @@ def evict_cached_results(
     """Drop an owner's least recently used results beyond the newest ``keep``, and return what was dropped.
 
     A result counts as used when it was stored and at each hit. A result that another transaction has locked
-    is left to the next call, and what is beyond ``batch`` too. Removing the files is the caller's, after commit.
+    is left to the next call, and what is beyond ``batch`` too. The caller removes the files, after commit.
 
     :param keep: how many results stay.
     """

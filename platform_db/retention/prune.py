@@ -1,9 +1,9 @@
 """Pruning: deleting what the rules name, in small transactions that skip locked rows.
 
 Each batch locks its rows and what belongs to them unless they are locked (``SKIP LOCKED``), writes them to
-the archive if there is one, takes them out of their owners' totals, deletes them, and commits. Parents go with
-their children in one transaction, so a pruning that is killed leaves no orphan, and the next one goes on. Two
-at once share the work.
+the archive if there is one, takes them out of their owners' totals, deletes them, and commits. Parents go
+with their children in one transaction, so a pruning that is killed leaves no orphan, and the next one goes
+on. Two at once share the work.
 """
 
 from __future__ import annotations
