@@ -1,4 +1,4 @@
-"""Writing audit rows: one plain INSERT each, in the transaction that does what they tell of.
+"""Writing audit rows: one plain INSERT each, in the transaction of the act that they record.
 
 What the database can see, triggers record (:mod:`platform_db.schema.recording`).
 """
@@ -35,7 +35,7 @@ def record_action(
     :param user: whom it is about; :data:`~platform_db.models.NOBODY` where it is about no user in particular.
     :param details: what else there is to know, in ids and plain values: no names, no e-mail addresses.
     :param actor_id: the user who did it, where :func:`set_origin` did not say it.
-    :raises errors.UnknownAction: nobody registered that action.
+    :raises errors.UnknownAction: the action is not registered.
     :raises errors.TokenInText: a token's value is in the details.
     """
     row = AuditLog(

@@ -1,4 +1,4 @@
-"""Removing what is old: the rows of the oldest seals. Their hashes stay, so the chain still verifies."""
+"""Pruning the audit log: the rows of the oldest seals. Their hashes stay, so the chain still verifies."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SEALS = 100
 def prune_audit_log(session: Session, before: datetime, *, limit: int = SEALS) -> int:
     """Remove the rows of the oldest seals, as far as all their rows are older than ``before``.
 
-    What was removed is said by a seal of its own, without which the database refuses the deletion, and by
+    A seal of its own records what was removed, without which the database refuses the deletion, and so does
     an audit row. Only the tables' owner may do it. Call it again, in another transaction, until it returns
     0.
 
     :param limit: of how many seals at most; those that cover no rows do not count.
     :returns: of how many seals.
-    :raises errors.AlreadyRunning: a sealer, or another call, is at it.
+    :raises errors.AlreadyRunning: a sealer, or another call, is working.
     """
     if not try_lock_chain(session):
         raise errors.AlreadyRunning("another process is adding to the seals of the audit log")

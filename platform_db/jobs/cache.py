@@ -33,7 +33,7 @@ def find_cached_result(
 ) -> CachedResult | None:
     """Return the owner's result of such a job, if there is one, and count the hit.
 
-    One statement, which waits for nobody: where somebody else counts a hit of the same result at this moment,
+    One statement, which waits for no lock: where another transaction counts a hit of the same result now,
     this one is not counted.
     """
     session.flush()
@@ -87,8 +87,8 @@ def evict_cached_results(
 ) -> list[CachedResult]:
     """Drop an owner's least recently used results beyond the newest ``keep``, and return what was dropped.
 
-    A result counts as used when it was stored and at each hit. What somebody else works on at this moment is
-    left to the next call, and what is beyond ``batch`` too. Removing the files is the caller's, after commit.
+    A result counts as used when it was stored and at each hit. A result that another transaction has locked
+    is left to the next call, and what is beyond ``batch`` too. The caller removes the files, after commit.
 
     :param keep: how many results stay.
     """

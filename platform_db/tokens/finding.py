@@ -1,4 +1,4 @@
-"""Finding tokens as rows: by value, for whoever holds a leaked one, or by user."""
+"""Finding tokens as rows: by value, such as a leaked one, or by user."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from platform_db.models import (
 
 @takes_session
 def find_token(session: Session, value: str) -> UserToken:
-    """Return the token with this value, whatever its status. This lets nobody in: see ``authenticate``.
+    """Return the token with this value, in any status. This does not authenticate: see ``authenticate``.
 
     :raises errors.UnknownToken: there is none.
     :raises errors.MalformedToken: this cannot be a token.

@@ -1,4 +1,4 @@
-"""Making tokens. Whatever is done to one user's tokens is done under that user's lock."""
+"""Making tokens. Each change of one user's tokens holds that user's lock."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def issue(
     value: str | None = None,
     actor_id: uuid.UUID | None = None,
 ) -> str:
-    """Make a token and return its value, which nobody can ask for again.
+    """Make a token and return its value, which is shown only this once.
 
     :param user: the user, or the user's id.
     :param type_: what it is for. An access token is granted: see :func:`grant`.
@@ -104,7 +104,7 @@ def grant(
 def request(
     session: Session, user: User | uuid.UUID | str, *, actor_id: uuid.UUID | None = None
 ) -> UserToken:
-    """Ask for an access token, which somebody else grants.
+    """Request an access token, which :func:`grant` then activates.
 
     :raises errors.UserNotFound: there is no such user.
     :raises errors.TokenError: the user has an active one, or has already requested one.
@@ -207,7 +207,7 @@ def _open_access_tokens(session: Session, user_id: uuid.UUID) -> dict[UserTokenS
 
 
 def _revoke_expired(session: Session, user_id: uuid.UUID, type_: UserTokenType, name: str | None) -> None:
-    """Revoke the user's active token, of this name if need be, whose time is over: it stands in the way."""
+    """Revoke the user's active token, of this name if need be, whose time is over: it blocks a new one."""
     query = sa.select(UserToken.id_).where(
         UserToken.owner_id == user_id,
         UserToken.type_ == type_,
