@@ -40,7 +40,7 @@ class Reservation:
     """
 
     id_: uuid.UUID
-    user_id: uuid.UUID
+    owner_id: uuid.UUID
     resource_id: uuid.UUID
     amount: int
     expires_at: datetime
