@@ -187,6 +187,13 @@ class InvalidIdentifier(PlatformDBError):
     exit_code = 2
 
 
+class InvalidValue(PlatformDBError, ValueError):
+    """This value cannot be used."""
+
+    code = "invalid_value"
+    exit_code = 2
+
+
 class InvalidAddress(PlatformDBError):
     """This is not a network address."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.bounds import require_limit
 from platform_db.identifiers import parse_id
 from platform_db.models import AuditLog, AuditLogAction
 
@@ -35,12 +36,13 @@ def list_audit(
     :param action: only this action.
     :param since: only what was recorded at this time or later.
     :param until: only what was recorded before this time.
+    :param limit: how many at most.
     :param after: the last row of the page before.
     """
     query = (
         _filtered(user_id, actor_id, action, since, until)
         .order_by(AuditLog.created.desc(), AuditLog.number.desc())
-        .limit(limit)
+        .limit(require_limit(limit))
     )
     if after is not None:
         query = query.where(

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.bounds import require_amount
 from platform_db.database.session import SessionFactory
 from platform_db.lifecycle import cursors
 from platform_db.lifecycle.cursors import Seen
@@ -27,6 +28,7 @@ def tail_log(session: Session, row: Logged | uuid.UUID | str, lines: int = 100, 
 
 def read_log_tail(session: Session, row: Logged | uuid.UUID | str, lines: int = 100, **which: Any) -> bytes:
     """Return the last lines of a log as they were written, without reading the rest of it."""
+    require_amount(lines, "number of lines")
     target = Target.of(row, **which)
     session.flush()
     data, before, read = b"", str(uuid.UUID(int=(1 << 128) - 1)), 16

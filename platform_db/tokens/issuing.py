@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import record_action
+from platform_db.bounds import require_seconds
 from platform_db.crypto.token_format import generate
 from platform_db.identifiers import parse_id
 from platform_db.models import (
@@ -145,8 +146,8 @@ def _values(
     scopes = [scopes] if isinstance(scopes, str) else sorted(set(scopes))
     if not all(scopes):
         raise errors.TokenError("a scope has no name")
-    if expires_in is not None and expires_in <= timedelta(0):
-        raise errors.TokenError("a token must last for some time")
+    if expires_in is not None and not require_seconds(expires_in, "time that a token lasts"):
+        raise errors.InvalidValue("a token must last for some time")
     return {
         "name": name,
         "scopes": scopes,

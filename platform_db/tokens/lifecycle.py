@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import record_action
+from platform_db.bounds import require_limit, require_seconds
 from platform_db.crypto.token_format import require_no_token
 from platform_db.database.session import SessionFactory
 from platform_db.identifiers import parse_id
@@ -82,6 +83,7 @@ def purge(factory: SessionFactory, *, revoked_for: timedelta, batch: int = BATCH
         for token_id, user_id in tokens.items():
             record_action(session, user_id, AuditLogAction.purge_token, {"token_id": str(token_id)})
 
+    require_seconds(revoked_for)
     return _in_batches(factory, _LONG_REVOKED, {"revoked_for": revoked_for}, batch, end)
 
 
@@ -93,6 +95,7 @@ def _in_batches(
     end: Callable[[Session, dict[uuid.UUID, uuid.UUID]], None],
 ) -> int:
     """Do something with the tokens that a query finds, and return how many they were."""
+    require_limit(batch, "batch size")
     count, after = 0, uuid.UUID(int=0)
     while True:
         with factory() as session, session.begin():

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import recorded_as
+from platform_db.bounds import require_limit
 from platform_db.identifiers import parse_id
 from platform_db.models import User, UserWorkflow, Workflow
 from platform_db.tenancy import in_tenant_scope
@@ -107,7 +108,7 @@ def list_shared(
         sa.select(Workflow)
         .where(sa.tuple_(Workflow.owner_id, Workflow.id_).in_(shared_with(_id_of(user))))
         .order_by(Workflow.id_.desc())
-        .limit(limit)
+        .limit(require_limit(limit))
     )
     if after is not None:
         query = query.where(Workflow.id_ < after.id_)

@@ -1,0 +1,46 @@
+"""How large a number from outside may be: what is beyond is refused before the database is asked."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from platform_db import errors
+
+LARGEST_LIMIT = 1_000_000
+LONGEST = timedelta(days=36_500)  # What is longer leads out of the range of times.
+LARGEST_AMOUNT = 2**63 - 1  # of a bigint column
+
+
+def require_limit(limit: int, what: str = "limit") -> int:
+    """Return how many rows to read or change at once, from 1 to a million.
+
+    :param what: what the error calls it.
+    :raises errors.InvalidValue: it is something else.
+    """
+    if not isinstance(limit, int) or not 1 <= limit <= LARGEST_LIMIT:
+        raise errors.InvalidValue(f"the {what} must be a number from 1 to {LARGEST_LIMIT}")
+    return limit
+
+
+def require_seconds(duration: timedelta | float, what: str = "duration") -> float:
+    """Return a duration in seconds: from 0 to a hundred years.
+
+    :param duration: seconds where it is a number.
+    :param what: what the error calls it.
+    :raises errors.InvalidValue: it is something else, such as NaN.
+    """
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    if not 0 <= seconds <= LONGEST.total_seconds():
+        raise errors.InvalidValue(f"the {what} must be from 0 seconds to {LONGEST.days} days")
+    return seconds
+
+
+def require_amount(amount: int, what: str = "amount", *, smallest: int = 0) -> int:
+    """Return an amount of bytes or milliseconds that a ``bigint`` column holds.
+
+    :param what: what the error calls it.
+    :raises errors.InvalidValue: it is smaller than ``smallest``, or larger.
+    """
+    if not isinstance(amount, int) or not smallest <= amount <= LARGEST_AMOUNT:
+        raise errors.InvalidValue(f"the {what} must be a number from {smallest} to {LARGEST_AMOUNT}")
+    return amount
