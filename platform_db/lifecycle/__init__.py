@@ -1,6 +1,6 @@
 """What becomes of a row: its transitions, and their history."""
 
-from platform_db.lifecycle.history import Entry, Page, add_note, history
+from platform_db.lifecycle.history import Entry, Page, add_note, history, whole_history
 from platform_db.lifecycle.transitions import (
     TransitionResult,
     override_guard,
@@ -19,4 +19,5 @@ __all__ = [
     "set_actor",
     "transition",
     "transition_many",
+    "whole_history",
 ]

@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.bounds import LARGEST_LIMIT, require_limit
+from platform_db.database.session import takes_session
 from platform_db.identifiers import new_id
 from platform_db.lifecycle import cursors
 from platform_db.lifecycle.cursors import Seen
@@ -109,7 +111,7 @@ def history(
             "id": str(id_),
             "own_entries": place.level != "job" or entity == "job",
             "job_entries": entity == "workflow" and place.level != "workflow",
-            "limit": limit,
+            "limit": require_limit(limit),
         },
     ).all()
     entries = [entry for entry in rows if entry.at is not None]
@@ -117,6 +119,19 @@ def history(
     place = place.move(rows[0], ahead[-1] if ahead else None)
     ended = found.status in ENDED and len(ahead) < limit
     return Page([_entry(entry) for entry in entries], None if ended else place.token())
+
+
+@takes_session
+def whole_history(
+    session: Session, row: Guarded, *, since: datetime | None = None, level: Level | None = None
+) -> list[Entry]:
+    """Return all of the history of ``row``, as :func:`history` returns it, in as few pages as possible."""
+    page = history(session, row, since=since, level=level, limit=LARGEST_LIMIT)
+    entries = page.entries
+    while page.token is not None and len(page.entries) >= LARGEST_LIMIT:
+        page = history(session, row, limit=LARGEST_LIMIT, token=page.token)
+        entries += page.entries
+    return entries
 
 
 def add_note(

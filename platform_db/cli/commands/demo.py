@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from platform_db.cli.command import Command
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from uuid import UUID
@@ -46,7 +48,7 @@ WALKS = itertools.cycle(
 )
 
 
-@click.command
+@click.command(cls=Command, example="demo --directory /tmp/demo")
 @click.option(
     "--workspaces",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -61,12 +63,13 @@ WALKS = itertools.cycle(
 def demo(workspaces: Path | None, directory: Path | None) -> None:
     """Show a platform at work, on an embedded database of its own.
 
-    Makes users with tokens and runs with files, walks the runs through their states, meters them, and says
-    what to try next. Run it again and it adds more runs.
+    It makes users with tokens and runs with files, walks the runs through their states, counts their usage,
+    and says what to try next. Run it again and it adds more runs.
     """
     from rich.console import Console
 
     from platform_db import embedded, sessions, settings
+    from platform_db.health.check import read_versions
 
     directory = (directory or embedded.default_directory().parent / "demo").absolute()
     directory.mkdir(parents=True, exist_ok=True)
@@ -81,7 +84,9 @@ def demo(workspaces: Path | None, directory: Path | None) -> None:
     console.rule("[bold]A database")
     engine = sessions.get_engine()
     _require_own_schema(directory / "database")
-    click.echo(f"PostgreSQL {_server_version()} runs in {directory / 'database'}, with the newest schema.")
+    click.echo(
+        f"PostgreSQL {read_versions()['server']} runs in {directory / 'database'}, with the newest schema."
+    )
 
     console.rule("[bold]Users, tokens and runs")
     with sessions.session_scope() as session:
@@ -129,15 +134,6 @@ def _require_own_schema(directory: Path) -> None:
         errors.SchemaDiffers.exit_code,
         f"remove it, and run the demo again: rm -r {shlex.quote(str(directory))}",
     )
-
-
-def _server_version() -> str:
-    import sqlalchemy as sa
-
-    from platform_db import sessions
-
-    with sessions.get_engine().connect() as connection:
-        return str(connection.scalar(sa.text("SHOW server_version")))
 
 
 def _user(session: Session, name: str) -> User:
