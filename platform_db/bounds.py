@@ -17,9 +17,7 @@ def require_limit(limit: int, what: str = "limit") -> int:
     :param what: what the error calls it.
     :raises errors.InvalidValue: it is something else.
     """
-    if not isinstance(limit, int) or not 1 <= limit <= LARGEST_LIMIT:
-        raise errors.InvalidValue(f"the {what} must be a number from 1 to {LARGEST_LIMIT}")
-    return limit
+    return require_amount(limit, what, smallest=1, largest=LARGEST_LIMIT)
 
 
 def require_seconds(duration: timedelta | float, what: str = "duration") -> float:
@@ -35,12 +33,14 @@ def require_seconds(duration: timedelta | float, what: str = "duration") -> floa
     return seconds
 
 
-def require_amount(amount: int, what: str = "amount", *, smallest: int = 0) -> int:
-    """Return an amount of bytes or milliseconds that a ``bigint`` column holds.
+def require_amount(
+    amount: int, what: str = "amount", *, smallest: int = 0, largest: int = LARGEST_AMOUNT
+) -> int:
+    """Return an amount, of bytes or milliseconds for instance: by default one that a ``bigint`` column holds.
 
     :param what: what the error calls it.
-    :raises errors.InvalidValue: it is smaller than ``smallest``, or larger.
+    :raises errors.InvalidValue: it is something else.
     """
-    if not isinstance(amount, int) or not smallest <= amount <= LARGEST_AMOUNT:
-        raise errors.InvalidValue(f"the {what} must be a number from {smallest} to {LARGEST_AMOUNT}")
+    if not isinstance(amount, int) or not smallest <= amount <= largest:
+        raise errors.InvalidValue(f"the {what} must be a number from {smallest} to {largest}")
     return amount

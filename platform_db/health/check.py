@@ -6,13 +6,13 @@ Without ``deep`` no model is imported, so it can be asked every few seconds.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
 import platform_db
-from platform_db import schema
+from platform_db import errors, schema
 from platform_db.health.secret_keys import require_secret_keys
 
 if TYPE_CHECKING:
@@ -21,32 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Health:
-    """What a check found.
+    """What a check found of a database whose schema is current.
 
-    :param schema: the schema's state, which is current.
     :param findings: what a deep check found; None where none was made.
     """
 
-    schema: schema.SchemaStatus
-    findings: list[Finding] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        found: dict[str, Any] = {
-            "state": self.schema.state.value,
-            "revision": self.schema.revision,
-            "head": self.schema.head,
-        }
-        if self.findings is not None:
-            found["findings"] = [finding.as_dict() for finding in self.findings]
-        return found
+    state: str
+    revision: str | None
+    head: str
+    findings: list[Finding] | None
 
     def raise_for_problems(self) -> None:
         """Raise :class:`errors.Unhealthy` where a deep check found something."""
         if self.findings:
-            from platform_db.health.deep_check import require_healthy
-
-            require_healthy(self.findings)
+            raise errors.Unhealthy("; ".join(f"{found.check}: {found.count}" for found in self.findings))
 
 
 def check_database(url: URL | str | None = None, *, deep: bool = False) -> Health:
@@ -60,15 +48,16 @@ def check_database(url: URL | str | None = None, *, deep: bool = False) -> Healt
     :raises errors.SchemaAhead: it is newer than the code.
     :raises errors.SecretKeyError: names the ids of the missing keys.
     """
+    findings = None
     with schema.connect(url) as connection:
         found = schema.status(connection)
         found.require_current()
         require_secret_keys(connection)
-        if not deep:
-            return Health(found)
-        from platform_db.health.deep_check import check_deeply
+        if deep:
+            from platform_db.health.deep_check import check_deeply
 
-        return Health(found, check_deeply(Session(connection)))
+            findings = check_deeply(Session(connection))
+    return Health(found.state.value, found.revision, found.head, findings)
 
 
 def read_versions(url: URL | str | None = None) -> dict[str, str | None]:
@@ -79,10 +68,5 @@ def read_versions(url: URL | str | None = None) -> dict[str, str | None]:
     with schema.connect(url) as connection:
         found = schema.status(connection)
         server = connection.exec_driver_sql("SHOW server_version").scalar_one()
-    return {
-        "server": server,
-        "revision": found.revision,
-        "head": found.head,
-        "state": found.state.value,
-        "platform_db": platform_db.__version__,
-    }
+    versions = {"server": server, "revision": found.revision, "head": found.head}
+    return {**versions, "state": found.state.value, "platform_db": platform_db.__version__}

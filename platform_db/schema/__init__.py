@@ -2,9 +2,7 @@
 
 from platform_db.schema.agreement import adopt, require_agreement
 from platform_db.schema.revision_names import (
-    require_identifier,
     require_new_number,
-    require_range,
     require_revision,
 )
 from platform_db.schema.status import (
@@ -40,9 +38,7 @@ __all__ = [
     "next_revision",
     "refuse_newer",
     "require_agreement",
-    "require_identifier",
     "require_new_number",
-    "require_range",
     "require_revision",
     "revisions",
     "status",

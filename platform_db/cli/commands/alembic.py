@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import click
 
 from platform_db import schema
 from platform_db.cli.command import Command, Group
+from platform_db.schema.revision_names import IDENTIFIER, RANGE, REVISION
 
 
 class AlembicCommand(Command):
@@ -32,22 +32,17 @@ def alembic() -> None:
     """
 
 
-def checked(check: Callable[[str], str]) -> Callable[[Any, Any, str | None], str | None]:
-    """Return the callback of a parameter that checks its value."""
-    return lambda context, parameter, value: None if value is None else check(value)
+class Revision(click.ParamType):  # type: ignore[type-arg] # generic in newer releases only
+    """The name of a revision, in one of the forms that Alembic takes."""
 
+    name = "revision"
 
-def revision_argument(
-    default: str | None = None, name: str = "revision", check: Callable[[str], str] = schema.require_revision
-) -> click.Argument:
-    """Return the argument that names a revision; Alembic calls it ``name``."""
-    return click.Argument(
-        [name],
-        metavar="REVISION" if default is None else "[REVISION]",
-        callback=checked(check),
-        default=default,
-        required=default is None,
-    )
+    def __init__(self, form: re.Pattern[str] = REVISION) -> None:
+        self.form = form
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check it."""
+        return schema.require_revision(value, self.form)
 
 
 def add(
@@ -84,7 +79,7 @@ add(
     "upgrade",
     "Run the migrations up to REVISION (head).\n\nWith --sql, REVISION may be a range FROM:TO.",
     "upgrade --sql",
-    revision_argument("head"),
+    click.Argument(["revision"], type=Revision(), default="head"),
     sql,
     tag,
     writes=True,
@@ -93,7 +88,7 @@ add(
     "downgrade",
     "Take migrations back, down to REVISION (-1).\n\nWith --sql, REVISION is a range FROM:TO.",
     "downgrade -1",
-    revision_argument("-1"),
+    click.Argument(["revision"], type=Revision(), default="-1"),
     sql,
     tag,
     writes=True,
@@ -102,7 +97,7 @@ add(
     "stamp",
     "Store REVISION as the database's, without running any migration.",
     "stamp head",
-    revision_argument(),
+    click.Argument(["revision"], type=Revision()),
     sql,
     tag,
     click.Option(["--purge"], is_flag=True, help="Remove the stored revisions first."),
@@ -116,7 +111,7 @@ add(
     click.Option(
         ["-r", "--rev-range"],
         metavar="FROM:TO",
-        callback=checked(schema.require_range),
+        type=Revision(RANGE),
         help="Show only these revisions.",
     ),
     verbose,
@@ -129,7 +124,7 @@ add(
     "show",
     "Show REVISION (head), with its whole description.",
     "show 0001",
-    revision_argument("head", "rev", schema.require_identifier),
+    click.Argument(["rev"], type=Revision(IDENTIFIER), metavar="[REVISION]", default="head"),
 )
 add(
     "revision",
@@ -143,7 +138,7 @@ add(
     sql,
     click.Option(
         ["--head"],
-        callback=checked(schema.require_revision),
+        type=Revision(),
         default="head",
         show_default=True,
         help="The revision that it follows.",
@@ -153,7 +148,7 @@ add(
     click.Option(["--version-path"], help="The directory to write to."),
     click.Option(
         ["--rev-id"],
-        callback=checked(schema.require_new_number),
+        callback=lambda context, parameter, value: schema.require_new_number(value),
         default=schema.next_revision,
         help="Its identifier; by default the next number.",
     ),

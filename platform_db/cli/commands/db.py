@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -37,10 +38,10 @@ def check(deep: bool, as_json: bool) -> None:
             raise
         show_row({"state": error.code, "message": str(error), "hint": error.hint}, as_json)
         raise click.exceptions.Exit(error.exit_code) from None
-    text = f"current: the database is at revision {health.schema.revision}"
+    text = f"current: the database is at revision {health.revision}"
     if deep and not health.findings:
         text += "; all rows agree with each other, and all triggers, functions and policies are there"
-    show_row(health.as_dict(), as_json, text)
+    show_row(asdict(health), as_json, text)
     health.raise_for_problems()
 
 
