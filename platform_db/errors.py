@@ -187,10 +187,10 @@ class InvalidIdentifier(PlatformDBError):
     exit_code = 2
 
 
-class InvalidValue(PlatformDBError, ValueError):
-    """This value cannot be used."""
+class InvalidArgument(PlatformDBError, ValueError):
+    """A value cannot be used, or is out of its range."""
 
-    code = "invalid_value"
+    code = "invalid_argument"
     exit_code = 2
 
 

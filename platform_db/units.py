@@ -69,11 +69,11 @@ def parse_bytes(text: str) -> int:
 
     ``KiB`` and ``K`` are 1024 bytes, ``KB`` is 1000; case does not matter. A fraction of a byte is rounded.
 
-    :raises errors.InvalidValue: this is not an amount of bytes, or more than a bigint holds.
+    :raises errors.InvalidArgument: this is not an amount of bytes, or more than a bigint holds.
     """
     match = BYTES_PATTERN.fullmatch(text.strip())
     if match is None or (factor := BYTES_PER_UNIT.get(match[3].lower())) is None:
-        raise errors.InvalidValue(
+        raise errors.InvalidArgument(
             f"not an amount of bytes: {text!r} (write for example 1024, 50GiB or 1.5 TiB)"
         )
     return _whole_amount(_signed(match[1], Fraction(match[2]) * factor), text)
@@ -82,7 +82,7 @@ def parse_bytes(text: str) -> int:
 def parse_milliseconds(text: str) -> int:
     """Read a duration as milliseconds: ``100h``, ``2h 30m``, ``45s``, ``1.5h``, ``1d``; so is a bare number.
 
-    :raises errors.InvalidValue: this is not a duration, or more than a bigint holds.
+    :raises errors.InvalidArgument: this is not a duration, or more than a bigint holds.
     """
     return _whole_amount(_parse_duration(text, bare_unit="ms"), text)
 
@@ -91,7 +91,7 @@ def parse_duration_seconds(text: str, bare_unit: str = "s") -> float:
     """Read a duration as seconds: ``30d``, ``2h 30m``, ``250ms``.
 
     :param bare_unit: the unit of a number without one: ``d``, ``h``, ``m``, ``s`` or ``ms``.
-    :raises errors.InvalidValue: this is not a duration, or more milliseconds than a bigint holds.
+    :raises errors.InvalidArgument: this is not a duration, or more milliseconds than a bigint holds.
     """
     return _whole_amount(_parse_duration(text, bare_unit), text) / 1000
 
@@ -105,7 +105,7 @@ def _parse_duration(text: str, bare_unit: str) -> Fraction:
         amounts = zip(match.groups()[1:], MILLISECONDS_PER_UNIT.values(), strict=True)
         total = sum((Fraction(amount) * factor for amount, factor in amounts if amount), start=Fraction())
         return _signed(match[1], total)
-    raise errors.InvalidValue(f"not a duration: {text!r} (write for example 100h, 2h 30m or 45s)")
+    raise errors.InvalidArgument(f"not a duration: {text!r} (write for example 100h, 2h 30m or 45s)")
 
 
 def _signed(sign: str, amount: Fraction) -> Fraction:
@@ -115,7 +115,7 @@ def _signed(sign: str, amount: Fraction) -> Fraction:
 def _whole_amount(amount: Fraction, text: str) -> int:
     whole = round(amount)
     if abs(whole) > LARGEST_AMOUNT:
-        raise errors.InvalidValue(f"too large: {text!r} is beyond {LARGEST_AMOUNT}")
+        raise errors.InvalidArgument(f"too large: {text!r} is beyond {LARGEST_AMOUNT}")
     return whole
 
 

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import recorded_as
-from platform_db.bounds import require_limit
+from platform_db.cursors import Page
+from platform_db.database.paging import read_page
 from platform_db.database.session import takes_session
 from platform_db.models import InteractiveSession, Service, User, Workflow
 from platform_db.models.types import is_text
+
+USERS_PER_PAGE = 1000
 
 WORK: tuple[type[Workflow | InteractiveSession | Service], ...] = (Workflow, InteractiveSession, Service)
 """What a user may have that is not simply forgotten with the user."""
 
 
+@takes_session
 def create_user(
-    session: Session, email: str, *, actor_id: uuid.UUID | None = None, **values: str | None
+    session: Session, /, email: str, *, actor_id: uuid.UUID | None = None, **values: str | None
 ) -> User:
     """Store a user, with the default quota limits.
 
     :param actor_id: the user who does this, for the audit log.
     :param values: further columns of the user, such as ``full_name``.
     :raises errors.UserExists: the e-mail address or the identity is another user's.
-    :raises errors.InvalidValue: one of ``idp_issuer`` and ``idp_subject`` is given without the other.
+    :raises errors.InvalidArgument: one of ``idp_issuer`` and ``idp_subject`` is given without the other.
     """
     if (values.get("idp_issuer") is None) != (values.get("idp_subject") is None):
-        raise errors.InvalidValue("an identity needs both, its issuer and its subject")
+        raise errors.InvalidArgument("an identity needs both, its issuer and its subject")
     user = User(email=email, **values)
     with session.begin_nested(), recorded_as(session, actor_id=actor_id):
         session.add(user)
@@ -57,27 +61,37 @@ def find_user(session: Session, id_or_email: uuid.UUID | str) -> User:
     return user
 
 
-def list_users(session: Session, *, after: uuid.UUID | None = None, limit: int = 1000) -> Sequence[User]:
-    """Return users in the order of their ids, which is that of their creation.
+@takes_session
+def list_users(session: Session, *, limit: int = 100, cursor: str | None = None) -> Page[User]:
+    """Return a page of all users, the oldest first.
 
-    :param after: only those after the user with this id.
-    :param limit: how many at most.
+    :param cursor: where the page before ended.
+    :raises errors.InvalidIdentifier: this list gave no such cursor.
     """
-    query = sa.select(User).order_by(User.id_).limit(require_limit(limit))
-    return session.scalars(query if after is None else query.where(User.id_ > after)).all()
+    return read_page(
+        session,
+        sa.select(User),
+        (User.created, User.id_),
+        query=("users",),
+        limit=limit,
+        cursor=cursor,
+        descending=False,
+    )
 
 
 @takes_session
 def iterate_users(session: Session) -> Iterator[User]:
     """Yield all users in the order of :func:`list_users`; the session forgets them, to save memory."""
-    after = None
-    while page := list_users(session, after=after):
-        after = page[-1].id_
-        yield from page
-        for user in page:
+    cursor, more = None, True
+    while more:
+        page = list_users(session, limit=USERS_PER_PAGE, cursor=cursor)
+        yield from page.rows
+        for user in page.rows:
             session.expunge(user)
+        cursor, more = page.cursor, page.cursor is not None
 
 
+@takes_session
 def count_work(session: Session, user: User) -> dict[str, int]:
     """Return how many runs, interactive sessions and services a user has, those with none left out."""
     counts = {
@@ -89,6 +103,7 @@ def count_work(session: Session, user: User) -> dict[str, int]:
     return {table: count for table, count in counts.items() if count}
 
 
+@takes_session
 def delete_user(
     session: Session,
     user: User,

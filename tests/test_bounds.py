@@ -78,7 +78,7 @@ def _key(secret_key: str) -> None:
 
 def refuse(call: Call, session: Session, factory: sessionmaker[Session], value: object) -> None:
     """Assert that the value is refused, in a transaction that can be used afterwards."""
-    with pytest.raises(errors.InvalidValue):
+    with pytest.raises(errors.InvalidArgument):
         call(session, factory, value)
     assert session.scalar(sa.text("SELECT 1")) == 1
 
@@ -111,7 +111,7 @@ def test_how_much(
 
 def test_a_reservation_may_be_as_large_as_a_column_and_no_sum_is_larger(session: Session) -> None:
     user = make_user(session)
-    with pytest.raises(errors.InvalidValue):
+    with pytest.raises(errors.InvalidArgument):
         quota.reserve(session, user, "disk", 2**63)
     held = quota.reserve(session, user, "disk", 2**63 - 1)
     with pytest.raises(errors.QuotaExceeded):
@@ -144,5 +144,5 @@ def test_the_command_line_has_the_bounds_of_the_library(
 
     refused = run(database_uri, *command.split(), number, PLATFORM_DB_SECRET_KEY=crypto.generate_key())
 
-    assert refused.exit_code == errors.InvalidValue.exit_code
+    assert refused.exit_code == errors.InvalidArgument.exit_code
     assert "must be a number from" in one_line(refused.stderr)

@@ -100,12 +100,12 @@ def test_setting_a_limit_leaves_an_audit_row(session: Session) -> None:
     assert quota.set_limit(session, user, "disk", 50) is None
     assert quota.set_limit(session, user.id_, "shared storage", None, actor=boss) == 50
     assert quota.set_limit(session, user, "disk", None) is None, "no change"
-    second, first = list_audit(session, action="set_quota_limit")
+    second, first = list_audit(session, action="set_quota_limit").rows
     assert (first.user_id, first.actor_id) == (user.id_, None)
     disk = quota.get_default_quota_resource(session, ResourceType.disk)
     assert first.details == {"resource_id": str(disk.id_), "before": None, "limit": 50}
     assert (second.details["before"], second.details["limit"], second.actor_id) == (50, None, boss.id_)
-    with pytest.raises(errors.InvalidValue, match="the limit must be"):
+    with pytest.raises(errors.InvalidArgument, match="the limit must be"):
         quota.set_limit(session, user, "disk", -1)
     with pytest.raises(errors.ResourceNotFound):
         quota.set_limit(session, user, "gold", 1)
@@ -118,7 +118,7 @@ def test_limits_are_read_as_people_write_them() -> None:
     assert parse_limit(ResourceUnit.milliseconds, "100h") == 360_000_000
     assert parse_limit(ResourceUnit.bytes_, " Unlimited ") is None
     for wrong in ("-1", "many", "5h"):
-        with pytest.raises(errors.InvalidValue):
+        with pytest.raises(errors.InvalidArgument):
             parse_limit(ResourceUnit.bytes_, wrong)
 
 

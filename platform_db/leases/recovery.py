@@ -16,13 +16,12 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.bounds import require_limit, require_seconds
-from platform_db.database.session import SessionFactory
+from platform_db.database.session import SessionFactory, takes_session
 from platform_db.leases.holding import MODELS
 from platform_db.lifecycle.history import add_note
 from platform_db.lifecycle.transitions import transition_many
 from platform_db.models import Job, Workflow
-from platform_db.models.lease import ALIVE
-from platform_db.states import JobStatus, RunStatus
+from platform_db.states import MACHINES, JobStatus, RunStatus
 
 BATCH = 100
 
@@ -64,6 +63,7 @@ class Recovery:
         return dict(sum(self.counts.values(), Counter()))
 
 
+@takes_session
 def recover(
     session: Session,
     older_than: timedelta,
@@ -77,7 +77,7 @@ def recover(
     nothing comes back.
 
     :param policies: by table; one that is not there is left alone.
-    :raises errors.InvalidValue: a policy that the kind of row does not have.
+    :raises errors.InvalidArgument: a policy that the kind of row does not have.
     """
     require_seconds(older_than, "age of a heartbeat")
     return _recover(
@@ -103,6 +103,7 @@ def recover_all(
             return dict(total)
 
 
+@takes_session
 def recover_owned_by(
     session: Session, node: str, policies: Mapping[str, Policy | str] = DEFAULT_POLICIES
 ) -> dict[str, int]:
@@ -124,15 +125,15 @@ def _parse(policies: Mapping[str, Policy | str]) -> dict[str, Policy]:
     parsed = {}
     for table, policy in policies.items():
         if table not in MODELS:
-            raise errors.InvalidValue(f"there are no leases of {table}; choose from {', '.join(MODELS)}")
+            raise errors.InvalidArgument(f"there are no leases of {table}; choose from {', '.join(MODELS)}")
         try:
             parsed[table] = Policy(policy)
         except ValueError:
-            raise errors.InvalidValue(
+            raise errors.InvalidArgument(
                 f"{policy} is no policy; choose from {', '.join(p.value for p in Policy)}"
             ) from None
         if parsed[table] is Policy.requeue and table != "workflow":
-            raise errors.InvalidValue(f"a {table} cannot be queued again; only a workflow can")
+            raise errors.InvalidArgument(f"a {table} cannot be queued again; only a workflow can")
     return parsed
 
 
@@ -146,6 +147,7 @@ def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[
             recovery.left[table] += connection.execute(_count_dead(table), parameters).scalar() or 0
             continue
         dead = connection.execute(_lock_dead(table), parameters).all()
+        owners = {lease.entity_id: lease.owner_id for lease in dead}
         by_reason: dict[str, list[uuid.UUID]] = defaultdict(list)
         for lease in dead:
             reason = (
@@ -153,7 +155,7 @@ def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[
             )
             by_reason[reason].append(lease.entity_id)
         for reason, ids in by_reason.items():
-            _fail(session, table, ids, reason, policy, recovery)
+            _fail(session, table, ids, owners, reason, policy, recovery)
         connection.execute(_FORGET, {"ids": [str(lease.entity_id) for lease in dead]})
     # Last: whoever starts an ended run again waits for its lease, and may hold what is needed above.
     for table in MODELS:
@@ -162,7 +164,13 @@ def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[
 
 
 def _fail(
-    session: Session, table: str, ids: Sequence[uuid.UUID], reason: str, policy: Policy, recovery: Recovery
+    session: Session,
+    table: str,
+    ids: Sequence[uuid.UUID],
+    owners: Mapping[uuid.UUID, uuid.UUID],
+    reason: str,
+    policy: Policy,
+    recovery: Recovery,
 ) -> None:
     model = MODELS[table]
     failed = JobStatus.failed if model is Job else RunStatus.failed
@@ -174,7 +182,9 @@ def _fail(
             continue
         recovery.ids.append(result.id_)
         recovery.counts[table]["failed"] += 1
-        if policy is Policy.requeue and _restart(session, session.get_one(Workflow, result.id_), reason):
+        if policy is Policy.requeue and _restart(
+            session, session.get_one(Workflow, (owners[result.id_], result.id_)), reason
+        ):
             recovery.counts[table]["queued"] += 1
 
 
@@ -240,7 +250,7 @@ def _lock_dead(table: str) -> sa.TextClause:
     # waits for anybody, whatever the order in which workers lock the two.
     return sa.text(
         f"""
-        SELECT lease.entity_id, lease.holder, lease.heartbeat_at FROM platform.lease
+        SELECT lease.owner_id, lease.entity_id, lease.holder, lease.heartbeat_at FROM platform.lease
         JOIN platform.{table} AS leased
           ON leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id AND leased.status = 'running'
         WHERE lease.entity = '{table}' AND {_DEAD}
@@ -266,6 +276,7 @@ def _count_dead(table: str) -> sa.TextClause:
 @cache
 def _drop_ended(table: str) -> sa.TextClause:
     """Return the statement that drops the dead leases of what has ended, or is no more."""
+    alive = ", ".join(f"'{status}'" for status in MACHINES[table].alive)
     return sa.text(
         f"""
         DELETE FROM platform.lease WHERE (owner_id, entity_id) IN (
@@ -273,7 +284,7 @@ def _drop_ended(table: str) -> sa.TextClause:
             WHERE lease.entity = '{table}' AND {_DEAD} AND NOT EXISTS (
                 SELECT FROM platform.{table} AS leased
                 WHERE leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id
-                  AND leased.status::text = ANY('{{{",".join(ALIVE)}}}')
+                  AND leased.status IN ({alive})
             )
             ORDER BY lease.owner_id, lease.entity_id
             FOR UPDATE SKIP LOCKED

@@ -17,12 +17,12 @@ UNLIMITED = "unlimited"
 _SET = sa.text(
     """
     WITH locked AS MATERIALIZED (
-        SELECT user_id, resource_id, quota_limit FROM platform.user_resource
-        WHERE user_id = CAST(:user AS uuid) AND resource_id = CAST(:resource AS uuid)
+        SELECT owner_id, resource_id, quota_limit FROM platform.user_resource
+        WHERE owner_id = CAST(:user AS uuid) AND resource_id = CAST(:resource AS uuid)
     )
     UPDATE platform.user_resource AS total SET quota_limit = :limit
     FROM locked
-    WHERE total.user_id = locked.user_id AND total.resource_id = locked.resource_id
+    WHERE total.owner_id = locked.owner_id AND total.resource_id = locked.resource_id
     RETURNING locked.quota_limit AS before
     """
 )
@@ -43,7 +43,7 @@ def set_limit(
     :param actor: the user who sets it, for the audit log.
     :raises errors.UserNotFound: there is no such user.
     :raises errors.ResourceNotFound: there is no such resource.
-    :raises errors.InvalidValue: the limit is negative, or more than a ``bigint`` column holds.
+    :raises errors.InvalidArgument: the limit is negative, or more than a ``bigint`` column holds.
     """
     if limit is not None:
         require_amount(limit, "limit")
@@ -61,7 +61,7 @@ def set_limit(
 def parse_limit(unit: ResourceUnit, text: str) -> int | None:
     """Read a limit: ``50GiB``, ``100h``, ``unlimited`` (None); a bare number is in bytes or milliseconds.
 
-    :raises errors.InvalidValue: it is something else, or negative.
+    :raises errors.InvalidArgument: it is something else, or negative.
     """
     if text.strip().lower() == UNLIMITED:
         return None

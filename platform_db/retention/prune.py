@@ -23,7 +23,7 @@ from platform_db import errors
 from platform_db.audit import record_action
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.database.session import SessionFactory
-from platform_db.models import NOBODY, AuditLogAction, Base
+from platform_db.models import NOBODY, AuditLogAction
 from platform_db.quota.pruning import lock_owners, take_out
 from platform_db.retention.archive import write_archive
 from platform_db.retention.cache_limit import evict_beyond_limit
@@ -36,8 +36,6 @@ LOOK = 5000
 
 # How often to come back for rows that somebody else had locked.
 PASSES = 3
-
-NOTHING = uuid.UUID(int=0)
 
 Progress = Callable[[str, int], None]
 """Is told the table, and how many of its rows are gone so far."""
@@ -67,12 +65,12 @@ def choose_rules(
 ) -> list[RetentionRule]:
     """Return the rules of these tables (none is all), with another age or batch size if asked.
 
-    :raises errors.InvalidValue: a table has no rule, or the age or the batch size is out of bounds.
+    :raises errors.InvalidArgument: a table has no rule, or the age or the batch size is out of bounds.
     """
     names = list(tables)
     known = {rule.table for rule in rules}
     if unknown := sorted(set(names) - known):
-        raise errors.InvalidValue(
+        raise errors.InvalidArgument(
             f"there is no rule for {', '.join(unknown)}; choose from {', '.join(sorted(known))}"
         )
     if older_than is not None:
@@ -202,11 +200,11 @@ def _prune_batch(
 
 def _due(session: Session, rule: RetentionRule) -> Iterable[list[uuid.UUID]]:
     """Yield the ids of the rows that are due, as often as some are found, in the order of their index."""
-    after = NOTHING
+    after: str | None = None
     while True:
         rows = (
             session.connection()
-            .execute(_look(rule), {**_parameters(rule), "after": str(after), "look": LOOK})
+            .execute(_look(rule), {**_parameters(rule), "after": after, "look": LOOK})
             .all()
         )
         due = [row.id_ for row in rows if row.due]
@@ -214,7 +212,7 @@ def _due(session: Session, rule: RetentionRule) -> Iterable[list[uuid.UUID]]:
             yield due
         if len(rows) < LOOK:
             return
-        after = rows[-1].id_
+        after = str(rows[-1].id_)
 
 
 def _parameters(rule: RetentionRule) -> dict[str, Any]:
@@ -245,19 +243,18 @@ def _look(rule: RetentionRule) -> sa.TextClause:
     return sa.text(
         f"""
         SELECT id_, ({_is_due(rule)}) AS due FROM platform.{rule.table} AS pruned
-        WHERE id_ > CAST(:after AS uuid) AND {_is_candidate(rule)}
+        WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid)) AND {_is_candidate(rule)}
         ORDER BY id_ LIMIT :look
         """
     )
 
 
 def _lock(rule: RetentionRule) -> sa.TextClause:
-    owner = _owner(rule.table)
     return sa.text(
         f"""
         SELECT id_ FROM platform.{rule.table} AS pruned
         WHERE id_ = ANY(CAST(:ids AS uuid[])) AND {_is_candidate(rule)} AND {_is_due(rule)}
-        ORDER BY {owner}, id_ FOR UPDATE OF pruned SKIP LOCKED
+        ORDER BY owner_id, id_ FOR UPDATE OF pruned SKIP LOCKED
         """
     )
 
@@ -269,8 +266,3 @@ def _count(rule: RetentionRule) -> sa.TextClause:
         WHERE id_ = ANY(CAST(:ids AS uuid[])) AND {_is_candidate(rule)} AND {_is_due(rule)}
         """
     )
-
-
-def _owner(table: str) -> str:
-    model = next(m.class_ for m in Base.registry.mappers if m.class_.__tablename__ == table)
-    return str(model.tenant_column)

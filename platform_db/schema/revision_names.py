@@ -22,19 +22,19 @@ IDENTIFIER = re.compile(r"(?!base$)\w+")
 def require_revision(text: str, form: re.Pattern[str] = REVISION) -> str:
     """Return the name of a revision.
 
-    :raises errors.InvalidValue: it is something else, such as a variable that is not set.
+    :raises errors.InvalidArgument: it is something else, such as a variable that is not set.
     """
     if not text or not form.fullmatch(text):
-        raise errors.InvalidValue(f"{text!r} names no revision")
+        raise errors.InvalidArgument(f"{text!r} names no revision")
     return text
 
 
 def require_new_number(text: str) -> str:
     """Return the number of a new revision.
 
-    :raises errors.InvalidValue: it does not follow those that are there; no command could load its file.
+    :raises errors.InvalidArgument: it does not follow those that are there; no command could load its file.
     """
     first = next_revision()
     if not (re.fullmatch("[0-9]{4}", text) and text >= first):
-        raise errors.InvalidValue(f"{text!r} is not a number from {first} to 9999")
+        raise errors.InvalidArgument(f"{text!r} is not a number from {first} to 9999")
     return text

@@ -9,36 +9,46 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.bounds import require_limit
+from platform_db.cursors import Page
+from platform_db.database.paging import read_page
+from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import Workflow
 from platform_db.states import RunStatus
 
 
+@takes_session
 def list_workflows(
     session: Session,
     user_id: uuid.UUID | str | None,
     *,
     statuses: Sequence[RunStatus | str] | None = None,
     limit: int = 100,
-    after: Workflow | None = None,
-) -> Sequence[Workflow]:
-    """Return the user's runs, newest first; specifications and logs are not loaded.
+    cursor: str | None = None,
+) -> Page[Workflow]:
+    """Return a page of the user's runs, newest first; specifications and logs are not loaded.
 
     :param user_id: the user; None for the runs of all users.
-    :param statuses: only runs with one of these statuses, or of the statuses with these names.
-    :param limit: how many at most.
-    :param after: the last run of the page before.
+    :param statuses: only runs with one of these, or of these names.
+    :param cursor: where the page before ended, with the same arguments.
+    :raises errors.InvalidIdentifier: this list gave no such cursor.
     :raises errors.UnknownStatus: there is no status of this name.
     """
-    query = sa.select(Workflow).order_by(Workflow.id_.desc()).limit(require_limit(limit))
-    if user_id is not None:
-        query = query.where(Workflow.owner_id == parse_id(user_id, "user id"))
+    owner_id = None if user_id is None else parse_id(user_id, "user id")
+    statement = sa.select(Workflow)
+    if owner_id is not None:
+        statement = statement.where(Workflow.owner_id == owner_id)
     if statuses is not None:
-        query = query.where(Workflow.status.in_([_status(status) for status in statuses]))
-    if after is not None:
-        query = query.where(Workflow.id_ < after.id_)
-    return session.scalars(query).all()
+        statuses = sorted({_status(status) for status in statuses})
+        statement = statement.where(Workflow.status.in_(statuses))
+    return read_page(
+        session,
+        statement,
+        (Workflow.created, Workflow.id_),
+        query=("workflows", owner_id, statuses),
+        limit=limit,
+        cursor=cursor,
+    )
 
 
 def _status(name: RunStatus | str) -> RunStatus:
@@ -49,6 +59,7 @@ def _status(name: RunStatus | str) -> RunStatus:
         raise errors.UnknownStatus(f"a workflow has no status {name!r}, only {known}") from None
 
 
+@takes_session
 def count_by_status(session: Session, user_id: uuid.UUID | str) -> dict[RunStatus, int]:
     """Return how many runs of the user's have which status; a status that none has is not there."""
     rows = session.connection().execute(_COUNT_BY_STATUS, {"user": str(parse_id(user_id, "user id"))})

@@ -57,7 +57,7 @@ def list_(limit: int, as_json: bool, **chosen: Any) -> None:
         }
 
     with session_scope() as session:
-        rows = list_audit(session, limit=limit, **_filters(session, chosen))
+        rows = list_audit(session, limit=limit, **_filters(session, chosen)).rows
         show_rows(map(as_values, rows), as_json, table)
 
 

@@ -41,7 +41,7 @@ def list_(user: str | None, statuses: tuple[str, ...], limit: int, as_json: bool
     with session_scope() as session:
         owner = None if user is None else find_user(session, user).id_
         runs = list_workflows(session, owner, statuses=statuses or None, limit=limit)
-        show_rows(map(_summary, runs), as_json)
+        show_rows(map(_summary, runs.rows), as_json)
 
 
 @workflow.command(example="workflow show analysis.2 --user ada@example.org")
