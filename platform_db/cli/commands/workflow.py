@@ -92,6 +92,7 @@ def history(run: str, user: str | None, since: datetime | None, level: Any, as_j
 def logs(run: str, user: str | None, tail: int | None, follow: bool) -> None:
     """Print the log of RUN, byte by byte as it was written."""
     from platform_db import logs as stored
+    from platform_db.models import Workflow
 
     if follow and tail is not None:
         raise click.UsageError("choose one of --tail and --follow")
@@ -101,7 +102,7 @@ def logs(run: str, user: str | None, tail: int | None, follow: bool) -> None:
         if tail is not None:
             click.echo(stored.read_log_tail(session, found, tail), nl=False)
             return
-    for data in stored.stream_log(session_factory(), run_id, follow=follow):
+    for data in stored.stream_log(session_factory(), run_id, follow=follow, model=Workflow):
         click.echo(data, nl=False)
 
 
