@@ -151,9 +151,9 @@ def test_what_changed_since_it_was_looked_at_stays(
     session: Session, session_factory: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     run_id = make_run(session, make_user(session), status="deleted").id_
-    session.execute(sa.text("ALTER TABLE platform.workflow DISABLE TRIGGER touch_workflow"))
+    session.execute(sa.text("ALTER TABLE platform.workflow DISABLE TRIGGER stamp_row"))
     session.execute(sa.text("UPDATE platform.workflow SET updated = now() - interval '1 year'"))
-    session.execute(sa.text("ALTER TABLE platform.workflow ENABLE TRIGGER touch_workflow"))
+    session.execute(sa.text("ALTER TABLE platform.workflow ENABLE TRIGGER stamp_row"))
     session.commit()
     sessions = 0
 
@@ -202,7 +202,7 @@ def test_a_result_that_was_used_lately_stays(
     session: Session, session_factory: sessionmaker[Session]
 ) -> None:
     used, unused = make_life(session, "finished"), make_life(session, "finished")
-    session.execute(sa.text("ALTER TABLE platform.job_cache DISABLE TRIGGER touch_job_cache"))
+    session.execute(sa.text("ALTER TABLE platform.job_cache DISABLE TRIGGER stamp_row"))
     session.execute(sa.text("UPDATE platform.job_cache SET updated = now() - interval '2 years'"))
     session.execute(sa.text("UPDATE platform.job_cache_use SET last_hit_at = now() - interval '2 years'"))
     session.commit()

@@ -21,7 +21,7 @@ SHOWN = 5
 
 _CPU, _DISK = DEFAULT_NAMES[ResourceType.cpu], DEFAULT_NAMES[ResourceType.disk]
 
-CATALOGUE_CHECK = "functions, triggers and policies that are not those of the models"
+CATALOGUE_CHECK = "objects that are not those of the models"
 
 
 @dataclass(frozen=True)
