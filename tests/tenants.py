@@ -24,6 +24,11 @@ from platform_db.models import (
 )
 from platform_db.tenancy import roles
 
+# The role, the tenant and the name by which a connection is known.
+WHO = sa.text(
+    "SELECT current_user, current_setting('platform.user_id', true), current_setting('application_name')"
+)
+
 
 @dataclass(frozen=True)
 class Tenant:

@@ -9,14 +9,14 @@ from reference import list_table
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from platform_db.tenancy.privileges import Role, privileges, sees_every_tenant
+from platform_db.tenancy.privileges import Role, privileges, role_name, sees_every_tenant
 
 
 class RolesTable(SphinxDirective):
     """``.. roles-table::`` lists the roles and what each is for."""
 
     def run(self) -> list[nodes.Node]:
-        rows = [("Role", "Purpose"), *((f"``{role.value}``", role.purpose) for role in Role)]
+        rows = [("Role", "Purpose"), *((f"``{role_name(role)}``", role.value) for role in Role)]
         return self.parse_text_to_nodes("\n".join(list_table(rows, widths="25 75")))
 
 
@@ -30,7 +30,7 @@ class PrivilegesTable(SphinxDirective):
 def privilege_rows() -> list[tuple[str, ...]]:
     """Return the rows of the page's table, the first of which is its head."""
     everyone = sees_every_tenant()
-    rows: list[tuple[str, ...]] = [("Table", *(role.value for role in Role))]
+    rows: list[tuple[str, ...]] = [("Table", *map(role_name, Role))]
     for table, by_role in privileges().items():
         mark = " *" if table in everyone else ""
         rows.append(
