@@ -36,6 +36,8 @@ EVERYBODY = "PUBLIC"
 
 _SERVER = "the server"
 
+_DEFAULT = "default privileges"
+
 _GRANT = "platform-db roles grant"
 
 
@@ -135,7 +137,10 @@ def _listed(verbs: Verbs) -> str:
 
 def _mend_grant(key: _Key) -> str:
     label, role = key
-    return f"{label.partition(': ')[2]} FROM {role}" if label.startswith("default privileges") else _GRANT
+    if not label.startswith(_DEFAULT):
+        return _GRANT
+    whose, _, kind = label.removeprefix(_DEFAULT).rpartition(" ON ")
+    return f"ALTER DEFAULT PRIVILEGES{whose} REVOKE ALL ON {kind} FROM {role}"
 
 
 # -- row-level security
@@ -258,10 +263,10 @@ _READ_GRANTS = sa.text(
         SELECT 'database', 'itself', NULL, coalesce(datacl, acldefault('d', datdba))
         FROM pg_database WHERE datname = current_database() AND pg_has_role(datdba, 'USAGE')
         UNION ALL
-        SELECT 'default privileges', defaclrole::regrole || ': ALTER DEFAULT PRIVILEGES FOR ROLE '
-               || defaclrole::regrole || CASE defaclnamespace WHEN 0 THEN '' ELSE ' IN SCHEMA platform' END
-               || ' REVOKE ALL ON ' || CASE defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES'
-                                       WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' END, NULL, defaclacl
+        SELECT '{_DEFAULT}', 'FOR ROLE ' || defaclrole::regrole
+               || CASE defaclnamespace WHEN 0 THEN '' ELSE ' IN SCHEMA platform' END
+               || ' ON ' || CASE defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES'
+                            WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' END, NULL, defaclacl
         FROM pg_default_acl
         WHERE defaclnamespace = 'platform'::regnamespace
            OR (defaclnamespace = 0 AND defaclobjtype IN ('r', 'S'))
