@@ -35,8 +35,8 @@ ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 Verbs = tuple[str, ...]
 
-# What is not a table, by its kind. Internal functions are called by triggers, which takes no privilege, or run
-# with their owner's rights: in a trigger on another table they could erase any run's history.
+# What is not a table, by its kind. Internal functions are called by triggers, which takes no privilege, or
+# run with their owner's rights: in a trigger on another table they could erase a history.
 OTHERS: dict[str, dict[Role, Verbs]] = {
     "database": dict.fromkeys(Role, ("CONNECT",)),
     "schema": dict.fromkeys(Role, ("USAGE",)),
