@@ -133,7 +133,13 @@ def test_what_makes_sessions_can_be_the_source(
 
     maker = orm.sessionmaker(engine, class_=Own, expire_on_commit=False, info={"mine": 1})
     monkeypatch.setattr(sessions, "_engine", engine)
-    for source in (engine, maker, orm.scoped_session(maker), sessions.session_factory, sessions.Session):
+    for source in (
+        engine,
+        maker,
+        orm.scoped_session(maker),
+        sessions.session_factory,
+        sessions.thread_session,
+    ):
         with tenant_scope(source, str(ann.id_)) as session:
             assert names(session) == ["ann@example.org"]
             assert isinstance(session, Own) == (session.info == {"mine": 1})

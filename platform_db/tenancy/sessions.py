@@ -13,7 +13,7 @@ from sqlalchemy import event, orm
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 
 from platform_db import errors
-from platform_db.database.session import takes_session
+from platform_db.database.session import PlatformSession, takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import Base, User
 from platform_db.tenancy import connections
@@ -65,7 +65,7 @@ def tenant_sessionmaker(
     if not callable(current_tenant):
         tenant = _id_of(current_tenant)
         return tenant_sessionmaker(bind, lambda: tenant, **options)
-    class_ = _of_one_tenant(options.pop("class_", Session))
+    class_ = _of_one_tenant(options.pop("class_", PlatformSession))
     return orm.sessionmaker(bind, class_=class_, current_tenant=current_tenant, **options)
 
 
@@ -75,7 +75,7 @@ def in_tenant_scope(session: Session) -> bool:
     return isinstance(session, _TenantSession)
 
 
-class _TenantSession(Session):
+class _TenantSession(PlatformSession):
     """A session that belongs to one tenant."""
 
     def __init__(self, *args: Any, current_tenant: CurrentTenant, **options: Any) -> None:
