@@ -179,7 +179,7 @@ class Operations:
 
     def read_users_relationships(self, session: orm.Session) -> Any:
         return [
-            (user.email, [run.id_ for run in user.workflows], [token.id_ for token in user.tokens])
+            (user.email, [run.id_ for run in user.workflows], session.scalars(user.tokens.select()).all())
             for user in session.scalars(sa.select(User))
         ]
 
@@ -376,8 +376,8 @@ class Operations:
         owner = self.random.choice([self.own.id_, self.other.id_])
         for sql in (
             "CREATE TEMPORARY TABLE gone (owner_id uuid, id_ uuid) ON COMMIT DROP",
-            "CREATE TRIGGER forget AFTER DELETE ON gone REFERENCING OLD TABLE AS deleted"
-            f" FOR EACH STATEMENT EXECUTE FUNCTION platform.forget_{entity}()",
+            "CREATE TRIGGER forget AFTER DELETE ON gone"
+            f" FOR EACH ROW EXECUTE FUNCTION platform.forget('{entity}')",
             f"INSERT INTO gone VALUES ('{owner}', '{row}')",
             "DELETE FROM gone",
         ):

@@ -69,13 +69,13 @@ CHANGES = [
         True,
     ),
     (
-        "GRANT EXECUTE ON FUNCTION platform.forget_workflow() TO PUBLIC",
-        ("internal function forget_workflow()", "PUBLIC"),
+        "GRANT EXECUTE ON FUNCTION platform.forget() TO PUBLIC",
+        ("internal function forget()", "PUBLIC"),
         True,
     ),
     (
-        "GRANT EXECUTE ON FUNCTION platform.forget_job() TO platform_tenant",
-        ("internal function forget_job()", "platform_tenant"),
+        "GRANT EXECUTE ON FUNCTION platform.forget_user() TO platform_tenant",
+        ("internal function forget_user()", "platform_tenant"),
         True,
     ),
     (

@@ -103,7 +103,7 @@ def test_a_trigger_of_ones_own_on_our_functions_is_refused(
         database = connection.dialect.identifier_preparer.quote(engine.url.database)
         connection.exec_driver_sql(f"GRANT TEMPORARY ON DATABASE {database} TO {role_name(role)}")
     internal = [name for kind, name in can(session, role_name(role)) if kind == "internal function"]
-    assert "forget_workflow" in internal
+    assert "forget" in internal
     with engine.connect() as connection:
         connection.exec_driver_sql(f"SET ROLE {role_name(role)}")
         connection.exec_driver_sql("CREATE TEMPORARY TABLE t (owner_id uuid, id_ uuid)")
@@ -113,8 +113,8 @@ def test_a_trigger_of_ones_own_on_our_functions_is_refused(
                 connection.begin_nested(),
             ):
                 connection.exec_driver_sql(
-                    "CREATE TRIGGER forget AFTER DELETE ON t REFERENCING OLD TABLE AS deleted"
-                    f" FOR EACH STATEMENT EXECUTE FUNCTION platform.{name}()"
+                    "CREATE TRIGGER forget AFTER DELETE ON t"
+                    f" FOR EACH ROW EXECUTE FUNCTION platform.{name}('workflow')"
                 )
     assert len(session.scalars(sa.select(StatusChange)).all()) == 1
 
@@ -126,12 +126,10 @@ def test_a_deep_check_finds_what_was_granted_beside_the_table(
     session.commit()
     prepare_roles(engine)
     assert check_deeply(session) == []
-    session.execute(sa.text("GRANT EXECUTE ON FUNCTION platform.forget_workflow() TO platform_readonly"))
+    session.execute(sa.text("GRANT EXECUTE ON FUNCTION platform.forget() TO platform_readonly"))
     (finding,) = check_deeply(session)
     assert (finding.check, finding.count) == (PRIVILEGES_CHECK, 1)
-    assert finding.examples == [
-        "platform_readonly on internal function forget_workflow(): platform-db roles grant"
-    ]
+    assert finding.examples == ["platform_readonly on internal function forget(): platform-db roles grant"]
 
 
 def test_the_schemas_owner_may_connect_to_a_database_of_another(
