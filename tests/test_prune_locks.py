@@ -118,12 +118,16 @@ def test_a_run_that_goes_takes_the_histories_of_its_jobs_along(session: Session)
 def test_a_tenant_may_delete_a_run_with_its_history(engine: sa.Engine, session: Session) -> None:
     prepare_roles(engine)
     run = make_life(session, "running")
-    owner_id = run.owner_id
-    with tenant_scope(session, owner_id):
-        session.execute(sa.delete(Workflow).where(Workflow.id_ == run.id_))
-        assert session.scalar(sa.select(sa.func.count()).select_from(StatusChange)) == 0
-    with pytest.raises(sa.exc.ProgrammingError, match="permission denied"), tenant_scope(session, owner_id):
-        session.execute(sa.delete(StatusChange))
+    owner_id, run_id = run.owner_id, run.id_
+    session.commit()
+    with tenant_scope(engine, owner_id) as own:
+        own.execute(sa.delete(Workflow).where(Workflow.id_ == run_id))
+        assert own.scalar(sa.select(sa.func.count()).select_from(StatusChange)) == 0
+    with (
+        pytest.raises(sa.exc.ProgrammingError, match="permission denied"),
+        tenant_scope(engine, owner_id) as own,
+    ):
+        own.execute(sa.delete(StatusChange))
 
 
 def test_nothing_is_noted_about_what_is_gone(
