@@ -246,8 +246,8 @@ def test_what_leaves_audit_rows_of_its_own_has_no_rule(table: str) -> None:
 
 
 FILL_LOGS = """
-    INSERT INTO platform.log_chunk (id_, owner_id, workflow_id, data)
-    SELECT gen_random_uuid(), owner_id, id_, 'x' FROM platform.workflow CROSS JOIN generate_series(1, 10)
+    INSERT INTO platform.log_chunk (owner_id, workflow_id, data)
+    SELECT owner_id, id_, 'x' FROM platform.workflow CROSS JOIN generate_series(1, 10)
 """
 FINISH_HALF = """
     UPDATE platform.workflow SET status = 'finished', run_finished_at = now() WHERE run_number_major > 5000

@@ -33,8 +33,7 @@ def test_a_user_is_created_and_found(session: Session) -> None:
     assert users.find_user(session, str(ada.id_)) is ada
     with pytest.raises(errors.UserExists):
         users.create_user(session, "ada@EXAMPLE.org")
-    assert list(users.list_users(session).rows) == [ada]
-    assert list(users.list_users(session, after=ada.id_).rows) == []
+    assert users.list_users(session) == ([ada], None)
     for unknown in ("nobody@example.org", uuid.uuid4()):
         with pytest.raises(errors.UserNotFound):
             users.find_user(session, unknown)
