@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from platform_db.models import AuditLog, Resource, User, Workflow, WorkspaceRete
 from platform_db.quota import store_workflow_disk_quota, update_users_disk_quota
 from platform_db.retention.workspaces import apply_retention_rules
 from platform_db.states import WorkspaceRetentionRuleStatus
+from platform_db.users import delete_user
 from platform_db.workspaces.removal import Removal, StopRemoval, remove_matching
 from tests.factories import make_run, make_user
 
@@ -475,6 +478,195 @@ def test_a_rule_that_cannot_be_applied_is_told_and_tried_again(
     session.expire_all()
     assert bad.retention_rules[0].status is WorkspaceRetentionRuleStatus.active
     assert gone.retention_rules[0].status is WorkspaceRetentionRuleStatus.applied
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "{workspace}",
+        "{workspace}/",
+        "//{workspace}/./",
+        "{workspace}/inside/it",
+        "{root}/users/{owner}",
+        "{root}/users",
+        "{root}",
+        "{alias}/users/{owner}/workspace",
+        "{alias}/users/{owner}/workspace/inside",
+        "{alias}/users",
+    ],
+)
+@pytest.mark.parametrize("mine", [True, False])
+def test_a_rule_waits_for_each_run_that_can_see_its_files(
+    session: Session,
+    session_factory: sessionmaker[Session],
+    root: Path,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    mine: bool,
+) -> None:
+    alias = root.parent / f"{root.name}-alias"
+    alias.symlink_to(root)
+    monkeypatch.setenv("PLATFORM_DB_WORKSPACE_ROOT", f"{alias},{root}")
+    settings.reset_settings()
+    fill(workspace, "a.tmp")
+    owner = make_user(session, id_=OWNER)
+    make_rule(session, owner, workspace, "*")
+    other = make_run(
+        session,
+        owner if mine else make_user(session),
+        name="other",
+        status="created",
+        workspace_path=path.format(workspace=workspace, root=root, owner=OWNER, alias=alias),
+    )
+    assert apply_retention_rules(session_factory).rules == []
+    assert names(workspace) == {"a.tmp"}
+    transition(session, other, "queued")
+    run_to_its_end(session, other)
+    assert apply_retention_rules(session_factory).files == 1
+
+
+def test_a_rule_does_not_wait_for_runs_beside_its_workspace(
+    session: Session, session_factory: sessionmaker[Session], workspace: Path
+) -> None:
+    fill(workspace, "a.tmp")
+    owner = make_user(session, id_=OWNER)
+    make_rule(session, owner, workspace, "*")
+    for beside in (f"{workspace}2", f"{workspace.parent}/w", "/elsewhere"):
+        make_run(session, owner, name="other", status="running", workspace_path=beside)
+    assert apply_retention_rules(session_factory).files == 1
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(
+    "path", ["{root}/users", "{root}/users/{owner}", "{root}/users/other/w", "{elsewhere}", "{root}"]
+)
+def test_a_rule_on_an_unmanaged_workspace_removes_nothing_and_says_so(
+    session: Session, session_factory: sessionmaker[Session], root: Path, path: str, dry_run: bool
+) -> None:
+    fill(root, "users/other/w/a.tmp", f"users/{OWNER}/w/a.tmp")
+    elsewhere = root.parent / f"{root.name}-elsewhere"
+    fill(elsewhere, "a.tmp")
+    owner = make_user(session, id_=OWNER)
+    run = make_rule(session, owner, Path(path.format(root=root, owner=OWNER, elsewhere=elsewhere)), "**")
+    revision = run.retention_rules[0].revision
+    report = apply_retention_rules(session_factory, dry_run=dry_run)
+    with pytest.raises(errors.PartialFailure, match="is unmanaged"):
+        report.raise_for_problems()
+    assert names(root / "users") == {"other/w/a.tmp", f"{OWNER}/w/a.tmp"}
+    assert names(elsewhere) == {"a.tmp"}
+    session.expire_all()
+    assert (run.retention_rules[0].status, run.retention_rules[0].revision) == ("active", revision)
+
+
+def test_the_database_is_not_asked_for_each_directory(
+    session: Session, session_factory: sessionmaker[Session], engine: sa.Engine, workspace: Path
+) -> None:
+    fill(workspace, *(f"{number}/a.tmp" for number in range(300)))
+    make_rule(session, make_user(session, id_=OWNER), workspace, "*/*.tmp")
+    statements: list[str] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+    started = time.monotonic()
+    assert apply_retention_rules(session_factory).files == 300
+    assert len(statements) < 50 + 2 * (time.monotonic() - started)
+
+
+def delete_owner(session: Session, run: Workflow) -> None:
+    delete_user(session, session.get_one(User, run.owner_id), delete_work=True)
+    session.commit()
+
+
+def delete_run(session: Session, run: Workflow) -> None:
+    session.execute(sa.delete(Workflow).where(Workflow.id_ == run.id_))
+    session.commit()
+
+
+def delete_rule(session: Session, run: Workflow) -> None:
+    session.execute(sa.delete(WorkspaceRetentionRule).where(WorkspaceRetentionRule.workflow_id == run.id_))
+    session.commit()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+@pytest.mark.parametrize("delete", [delete_owner, delete_run, delete_rule])
+def test_what_is_deleted_while_its_files_are_removed_does_not_end_the_job(
+    session: Session,
+    session_factory: sessionmaker[Session],
+    root: Path,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    delete: Callable[[Session, Workflow], None],
+    seconds: float,
+) -> None:
+    def remove_and_delete(path: str, owner_id: UUID, pattern: str, pace: Callable[[], None]) -> Removal:
+        def deleting_pace() -> None:
+            if owner_id == OWNER and not deleted:
+                deleted.append(1)
+                delete(session, run)
+            pace()
+
+        return remove_matching(path, owner_id, pattern, pace=deleting_pace)
+
+    deleted: list[int] = []
+    monkeypatch.setattr("platform_db.retention.workspaces.remove_matching", remove_and_delete)
+    monkeypatch.setattr("platform_db.retention.workspaces.SECONDS_BETWEEN_QUESTIONS", seconds)
+    fill(workspace, "a.tmp")
+    run = make_rule(session, make_user(session, id_=OWNER), workspace, "*", apply_on=PAST - timedelta(days=1))
+    other = make_user(session)
+    others = root / "users" / str(other.id_) / "w"
+    fill(others, "a.tmp")
+    make_rule(session, other, others, "*")
+    report = apply_retention_rules(session_factory)
+    report.raise_for_problems()
+    assert deleted == [1]
+    assert names(others) == set()
+    audited = session.scalars(sa.select(AuditLog.user_id).where(AuditLog.action == "apply_retention"))
+    assert set(audited) == {OWNER, other.id_}
+
+
+def test_rules_that_are_deleted_after_they_were_read_are_passed_over(
+    session: Session, session_factory: sessionmaker[Session], root: Path, workspace: Path
+) -> None:
+    fill(workspace, "a.tmp", "b.tmp")
+    owner = make_user(session, id_=OWNER)
+    make_rule(session, owner, workspace, "a.*", apply_on=PAST - timedelta(days=1))
+    gone = make_rule(session, owner, workspace, "b.*")
+    report = apply_retention_rules(
+        session_factory, progress=lambda done, of: delete_run(session, gone) if done == 1 else None
+    )
+    assert report.files == 1
+    assert names(workspace) == {"b.tmp"}
+
+
+BIND = """
+import os, subprocess, sys, uuid
+from platform_db.workspaces.removal import remove_matching
+root, owner, outside = sys.argv[1:]
+workspace = f"{root}/users/{owner}/workspace"
+for name in ("mounted", "deep/mounted"):
+    if subprocess.run(["mount", "--bind", outside, f"{workspace}/{name}"]).returncode:
+        sys.exit("mounting is not allowed here")
+assert os.stat(outside).st_dev == os.stat(workspace).st_dev
+removal = remove_matching(workspace, uuid.UUID(owner), "**")
+print(removal.files, removal.failed, sorted(os.listdir(workspace)))
+"""
+
+
+def test_a_bind_mount_of_the_same_file_system_is_not_emptied(root: Path, workspace: Path) -> None:
+    fill(workspace, "a.tmp", "deep/b.tmp")
+    for name in ("mounted", "deep/mounted"):
+        (workspace / name).mkdir()
+    fill(root, "outside/precious", "outside/deep/precious")
+    as_root = () if os.geteuid() == 0 else ("--map-root-user",)
+    command = ["unshare", "--mount", *as_root, sys.executable, "-c", BIND, root, str(OWNER), root / "outside"]
+    if not shutil.which("unshare"):
+        pytest.skip("unshare is not installed")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if "not allowed" in done.stderr or "unshare failed" in done.stderr:
+        pytest.skip(f"this process may not mount: {done.stderr.strip()}")
+    # What is mounted is left alone. So the directory that holds one of the mounts cannot be removed.
+    assert (done.stdout, done.stderr) == ("2 1 ['deep', 'mounted']\n", "")
+    assert names(root / "outside") == {"precious", "deep/precious"}
 
 
 @pytest.mark.parametrize("files", [500, pytest.param(10_000, marks=pytest.mark.soak)])
