@@ -199,6 +199,13 @@ class InvalidIdentifier(PlatformDBError):
     exit_code = 2
 
 
+class InvalidArgument(PlatformDBError):
+    """A value is out of the range that it may have."""
+
+    code = "invalid_argument"
+    exit_code = 2
+
+
 class InvalidAddress(PlatformDBError):
     """This is not a network address."""
 

@@ -619,7 +619,7 @@ def test_what_is_deleted_while_its_files_are_removed_does_not_end_the_job(
     report.raise_for_problems()
     assert deleted == [1]
     assert names(others) == set()
-    audited = session.scalars(sa.select(AuditLog.user_id).where(AuditLog.action == "apply_retention"))
+    audited = session.scalars(sa.select(AuditLog.owner_id).where(AuditLog.action == "apply_retention"))
     assert set(audited) == {OWNER, other.id_}
 
 

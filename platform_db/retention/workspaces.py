@@ -180,7 +180,7 @@ def _record(session: Session, rule: Any, removal: Removal, problem: str | None) 
         "files": removal.files,
         "bytes": removal.bytes,
     }
-    session.add(AuditLog(user_id=rule.owner_id, action=AuditLogAction.apply_retention, details=details))
+    session.add(AuditLog(owner_id=rule.owner_id, action=AuditLogAction.apply_retention, details=details))
     session.flush()
     unfinished = problem or (_STOPPED if removal.stopped else None)
     message = f"{rule.workspace_files}: removed {removal.files} files, freed {removal.bytes} bytes"
@@ -189,7 +189,7 @@ def _record(session: Session, rule: Any, removal: Removal, problem: str | None) 
         if removal.bytes:
             store_workflow_disk_quota(session, rule.workflow_id, bytes_to_sum=-removal.bytes)
             update_users_disk_quota(session, rule.owner_id, bytes_to_sum=-removal.bytes)
-        run = session.get(Workflow, rule.workflow_id)
+        run = session.get(Workflow, (rule.owner_id, rule.workflow_id))
         if run is not None:
             add_note(
                 session, run, "retention", f"{message}; {unfinished}" if unfinished else message, details
