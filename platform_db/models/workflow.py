@@ -111,10 +111,10 @@ class Workflow(Identified, Timestamped, Base):
         # What is indexed must fit into an index entry.
         sa.CheckConstraint("octet_length(name) BETWEEN 1 AND 1024", name="name_length"),
         sa.CheckConstraint("octet_length(workspace_path) <= 2048", name="workspace_path_length"),
-        # Paths are compared as text: whether one lies in another, and whether two are one.
+        # Paths are compared as text: whether two are one, and whether one lies in another. So each has one form:
+        # absolute, without ".", "..", "//" or a slash at its end.
         sa.CheckConstraint(
-            "workspace_path ~ '^(/[^/]+)+$' AND workspace_path !~ '/[.]{1,2}(/|$)'",
-            name="workspace_path_canonical",
+            "workspace_path ~ '^(/(?![.]{1,2}(/|$))[^/]+)+$'", name="workspace_path_canonical"
         ),
         sa.CheckConstraint("run_number_major >= 1 AND run_number_minor >= 0", name="run_number_positive"),
         sa.CheckConstraint("status <> 'running' OR run_started_at IS NOT NULL", name="running_has_start"),
