@@ -1,4 +1,4 @@
-"""The audit log: recording, reading, sealing, verifying and, one day, removing what is old."""
+"""The audit log: recording, reading, sealing, verifying and pruning it."""
 
 from platform_db.audit.chain import export_seals
 from platform_db.audit.reading import export_audit, list_audit

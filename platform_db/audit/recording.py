@@ -1,4 +1,4 @@
-"""Writing audit rows: one plain INSERT each, in the transaction that does what they tell of.
+"""Writing audit rows: one plain INSERT each, in the transaction of the act that they record.
 
 What the database can see, triggers record (:mod:`platform_db.schema.recording`).
 """
@@ -16,10 +16,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import AuditLog, AuditLogAction, User
 
 
+@takes_session
 def record_action(
     session: Session,
     user: User | uuid.UUID | str,
@@ -33,7 +35,7 @@ def record_action(
     :param user: whom it is about; :data:`~platform_db.models.NOBODY` where it is about no user in particular.
     :param details: what else there is to know, in ids and plain values: no names, no e-mail addresses.
     :param actor_id: the user who did it, where :func:`set_origin` did not say it.
-    :raises errors.UnknownAction: nobody registered that action.
+    :raises errors.UnknownAction: the action is not registered.
     :raises errors.TokenInText: a token's value is in the details.
     """
     row = AuditLog(
@@ -47,6 +49,7 @@ def record_action(
     return row
 
 
+@takes_session
 def set_origin(
     session: Session,
     *,
@@ -83,6 +86,7 @@ def _parse_address(address: str) -> str:
 
 
 @contextmanager
+@takes_session
 def recorded_as(
     session: Session,
     *,

@@ -1,4 +1,4 @@
-"""Removing what is old: the rows of the oldest seals. Their hashes stay, so the chain still verifies."""
+"""Pruning the audit log: the rows of the oldest seals. Their hashes stay, so the chain still verifies."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.audit.chain import add_seal, last_seal, read_seals, try_lock_chain
 from platform_db.audit.recording import record_action
+from platform_db.database.session import takes_session
 from platform_db.models import NOBODY, AuditLog, AuditLogAction, AuditSeal, AuditSealDigests
 
 # Seals whose rows one call removes.
 SEALS = 100
 
 
+@takes_session
 def prune_audit_log(session: Session, before: datetime, *, limit: int = SEALS) -> int:
     """Remove the rows of the oldest seals, as far as all their rows are older than ``before``.
 
-    What was removed is said by a seal of its own, without which the database refuses the deletion, and by
+    A seal of its own records what was removed, without which the database refuses the deletion, and so does
     an audit row. Only the tables' owner may do it. Call it again, in another transaction, until it returns
     0.
 
     :param limit: of how many seals at most; those that cover no rows do not count.
     :returns: of how many seals.
-    :raises errors.AlreadyRunning: a sealer, or another call, is at it.
+    :raises errors.AlreadyRunning: a sealer, or another call, is working.
     """
     if not try_lock_chain(session):
         raise errors.AlreadyRunning("another process is adding to the seals of the audit log")

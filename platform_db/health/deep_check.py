@@ -28,7 +28,7 @@ CATALOGUE_CHECK = "functions, triggers and policies that are not those of the mo
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be.
+    """A fault that a check found.
 
     :param check: which check found it.
     :param count: how many there are.
@@ -45,7 +45,7 @@ class Finding:
 
 
 def check_deeply(session: Session) -> list[Finding]:
-    """Run every check, and return what was found; nothing is changed.
+    """Run every check, change nothing, and return the faults.
 
     What is changed while it looks is seen as it was when the check began, each check for itself.
     """

@@ -1,4 +1,4 @@
-"""Recovery: what becomes of the work of those who died."""
+"""Recovery: failing or restarting the running rows of dead workers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_RESTARTS = 3
 
 
 class Policy(str, enum.Enum):
-    """What becomes of a running row whose worker died.
+    """What recovery does with a running row whose worker died.
 
     ``requeue`` is for runs: the run fails, since a run that was started cannot be queued again, and a restart
     of it, in the same workspace, is queued. After :data:`MOST_RESTARTS` restarts it only fails.
@@ -72,8 +72,8 @@ def recover(
 ) -> Recovery:
     """Recover up to ``batch`` rows of each kind whose heartbeat is older, each by the policy of its kind.
 
-    Rows that somebody works on at this moment are left alone. Call it again, in a new transaction, until
-    nothing comes back.
+    Rows that a worker has locked are left alone. Call it again, in a new transaction, until it recovers
+    nothing.
 
     :param policies: by table; one that is not there is left alone.
     :raises errors.PlatformDBError: a policy that the kind of row does not have.
@@ -87,7 +87,7 @@ def recover_owned_by(
 ) -> dict[str, int]:
     """Recover all that a node held, whatever the age, and return how many rows have which status now.
 
-    For a service's start: whoever held leases in the node's name before has died.
+    For a service's start: the processes that held leases in the node's name before have ended.
 
     :param node: the holder, or what stands before the ``/`` of it.
     """
@@ -135,7 +135,7 @@ def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[
         for reason, ids in by_reason.items():
             _fail(session, table, ids, owners, reason, policy, recovery)
         connection.execute(_FORGET, {"ids": [str(lease.entity_id) for lease in dead]})
-    # Last: whoever starts an ended run again waits for its lease, and may hold what is needed above.
+    # Last: a transaction that starts an ended run again waits for its lease, and may hold rows needed above.
     for table in MODELS:
         connection.execute(_drop_ended(table), parameters)
     return recovery
@@ -152,7 +152,7 @@ def _fail(
 ) -> None:
     model = MODELS[table]
     failed = JobStatus.failed if model is Job else RunStatus.failed
-    # The rows are locked, so nobody is waited for, and what was running still is.
+    # The rows are locked, so this waits for no lock, and what was running still is.
     for result in transition_many(
         session, ids, failed, model=model, reason=reason, expected_status="running"
     ):
@@ -224,8 +224,8 @@ _DEAD = """
 
 @cache
 def _lock_dead(table: str) -> sa.TextClause:
-    # Both rows are skipped where either is locked: a worker that beats, or ends its run, is alive; and nobody
-    # waits for anybody, whatever the order in which workers lock the two.
+    # Both rows are skipped where either is locked: a worker that beats, or ends its run, is alive. So no
+    # transaction waits for another, in whatever order workers lock the two.
     return sa.text(
         f"""
         SELECT lease.owner_id, lease.entity_id, lease.holder, lease.heartbeat_at FROM platform.lease

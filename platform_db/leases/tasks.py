@@ -86,7 +86,7 @@ def _take(factory: SessionFactory, name: str, holder: str, seconds: float) -> No
             return
         other = connection.execute(_READ, {"name": name}).one_or_none()
         if other is not None and _is_gone(other.holder):
-            # Only from that very holder: whoever was quicker has another name by now.
+            # Only from that very holder: a quicker process has put its own name here.
             if connection.execute(_TAKE, {**parameters, "dead": other.holder}).one_or_none():
                 return
         elif other is None and connection.execute(_TAKE, parameters).one_or_none():
@@ -131,5 +131,5 @@ def _is_gone(holder: str) -> bool:
     except ProcessLookupError:
         return True
     except OSError:
-        pass  # It lives, and belongs to somebody else.
+        pass  # It lives, and belongs to another account.
     return _process(int(pid)).split(" ")[3] not in {started, "?"}

@@ -1,4 +1,4 @@
-"""What becomes of a row: its transitions, and their history."""
+"""The life of a row: transitions of its status, and their history."""
 
 from platform_db.lifecycle.history import Entry, add_note, history
 from platform_db.lifecycle.transitions import (

@@ -1,4 +1,4 @@
-"""Reading a log: its end, a range of it, or what comes."""
+"""Reading a log: its end, a range of it, or new output as it comes."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class Workflow(Identified, Timestamped, Base):
         # What is indexed must fit into an index entry.
         sa.CheckConstraint("octet_length(name) BETWEEN 1 AND 1024", name="name_length"),
         sa.CheckConstraint("octet_length(workspace_path) <= 2048", name="workspace_path_length"),
-        # Paths are compared as text: whether two are one, and whether one lies in another. So each has one form:
+        # Statements compare paths as text, also for one that lies in another, so each has one form:
         # absolute, without ".", "..", "//" or a slash at its end.
         sa.CheckConstraint(
             "workspace_path ~ '^(/(?![.]{1,2}(/|$))[^/]+)+$'", name="workspace_path_canonical"

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import units
 from platform_db.audit import recorded_as
+from platform_db.database.session import takes_session
 from platform_db.models import Resource, ResourceType, ResourceUnit
 from platform_db.quota.figures import expire_totals
 from platform_db.quota.resources import UserOrId, get_resource, lock_users, user_id_of
@@ -27,6 +28,7 @@ _SET = sa.text(
 )
 
 
+@takes_session
 def set_limit(
     session: Session,
     user: UserOrId,

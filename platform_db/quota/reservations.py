@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.database.session import SessionFactory
+from platform_db.database.session import SessionFactory, takes_session
 from platform_db.identifiers import new_id, parse_id
 from platform_db.models import QuotaReservation, Resource, ResourceType
 from platform_db.quota.resources import (
@@ -80,6 +80,7 @@ _STORED = sa.text(
 )
 
 
+@takes_session
 def reserve(
     session: Session,
     user: UserOrId,
@@ -152,6 +153,7 @@ _COMMIT = sa.text(
 _RELEASE = sa.text(_END.format(change=""))
 
 
+@takes_session
 def commit_reservation(
     session: Session, reservation: Reservation | QuotaReservation | uuid.UUID | str, amount: int | None = None
 ) -> None:
@@ -163,6 +165,7 @@ def commit_reservation(
     _end(session, _COMMIT, reservation, amount=amount)
 
 
+@takes_session
 def release(session: Session, reservation: Reservation | QuotaReservation | uuid.UUID | str) -> None:
     """Give up a reservation without using it.
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import Resource, ResourceType, User, UserResource
 from platform_db.models.resource import DEFAULT_RESOURCES
@@ -21,6 +22,7 @@ DEFAULT_NAMES = {type_: name for name, type_, _, _ in DEFAULT_RESOURCES}
 UserOrId = User | uuid.UUID | str
 
 
+@takes_session
 def get_default_quota_resource(session: Session, type_: ResourceType | str) -> Resource:
     """Return the default resource of a type: "processing time" for ``cpu``, "shared storage" for ``disk``.
 

@@ -1,9 +1,9 @@
-"""Pruning: deleting what the rules name, in small transactions that nobody waits for.
+"""Pruning: deleting what the rules name, in small transactions that skip locked rows.
 
-Each batch locks its rows and what belongs to them where nobody else has (``SKIP LOCKED``), writes them to the
-archive if there is one, takes them out of their owners' totals, deletes them, and commits. Parents go with
-their children in one transaction: whatever ends a run of it half-way, no orphan is left, and the next run
-goes on. Two runs at once share the work.
+Each batch locks its rows and what belongs to them unless they are locked (``SKIP LOCKED``), writes them to
+the archive if there is one, takes them out of their owners' totals, deletes them, and commits. Parents go
+with their children in one transaction, so a pruning that is killed leaves no orphan, and the next one goes
+on. Two at once share the work.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from platform_db.retention.rules import RULES, RetentionRule
 # How many rows are looked at in one statement.
 LOOK = 5000
 
-# How often to come back for rows that somebody else had locked.
+# How often to come back for rows that were locked.
 PASSES = 3
 
 Progress = Callable[[str, int], None]
@@ -46,7 +46,7 @@ class Pruned:
 
     :param rows: how many rows went, or in a dry run: would go.
     :param with_them: how many rows of other tables went with them.
-    :param left: how many should have gone, but somebody else had them, or what belongs to them, locked.
+    :param left: how many should have gone, but were locked, they or what belongs to them.
     """
 
     table: str
@@ -186,7 +186,7 @@ def _prune_batch(
     free = family.lock(connection, locked)
     if archive is not None and free:
         write_archive(archive, rule.table, family.rows(connection, free))
-    # Only now, since writing an archive takes its time: whoever ends a run needs its owner's totals.
+    # Only now, since writing an archive takes its time: a service that ends a run needs its owner's totals.
     free = lock_owners(connection, rule.table, free)
     take_out(connection, rule.table, free)
     gone = family.delete(connection, free)

@@ -34,7 +34,7 @@ SECONDS_BETWEEN_QUESTIONS = 1.0
 
 @dataclass(frozen=True)
 class AppliedRule:
-    """What became of one rule.
+    """What applying one rule did.
 
     :param removal: what was removed; *stopped* where a run came to use the workspace meanwhile.
     :param problem: why it is not applied yet, where it is not; it is tried again the next time.
@@ -49,7 +49,7 @@ class AppliedRule:
 
 @dataclass
 class RetentionReport:
-    """What became of the rules that were due."""
+    """What applying the rules that were due did."""
 
     rules: list[AppliedRule] = field(default_factory=list)
 
@@ -165,7 +165,7 @@ def _remove(
     try:
         removal = remove_matching(rule.workspace_path, rule.owner_id, rule.workspace_files, pace=pace)
     except MissingWorkspaceError:
-        return Removal(), None  # That is more than the rule asks for.
+        return Removal(), None  # It was removed already, with more than the rule asks for.
     except (WorkspaceError, errors.StorageMissing) as error:
         return Removal(), str(error)
     if removal.failed:

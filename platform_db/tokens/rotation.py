@@ -109,7 +109,7 @@ class _Batches:
     rotation: Rotation
 
     def read(self, session: Session, after: str | None) -> Sequence[Any]:
-        """Lock and return the next rows that are not on the newest key, and that nobody else holds."""
+        """Lock and return the next rows that are not on the newest key and are not locked."""
         # Not a hot statement: it is built for its column each time.
         query = sa.text(
             f"""
@@ -125,7 +125,7 @@ class _Batches:
         return session.connection().execute(query, parameters).all()
 
     def move(self, session: Session, rows: Sequence[Any]) -> int:
-        """Encrypt and digest the rows' secrets anew, and return how many were."""
+        """Encrypt and digest the rows' secrets with the newest key, and return how many there were."""
         moved = [values for row in rows if (values := self._sealed_anew(row)) is not None]
         if not moved:
             return 0

@@ -9,11 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import UserWorkflow, Workflow, split_run_number
 from platform_db.models.types import is_text
 
 
+@takes_session
 def get_workflow(
     session: Session,
     uuid_or_name: uuid.UUID | str,
