@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.bounds import require_amount
 from platform_db.database.session import takes_session
 from platform_db.models import AuditSeal
 
@@ -71,6 +72,7 @@ def seal_hash(seal: AuditSeal) -> bytes:
 
 def read_seals(session: Session, *, after: int = 0) -> Iterator[AuditSeal]:
     """Yield the seals after the one with this number, in their order, a page at a time."""
+    require_amount(after, "number of a seal")
     while True:
         page = session.scalars(
             sa.select(AuditSeal)

@@ -13,12 +13,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy import event
+from sqlalchemy.orm import Session, SessionTransaction
 
 from platform_db import errors
 from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import AuditLog, AuditLogAction, User
+
+SERVICE = "service"
+"""The key in a session's ``info`` of the service that its transactions come from."""
 
 
 @takes_session
@@ -60,7 +64,8 @@ def set_origin(
 ) -> None:
     """Say who acts, and from where, for all audit rows of the rest of this transaction.
 
-    What is None is left as it was. Rows that triggers write have it, too.
+    What is None is left as it was. Rows that triggers write have it, too. With
+    ``sessionmaker(…, info={SERVICE: "api"})`` every transaction names its service by itself.
 
     :param address: the network address that the request came from, as a text such as ``192.0.2.7`` or
         ``2001:db8::7``; of a proxy's list the one that the platform trusts.
@@ -75,6 +80,14 @@ def set_origin(
     for name, value in values.items():
         if value is not None:
             session.connection().execute(_SET[name], {"value": value})
+
+
+@event.listens_for(Session, "after_begin")
+def _set_service(session: Session, transaction: SessionTransaction, connection: sa.Connection) -> None:
+    """Say in each transaction from which service it comes, where the session's ``info`` names one."""
+    service = session.info.get(SERVICE)
+    if service is not None and not transaction.nested:
+        connection.execute(_SET["service"], {"value": service})
 
 
 def _parse_address(address: str) -> str:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.audit.chain import add_seal, last_seal, try_lock_chain
 from platform_db.audit.content import CONTENT_HASH, DIGESTS, ROWS, TABLE
+from platform_db.bounds import require_seconds
 from platform_db.database.session import SessionFactory
 from platform_db.models import AuditSeal, AuditSealDigests
 
@@ -53,7 +54,7 @@ def seal_audit_log(factory: SessionFactory, *, wait: float = 10.0) -> SealingRes
     :raises errors.AlreadyRunning: another sealer is working.
     """
     result = SealingResult()
-    give_up_at = time.monotonic() + wait
+    give_up_at = time.monotonic() + require_seconds(wait, "time to wait")
     fences = 1
     while True:
         with factory() as session, session.begin():

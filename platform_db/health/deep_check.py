@@ -6,12 +6,10 @@ It reads whole tables.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import errors
 from platform_db.logs import CUT
 from platform_db.models import ResourceType
 from platform_db.quota.cpu import CONSUMERS
@@ -39,10 +37,6 @@ class Finding:
     count: int
     examples: list[str]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        return {"check": self.check, "count": self.count, "examples": self.examples}
-
 
 def check_deeply(session: Session) -> list[Finding]:
     """Run every check, change nothing, and return the faults.
@@ -60,15 +54,6 @@ def check_deeply(session: Session) -> list[Finding]:
     if differences := compare.differences(session.connection()):
         findings.append(Finding(CATALOGUE_CHECK, len(differences), differences[:SHOWN]))
     return findings
-
-
-def require_healthy(findings: list[Finding]) -> None:
-    """Raise an error where something was found.
-
-    :raises errors.Unhealthy: says what, and how often.
-    """
-    if findings:
-        raise errors.Unhealthy("; ".join(f"{finding.check}: {finding.count}" for finding in findings))
 
 
 def _orphans(table: str, column: str = "entity_id") -> str:

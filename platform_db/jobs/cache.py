@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.bounds import require_amount, require_limit
 from platform_db.database.session import takes_session
 from platform_db.identifiers import new_id, parse_id
 from platform_db.models import Job
@@ -92,6 +93,8 @@ def evict_cached_results(
 
     :param keep: how many results stay.
     """
+    require_amount(keep, "number of results")
+    require_limit(batch, "batch size")
     session.flush()
     values = {"owner": str(parse_id(owner_id, "user id")), "keep": keep, "batch": batch}
     rows = session.connection().execute(_EVICT, values)

@@ -6,7 +6,14 @@ a lease has no holder, and is never recovered.
 """
 
 from platform_db.leases.holding import Leased, heartbeat, release, this_worker
-from platform_db.leases.recovery import DEFAULT_POLICIES, Policy, Recovery, recover, recover_owned_by
+from platform_db.leases.recovery import (
+    DEFAULT_POLICIES,
+    Policy,
+    Recovery,
+    recover,
+    recover_all,
+    recover_owned_by,
+)
 
 __all__ = [
     "DEFAULT_POLICIES",
@@ -15,6 +22,7 @@ __all__ = [
     "Recovery",
     "heartbeat",
     "recover",
+    "recover_all",
     "recover_owned_by",
     "release",
     "this_worker",

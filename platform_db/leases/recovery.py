@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.database.session import takes_session
+from platform_db.bounds import require_limit, require_seconds
+from platform_db.database.session import SessionFactory, takes_session
 from platform_db.leases.holding import MODELS
 from platform_db.lifecycle.history import add_note
 from platform_db.lifecycle.transitions import transition_many
@@ -76,9 +77,30 @@ def recover(
     nothing.
 
     :param policies: by table; one that is not there is left alone.
-    :raises errors.PlatformDBError: a policy that the kind of row does not have.
+    :raises errors.InvalidArgument: a policy that the kind of row does not have.
     """
-    return _recover(session, _parse(policies), {"age": older_than, "node": None, "batch": batch})
+    require_seconds(older_than, "age of a heartbeat")
+    return _recover(
+        session, _parse(policies), {"age": older_than, "node": None, "batch": require_limit(batch, "batch")}
+    )
+
+
+def recover_all(
+    factory: SessionFactory, older_than: timedelta, policies: Mapping[str, Policy | str] = DEFAULT_POLICIES
+) -> dict[str, int]:
+    """Recover all rows whose heartbeat is older, and return how many rows have which status now.
+
+    Each batch of :func:`recover` is a transaction of its own.
+
+    :param factory: makes the sessions.
+    """
+    total: Counter[str] = Counter()
+    while True:
+        with factory() as session, session.begin():
+            recovery = recover(session, older_than, policies)
+        total.update(recovery.by_status)
+        if not recovery.ids:
+            return dict(total)
 
 
 @takes_session
@@ -103,15 +125,15 @@ def _parse(policies: Mapping[str, Policy | str]) -> dict[str, Policy]:
     parsed = {}
     for table, policy in policies.items():
         if table not in MODELS:
-            raise errors.PlatformDBError(f"there are no leases of {table}; choose from {', '.join(MODELS)}")
+            raise errors.InvalidArgument(f"there are no leases of {table}; choose from {', '.join(MODELS)}")
         try:
             parsed[table] = Policy(policy)
         except ValueError:
-            raise errors.PlatformDBError(
+            raise errors.InvalidArgument(
                 f"{policy} is no policy; choose from {', '.join(p.value for p in Policy)}"
             ) from None
         if parsed[table] is Policy.requeue and table != "workflow":
-            raise errors.PlatformDBError(f"a {table} cannot be queued again; only a workflow can")
+            raise errors.InvalidArgument(f"a {table} cannot be queued again; only a workflow can")
     return parsed
 
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from platform_db import errors
+from platform_db.bounds import require_seconds
 from platform_db.database.session import SessionFactory
 from platform_db.identifiers import new_id
 
@@ -61,6 +62,7 @@ def lease(factory: SessionFactory, name: str, *, seconds: float = LEASE_SECONDS)
 
     :raises errors.AlreadyRunning: another run holds it.
     """
+    require_seconds(seconds, "length of a lease")
     # Distinct for each lease: a process may, in threads of its own, contend with itself.
     holder = f"{_process(os.getpid())} {new_id()}"
     _take(factory, name, holder, seconds)

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import cursors, errors
+from platform_db.bounds import LARGEST_LIMIT, require_limit
 from platform_db.cursors import Page
-from platform_db.database.paging import require_limit
 from platform_db.database.session import takes_session
 from platform_db.identifiers import new_id
 from platform_db.lifecycle.seen import READERS, UNSEEN, WHAT_IS_SEEN, Seen
@@ -115,6 +115,21 @@ def history(
     last = ahead[-1].number if ahead else number
     place = [last, *Seen.of(rows[0]).parts()]
     return Page([_entry(entry) for entry in entries], cursors.encode(query, place))
+
+
+@takes_session
+def whole_history(
+    session: Session, row: Guarded, *, since: datetime | None = None, level: Level | None = None
+) -> list[Entry]:
+    """Return all of the history of ``row``, as :func:`history` returns it, in as few pages as possible."""
+    entries: list[Entry] = []
+    cursor, more = None, True
+    while more:
+        page = history(session, row, since=since, level=level, limit=LARGEST_LIMIT, cursor=cursor)
+        entries += page.rows
+        cursor = page.cursor
+        more = cursor is not None and len(page.rows) >= LARGEST_LIMIT
+    return entries
 
 
 @takes_session

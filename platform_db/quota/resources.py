@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -82,20 +81,6 @@ def resource_name(resource: Resource | ResourceType | str) -> str:
 def user_id_of(user: UserOrId) -> uuid.UUID:
     """Return a user's id."""
     return user.id_ if isinstance(user, User) else parse_id(user, "user id")
-
-
-def find_user(session: Session, user: str) -> User:
-    """Return the user with this id or e-mail address.
-
-    :raises errors.UserNotFound: there is none.
-    """
-    criterion = sa.func.lower(User.email) == user.lower()
-    with suppress(ValueError):
-        criterion = User.id_ == uuid.UUID(user)
-    found = session.scalars(sa.select(User).where(criterion)).one_or_none() if "\0" not in user else None
-    if found is None:
-        raise errors.UserNotFound(f"there is no user {user!r}")
-    return found
 
 
 LOCK_USERS = sa.text(

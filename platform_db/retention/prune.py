@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import record_action
+from platform_db.bounds import require_limit, require_seconds
 from platform_db.database.session import SessionFactory
 from platform_db.models import NOBODY, AuditLogAction
 from platform_db.quota.pruning import lock_owners, take_out
@@ -64,14 +65,18 @@ def choose_rules(
 ) -> list[RetentionRule]:
     """Return the rules of these tables (none is all), with another age or batch size if asked.
 
-    :raises errors.PlatformDBError: a table has no rule.
+    :raises errors.InvalidArgument: a table has no rule, or the age or the batch size is out of bounds.
     """
     names = list(tables)
     known = {rule.table for rule in rules}
     if unknown := sorted(set(names) - known):
-        raise errors.PlatformDBError(
+        raise errors.InvalidArgument(
             f"there is no rule for {', '.join(unknown)}; choose from {', '.join(sorted(known))}"
         )
+    if older_than is not None:
+        require_seconds(older_than, "age")
+    if batch is not None:
+        require_limit(batch, "batch size")
     return [
         replace(rule, age=rule.age if older_than is None else older_than, batch=batch or rule.batch)
         for rule in rules

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import record_action
+from platform_db.bounds import require_seconds
 from platform_db.crypto.token_format import generate
 from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
@@ -25,9 +26,6 @@ from platform_db.models import (
 )
 from platform_db.models.token import EVERY_SCOPE
 from platform_db.tokens.lifecycle import revoke
-
-LONGEST = timedelta(days=36_500)
-"""How long a token may last; longer leads out of the range of times."""
 
 
 @takes_session
@@ -153,8 +151,8 @@ def _values(
     scopes = [scopes] if isinstance(scopes, str) else sorted(set(scopes))
     if not all(scopes):
         raise errors.TokenError("a scope has no name")
-    if expires_in is not None and not timedelta(0) < expires_in <= LONGEST:
-        raise errors.InvalidArgument(f"a token lasts for some time, and {LONGEST.days} days at most")
+    if expires_in is not None and not require_seconds(expires_in, "time that a token lasts"):
+        raise errors.InvalidArgument("a token must last for some time")
     return {
         "name": name,
         "scopes": scopes,

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import record_action
+from platform_db.bounds import require_limit, require_seconds
 from platform_db.crypto.token_format import require_no_token
 from platform_db.database.session import SessionFactory, takes_session
 from platform_db.identifiers import parse_id
@@ -84,6 +85,7 @@ def purge(factory: SessionFactory, *, revoked_for: timedelta, batch: int = BATCH
         for token_id, user_id in tokens.items():
             record_action(session, user_id, AuditLogAction.purge_token, {"token_id": str(token_id)})
 
+    require_seconds(revoked_for)
     return _in_batches(factory, _LONG_REVOKED, {"revoked_for": revoked_for}, batch, end)
 
 
@@ -95,6 +97,7 @@ def _in_batches(
     end: Callable[[Session, dict[uuid.UUID, uuid.UUID]], None],
 ) -> int:
     """Apply a function to the tokens that a query finds, and return how many there were."""
+    require_limit(batch, "batch size")
     count = 0
     after: str | None = None
     while True:

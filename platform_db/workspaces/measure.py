@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Literal, TypeVar
 
+from platform_db.bounds import require_limit
 from platform_db.workspaces import ceph
 from platform_db.workspaces.measurement import Measurement, Outcome, WorkspaceError, WorkspacePath, refusal
 from platform_db.workspaces.paths import resolve
@@ -67,6 +68,8 @@ def measure_many(
         pauses for as long as it worked. Takes two to four times as long.
     """
     _check(method)
+    if workers is not None:
+        require_limit(workers, "number of workers")
     count = 1 if gentle else workers or _default_workers()
     return _measure_batches(iter(paths), count, method, apparent, gentle)
 
