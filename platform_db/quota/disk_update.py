@@ -178,10 +178,6 @@ def measure_workspaces(
 
     :raises errors.StorageMissing: says which root, or how many workspaces.
     """
-    total, counted = _survey(factory, resource, scope)
-    most_missing = max(MISSING_ALLOWED, counted * settings.get_settings().missing_workspaces_limit // 100)
-    lost: list[Figure] = []
-    missing = 0
     measured = workspaces.measure_many(
         _read_workspaces(factory, resource, scope),
         workers=measuring.workers,
@@ -189,6 +185,10 @@ def measure_workspaces(
         apparent=measuring.apparent,
         gentle=measuring.gentle,
     )
+    total, counted = _survey(factory, resource, scope)
+    most_missing = max(MISSING_ALLOWED, counted * settings.get_settings().missing_workspaces_limit // 100)
+    lost: list[Figure] = []
+    missing = 0
     for workspace, outcome in measured:
         report.workspaces += 1
         report.runs += workspace.runs
