@@ -24,6 +24,7 @@ Exit code Meaning
 14        the models and the database differ
 15        the audit log or its seals were changed
 16        a database role or its privileges are missing
+17        the storage of workspaces is missing
 130       interrupted
 ========= =======================================================
 """
@@ -138,6 +139,17 @@ class PartialFailure(PlatformDBError):
     code = "partial_failure"
     exit_code = 9
     hint = "the log names each item; the next run tries them again"
+
+
+class StorageMissing(PlatformDBError):
+    """The storage of workspaces is missing, or part of it."""
+
+    code = "storage_missing"
+    exit_code = 17
+    hint = (
+        "mount the storage; touch .platform-db-root in a root that is empty; where so many workspaces were "
+        "removed on purpose, set PLATFORM_DB_MISSING_WORKSPACES_LIMIT=100 for one run"
+    )
 
 
 class Unhealthy(PlatformDBError):

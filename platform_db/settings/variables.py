@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
+import posixpath
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,13 @@ def _read(path: str, variable: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise errors.InvalidSetting(f"the file that {variable}_FILE names cannot be read: {reason}") from None
+
+
+def _canonical_path(path: str) -> str:
+    """Return a directory's path in the form that workspaces' paths have, so that the two can be compared."""
+    if not path.startswith("/"):
+        raise ValueError("a directory has to be given by its absolute path")
+    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 class Settings(BaseSettings):
@@ -140,15 +148,26 @@ class Settings(BaseSettings):
     job_cache_limit: int = Field(
         10_000, ge=0, description="Results that each user keeps in the job cache; 0 is none."
     )
-    workspace_root: str = Field("/var/platform", description="Directory that holds the users' workspaces.")
+    workspace_root: tuple[str, ...] = Field(
+        ("/var/platform",),
+        min_length=1,
+        description="Directories that hold the users' workspaces, comma-separated; new ones go to the first.",
+    )
     shared_volume_path: str | None = Field(
         None, description="Mount point of the shared volume; relative workspace paths start there."
+    )
+    missing_workspaces_limit: int = Field(
+        20,
+        ge=0,
+        le=100,
+        description="Percentage of workspaces beyond which missing ones stop the disk job; 100 is no limit.",
     )
 
     @field_validator(
         "audit_verify_keys",
         "workflow_termination_quota_update_policy",
         "keep_alive_jobs_with_statuses",
+        "workspace_root",
         mode="before",
     )
     @classmethod
@@ -156,6 +175,13 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("workspace_root", "shared_volume_path")
+    @classmethod
+    def _canonical_paths(cls, value: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
+        if isinstance(value, tuple):
+            return tuple(map(_canonical_path, value))
+        return None if value is None else _canonical_path(value)
 
     @field_validator("secret_key")
     @classmethod

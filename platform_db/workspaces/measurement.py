@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 from platform_db.errors import PlatformDBError
 
-Method: TypeAlias = Literal["scan", "du", "ceph"]
+Method: TypeAlias = Literal["scan", "ceph"]
 WorkspacePath: TypeAlias = "str | bytes | os.PathLike[str]"
 
 
