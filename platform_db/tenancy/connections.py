@@ -16,6 +16,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.sqlstates import INSUFFICIENT_PRIVILEGE, INVALID_PARAMETER_VALUE, sqlstate_of
 from platform_db.tenancy.privileges import Role
 from platform_db.tenancy.scopes import Scope, owns, scope_of, tenant_of
 
@@ -47,7 +48,7 @@ def enter(session: Session, connection: sa.Connection, tenant: uuid.UUID | None,
     try:
         _set(connection, Role.tenant.value, str(tenant or ""))
     except sa.exc.DBAPIError as error:
-        if getattr(error.orig, "pgcode", None) in _NO_ROLE:
+        if sqlstate_of(error) in _NO_ROLE:
             raise errors.RolesMissing(
                 f"this login cannot become {Role.tenant.value}: {error.orig.diag.message_primary}"  # type: ignore[union-attr]
             ) from None
@@ -130,8 +131,8 @@ def _status(connection: sa.Connection) -> int:
     return status
 
 
-# invalid_parameter_value: there is no such role; insufficient_privilege: the login is not its member.
-_NO_ROLE = frozenset({"22023", "42501"})
+# There is no such role, or the login is not its member.
+_NO_ROLE = frozenset({INVALID_PARAMETER_VALUE, INSUFFICIENT_PRIVILEGE})
 
 _READ = sa.text(
     "SELECT current_setting('role') AS role, "

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import recorded_as
+from platform_db.database.sqlstates import FOREIGN_KEY_VIOLATION, sqlstate_of
 from platform_db.identifiers import parse_id
 from platform_db.models import User, UserWorkflow, Workflow
 from platform_db.tenancy import in_tenant_scope
@@ -55,7 +56,7 @@ def share_workflow(
                 },
             )
     except sa.exc.IntegrityError as error:
-        if getattr(error.orig, "pgcode", None) != _FOREIGN_KEY_VIOLATION:
+        if sqlstate_of(error) != FOREIGN_KEY_VIOLATION:
             raise
         raise errors.UserNotFound(f"there is no user {user_id}") from None
     session.expire(workflow, ["shares"])
@@ -117,8 +118,6 @@ def list_shared(
 def _id_of(user: User | uuid.UUID | str) -> uuid.UUID:
     return user.id_ if isinstance(user, User) else parse_id(user, "user id")
 
-
-_FOREIGN_KEY_VIOLATION = "23503"
 
 _INSERT = insert(UserWorkflow).values(
     {name: sa.bindparam(name) for name in ("owner_id", "workflow_id", "user_id", "message", "valid_until")}

@@ -15,6 +15,8 @@ sql_option = click.option("--sql", is_flag=True, help="Print the SQL instead of 
 tag_option = click.option("--tag", help="A word that is handed to the migrations' environment.")
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Say more.")
 
+REVISION = r"((\w+@)?\w+([+-]\d+)?|[+-]\d+)"
+
 
 class RevisionCommand(click.Command):
     """A command whose argument may be a number of steps, such as ``-1``, which is no option."""
@@ -29,9 +31,15 @@ class RevisionCommand(click.Command):
 
 def known_form(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """Refuse what names no revision and no range, such as a variable that is not set: Alembic stumbles."""
-    one = r"((\w+@)?\w+([+-]\d+)?|[+-]\d+)"
-    if not re.fullmatch(f"{one}(:{one})?", value):
+    if not re.fullmatch(f"{REVISION}(:{REVISION})?", value):
         raise click.BadParameter(f"{value!r} names no revision")
+    return value
+
+
+def known_range(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse what is no range, either end of which may be left out."""
+    if value is not None and not re.fullmatch(f"({REVISION})?:({REVISION})?", value):
+        raise click.BadParameter(f"{value!r} is not a range such as 0001:head, 0001: or :head")
     return value
 
 
@@ -104,7 +112,7 @@ def current(verbose: bool) -> None:
 
 
 @alembic.command
-@click.option("-r", "--rev-range", metavar="FROM:TO", help="Show only these revisions.")
+@click.option("-r", "--rev-range", callback=known_range, metavar="FROM:TO", help="Show only these revisions.")
 @verbose_option
 @click.option("-i", "--indicate-current", is_flag=True, help="Mark the database's revision.")
 def history(rev_range: str | None, verbose: bool, indicate_current: bool) -> None:

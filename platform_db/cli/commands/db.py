@@ -94,6 +94,18 @@ def wait(timeout: float, migrated: bool) -> None:
 
 
 @db.command
+def create() -> None:
+    """Create the configured database on its server, in UTF-8, where it is missing.
+
+    It takes a login that may create databases: PLATFORM_DB_MIGRATION_URI's, where that is set.
+    """
+    from platform_db import database
+
+    created = database.create_database()
+    click.echo("created the database" if created else "nothing to do: the database exists")
+
+
+@db.command
 @click.option("--show-password", is_flag=True, help="Print passwords, too.")
 def url(show_password: bool) -> None:
     """Print the URL of the configured database."""
