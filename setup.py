@@ -33,7 +33,8 @@ setup(
     packages=find_packages(include=["platform_db", "platform_db.*"]),
     package_data={
         "platform_db": ["py.typed"],
-        "platform_db.migrations": ["*.mako", "sql/*/*.sql"],
+        "platform_db.migrations": ["*.mako", "sql/*.sql"],
+        "platform_db.schema": ["catalogue.json", "sql/*.sql"],
     },
     zip_safe=False,
     python_requires=">=3.10",

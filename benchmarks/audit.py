@@ -32,7 +32,7 @@ ROUND_SECONDS = 10.0
 
 FILL = sa.text(
     """
-    INSERT INTO platform.audit_log (id_, user_id, action, details, request_id, address, service)
+    INSERT INTO platform.audit_log (id_, owner_id, action, details, request_id, address, service)
     SELECT gen_random_uuid(), gen_random_uuid(), 'grant_token',
            jsonb_build_object('token_id', gen_random_uuid(), 'n', n), 'request-' || n, '10.0.0.1', 'api'
     FROM generate_series(1, :rows) AS n
@@ -117,7 +117,7 @@ def write(uri: str, seconds: float, written: multiprocessing.Queue[int]) -> None
     while time.monotonic() < give_up_at:
         with connection, connection.cursor() as cursor:
             cursor.execute(
-                "INSERT INTO platform.audit_log (id_, user_id, action, details)"
+                "INSERT INTO platform.audit_log (id_, owner_id, action, details)"
                 " VALUES (gen_random_uuid(), %s, 'grant_token', '{}')",
                 (user,),
             )

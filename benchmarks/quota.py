@@ -30,7 +30,7 @@ INSERT INTO platform.user_ (id_, email)
 SELECT gen_random_uuid(), 'user-' || n || '-' || gen_random_uuid() FROM generate_series(1, %s) AS n
 """
 LIMITS = """
-INSERT INTO platform.user_resource (user_id, resource_id)
+INSERT INTO platform.user_resource (owner_id, resource_id)
 SELECT u.id_, r.id_ FROM platform.user_ AS u CROSS JOIN platform.resource AS r ON CONFLICT DO NOTHING
 """
 RUNS = """
@@ -59,7 +59,7 @@ UPDATE platform.user_resource AS t SET quota_used = s.used, measured_at = clock_
 FROM (
     SELECT owner_id, resource_id, sum(quota_used) AS used FROM platform.workflow_resource GROUP BY 1, 2
 ) AS s
-WHERE t.user_id = s.owner_id AND t.resource_id = s.resource_id
+WHERE t.owner_id = s.owner_id AND t.resource_id = s.resource_id
 """
 
 

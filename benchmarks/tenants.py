@@ -77,8 +77,8 @@ def measure(session: Session) -> dict[str, float]:
     runs = session.scalars(sa.select(Workflow).where(Workflow.run_number_major == 1).limit(REPEATS)).all()
     questions: dict[str, Callable[[Workflow], object]] = {
         "counts by status": lambda run: count_by_status(session, run.owner_id),
-        "runs in progress": lambda run: list_workflows(
-            session, run.owner_id, statuses=[RunStatus.running], limit=10
+        "runs in progress": lambda run: (
+            list_workflows(session, run.owner_id, statuses=[RunStatus.running], limit=10).rows
         ),
         "a page of history": lambda run: history(session, run),
     }

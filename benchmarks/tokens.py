@@ -40,7 +40,7 @@ from platform_db.tokens import authentication
 SAMPLE = 500  # tokens that are looked up; more would only measure the cold cache of this process
 
 FLOOR = """
-SELECT id_, user_id, type_, status, name, scopes, expires_at FROM platform.user_token WHERE token_digest = %s
+SELECT id_, owner_id, type_, status, name, scopes, expires_at FROM platform.user_token WHERE token_digest = %s
 """
 
 

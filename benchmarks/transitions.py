@@ -161,7 +161,7 @@ class Bench:
 
     def transition(self) -> None:
         """platform-db, by id."""
-        transition(self.session, self.one_id, next(self.walks["transition"]))
+        transition(self.session, self.one_id, next(self.walks["transition"]), model=Workflow)
         self.session.commit()
 
     def attribute(self) -> None:
@@ -171,7 +171,7 @@ class Bench:
 
     def many(self) -> None:
         """A thousand rows in one statement."""
-        transition_many(self.session, self.ids, next(self.walks["many"]))
+        transition_many(self.session, self.ids, next(self.walks["many"]), model=Workflow)
         self.session.commit()
 
     def create(self) -> None:

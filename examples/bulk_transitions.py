@@ -25,7 +25,7 @@ with session_scope() as session:
     user_id = user.id_
 
 with session_scope() as session:
-    runs = list_workflows(session, user_id)
+    runs = list_workflows(session, user_id).rows
     results = transition_many(session, runs, RunStatus.stopped, reason="maintenance")
     print(f"{sum(result.changed for result in results)} of {len(results)} were stopped")
     for result in results:
@@ -34,7 +34,7 @@ with session_scope() as session:
 
 # The way out for operators: what the guard would refuse is written, and marked in the history.
 with session_scope() as session:
-    run = list_workflows(session, user_id, statuses=[RunStatus.stopped], limit=1)[0]
+    run = list_workflows(session, user_id, statuses=[RunStatus.stopped], limit=1).rows[0]
     with override_guard(session, reason="stopped by mistake"):
         transition(session, run, RunStatus.queued)
     print(f"{run.get_full_workflow_name()} is {run.status} again")

@@ -33,7 +33,7 @@ def take(session: Session, workflow_id: uuid.UUID, worker: str) -> bool:
     set_actor(session, worker)
     try:
         # Not a read followed by a write: of any number of workers, one alone changes the row.
-        transition(session, workflow_id, RunStatus.pending, expected_status=RunStatus.queued)
+        transition(session, workflow_id, RunStatus.pending, model=Workflow, expected_status=RunStatus.queued)
     except errors.Conflict as conflict:
         print(f"{worker}: the run is {conflict.stored_status} already")
         return False

@@ -12,13 +12,12 @@ if TYPE_CHECKING:
     from platform_db.lifecycle import override_guard, transition, transition_many
     from platform_db.logs import append_log
     from platform_db.schema import init_db
-    from platform_db.sessions import Session, get_engine, run_transaction, session_scope
+    from platform_db.sessions import get_engine, run_transaction, session_scope, thread_session
     from platform_db.workflows import get_workflow, update_workflow_status
 
     __version__: str
 
 _MODULES = {
-    "Session": "sessions",
     "append_log": "logs",
     "get_engine": "sessions",
     "get_workflow": "workflows",
@@ -26,13 +25,13 @@ _MODULES = {
     "override_guard": "lifecycle",
     "run_transaction": "sessions",
     "session_scope": "sessions",
+    "thread_session": "sessions",
     "transition": "lifecycle",
     "transition_many": "lifecycle",
     "update_workflow_status": "workflows",
 }
 
 __all__ = [
-    "Session",
     "__version__",
     "append_log",
     "get_engine",
@@ -41,6 +40,7 @@ __all__ = [
     "override_guard",
     "run_transaction",
     "session_scope",
+    "thread_session",
     "transition",
     "transition_many",
     "update_workflow_status",

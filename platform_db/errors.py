@@ -202,6 +202,14 @@ class InvalidIdentifier(PlatformDBError):
     http_status = 400
 
 
+class InvalidArgument(PlatformDBError):
+    """A value is out of the range that it may have."""
+
+    code = "invalid_argument"
+    exit_code = 2
+    http_status = 400
+
+
 class InvalidAddress(PlatformDBError):
     """This is not a network address."""
 

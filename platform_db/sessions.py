@@ -18,7 +18,7 @@ from sqlalchemy.engine import Engine
 
 from platform_db import schema
 from platform_db.database import create_engine, database_url, is_embedded, sqlstates
-from platform_db.database.session import SessionFactory
+from platform_db.database.session import PlatformSession, SessionFactory
 
 T = TypeVar("T")
 
@@ -46,13 +46,13 @@ def get_engine() -> Engine:
 def reset_engine() -> None:
     """Close this process's engine, so that the next :func:`get_engine` makes a new one."""
     global _engine
-    Session.remove()
+    thread_session.remove()
     if _engine is not None:
         _engine.dispose()
     _engine = None
 
 
-class _Session(orm.Session):
+class _Session(PlatformSession):
     """A session on this process's engine."""
 
     def get_bind(self, *args: Any, **kwargs: Any) -> Engine | sa.Connection:
@@ -61,8 +61,8 @@ class _Session(orm.Session):
 
 session_factory = orm.sessionmaker(class_=_Session)
 
-Session = orm.scoped_session(session_factory)
-"""The session of this thread, on this process's engine."""
+thread_session = orm.scoped_session(session_factory)
+"""The session of this thread, on this process's engine. End each use of it by ``thread_session.remove()``."""
 
 
 def _start_anew_in_child() -> None:
@@ -73,7 +73,7 @@ def _start_anew_in_child() -> None:
     """
     global _engine, _lock
     _lock = threading.RLock()  # A thread that is not here any more may have held it.
-    Session.registry.clear()
+    thread_session.registry.clear()
     if _engine is not None:
         _engine.dispose(close=False)
     _engine = None

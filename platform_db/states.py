@@ -1,7 +1,7 @@
 """What may follow what: every status, and every transition between two of them.
 
-This is plain data. The database's triggers are generated from :data:`MACHINES`
-(:mod:`platform_db.schema.guard`), the documentation's diagrams too, and a test holds them together.
+This is plain data. The arguments of the database's triggers come from :data:`MACHINES`
+(:mod:`platform_db.schema.objects`), the documentation's diagrams too, and a test holds them together.
 Setting the status that a row already has is no change, and never an error; the tables leave it out.
 """
 
@@ -26,8 +26,10 @@ class Status(str, enum.Enum):
         return str(self.value)
 
     @classmethod
-    def should_cleanup_job(cls, status: Status) -> bool:
+    def should_cleanup_job(cls, status: Status | str) -> bool:
         """Tell whether what runs for a job is removed once it has this status.
+
+        :param status: a status, or its name.
 
         It is, unless ``PLATFORM_DB_KEEP_ALIVE_JOBS_WITH_STATUSES`` names the status. A name there that no
         status has is logged as a warning.
@@ -38,7 +40,7 @@ class Status(str, enum.Enum):
             logger.warning(
                 "PLATFORM_DB_KEEP_ALIVE_JOBS_WITH_STATUSES names no known status: %s", ", ".join(unknown)
             )
-        return status.value not in keep_alive
+        return cls(status).value not in keep_alive
 
 
 class RunStatus(Status):
@@ -93,11 +95,22 @@ class Machine(Generic[S]):
     :param entity: the table, which is also the ``entity`` of its rows in ``status_change``.
     :param statuses: the enumeration that the column stores.
     :param transitions: for each status, those that may follow it.
+    :param ended: the statuses in which a row is no longer alive.
+    :param times: the columns that the guard keeps: start, end and, for a run, stop.
+    :param is_leased: whether workers hold leases of its rows.
     """
 
     entity: str
     statuses: type[S]
     transitions: Mapping[S, frozenset[S]]
+    ended: frozenset[S]
+    times: tuple[str, ...] = ()
+    is_leased: bool = False
+
+    @property
+    def alive(self) -> list[S]:
+        """The statuses in which a row can still be worked on, in their order."""
+        return [status for status in self.statuses if status not in self.ended]
 
     def allows(self, stored: S, status: S) -> bool:
         """Tell whether ``status`` may be written over ``stored``; over itself it always may."""
@@ -113,15 +126,22 @@ class Machine(Generic[S]):
         return frozenset(s for s in self.statuses if not self.transitions[s])
 
 
-def _machine(entity: str, statuses: type[S], follow: dict[str, str]) -> Machine[S]:
-    """Build a machine from one line of names per status."""
-    return Machine(
-        entity,
-        statuses,
-        MappingProxyType(
-            {s: frozenset(statuses(name) for name in follow.get(s.value, "").split()) for s in statuses}
-        ),
-    )
+def _machine(
+    entity: str, statuses: type[S], follow: dict[str, str], ended: str, times: tuple[str, ...] = ()
+) -> Machine[S]:
+    """Build a machine from one line of names per status. What has times is worked on, and so leased."""
+
+    def named(names: str) -> frozenset[S]:
+        return frozenset(statuses(name) for name in names.split())
+
+    transitions = MappingProxyType({status: named(follow.get(status.value, "")) for status in statuses})
+    return Machine(entity, statuses, transitions, named(ended), times, is_leased=bool(times))
+
+
+RUN_TIMES = ("run_started_at", "run_finished_at", "run_stopped_at")
+JOB_TIMES = ("started_at", "finished_at")
+
+_RUN_ENDED = "finished failed stopped deleted"
 
 
 _SESSION_TRANSITIONS = {
@@ -134,18 +154,23 @@ _SESSION_TRANSITIONS = {
     "stopped": "deleted",
 }
 
+# REANA documents fewer: created → queued, deleted; queued → pending, failed, deleted; pending → running,
+# deleted. The others are what platforms need: an engine that dies while its run is pending, a run that is
+# stopped in the queue, a claim that is given back.
 WORKFLOW = _machine(
     "workflow",
     RunStatus,
     {
-        "created": "queued deleted",
-        "queued": "pending failed deleted",
-        "pending": "running deleted",
+        "created": "queued pending stopped failed deleted",
+        "queued": "pending running stopped failed deleted",
+        "pending": "queued running stopped failed deleted",
         "running": "finished failed stopped",
         "finished": "running deleted",
         "failed": "running deleted",
         "stopped": "deleted",
     },
+    _RUN_ENDED,
+    RUN_TIMES,
 )
 
 # A job is observed, not commanded, and an observer can miss a step: nearly everything may follow.
@@ -157,13 +182,17 @@ JOB = _machine(
         "queued": "running finished failed stopped",
         "running": "finished failed stopped",
     },
+    "finished failed stopped",
+    JOB_TIMES,
 )
 
-INTERACTIVE_SESSION = _machine("interactive_session", RunStatus, _SESSION_TRANSITIONS)
+INTERACTIVE_SESSION = _machine("interactive_session", RunStatus, _SESSION_TRANSITIONS, _RUN_ENDED, RUN_TIMES)
 
-SERVICE = _machine("service", RunStatus, _SESSION_TRANSITIONS)
+SERVICE = _machine("service", RunStatus, _SESSION_TRANSITIONS, _RUN_ENDED, RUN_TIMES)
 
-USER_TOKEN = _machine("user_token", UserTokenStatus, {"requested": "active revoked", "active": "revoked"})
+USER_TOKEN = _machine(
+    "user_token", UserTokenStatus, {"requested": "active revoked", "active": "revoked"}, "revoked"
+)
 
 WORKSPACE_RETENTION_RULE = _machine(
     "workspace_retention_rule",
@@ -174,6 +203,7 @@ WORKSPACE_RETENTION_RULE = _machine(
         "inactive": "active",
         "pending": "applied active inactive",
     },
+    "applied",
 )
 
 MACHINES: Mapping[str, Machine[Any]] = MappingProxyType(

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import recorded_as
+from platform_db.cursors import Page
+from platform_db.database.paging import read_page
+from platform_db.database.session import takes_session
 from platform_db.models import InteractiveSession, Service, User, Workflow
 
 WORK: tuple[type[Workflow | InteractiveSession | Service], ...] = (Workflow, InteractiveSession, Service)
 """What a user may have that is not simply forgotten with the user."""
 
 
+@takes_session
 def create_user(
-    session: Session, email: str, *, actor_id: uuid.UUID | None = None, **values: str | None
+    session: Session, /, email: str, *, actor_id: uuid.UUID | None = None, **values: str | None
 ) -> User:
     """Store a user, with the default quota limits.
 
@@ -32,6 +35,7 @@ def create_user(
     return user
 
 
+@takes_session
 def find_user(session: Session, id_or_email: uuid.UUID | str) -> User:
     """Return the user with this id, or with this e-mail address in whatever case.
 
@@ -47,16 +51,25 @@ def find_user(session: Session, id_or_email: uuid.UUID | str) -> User:
     return user
 
 
-def list_users(session: Session, *, after: uuid.UUID | None = None, limit: int = 1000) -> Sequence[User]:
-    """Return users in the order of their ids, which is that of their creation.
+@takes_session
+def list_users(session: Session, *, limit: int = 100, cursor: str | None = None) -> Page[User]:
+    """Return a page of all users, the oldest first.
 
-    :param after: only those after the user with this id.
-    :param limit: how many at most.
+    :param cursor: where the page before ended.
+    :raises errors.InvalidIdentifier: this list gave no such cursor.
     """
-    query = sa.select(User).order_by(User.id_).limit(limit)
-    return session.scalars(query if after is None else query.where(User.id_ > after)).all()
+    return read_page(
+        session,
+        sa.select(User),
+        (User.created, User.id_),
+        query=("users",),
+        limit=limit,
+        cursor=cursor,
+        descending=False,
+    )
 
 
+@takes_session
 def count_work(session: Session, user: User) -> dict[str, int]:
     """Return how many runs, interactive sessions and services a user has, those with none left out."""
     counts = {
@@ -68,6 +81,7 @@ def count_work(session: Session, user: User) -> dict[str, int]:
     return {table: count for table, count in counts.items() if count}
 
 
+@takes_session
 def delete_user(
     session: Session, user: User, *, delete_work: bool = False, actor_id: uuid.UUID | None = None
 ) -> None:

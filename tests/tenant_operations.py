@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
+from platform_db.models.policies import tenant_columns
 from sqlalchemy import orm
 from sqlalchemy.dialects.postgresql import insert
 
 from platform_db import workflows
 from platform_db.lifecycle import transitions
 from platform_db.models import Base, Job, LogChunk, Note, User, UserWorkflow, Workflow
-from platform_db.models.policies import tenant_columns
 from platform_db.states import RunStatus
 from tests.tenants import Tenant
 
@@ -213,7 +213,7 @@ class Operations:
     def read_library(self, session: orm.Session) -> Any:
         if self.random.random() < 0.5:
             return workflows.get_workflow(session, self.other.run, self.other.id_, include_shared=True).id_
-        return [run.id_ for run in workflows.list_workflows(session, self.other.id_)]
+        return [run.id_ for run in workflows.list_workflows(session, self.other.id_).rows]
 
     # -- writing
 
@@ -325,7 +325,7 @@ class Operations:
                         f"TRUNCATE platform.{name} CASCADE",
                         "INSERT INTO platform.note SELECT gen_random_uuid(), owner_id, entity, entity_id, topic,"
                         " 'copied', details, at FROM platform.note",
-                        "INSERT INTO platform.audit_log (id_, user_id, action)"
+                        "INSERT INTO platform.audit_log (id_, owner_id, action)"
                         f" VALUES (gen_random_uuid(), '{other.id_}', 'grant_token')",
                         f"INSERT INTO platform.lease VALUES ('{other.id_}', 'job', '{other.job}', 'h', now())",
                         f"MERGE INTO platform.job USING (VALUES (1)) AS v ON job.id_ = '{other.job}'"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import orm
 
+from platform_db.database.session import PlatformSession
 from platform_db.models import (
     Base,
     InteractiveSession,
@@ -48,7 +49,7 @@ class Tenant:
 
 def prepare_roles(engine: sa.Engine) -> None:
     """Make and grant the roles."""
-    factory = orm.sessionmaker(engine)
+    factory = orm.sessionmaker(engine, class_=PlatformSession)
     roles.create_roles(factory)
     roles.grant_privileges(factory)
 
@@ -63,7 +64,7 @@ def make_tenant(session: orm.Session, name: str) -> Tenant:
     session.add(run)
     session.flush()
     job = Job(workflow_id=run.id_, job_name=name)
-    token = UserToken(user_id=user.id_, type_=UserTokenType.webhook, status="requested")
+    token = UserToken(owner_id=user.id_, type_=UserTokenType.webhook, status="requested")
     note = Note(owner_id=user.id_, entity="workflow", entity_id=run.id_, topic="t", message=name)
     session.add_all(
         [

@@ -77,7 +77,7 @@ def configure(monkeypatch: pytest.MonkeyPatch, **variables: str | None) -> None:
 
 SWAP = """
     UPDATE platform.audit_log AS a
-    SET id_ = b.id_, user_id = b.user_id, details = b.details, created = b.created
+    SET id_ = b.id_, owner_id = b.owner_id, details = b.details, created = b.created
     FROM platform.audit_log AS b
     WHERE a.number IN (7, 9) AND b.number IN (7, 9) AND a.number <> b.number
 """
@@ -92,7 +92,7 @@ def test_a_row_says_who_about_whom_what_when_and_from_where(session: orm.Session
     session.commit()
     record_action(session, ANN, "share_workflow")
     session.commit()
-    second, first = list_audit(session)
+    second, first = list_audit(session).rows
     assert (first.user_id, first.actor_id, first.request_id, str(first.address), first.service) == (
         ANN,
         BOB,
@@ -109,7 +109,7 @@ def test_what_is_not_one_address_is_refused_at_once(session: orm.Session, addres
         audit.set_origin(session, request_id="r-1", address=address)
     record_action(session, ANN, "share_workflow")
     session.commit()
-    (row,) = list_audit(session)
+    (row,) = list_audit(session).rows
     assert (row.request_id, row.address) == (None, None)
 
 
@@ -117,7 +117,7 @@ def test_a_link_local_address_is_stored_without_its_zone(session: orm.Session) -
     audit.set_origin(session, address="fe80::1%eth0")
     record_action(session, ANN, "share_workflow")
     session.commit()
-    assert str(list_audit(session)[0].address) == "fe80::1"
+    assert str(list_audit(session).rows[0].address) == "fe80::1"
 
 
 def test_an_unknown_action_is_refused_and_a_registered_one_is_not(session: orm.Session) -> None:
@@ -132,7 +132,7 @@ def test_an_override_of_the_guard_is_recorded(session: orm.Session) -> None:
     with override_guard(session, reason="the worker was lost"):
         transition(session, run, RunStatus.finished)
     session.commit()
-    (row,) = list_audit(session, action=AuditLogAction.override_guard)
+    (row,) = list_audit(session, action=AuditLogAction.override_guard).rows
     assert row.user_id == owner.id_
     assert row.details is not None
     assert (row.details["entity_id"], row.details["reason"]) == (str(run.id_), "the worker was lost")
@@ -270,7 +270,7 @@ def test_an_inserted_row_is_named(sealed: Factory) -> None:
         as_superuser(session, "DELETE FROM platform.audit_log WHERE number = 12")
         as_superuser(
             session,
-            "INSERT INTO platform.audit_log (number, id_, user_id, action) OVERRIDING SYSTEM VALUE"
+            "INSERT INTO platform.audit_log (number, id_, owner_id, action) OVERRIDING SYSTEM VALUE"
             " VALUES (0, gen_random_uuid(), gen_random_uuid(), 'grant_token')",
         )
         with pytest.raises(errors.AuditLogChanged) as caught:
@@ -398,12 +398,12 @@ def test_lists_are_filtered_and_paged(session: orm.Session) -> None:
     record(session, 2, user=BOB)
     record_action(session, ANN, "revoke_token", actor_id=BOB)
     session.commit()
-    assert len(list_audit(session, user_id=BOB)) == 2
-    assert [row.action for row in list_audit(session, actor_id=BOB)] == ["revoke_token"]
-    assert len(list_audit(session, action="grant_token")) == 7
-    assert list_audit(session, until=datetime(2020, 1, 1, tzinfo=timezone.utc)) == []
+    assert len(list_audit(session, user_id=BOB).rows) == 2
+    assert [row.action for row in list_audit(session, actor_id=BOB).rows] == ["revoke_token"]
+    assert len(list_audit(session, action="grant_token").rows) == 7
+    assert list_audit(session, until=datetime(2020, 1, 1, tzinfo=timezone.utc)).rows == []
     pages: list[AuditLog] = []
-    while page := list_audit(session, limit=3, after=pages[-1] if pages else None):
+    while page := list_audit(session, limit=3, after=pages[-1] if pages else None).rows:
         pages.extend(page)
     assert [row.number for row in pages] == [8, 7, 6, 5, 4, 3, 2, 1]
 
@@ -420,13 +420,13 @@ def test_lists_are_filtered_and_paged(session: orm.Session) -> None:
 def test_each_filter_has_an_index(session: orm.Session, filters: dict[str, Any], index: str) -> None:
     session.execute(
         sa.text(
-            "INSERT INTO platform.audit_log (id_, user_id, actor_id, action, created)"
+            "INSERT INTO platform.audit_log (id_, owner_id, actor_id, action, created)"
             " SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'grant_token',"
             " timestamptz '2020-01-01' + n * interval '1 s' FROM generate_series(1, 3000) AS n"
         )
     )
     session.execute(sa.text("ANALYZE platform.audit_log"))
-    last = AuditLog(number=100, created=datetime(2026, 6, 1, tzinfo=timezone.utc))
+    first = list_audit(session, **filters, limit=10)
     plans: list[str] = []
 
     def explain(*arguments: Any) -> None:
@@ -437,7 +437,7 @@ def test_each_filter_has_an_index(session: orm.Session, filters: dict[str, Any],
             plans.append("\n".join(line for (line,) in cursor.fetchall()))
 
     sa.event.listen(session.get_bind(), "before_cursor_execute", explain)
-    list_audit(session, **filters, limit=10, after=last)
+    assert list_audit(session, **filters, limit=10, cursor=first.cursor).rows
     assert f"ix_audit_log_{index}" in plans[0]
     assert "Sort" not in plans[0]
 
@@ -461,7 +461,7 @@ def test_retention_removes_rows_keeps_hashes_and_says_so(sealed: Factory) -> Non
         assert prune_audit_log(session, before) == 2
         session.commit()
         assert prune_audit_log(session, before) == 0
-        (said,) = list_audit(session, user_id=NOBODY)
+        (said,) = list_audit(session, user_id=NOBODY).rows
         assert said.details is not None
         assert (said.action, said.details["rows"], said.details["last_seal"]) == ("apply_retention", 10, 2)
         assert session.scalar(sa.select(sa.func.count()).select_from(AuditLog)) == 11
@@ -472,7 +472,7 @@ def test_retention_removes_rows_keeps_hashes_and_says_so(sealed: Factory) -> Non
         session.rollback()
         as_superuser(
             session,
-            "INSERT INTO platform.audit_log (number, id_, user_id, action) OVERRIDING SYSTEM VALUE"
+            "INSERT INTO platform.audit_log (number, id_, owner_id, action) OVERRIDING SYSTEM VALUE"
             " VALUES (3, gen_random_uuid(), gen_random_uuid(), 'grant_token')",
         )
         with pytest.raises(errors.AuditLogChanged, match=r"seal 1 does not hold: row 3 .* was inserted"):

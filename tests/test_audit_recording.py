@@ -49,7 +49,9 @@ def forget_all(session: Session) -> None:
 def recorded(session: Session) -> list[tuple[str, uuid.UUID, uuid.UUID | None, Any]]:
     """Return what the log says, oldest first: action, about whom, by whom, details."""
     session.flush()
-    return [(row.action, row.user_id, row.actor_id, row.details) for row in reversed(list_audit(session))]
+    return [
+        (row.action, row.user_id, row.actor_id, row.details) for row in reversed(list_audit(session).rows)
+    ]
 
 
 def share_details(run: Workflow, reader: User, **more: str | None) -> dict[str, str | None]:
@@ -156,13 +158,13 @@ def test_who_acts_is_said_once_for_the_transaction(session: Session, run: Workfl
     with pytest.raises(errors.UserNotFound):
         sharing.share_workflow(session, run, uuid.uuid4(), actor_id=reader.id_)
     sharing.unshare_workflow(session, run, reader)
-    assert [(actor, row.service) for row in list_audit(session) if (actor := row.actor_id)] == [
+    assert [(actor, row.service) for row in list_audit(session).rows if (actor := row.actor_id)] == [
         (boss, "api"),
         (reader.id_, "api"),
     ]
     session.commit()
     sharing.share_workflow(session, run, reader)
-    newest = list_audit(session, limit=1)[0]
+    newest = list_audit(session, limit=1).rows[0]
     assert (newest.actor_id, newest.service) == (None, None)
 
 

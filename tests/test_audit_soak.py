@@ -23,7 +23,7 @@ BATCHES = 10
 
 FILL = sa.text(
     """
-    INSERT INTO platform.audit_log (id_, user_id, action, details)
+    INSERT INTO platform.audit_log (id_, owner_id, action, details)
     SELECT gen_random_uuid(), gen_random_uuid(), 'grant_token', jsonb_build_object('n', n)
     FROM generate_series(1, :rows) AS n
     """
@@ -48,7 +48,7 @@ def write(uri: str, seconds: float, written: Any) -> None:
             rows = random.randint(1, 3)
             for _ in range(rows):
                 cursor.execute(
-                    "INSERT INTO platform.audit_log (id_, user_id, action)"
+                    "INSERT INTO platform.audit_log (id_, owner_id, action)"
                     " VALUES (gen_random_uuid(), gen_random_uuid(), 'grant_token')"
                 )
                 time.sleep(random.choice((0, 0, 0, 0.05)))
@@ -135,7 +135,7 @@ def test_a_number_that_was_drawn_before_its_row_was_written_is_waited_for(
         with session_factory() as slow, slow.begin():
             slow.execute(
                 sa.text(
-                    "INSERT INTO platform.audit_log (id_, user_id, action)"
+                    "INSERT INTO platform.audit_log (id_, owner_id, action)"
                     " VALUES (gen_random_uuid(), gen_random_uuid(), 'slow')"
                 )
             )
@@ -165,7 +165,7 @@ def delete(session: orm.Session, number: int, other: int, gap: int) -> tuple[str
 def insert(session: orm.Session, number: int, other: int, gap: int) -> tuple[str, int]:
     execute(
         session,
-        "INSERT INTO platform.audit_log (number, id_, user_id, action) OVERRIDING SYSTEM VALUE"
+        "INSERT INTO platform.audit_log (number, id_, owner_id, action) OVERRIDING SYSTEM VALUE"
         f" VALUES ({gap}, gen_random_uuid(), gen_random_uuid(), 'grant_token')",
     )
     return "inserted", gap
@@ -177,9 +177,9 @@ def swap(session: orm.Session, number: int, other: int, gap: int) -> tuple[str, 
         execute(
             session,
             f"WITH moved AS (DELETE FROM platform.audit_log WHERE number = {old} RETURNING *)"
-            " INSERT INTO platform.audit_log (number, id_, user_id, action, details, created)"
+            " INSERT INTO platform.audit_log (number, id_, owner_id, action, details, created)"
             " OVERRIDING SYSTEM VALUE"
-            f" SELECT {new}, id_, user_id, action, details, created FROM moved",
+            f" SELECT {new}, id_, owner_id, action, details, created FROM moved",
         )
     return "reordered", min(number, other)
 

@@ -1,123 +1,104 @@
-"""The migrated database and the models are the same, as the server's own catalogues tell it."""
+"""The migrated database has what the models and the files of SQL say, as the server itself tells it."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from importlib.resources import files
 
 import pytest
 import sqlalchemy as sa
 
-from platform_db import database
-from platform_db.identifiers import SCHEMA
+from platform_db import database, schema
 from platform_db.models import Base
-from platform_db.schema import ddl
-
-CATALOGUES = {
-    "columns": """
-        SELECT relname, attname, format_type(atttypid, atttypmod), attnotnull, attidentity, attgenerated,
-               pg_get_expr(adbin, adrelid)
-        FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
-        LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-        WHERE relnamespace = 'platform'::regnamespace AND relkind IN ('r', 'p') AND attnum > 0
-          AND NOT attisdropped""",
-    "tables": """
-        SELECT relname, relkind, reloptions, relrowsecurity, relforcerowsecurity, relpersistence
-        FROM pg_class WHERE relnamespace = 'platform'::regnamespace AND relkind IN ('r', 'p', 'v', 'S')""",
-    "constraints": """
-        SELECT conrelid::regclass::text, conname, contype, pg_get_constraintdef(oid), convalidated
-        FROM pg_constraint WHERE connamespace = 'platform'::regnamespace""",
-    "indexes": """
-        SELECT indrelid::regclass::text, pg_get_indexdef(indexrelid), indisunique, indisvalid
-        FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
-        WHERE relnamespace = 'platform'::regnamespace""",
-    "triggers": """
-        SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(pg_trigger.oid), tgenabled
-        FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
-        WHERE relnamespace = 'platform'::regnamespace AND NOT tgisinternal""",
-    "functions": """
-        SELECT proname, pg_get_functiondef(oid), prosecdef, provolatile, proacl
-        FROM pg_proc WHERE pronamespace = 'platform'::regnamespace""",
-    "enumerations": """
-        SELECT typname, array_agg(enumlabel ORDER BY enumsortorder)
-        FROM pg_type JOIN pg_enum ON enumtypid = pg_type.oid
-        WHERE typnamespace = 'platform'::regnamespace GROUP BY typname""",
-    "policies": """
-        SELECT tablename, policyname, permissive, roles::text, cmd, qual, with_check
-        FROM pg_policies WHERE schemaname = 'platform'""",
-    "grants": """
-        SELECT relname, relacl::text FROM pg_class
-        WHERE relnamespace = 'platform'::regnamespace AND relacl IS NOT NULL""",
-    "views": "SELECT viewname, definition FROM pg_views WHERE schemaname = 'platform'",
-}
+from platform_db.schema import compare, objects
 
 
-@pytest.fixture
-def model_catalogues(empty_database_uri: str) -> dict[str, set[Any]]:
-    """Create the models' tables and objects, without any migration, and read the catalogues."""
-    engine = database.create_engine(empty_database_uri)
+def make_from_models(engine: sa.Engine) -> None:
+    """Create the models' tables and the objects of the files, without any migration."""
     with engine.begin() as connection:
-        connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA}")
-        for statement in ddl.before_tables():
+        connection.exec_driver_sql("CREATE SCHEMA platform")
+        for statement in objects.before_tables():
             run(connection, statement)
         Base.metadata.create_all(connection)
-        for statement in ddl.after_tables():
+        for table in Base.metadata.sorted_tables:
+            if storage := table.info.get("storage"):
+                run(connection, f"ALTER TABLE {table.fullname} SET ({storage})")
+        for statement in objects.after_tables():
             run(connection, statement)
-    catalogues = read_catalogues(engine)
-    engine.dispose()
-    return catalogues
 
 
-def run(connection: sa.Connection, statement: str) -> sa.CursorResult[Any]:
+def run(connection: sa.Connection, statement: str) -> None:
     """Run a statement in which neither ``:`` nor ``%`` means a parameter."""
-    return connection.exec_driver_sql(statement.replace("%", "%%"))
+    connection.exec_driver_sql(statement.replace("%", "%%"))
 
 
-def read_catalogues(engine: sa.Engine) -> dict[str, set[Any]]:
-    with engine.connect() as connection:
-        return {
-            name: {
-                tuple(map(str, row)) for row in run(connection, query) if "alembic_version" not in str(row)
-            }
-            for name, query in CATALOGUES.items()
-        }
-
-
-def test_the_migrations_make_what_the_models_say(
-    engine: sa.Engine, model_catalogues: dict[str, set[Any]]
+def test_the_migrations_make_what_the_models_and_files_say(
+    engine: sa.Engine, empty_database_uri: str
 ) -> None:
-    migrated = read_catalogues(engine)
-    for name, rows in model_catalogues.items():
-        assert rows == migrated[name], name
-    assert migrated["triggers"]
-    assert migrated["functions"]
+    other = database.create_engine(empty_database_uri)
+    make_from_models(other)
+    with other.connect() as models, engine.connect() as migrated:
+        made, stored = compare.read_catalogue(models), compare.read_catalogue(migrated)
+    other.dispose()
+    assert {name: made.get(name) for name in {*made, *stored}} == stored
+
+
+def test_the_expected_catalogue_is_that_of_a_migrated_database(engine: sa.Engine) -> None:
+    expected = json.loads(files("platform_db.schema").joinpath(compare.CATALOGUE).read_text(encoding="utf-8"))
+    with engine.connect() as connection:
+        assert compare.read_catalogue(connection) == expected, "run: python -m platform_db.schema.compare"
+
+
+def test_every_file_of_sql_is_used() -> None:
+    names = {path.name.removesuffix(".sql") for path in files("platform_db.schema").joinpath("sql").iterdir()}
+    assert names == {*objects.BEFORE_TABLES, *objects.AFTER_TABLES}
 
 
 @pytest.mark.parametrize(
-    ("change", "catalogue"),
+    ("change", "difference"),
     [
-        ("ALTER TABLE platform.job DROP CONSTRAINT ck_job_finished_has_end", "constraints"),
-        ("DROP INDEX platform.ix_workflow_in_progress", "indexes"),
-        ("ALTER TABLE platform.job DISABLE TRIGGER guard_job_update", "triggers"),
-        ("ALTER TABLE platform.workflow ALTER name DROP NOT NULL", "columns"),
-        ("ALTER FUNCTION platform.touch() SECURITY DEFINER", "functions"),
-        ("GRANT EXECUTE ON FUNCTION platform.refuse_known_user_token_token() TO PUBLIC", "functions"),
-        ("GRANT SELECT ON platform.job TO PUBLIC", "grants"),
+        ("ALTER TABLE platform.job DROP CONSTRAINT ck_job_finished_has_end", "missing constraint ck_job_fin"),
+        ("ALTER TABLE platform.job ADD CHECK (job_name <> 'x')", "unknown constraint"),
+        ("DROP INDEX platform.ix_workflow_in_progress", "missing index ix_workflow_in_progress"),
+        ("CREATE INDEX own ON platform.job (job_name)", "unknown index own"),
+        ("ALTER TABLE platform.job DISABLE TRIGGER guard_update", "altered trigger guard_update on job"),
+        ("DROP TRIGGER guard_update ON platform.job", "missing trigger guard_update on job"),
+        ("ALTER TABLE platform.workflow ALTER name DROP NOT NULL", "altered column workflow.name"),
+        ("ALTER TABLE platform.workflow ADD COLUMN own text", "unknown column workflow.own"),
+        ("ALTER FUNCTION platform.stamp_row() SECURITY DEFINER", "altered function stamp_row()"),
+        ("CREATE TABLE platform.own ()", "unknown table own"),
+        ("ALTER TABLE platform.job DISABLE ROW LEVEL SECURITY", "altered table job"),
+        ("DROP POLICY tenant ON platform.job", "missing policy tenant on job"),
+        ("ALTER TYPE platform.run_status ADD VALUE 'own'", "altered type run_status"),
+        ("ALTER TABLE platform.job SET (fillfactor = 50)", "altered table job"),
     ],
 )
-def test_a_difference_is_found(
-    engine: sa.Engine, model_catalogues: dict[str, set[Any]], change: str, catalogue: str
-) -> None:
+def test_a_difference_is_found(engine: sa.Engine, change: str, difference: str) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql(change)
-    assert read_catalogues(engine)[catalogue] != model_catalogues[catalogue]
+    with engine.connect() as connection:
+        assert any(found.startswith(difference) for found in compare.differences(connection))
+
+
+@pytest.mark.parametrize("setting", ["search_path = platform, public", "quote_all_identifiers = on"])
+def test_settings_of_the_role_make_no_difference(engine: sa.Engine, database_uri: str, setting: str) -> None:
+    with engine.begin() as connection:
+        name = database.normalise_url(database_uri).database
+        connection.exec_driver_sql(f"ALTER DATABASE {name} SET {setting}")
+    engine.dispose()
+    schema.require_agreement(database_uri)
+    with engine.connect() as connection:
+        before = connection.exec_driver_sql("SHOW search_path").scalar_one()
+        assert compare.differences(connection) == []
+        assert connection.exec_driver_sql("SHOW search_path").scalar_one() == before
 
 
 def test_every_tenant_table_starts_its_keys_with_the_tenant() -> None:
     for mapper in Base.registry.mappers:
-        model, table = mapper.class_, mapper.local_table
-        if model.tenant_column is None:
+        table = mapper.local_table
+        if "owner_id" not in table.columns:
             continue
-        owner = table.c[model.tenant_column]
+        owner = table.c["owner_id"]
         assert not owner.nullable
         assert isinstance(owner.type, sa.Uuid)
         assert next(iter(table.primary_key.columns)) is owner, table.name

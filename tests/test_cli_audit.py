@@ -15,6 +15,7 @@ from sqlalchemy import orm
 
 from platform_db import crypto, database, errors
 from platform_db.audit import record_action, seal_audit_log, verify_audit_log
+from platform_db.database.session import PlatformSession
 from platform_db.models import AuditLog
 from tests.command_line import one_line, run, start
 from tests.processes import in_processes
@@ -123,7 +124,7 @@ def seal_rows(uri: str, number: int) -> None:
     engine = database.create_engine(uri)
     give_up_at = time.monotonic() + 60
     while time.monotonic() < give_up_at:
-        seal_audit_log(orm.sessionmaker(engine), wait=0)
+        seal_audit_log(orm.sessionmaker(engine, class_=PlatformSession), wait=0)
         with orm.Session(engine) as session:
             if session.scalar(sa.select(sa.func.count()).select_from(AuditLog)) == 4 * 36:
                 break
@@ -145,7 +146,7 @@ def test_a_sealer_that_is_killed_leaves_a_chain_that_verifies(
     for delay in (0.6, 0.8, 1.0):
         session.execute(
             sa.text(
-                "INSERT INTO platform.audit_log (id_, user_id, action)"
+                "INSERT INTO platform.audit_log (id_, owner_id, action)"
                 " SELECT gen_random_uuid(), gen_random_uuid(), 'grant_token' FROM generate_series(1, 20000)"
             )
         )

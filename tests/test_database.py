@@ -52,7 +52,7 @@ def test_a_scope_commits_or_rolls_back(configured: str) -> None:
 
 
 def test_a_forked_child_makes_an_engine_of_its_own(configured: str) -> None:
-    sessions.Session.execute(sa.text("SELECT 1"))
+    sessions.thread_session.execute(sa.text("SELECT 1"))
     parent = sessions.get_engine()
     child = os.fork()
     if child == 0:
@@ -65,7 +65,7 @@ def test_a_forked_child_makes_an_engine_of_its_own(configured: str) -> None:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert sessions.get_engine() is parent
-    assert sessions.Session.scalar(sa.text("SELECT 2")) == 2
+    assert sessions.thread_session.scalar(sa.text("SELECT 2")) == 2
 
 
 def test_the_configured_timeouts_and_name_reach_the_server(
@@ -256,29 +256,29 @@ def test_invalid_settings_are_named_not_shown(monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_a_child_throws_away_does_not_end_its_parents_transaction(configured: str) -> None:
     for leave in ("remove", "reset", "use", "exit"):
-        sessions.Session.add(User(email=f"{leave}@example.org"))
-        sessions.Session.flush()
+        sessions.thread_session.add(User(email=f"{leave}@example.org"))
+        sessions.thread_session.flush()
         child = os.fork()
         if child == 0:
             try:
                 if leave == "remove":
-                    sessions.Session.remove()
+                    sessions.thread_session.remove()
                 elif leave == "reset":
                     sessions.reset_engine()
                 elif leave == "use":
                     assert (
-                        sessions.Session.scalars(
+                        sessions.thread_session.scalars(
                             sa.select(User.email).where(User.email == "use@example.org")
                         ).all()
                         == []
                     )
-                    sessions.Session.remove()
+                    sessions.thread_session.remove()
                 gc.collect()
             except BaseException:
                 os._exit(1)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        sessions.Session.commit()
+        sessions.thread_session.commit()
     with sessions.session_scope() as session:
         assert len(session.scalars(sa.select(User.email)).all()) == 4
 

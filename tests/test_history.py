@@ -31,13 +31,13 @@ def live(session: Session, run: Workflow) -> None:
 
 def read_all(session: Session, run: Workflow, **options) -> tuple[list, list[int]]:
     """Read all pages until the last one."""
-    entries, sizes, token = [], [], None
+    entries, sizes, cursor = [], [], None
     while True:
-        page = history(session, run, token=token, **({} if token else options), limit=3)
-        entries += page.entries
-        sizes.append(len(page.entries))
-        token = page.token
-        if token is None:
+        page = history(session, run, cursor=cursor, **options, limit=3)
+        entries += page.rows
+        sizes.append(len(page.rows))
+        cursor = page.cursor
+        if cursor is None:
             return entries, sizes
 
 
@@ -56,17 +56,17 @@ def test_changes_and_notes_of_a_run_and_its_jobs_come_in_the_order_of_time(sessi
 
     page = history(session, run)
 
-    assert [(e.kind, e.entity, e.to_status or e.topic) for e in page.entries] == [
+    assert [(e.kind, e.entity, e.to_status or e.topic) for e in page.rows] == [
         ("status", "workflow", "queued"),
         ("note", "workflow", "placement"),
         ("status", "job", "running"),
         ("note", "job", "node"),
     ]
-    assert (page.entries[0].reason, page.entries[1].details) == ("a slot is free", {"queue": "small"})
-    assert [e.entity for e in history(session, run, level="workflow").entries] == ["workflow"] * 2
-    assert [e.entity for e in history(session, run, level="job").entries] == ["job"] * 2
+    assert (page.rows[0].reason, page.rows[1].details) == ("a slot is free", {"queue": "small"})
+    assert [e.entity for e in history(session, run, level="workflow").rows] == ["workflow"] * 2
+    assert [e.entity for e in history(session, run, level="job").rows] == ["job"] * 2
     for level in (None, "job"):
-        assert [e.topic for e in history(session, job, level=level).entries] == [None, "node"]
+        assert [e.topic for e in history(session, job, level=level).rows] == [None, "node"]
 
 
 def test_since_is_inclusive(session: Session) -> None:
@@ -78,22 +78,22 @@ def test_since_is_inclusive(session: Session) -> None:
     assert read_all(session, run, since=entries[1].at + timedelta(microseconds=1))[0] == entries[2:]
 
 
-def test_a_token_lives_as_long_as_the_run(session: Session) -> None:
+def test_a_cursor_lives_as_long_as_the_run(session: Session) -> None:
     run = make_run(session, make_user(session))
     page = history(session, run)
-    assert (page.entries, bool(page.token)) == ([], True)
+    assert (page.rows, bool(page.cursor)) == ([], True)
     transition(session, run, "queued")
     session.commit()
-    page = history(session, run, token=page.token)
-    assert [e.to_status for e in page.entries] == ["queued"]
-    page = history(session, run, token=page.token)
-    assert page.entries == []
+    page = history(session, run, cursor=page.cursor)
+    assert [e.to_status for e in page.rows] == ["queued"]
+    page = history(session, run, cursor=page.cursor)
+    assert page.rows == []
     for status in LIFE[1:]:
         transition(session, run, status)
-    page = history(session, run, token=page.token, limit=2)
-    assert ([e.to_status for e in page.entries], bool(page.token)) == (["pending", "running"], True)
-    page = history(session, run, token=page.token, limit=2)
-    assert ([e.to_status for e in page.entries], page.token) == (["finished"], None)
+    page = history(session, run, cursor=page.cursor, limit=2)
+    assert ([e.to_status for e in page.rows], bool(page.cursor)) == (["pending", "running"], True)
+    page = history(session, run, cursor=page.cursor, limit=2)
+    assert ([e.to_status for e in page.rows], page.cursor) == (["finished"], None)
 
 
 def test_pages_are_full_and_hold_each_entry_once(session: Session) -> None:
@@ -119,18 +119,18 @@ def test_what_commits_behind_a_reader_is_not_missed(
         transition(session, run, "queued")
         session.commit()
         page = history(session, run)
-        assert [e.to_status for e in page.entries] == ["queued"]
+        assert [e.to_status for e in page.rows] == ["queued"]
         session.commit()
-        page = history(session, run, token=page.token)
-        assert page.entries == []
+        page = history(session, run, cursor=page.cursor)
+        assert page.rows == []
         slow.commit()
     session.commit()
-    page = history(session, run, token=page.token)
-    assert [e.to_status or e.message for e in page.entries] == ["running", "slow"]
+    page = history(session, run, cursor=page.cursor)
+    assert [e.to_status or e.message for e in page.rows] == ["running", "slow"]
     for _ in range(3):
         session.commit()
-        page = history(session, run, token=page.token)
-        assert page.entries == []
+        page = history(session, run, cursor=page.cursor)
+        assert page.rows == []
 
 
 def test_a_note_of_a_long_transaction_that_snapshots_do_not_show_is_not_missed(
@@ -147,16 +147,16 @@ def test_a_note_of_a_long_transaction_that_snapshots_do_not_show_is_not_missed(
         slow.flush()
         add_note(session, run, "quick", "quick")
         session.commit()
-        token = history(session, run).token
+        cursor = history(session, run).cursor
         for _ in range(2):
             session.commit()
-            token = history(session, run, token=token).token
+            cursor = history(session, run, cursor=cursor).cursor
         session.commit()
         slow.commit()
-    page = history(session, run, token=token)
-    assert [entry.message for entry in page.entries] == ["slow"]
+    page = history(session, run, cursor=cursor)
+    assert [entry.message for entry in page.rows] == ["slow"]
     session.commit()
-    assert history(session, run, token=page.token).entries == []
+    assert history(session, run, cursor=page.cursor).rows == []
 
 
 def test_what_was_restored_from_another_server_comes_once(session: Session) -> None:
@@ -183,12 +183,12 @@ def test_old_entries_do_not_come_again_when_transactions_reach_the_numbers_of_an
     )
     session.commit()
     page = history(session, run)
-    assert [entry.message for entry in page.entries] == ["long ago"]
+    assert [entry.message for entry in page.rows] == ["long ago"]
     for _ in range(10):
         session.commit()
         session.execute(sa.text("SELECT pg_current_xact_id()"))
     session.commit()
-    assert history(session, run, token=page.token).entries == []
+    assert history(session, run, cursor=page.cursor).rows == []
 
 
 def test_entries_of_the_same_instant_come_once_each(session: Session) -> None:
@@ -204,11 +204,11 @@ def test_entries_of_the_same_instant_come_once_each(session: Session) -> None:
     for table in ("status_change", "note"):
         session.execute(sa.text(f"UPDATE platform.{table} SET at = now()"))
     session.commit()
-    entries, token = [], None
+    entries, cursor = [], None
     for _ in range(13):
-        page = history(session, run, token=token, limit=1)
-        entries += page.entries
-        token = page.token
+        page = history(session, run, cursor=cursor, limit=1)
+        entries += page.rows
+        cursor = page.cursor
         session.commit()
     changes = [(entry.entity_id, entry.revision) for entry in entries if entry.kind == "status"]
     notes = [entry.entity_id for entry in entries if entry.kind == "note"]
@@ -221,10 +221,10 @@ def test_what_the_reader_itself_writes_comes_once(session: Session) -> None:
     add_note(session, run, "own", "1")
     page = history(session, run)
     add_note(session, run, "own", "2")
-    page = history(session, run, token=page.token)
-    assert [e.message for e in page.entries] == ["2"]
+    page = history(session, run, cursor=page.cursor)
+    assert [e.message for e in page.rows] == ["2"]
     session.commit()
-    assert history(session, run, token=page.token).entries == []
+    assert history(session, run, cursor=page.cursor).rows == []
 
 
 def test_readers_see_each_entry_once_while_others_write(
@@ -248,37 +248,37 @@ def test_readers_see_each_entry_once_while_others_write(
     threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
-    seen, token = [], None
+    seen, cursor = [], None
     while True:
         alive = any(thread.is_alive() for thread in threads)
-        page = history(session, run, token=token, limit=7)
+        page = history(session, run, cursor=cursor, limit=7)
         session.commit()
-        seen += [entry.message for entry in page.entries]
-        token = page.token
-        if not alive and not page.entries:
+        seen += [entry.message for entry in page.rows]
+        cursor = page.cursor
+        if not alive and not page.rows:
             break
     assert sorted(seen) == sorted(written)
 
 
-@pytest.mark.parametrize("token", ["", "nonsense", "W10", "é", "WyJoaXN0b3J5Il0"])
-def test_a_token_from_elsewhere_is_refused(session: Session, token: str) -> None:
+@pytest.mark.parametrize("cursor", ["", "nonsense", "W10", "é", "WyJoaXN0b3J5Il0"])
+def test_a_cursor_from_elsewhere_is_refused(session: Session, cursor: str) -> None:
     run = make_run(session, make_user(session))
     with pytest.raises(errors.InvalidIdentifier):
-        history(session, run, token=token)
+        history(session, run, cursor=cursor)
 
 
-def test_a_token_of_another_run_is_refused(session: Session) -> None:
+def test_a_cursor_of_another_run_is_refused(session: Session) -> None:
     owner = make_user(session)
-    token = history(session, make_run(session, owner)).token
-    with pytest.raises(errors.InvalidIdentifier, match="another"):
-        history(session, make_run(session, owner), token=token)
+    cursor = history(session, make_run(session, owner)).cursor
+    with pytest.raises(errors.InvalidIdentifier, match="no such cursor"):
+        history(session, make_run(session, owner), cursor=cursor)
 
 
 def test_notes_keep_what_text_cannot_hold_readable(session: Session) -> None:
     run = make_run(session, make_user(session))
     add_note(session, run, "output", "a\0b\udc80c")
     session.commit()
-    assert history(session, run).entries[0].message == "a\\x00b\\udc80c"
+    assert history(session, run).rows[0].message == "a\\x00b\\udc80c"
 
 
 def make_moves(uri: str, owner: str, moves: int, number: int) -> None:
@@ -289,7 +289,9 @@ def make_moves(uri: str, owner: str, moves: int, number: int) -> None:
         ids = session.scalars(sa.select(Workflow.id_).where(Workflow.owner_id == uuid.UUID(owner))).all()
         for _ in range(moves):
             wanted = chance.choice(list(RunStatus))
-            transition(session, chance.choice(ids), wanted, reason=str(number), on_conflict="report")
+            transition(
+                session, chance.choice(ids), wanted, model=Workflow, reason=str(number), on_conflict="report"
+            )
             session.commit()
     engine.dispose()
 
@@ -328,5 +330,5 @@ def test_since_may_be_in_any_time_zone(session: Session) -> None:
     run = make_run(session, make_user(session))
     add_note(session, run, "a", "b")
     east = timezone(timedelta(hours=5))
-    assert history(session, run, since=datetime.now(east) - timedelta(minutes=1)).entries
-    assert not history(session, run, since=datetime.now(east) + timedelta(minutes=1)).entries
+    assert history(session, run, since=datetime.now(east) - timedelta(minutes=1)).rows
+    assert not history(session, run, since=datetime.now(east) + timedelta(minutes=1)).rows

@@ -200,7 +200,7 @@ def test_whoever_is_at_work_is_not_waited_for_and_not_recovered(
     session.commit()
     with session_factory() as worker, session_factory() as finisher:
         heartbeat(worker, [worker.get_one(Workflow, beating.id_)], holder="w")
-        transition(finisher, ending.id_, "finished")
+        transition(finisher, ending.id_, "finished", model=Workflow)
         session.execute(sa.text("SET LOCAL lock_timeout = '500ms'"))
         assert recover(session, NOW).ids == []
         session.commit()

@@ -121,20 +121,20 @@ def test_requesting_and_granting_an_access_token(session: Session) -> None:
         user.access_token = "another"
     with pytest.raises(errors.TokenError, match="has already an active access token"):
         user.request_access_token()
-    of_user = sa.select(AuditLog.action).where(AuditLog.user_id == user.id_).order_by(AuditLog.number)
+    of_user = sa.select(AuditLog.action).where(AuditLog.owner_id == user.id_).order_by(AuditLog.number)
     assert session.scalars(of_user).all() == ["create_user", "request_token", "grant_token"]
 
 
 def test_a_second_active_access_token_is_refused_by_the_database_too(session: Session) -> None:
     user = make_user(session, access_token="one")
-    session.add(UserToken(user_id=user.id_, type_=UserTokenType.access, status="active", token="two"))
+    session.add(UserToken(owner_id=user.id_, type_=UserTokenType.access, status="active", token="two"))
     with pytest.raises(errors.TokenError, match="has already an active access token"):
         session.flush()
 
 
 def test_an_active_token_has_a_value(session: Session) -> None:
     user = make_user(session)
-    session.add(UserToken(user_id=user.id_, type_=UserTokenType.webhook, status="active"))
+    session.add(UserToken(owner_id=user.id_, type_=UserTokenType.webhook, status="active"))
     with pytest.raises(sa.exc.IntegrityError, match="active_has_value"):
         session.flush()
 

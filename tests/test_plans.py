@@ -82,7 +82,7 @@ def test_counting_a_tenants_statuses_uses_an_index(session: Session, run: Workfl
 
 
 def test_listing_what_is_in_progress_uses_an_index(session: Session, run: Workflow) -> None:
-    plan = plans_of(session, lambda: list_workflows(session, run.owner_id, statuses=[RunStatus.running]))
+    plan = plans_of(session, lambda: list_workflows(session, run.owner_id, statuses=[RunStatus.running]).rows)
     assert "Index" in plan
     assert "Seq Scan" not in plan
     query = sa.select(Workflow.id_).where(Workflow.status == RunStatus.running).order_by(Workflow.id_)

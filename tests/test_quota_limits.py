@@ -80,7 +80,7 @@ def test_setting_a_limit_leaves_an_audit_row(session: Session) -> None:
     assert quota.set_limit(session, user, "disk", 50) is None
     assert quota.set_limit(session, user.id_, "shared storage", None, actor=boss) == 50
     assert quota.set_limit(session, user, "disk", None) is None, "no change"
-    second, first = list_audit(session, action="set_quota_limit")
+    second, first = list_audit(session, action="set_quota_limit").rows
     assert (first.user_id, first.actor_id) == (user.id_, None)
     disk = quota.get_default_quota_resource(session, ResourceType.disk)
     assert first.details == {"resource_id": str(disk.id_), "before": None, "limit": 50}

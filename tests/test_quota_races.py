@@ -15,6 +15,7 @@ from sqlalchemy import orm
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import database, errors, quota
+from platform_db.database.session import PlatformSession
 from platform_db.leases.tasks import lease
 from platform_db.models import (
     QuotaReservation,
@@ -139,7 +140,7 @@ def test_a_second_run_says_so(session_factory: sessionmaker[Session]) -> None:
 
 def hold_lease(uri: str, seconds: float, seed: int) -> None:
     engine = database.create_engine(uri)
-    with lease(orm.sessionmaker(engine), "job", seconds=seconds):
+    with lease(orm.sessionmaker(engine, class_=PlatformSession), "job", seconds=seconds):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -240,7 +241,7 @@ def check_totals(session: Session) -> None:
         sa.text(
             """SELECT t.quota_used, coalesce((
                 SELECT sum(f.quota_used) FROM platform.workflow_resource AS f
-                WHERE f.owner_id = t.user_id AND f.resource_id = t.resource_id), 0)
+                WHERE f.owner_id = t.owner_id AND f.resource_id = t.resource_id), 0)
             FROM platform.user_resource AS t"""
         )
     ).all()

@@ -14,6 +14,7 @@ from sqlalchemy import orm
 
 from platform_db import errors
 from platform_db.audit import prune_audit_log, record_action, seal_audit_log
+from platform_db.database.session import PlatformSession
 from platform_db.models import Base, Workflow
 from platform_db.tenancy import roles, tenant_scope
 from platform_db.tenancy.drift import differences, read_grants
@@ -31,7 +32,7 @@ def login(engine: sa.Engine) -> Iterator[sa.Engine]:
     """Give an engine whose connections are a login that has no rights of its own."""
     with orm.Session(engine) as session, session.begin():
         roles._run_again_if_concurrent(
-            orm.sessionmaker(engine),
+            orm.sessionmaker(engine, class_=PlatformSession),
             f"CREATE ROLE {LOGIN} LOGIN",
             lambda session: bool(session.scalar(sa.text(f"SELECT to_regrole('{LOGIN}') IS NOT NULL"))),
         )
@@ -97,12 +98,12 @@ def test_a_change_is_found_and_what_mends_it_is_told(
     assert {d.mend == "platform-db roles grant" for d in found} == {granted}
     session.commit()
     if granted:
-        roles.grant_privileges(orm.sessionmaker(engine))
+        roles.grant_privileges(orm.sessionmaker(engine, class_=PlatformSession))
     else:
         with pytest.raises(
             errors.RolesMissing, match=f"what could be granted is granted, .* {found[0].role}"
         ):
-            roles.grant_privileges(orm.sessionmaker(engine))
+            roles.grant_privileges(orm.sessionmaker(engine, class_=PlatformSession))
         for difference in found:
             for statement in difference.mend.split(";"):
                 session.execute(sa.text(statement))

@@ -28,13 +28,13 @@ def reader(session: Session) -> User:
 def test_a_shared_run_is_found_until_it_is_taken_back(session: Session, run: Workflow, reader: User) -> None:
     share_workflow(session, run, reader, message="look", actor_id=reader.id_)
     session.commit()
-    assert list_shared(session, reader) == [run]
-    assert list_shared(session, reader, after=run) == []
+    assert list_shared(session, reader).rows == [run]
+    assert list_shared(session, reader, after=run).rows == []
     assert get_workflow(session, run.id_, reader.id_, include_shared=True) is run
     assert unshare_workflow(session, run, reader)
     assert not unshare_workflow(session, run, reader)
-    assert list_shared(session, reader) == []
-    said = list_audit(session, user_id=run.owner_id)
+    assert list_shared(session, reader).rows == []
+    said = list_audit(session, user_id=run.owner_id).rows
     assert [row.action for row in said] == ["unshare_workflow", "share_workflow", "create_user"]
     assert said[1].actor_id == reader.id_
     assert said[1].details is not None and said[1].details["workflow_id"] == str(run.id_)
@@ -44,9 +44,9 @@ def test_an_expired_share_grants_nothing_and_can_be_renewed(
     session: Session, run: Workflow, reader: User
 ) -> None:
     share_workflow(session, run, reader, valid_until=datetime.now(timezone.utc) - timedelta(seconds=1))
-    assert list_shared(session, reader) == []
+    assert list_shared(session, reader).rows == []
     share_workflow(session, run, reader)
-    assert list_shared(session, reader) == [run]
+    assert list_shared(session, reader).rows == [run]
     assert [share.valid_until for share in run.shares] == [None]
 
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from platform_db import errors, sessions
+from platform_db.database.session import PlatformSession
 from platform_db.models import Job, Note, Workflow
 from platform_db.tenancy import tenant_scope, tenant_sessionmaker
 from tests.tenants import Tenant, make_tenant, prepare_roles
@@ -187,10 +188,10 @@ def test_a_rollback_brings_nothing_back_into_a_scope(session: orm.Session, ann: 
 
 
 def test_a_threads_session_can_be_scoped(database_uri: str, engine: sa.Engine, ann: Tenant) -> None:
-    registry = orm.scoped_session(orm.sessionmaker(engine))
+    registry = orm.scoped_session(orm.sessionmaker(engine, class_=PlatformSession))
     with tenant_scope(registry, ann.id_):
         assert [run.id_ for run in registry.scalars(sa.select(Workflow))] == [ann.run]
     registry.remove()
-    with tenant_scope(sessions.Session(bind=engine), ann.id_):
-        assert [run.id_ for run in sessions.Session.scalars(sa.select(Workflow))] == [ann.run]
-    sessions.Session.remove()
+    with tenant_scope(sessions.thread_session(bind=engine), ann.id_):
+        assert [run.id_ for run in sessions.thread_session.scalars(sa.select(Workflow))] == [ann.run]
+    sessions.thread_session.remove()

@@ -59,7 +59,7 @@ def test_nothing_that_is_logged_shown_or_raised_holds_a_value(
         statements = (
             lambda: tokens.issue(session, user, type_="webhook", value=own),
             lambda: session.add(
-                UserToken(user_id=user.id_, type_="personal", status="active", token=generate("personal"))
+                UserToken(owner_id=user.id_, type_="personal", status="active", token=generate("personal"))
             ),
             lambda: session.execute(sa.update(UserToken).values(token_digest=b"short")),
             lambda: session.execute(

@@ -28,7 +28,7 @@ from tests.processes import in_processes
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
 
 ACTIVE = """
-SELECT count(*) FROM platform.user_token WHERE type_ = 'access' AND status = 'active' GROUP BY user_id
+SELECT count(*) FROM platform.user_token WHERE type_ = 'access' AND status = 'active' GROUP BY owner_id
 """
 
 

@@ -21,7 +21,7 @@ ROUNDS = 5
 
 
 def by_transition(session: Session, run_id: str, status: RunStatus) -> None:
-    transition(session, run_id, status)
+    transition(session, run_id, status, model=Workflow)
 
 
 def by_bulk_update(session: Session, run_id: str, status: RunStatus) -> None:

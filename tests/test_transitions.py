@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors
 from platform_db.lifecycle.transitions import override_guard, set_actor, transition, transition_many
-from platform_db.models import Job, JobStatus, RunStatus, StatusChange
+from platform_db.models import Job, JobStatus, RunStatus, StatusChange, Workflow
 from tests.factories import make_guarded, make_run, make_user
 
 
@@ -35,8 +35,8 @@ def test_an_id_will_do(session: Session) -> None:
     job = Job(workflow_id=run.id_)
     session.add(job)
     session.commit()
-    assert transition(session, str(run.id_), "queued") is RunStatus.queued
-    assert transition(session, job.id_, JobStatus.queued) is JobStatus.queued
+    assert transition(session, str(run.id_), "queued", model=Workflow) is RunStatus.queued
+    assert transition(session, job.id_, JobStatus.queued, model=Job) is JobStatus.queued
     assert job.status is JobStatus.queued
 
 
@@ -67,9 +67,11 @@ def test_conditions_are_checked_with_the_change(session: Session) -> None:
 
 def test_what_is_not_there_is_not_found(session: Session) -> None:
     with pytest.raises(errors.WorkflowNotFound):
-        transition(session, uuid.uuid4(), RunStatus.queued)
+        transition(session, uuid.uuid4(), RunStatus.queued, model=Workflow)
     with pytest.raises(errors.InvalidIdentifier, match="a UUID is needed"):
-        transition(session, "nonsense", RunStatus.queued)
+        transition(session, "nonsense", RunStatus.queued, model=Workflow)
+    with pytest.raises(errors.InvalidIdentifier, match="give its model"):
+        transition(session, uuid.uuid4(), "running")
 
 
 def test_a_reason_speaks_of_one_statement_only(session: Session) -> None:
@@ -99,7 +101,9 @@ def test_many_rows_change_in_one_statement_and_each_is_reported(session: Session
     created = [make_run(session, owner) for _ in range(3)]
     finished = make_run(session, owner, status="finished")
     nobody = uuid.uuid4()
-    results = transition_many(session, [*created, finished.id_, str(nobody)], RunStatus.queued, reason="go")
+    results = transition_many(
+        session, [*created, finished.id_, str(nobody)], RunStatus.queued, model=Workflow, reason="go"
+    )
     assert [(r.changed, r.status, r.revision) for r in results] == [
         *[(True, "queued", 1)] * 3,
         (False, "finished", 0),
@@ -149,10 +153,12 @@ def test_two_writers_race_and_exactly_one_wins(
                 other.connection()
                 barrier.wait()
                 if many:
-                    (result,) = transition_many(other, [run_id], status)
+                    (result,) = transition_many(other, [run_id], status, model=Workflow)
                     told[status] = result.status
                 else:
-                    told[status] = transition(other, run_id, status, on_conflict="report").value
+                    told[status] = transition(
+                        other, run_id, status, model=Workflow, on_conflict="report"
+                    ).value
                 other.commit()
 
         statuses = (RunStatus.finished, RunStatus.failed)
@@ -198,7 +204,7 @@ def test_conditions_hold_for_each_of_many_rows(session: Session) -> None:
     queued, moved, created, nobody = (
         make_run(session, owner, status="queued"),
         make_run(session, owner, status="created"),
-        make_run(session, owner, status="created"),
+        make_run(session, owner, status="finished"),
         uuid.uuid4(),
     )
     transition(session, moved, RunStatus.queued)
@@ -208,6 +214,7 @@ def test_conditions_hold_for_each_of_many_rows(session: Session) -> None:
         RunStatus.pending,
         expected_revision={queued.id_: 0, moved.id_: 0},
         unexpected_statuses=[RunStatus.deleted],
+        model=Workflow,
     )
     assert [result.changed for result in results] == [True, False, False, False]
     refusals = [result.refusal for result in results]

@@ -8,6 +8,7 @@ import uuid
 
 import pytest
 import sqlalchemy as sa
+from platform_db.models.policies import tenant_columns
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors, users
@@ -17,7 +18,6 @@ from platform_db.lifecycle.history import add_note
 from platform_db.lifecycle.transitions import transition
 from platform_db.logs import append_log
 from platform_db.models import AuditLog, InteractiveSession, Job, Service, User, UserToken, Workflow
-from platform_db.models.policies import tenant_columns
 from tests.factories import make_guarded, make_run, make_user
 
 
@@ -28,8 +28,8 @@ def test_a_user_is_created_and_found(session: Session) -> None:
     assert users.find_user(session, str(ada.id_)) is ada
     with pytest.raises(errors.UserExists):
         users.create_user(session, "ada@EXAMPLE.org")
-    assert list(users.list_users(session)) == [ada]
-    assert list(users.list_users(session, after=ada.id_)) == []
+    assert list(users.list_users(session).rows) == [ada]
+    assert list(users.list_users(session, after=ada.id_).rows) == []
     for unknown in ("nobody@example.org", uuid.uuid4()):
         with pytest.raises(errors.UserNotFound):
             users.find_user(session, unknown)

@@ -9,7 +9,7 @@ forever.
 from __future__ import annotations
 
 CONTENT = (
-    "json_build_array(id_, user_id, actor_id, action, details, request_id, address, service,"
+    "json_build_array(id_, owner_id, actor_id, action, details, request_id, address, service,"
     " extract(epoch FROM created))::text"
 )
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.cursors import Page
+from platform_db.database.paging import read_page
+from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import AuditLog, AuditLogAction
 
@@ -17,6 +20,7 @@ from platform_db.models import AuditLog, AuditLogAction
 PAGE = 1000
 
 
+@takes_session
 def list_audit(
     session: Session,
     *,
@@ -26,30 +30,29 @@ def list_audit(
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int = 100,
-    after: AuditLog | None = None,
-) -> Sequence[AuditLog]:
-    """Return audit rows, newest first.
+    cursor: str | None = None,
+) -> Page[AuditLog]:
+    """Return a page of audit rows, newest first.
 
     :param user_id: only those about this user.
     :param actor_id: only what this user did.
     :param action: only this action.
     :param since: only what was recorded at this time or later.
     :param until: only what was recorded before this time.
-    :param after: the last row of the page before.
+    :param cursor: where the page before ended, with the same filters.
+    :raises errors.InvalidIdentifier: this list gave no such cursor.
     """
-    query = (
-        _filtered(user_id, actor_id, action, since, until)
-        .order_by(AuditLog.created.desc(), AuditLog.number.desc())
-        .limit(limit)
+    return read_page(
+        session,
+        _filtered(user_id, actor_id, action, since, until),
+        (AuditLog.created, AuditLog.number),
+        query=("audit", user_id, actor_id, action, since, until),
+        limit=limit,
+        cursor=cursor,
     )
-    if after is not None:
-        query = query.where(
-            sa.tuple_(AuditLog.created, AuditLog.number)
-            < sa.tuple_(sa.literal(after.created), sa.literal(after.number))
-        )
-    return session.scalars(query).all()
 
 
+@takes_session
 def export_audit(
     session: Session,
     *,
@@ -82,7 +85,7 @@ def as_values(row: Any) -> dict[str, Any]:
         "number": row.number,
         "id": str(row.id_),
         "created": row.created.isoformat(),
-        "user_id": str(row.user_id),
+        "user_id": str(row.owner_id),
         "actor_id": str(row.actor_id) if row.actor_id else None,
         "action": row.action,
         "details": row.details,
@@ -101,7 +104,7 @@ def _filtered(
 ) -> sa.Select[Any]:
     query = sa.select(AuditLog)
     if user_id is not None:
-        query = query.where(AuditLog.user_id == parse_id(user_id, "user id"))
+        query = query.where(AuditLog.owner_id == parse_id(user_id, "user id"))
     if actor_id is not None:
         query = query.where(AuditLog.actor_id == parse_id(actor_id, "user id"))
     if action is not None:

@@ -37,7 +37,7 @@ def record_action(
     :raises errors.TokenInText: a token's value is in the details.
     """
     row = AuditLog(
-        user_id=user.id_ if isinstance(user, User) else parse_id(user, "user id"),
+        owner_id=user.id_ if isinstance(user, User) else parse_id(user, "user id"),
         action=action,
         details=dict(details) if details else None,
     )

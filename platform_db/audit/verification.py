@@ -211,7 +211,7 @@ _IS_REMOVAL_RECORDED = sa.text(
     f"""
     SELECT EXISTS (
         SELECT FROM {TABLE}
-        WHERE user_id = CAST(:nobody AS uuid) AND action = :action AND number > :after
+        WHERE owner_id = CAST(:nobody AS uuid) AND action = :action AND number > :after
           AND details @> CAST(:details AS jsonb)
     ) OR :next < (SELECT first_kept_seal FROM platform.audit_seal ORDER BY number DESC LIMIT 1)
     """

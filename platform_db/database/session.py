@@ -3,10 +3,33 @@
 from __future__ import annotations
 
 import functools
+import uuid
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import sqlalchemy as sa
 from sqlalchemy.orm import Session, scoped_session
+
+from platform_db.identifiers import parse_id
+
+
+class PlatformSession(Session):
+    """A session that finds a tenant's row by its whole key, and also by its id alone.
+
+    ``session.get(Workflow, id_)`` asks for the owner first. With the whole key, ``(owner_id, id_)``, it does
+    not, and a row that the session holds needs no statement.
+    """
+
+    def get(self, entity: Any, ident: Any, **options: Any) -> Any:
+        """Return the row with this key or id, None where there is none."""
+        if isinstance(ident, uuid.UUID | str) and len(sa.inspect(entity).primary_key) > 1:
+            id_ = parse_id(ident)
+            owner_id = self.scalar(sa.select(entity.owner_id).where(entity.id_ == id_))
+            ident = (owner_id, id_)
+            if owner_id is None:
+                return None
+        return super().get(entity, ident, **options)
+
 
 AnySession = Session | scoped_session[Session]
 """A session, or a registry that gives the one of this thread."""

@@ -71,10 +71,6 @@ def require_healthy(findings: list[Finding]) -> None:
         raise errors.Unhealthy("; ".join(f"{finding.check}: {finding.count}" for finding in findings))
 
 
-def _owner(entity: str) -> str:
-    return "user_id" if entity == "user_token" else "owner_id"
-
-
 def _orphans(table: str, column: str = "entity_id") -> str:
     parents = " UNION ALL ".join(
         f"SELECT '{entity}' AS entity, id_ FROM platform.{entity}" for entity in MACHINES
@@ -97,7 +93,7 @@ def _stories() -> str:
             WHERE entity = '{entity}' GROUP BY entity_id
         ) AS story ON story.entity_id = row.id_
         LEFT JOIN platform.status_change AS change
-          ON change.owner_id = row.{_owner(entity)} AND change.entity_id = row.id_
+          ON change.owner_id = row.owner_id AND change.entity_id = row.id_
          AND change.revision = row.revision
         WHERE row.revision <> coalesce(story.changes, 0) OR row.revision <> coalesce(story.last, 0)
            OR change.to_status <> row.status::text
@@ -161,7 +157,7 @@ CHECKS = {
         ) AS run LEFT JOIN platform.run_counter AS counter USING (owner_id, name, run_number_major)
         WHERE coalesce(counter.last, 0) < run.last""",
     "disk totals that are not the sum of their workspaces": f"""
-        SELECT total.user_id FROM platform.user_resource AS total
+        SELECT total.owner_id FROM platform.user_resource AS total
         JOIN platform.resource ON resource.id_ = total.resource_id AND resource.name = '{_DISK}'
         LEFT JOIN (
             SELECT owner_id, sum(used) AS used FROM (
@@ -173,23 +169,23 @@ CHECKS = {
                   ON resource.id_ = figure.resource_id AND resource.name = '{_DISK}'
                 GROUP BY run.owner_id, run.workspace_path
             ) AS workspace GROUP BY owner_id
-        ) AS figures ON figures.owner_id = total.user_id
+        ) AS figures ON figures.owner_id = total.owner_id
         WHERE total.quota_used <> coalesce(figures.used, 0)""",
     "processing times that are not the sum of what was used": f"""
-        SELECT total.user_id FROM platform.user_resource AS total
+        SELECT total.owner_id FROM platform.user_resource AS total
         JOIN platform.resource ON resource.id_ = total.resource_id AND resource.name = '{_CPU}'
         LEFT JOIN (
             SELECT owner_id, resource_id, sum(quota_used) AS used FROM ({_figures()}) AS figure
             GROUP BY owner_id, resource_id
-        ) AS figures ON figures.owner_id = total.user_id AND figures.resource_id = total.resource_id
+        ) AS figures ON figures.owner_id = total.owner_id AND figures.resource_id = total.resource_id
         WHERE total.quota_used <> total.quota_pruned + coalesce(figures.used, 0)""",
     "log sizes behind their logs": _log_sizes(),
     "reserved amounts that are not the sum of their reservations": """
-        SELECT total.user_id FROM platform.user_resource AS total
+        SELECT total.owner_id FROM platform.user_resource AS total
         LEFT JOIN (
-            SELECT user_id, resource_id, sum(greatest(amount, 0)) AS reserved
-            FROM platform.quota_reservation GROUP BY user_id, resource_id
-        ) AS held USING (user_id, resource_id)
+            SELECT owner_id, resource_id, sum(greatest(amount, 0)) AS reserved
+            FROM platform.quota_reservation GROUP BY owner_id, resource_id
+        ) AS held USING (owner_id, resource_id)
         WHERE total.quota_reserved <> coalesce(held.reserved, 0)""",
     "invalid indexes": """
         SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid

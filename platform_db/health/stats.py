@@ -8,7 +8,6 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.models import Base
-from platform_db.models.policies import tenant_columns
 from platform_db.states import MACHINES
 
 
@@ -55,12 +54,12 @@ def _smallest(name: str) -> str | None:
     return f"SELECT {time} FROM platform.{name} ORDER BY id_ LIMIT 1"
 
 
-def _first_of(table: str, parent: str, key: str, order: str, owner: str = "owner_id") -> str:
+def _first_of(table: str, parent: str, key: str, order: str) -> str:
     """Select the time of the first entry of the oldest parent that has any, along both tables' keys."""
     return f"""
         (SELECT entry.at FROM platform.{parent} AS parent CROSS JOIN LATERAL (
             SELECT at FROM platform.{table}
-            WHERE owner_id = parent.{owner} AND {key} = parent.id_ ORDER BY {order} LIMIT 1
+            WHERE owner_id = parent.owner_id AND {key} = parent.id_ ORDER BY {order} LIMIT 1
         ) AS entry ORDER BY parent.id_ LIMIT 1)
     """
 
@@ -68,12 +67,11 @@ def _first_of(table: str, parent: str, key: str, order: str, owner: str = "owner
 _OLDEST = {
     "status_change": f"""SELECT min(at) FROM ({
         " UNION ALL ".join(
-            _first_of("status_change", entity, "entity_id", "entity, revision", owner)
-            for entity, owner in ((entity, tenant_columns()[entity]) for entity in MACHINES)
+            _first_of("status_change", entity, "entity_id", "entity, revision") for entity in MACHINES
         )
     }) AS first""",
-    "log_chunk": _first_of("log_chunk", "workflow", "workflow_id", "id_"),
-    "service_log": _first_of("service_log", "service", "service_id", "id_"),
+    "log_chunk": _first_of("log_chunk", "workflow", "workflow_id", "number"),
+    "service_log": _first_of("service_log", "service", "service_id", "number"),
     "audit_log": "SELECT created FROM platform.audit_log ORDER BY number LIMIT 1",
 }
 

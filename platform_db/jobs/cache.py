@@ -64,7 +64,7 @@ def store_result(
     :raises errors.NotFound: there is no such job.
     """
     session.flush()
-    job_id = identity_of(job) if isinstance(job, Job) else parse_id(job, "job id")
+    job_id = identity_of(job)[1] if isinstance(job, Job) else parse_id(job, "job id")
     values = {
         "id": str(new_id()),
         "job": str(job_id),

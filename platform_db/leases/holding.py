@@ -12,9 +12,10 @@ from functools import cache
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.database.session import takes_session
 from platform_db.models import InteractiveSession, Job, Service, Workflow
 from platform_db.models.base import identity_of
-from platform_db.models.lease import ALIVE
+from platform_db.states import MACHINES
 
 Leased = Workflow | Job | InteractiveSession | Service
 
@@ -31,41 +32,51 @@ def this_worker() -> str:
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
+@takes_session
 def heartbeat(session: Session, rows: Iterable[Leased], holder: str | None = None) -> set[uuid.UUID]:
     """Say that the holder is alive and works on the rows, and return the ids of those that it holds.
 
     One statement for each kind of row. The first heartbeat takes the lease. An id that does not come back is
-    lost: it has ended, or was recovered, or somebody else holds it; the worker should let go of it.
+    lost: it has ended, or was recovered, or another holder has it; the worker should let go of it.
 
     :param holder: ``node`` or ``node/process``; by default this process.
     """
     session.flush()
-    by_table: dict[str, list[str]] = defaultdict(list)
+    by_table: dict[str, list[Leased]] = defaultdict(list)
     for row in rows:
-        by_table[row.__tablename__].append(str(identity_of(row)))
+        by_table[row.__tablename__].append(row)
     held: set[uuid.UUID] = set()
     for table in sorted(by_table):
-        parameters = {"ids": by_table[table], "holder": holder or this_worker()}
+        parameters = {**_keys(by_table[table]), "holder": holder or this_worker()}
         held |= set(session.connection().execute(_heartbeat(table), parameters).scalars())
     return held
 
 
+@takes_session
 def release(session: Session, rows: Iterable[Leased], holder: str | None = None) -> None:
     """Give the leases of the rows back."""
     session.flush()
-    parameters = {"ids": [str(identity_of(row)) for row in rows], "holder": holder or this_worker()}
-    session.connection().execute(_RELEASE, parameters)
+    session.connection().execute(_RELEASE, {**_keys(rows), "holder": holder or this_worker()})
+
+
+def _keys(rows: Iterable[Leased]) -> dict[str, list[str]]:
+    keys = [identity_of(row) for row in rows]
+    return {"owners": [str(owner_id) for owner_id, _ in keys], "ids": [str(id_) for _, id_ in keys]}
+
+
+_GIVEN = "unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[])) AS given (owner_id, id_)"
 
 
 @cache
 def _heartbeat(table: str) -> sa.TextClause:
-    # A lease that is being recovered at this moment is waited for, then gone, and not taken again: whoever
-    # held it learns that it is lost.
+    alive = ", ".join(f"'{status}'" for status in MACHINES[table].alive)
+    # A lease that is being recovered at this moment is waited for, then gone, and not taken again: its former
+    # holder learns that it is lost.
     return sa.text(
         f"""
         WITH alive AS MATERIALIZED (
-            SELECT owner_id, id_ FROM platform.{table}
-            WHERE id_ = ANY(CAST(:ids AS uuid[])) AND status::text = ANY('{{{",".join(ALIVE)}}}')
+            SELECT owner_id, id_ FROM {_GIVEN} JOIN platform.{table} AS leased USING (owner_id, id_)
+            WHERE leased.status IN ({alive})
         ),
         locked AS MATERIALIZED (
             SELECT lease.owner_id, lease.entity_id FROM platform.lease
@@ -96,11 +107,12 @@ def _heartbeat(table: str) -> sa.TextClause:
 
 
 _RELEASE = sa.text(
-    """
+    f"""
     DELETE FROM platform.lease WHERE (owner_id, entity_id) IN (
-        SELECT owner_id, entity_id FROM platform.lease
-        WHERE entity_id = ANY(CAST(:ids AS uuid[])) AND holder = :holder
-        ORDER BY owner_id, entity_id FOR UPDATE
+        SELECT lease.owner_id, lease.entity_id FROM {_GIVEN}
+        JOIN platform.lease ON lease.owner_id = given.owner_id AND lease.entity_id = given.id_
+        WHERE lease.holder = :holder
+        ORDER BY lease.owner_id, lease.entity_id FOR UPDATE OF lease
     )
     """
 )

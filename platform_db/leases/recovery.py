@@ -15,12 +15,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.session import takes_session
 from platform_db.leases.holding import MODELS
 from platform_db.lifecycle.history import add_note
 from platform_db.lifecycle.transitions import transition_many
 from platform_db.models import Job, Workflow
-from platform_db.models.lease import ALIVE
-from platform_db.states import JobStatus, RunStatus
+from platform_db.states import MACHINES, JobStatus, RunStatus
 
 BATCH = 100
 
@@ -62,6 +62,7 @@ class Recovery:
         return dict(sum(self.counts.values(), Counter()))
 
 
+@takes_session
 def recover(
     session: Session,
     older_than: timedelta,
@@ -80,6 +81,7 @@ def recover(
     return _recover(session, _parse(policies), {"age": older_than, "node": None, "batch": batch})
 
 
+@takes_session
 def recover_owned_by(
     session: Session, node: str, policies: Mapping[str, Policy | str] = DEFAULT_POLICIES
 ) -> dict[str, int]:
@@ -123,6 +125,7 @@ def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[
             recovery.left[table] += connection.execute(_count_dead(table), parameters).scalar() or 0
             continue
         dead = connection.execute(_lock_dead(table), parameters).all()
+        owners = {lease.entity_id: lease.owner_id for lease in dead}
         by_reason: dict[str, list[uuid.UUID]] = defaultdict(list)
         for lease in dead:
             reason = (
@@ -130,7 +133,7 @@ def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[
             )
             by_reason[reason].append(lease.entity_id)
         for reason, ids in by_reason.items():
-            _fail(session, table, ids, reason, policy, recovery)
+            _fail(session, table, ids, owners, reason, policy, recovery)
         connection.execute(_FORGET, {"ids": [str(lease.entity_id) for lease in dead]})
     # Last: whoever starts an ended run again waits for its lease, and may hold what is needed above.
     for table in MODELS:
@@ -139,7 +142,13 @@ def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[
 
 
 def _fail(
-    session: Session, table: str, ids: Sequence[uuid.UUID], reason: str, policy: Policy, recovery: Recovery
+    session: Session,
+    table: str,
+    ids: Sequence[uuid.UUID],
+    owners: Mapping[uuid.UUID, uuid.UUID],
+    reason: str,
+    policy: Policy,
+    recovery: Recovery,
 ) -> None:
     model = MODELS[table]
     failed = JobStatus.failed if model is Job else RunStatus.failed
@@ -151,7 +160,9 @@ def _fail(
             continue
         recovery.ids.append(result.id_)
         recovery.counts[table]["failed"] += 1
-        if policy is Policy.requeue and _restart(session, session.get_one(Workflow, result.id_), reason):
+        if policy is Policy.requeue and _restart(
+            session, session.get_one(Workflow, (owners[result.id_], result.id_)), reason
+        ):
             recovery.counts[table]["queued"] += 1
 
 
@@ -217,7 +228,7 @@ def _lock_dead(table: str) -> sa.TextClause:
     # waits for anybody, whatever the order in which workers lock the two.
     return sa.text(
         f"""
-        SELECT lease.entity_id, lease.holder, lease.heartbeat_at FROM platform.lease
+        SELECT lease.owner_id, lease.entity_id, lease.holder, lease.heartbeat_at FROM platform.lease
         JOIN platform.{table} AS leased
           ON leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id AND leased.status = 'running'
         WHERE lease.entity = '{table}' AND {_DEAD}
@@ -243,6 +254,7 @@ def _count_dead(table: str) -> sa.TextClause:
 @cache
 def _drop_ended(table: str) -> sa.TextClause:
     """Return the statement that drops the dead leases of what has ended, or is no more."""
+    alive = ", ".join(f"'{status}'" for status in MACHINES[table].alive)
     return sa.text(
         f"""
         DELETE FROM platform.lease WHERE (owner_id, entity_id) IN (
@@ -250,7 +262,7 @@ def _drop_ended(table: str) -> sa.TextClause:
             WHERE lease.entity = '{table}' AND {_DEAD} AND NOT EXISTS (
                 SELECT FROM platform.{table} AS leased
                 WHERE leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id
-                  AND leased.status::text = ANY('{{{",".join(ALIVE)}}}')
+                  AND leased.status IN ({alive})
             )
             ORDER BY lease.owner_id, lease.entity_id
             FOR UPDATE SKIP LOCKED

@@ -1,6 +1,6 @@
 """What becomes of a row: its transitions, and their history."""
 
-from platform_db.lifecycle.history import Entry, Page, add_note, history
+from platform_db.lifecycle.history import Entry, add_note, history
 from platform_db.lifecycle.transitions import (
     TransitionResult,
     override_guard,
@@ -11,7 +11,6 @@ from platform_db.lifecycle.transitions import (
 
 __all__ = [
     "Entry",
-    "Page",
     "TransitionResult",
     "add_note",
     "history",

@@ -9,8 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -18,6 +17,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from platform_db import errors
 from platform_db.crypto.token_format import require_no_token
+from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.lifecycle import statements
 from platform_db.models import (
@@ -29,8 +29,8 @@ from platform_db.models import (
     Workflow,
     WorkspaceRetentionRule,
 )
-from platform_db.schema.guard import STAMPS
-from platform_db.states import MACHINES, WORKFLOW, Status
+from platform_db.models.base import identity_of
+from platform_db.states import MACHINES, Status
 
 Guarded = Workflow | Job | InteractiveSession | Service | UserToken | WorkspaceRetentionRule
 """A row that has a guarded status."""
@@ -58,6 +58,7 @@ class TransitionResult(NamedTuple):
     refusal: errors.PlatformDBError | None = None
 
 
+@takes_session
 def transition(
     session: Session,
     row_or_id: Guarded | uuid.UUID | str,
@@ -75,7 +76,7 @@ def transition(
     The status that the row already has changes nothing and is no error. A refusal leaves the transaction
     usable. Two writers that race are told apart: one changes the row, the other meets what it stored.
 
-    :param model: what an id is the id of; by default the run, job, token or rule that ``status`` belongs to.
+    :param model: what an id is the id of, as in ``session.get(model, id)``.
     :param reason: why, for the history.
     :param expected_status: change it only from this status, or from one of these; never, if none is given.
     :param unexpected_statuses: do not change it from this status, or from any of these.
@@ -85,38 +86,45 @@ def transition(
     :raises errors.Conflict: the row is not as expected.
     :raises errors.NotFound: there is no such row.
     """
-    target = _target(row_or_id, model or _model_of(status))
     if session.new or session.dirty:
         session.flush()
-    expected = _Expected.of(target, expected_status, unexpected_statuses)
-    parameters = {"id": str(target.id_), "reason": reason, "expected_revision": expected_revision}
-    parameters |= expected.parameters()
-    connection = session.connection()
+    target = _Target.of(row_or_id, model)
     wanted = target.status(status)
-    row = target.loaded(session)
+    expected = _Expected.of(target, expected_status, unexpected_statuses)
+    parameters = {
+        "id": str(target.id_),
+        "owner": None if target.owner_id is None else str(target.owner_id),
+        "reason": reason,
+        "expected_revision": expected_revision,
+        **expected.parameters(),
+    }
+    connection = session.connection()
+    holds_rows = len(session.identity_map) > 0
     update = statements.update(
-        target.entity, wanted, statements.Conditions.of(parameters), returning=row is not None
+        target.entity, wanted, statements.Conditions.of(parameters), returning=holds_rows
     )
+    read = statements.read(target.entity, owner=target.owner_id is not None)
     for _ in range(ATTEMPTS):
         result = connection.execute(update, parameters)
         if result.rowcount:
-            if row is not None:
-                target.take_over(session, row, wanted, result.one())
+            if holds_rows:
+                target.take_over(session, wanted, result.one())
             return wanted
-        stored = connection.execute(statements.read(target.entity), parameters).one_or_none()
+        stored = connection.execute(read, parameters).one_or_none()
         if stored is None:
             raise target.not_found()
         stored_status, revision = target.status_type(stored.status), stored.revision
         refusal = target.refusal(stored_status, revision, wanted, expected, expected_revision)
-        target.forget(session)
+        target.forget(session, stored.owner_id)
         if refusal is None and stored_status != wanted:
-            continue  # Between the two statements somebody made it legal: try again.
+            continue  # Between the two statements another writer made it legal: try again.
         if refusal is None or on_conflict == "report":
             return stored_status
         raise refusal
     raise errors.Conflict(target.entity, str(target.id_), "status", "to hold still", stored_status, revision)
 
 
+@takes_session
 def transition_many(
     session: Session,
     rows_or_ids: Iterable[Guarded | uuid.UUID | str],
@@ -136,12 +144,11 @@ def transition_many(
     :param expected_revision: change rows only at this revision; or a revision for each id. A row whose id is
         not among them may have any.
     """
-    model = model or _model_of(status)
-    targets = [_target(row_or_id, model) for row_or_id in rows_or_ids]
-    if not targets:
-        return []
     if session.new or session.dirty:
         session.flush()
+    targets = [_Target.of(row_or_id, model) for row_or_id in rows_or_ids]
+    if not targets:
+        return []
     first = targets[0]
     if any(target.model is not first.model for target in targets):
         raise errors.PlatformDBError("transition_many takes rows of one kind")
@@ -151,8 +158,11 @@ def transition_many(
         expected_revision.get(target.id_) if isinstance(expected_revision, Mapping) else expected_revision
         for target in targets
     ]
+    # One owner narrows the search; with many, the ids alone are the better key.
+    owners = {target.owner_id for target in targets}
     parameters: dict[str, Any] = {
         "ids": [str(target.id_) for target in targets],
+        "owner": str(first.owner_id) if len(owners) == 1 and first.owner_id is not None else None,
         "reason": reason,
         "expected_revision": None if all(revision is None for revision in revisions) else revisions,
         **expected.parameters(),
@@ -168,14 +178,15 @@ def transition_many(
         elif not changed:
             refusal = target.refusal(target.status_type(stored), revision, wanted, expected, expected_one)
         results.append(TransitionResult(target.id_, changed, stored, revision, refusal))
-    held = {key[1][0] for key in session.identity_map.keys() if key[0] is first.model}  # noqa: SIM118
-    for target in targets:
-        if target.id_ in held:
-            target.forget(session)
+    touched = {target.id_ for target in targets}
+    for key in list(session.identity_map.keys()):
+        if key[0] is first.model and key[1][1] in touched:
+            first.forget(session, *key[1])
     return results
 
 
 @contextmanager
+@takes_session
 def override_guard(session: Session, *, reason: str) -> Iterator[None]:
     """Let an operator write any status within this block; each change is marked in the history.
 
@@ -199,6 +210,7 @@ def override_guard(session: Session, *, reason: str) -> Iterator[None]:
         session.execute(_SET_REASON, {"value": former_reason})
 
 
+@takes_session
 def set_actor(session: Session, actor: str, reason: str | None = None) -> None:
     """Say who acts, and why, in the rest of this transaction; the history notes it with every change."""
     session.execute(_SET_ACTOR, {"value": actor})
@@ -237,10 +249,23 @@ def _values(statuses: tuple[Status, ...] | None) -> list[str] | None:
 
 
 class _Target(NamedTuple):
-    """The row that a transition is about."""
+    """The row that a transition is about.
+
+    :param owner_id: its owner, where it is known.
+    """
 
     model: type[Base]
     id_: uuid.UUID
+    owner_id: uuid.UUID | None
+
+    @classmethod
+    def of(cls, row_or_id: Guarded | uuid.UUID | str, model: type[Guarded] | None) -> _Target:
+        if isinstance(row_or_id, Base):
+            owner_id, id_ = identity_of(row_or_id)
+            return cls(type(row_or_id), id_, owner_id)
+        if model is None:
+            raise errors.InvalidIdentifier("an id alone does not say what it is the id of: give its model")
+        return cls(model, parse_id(row_or_id, f"{model.__tablename__} id"), None)
 
     @property
     def entity(self) -> str:
@@ -299,47 +324,31 @@ class _Target(NamedTuple):
             return errors.WorkflowNotFound(f"there is no workflow {self.id_}")
         return errors.NotFound(f"there is no {self.entity} {self.id_}")
 
-    def loaded(self, session: Session) -> Base | None:
-        """Return the session's object for this row, if it has one."""
-        found: Base | None = session.identity_map.get((self.model, (self.id_,), None))
-        return found
-
-    def take_over(self, session: Session, row: Base, status: Status, written: Any) -> None:
+    def take_over(self, session: Session, status: Status, written: Any) -> None:
         """Give the session's object what the statement wrote, without another query."""
+        row = self._loaded(session, written.owner_id, self.id_)
+        if row is None:
+            return
         set_committed_value(row, "status", status)
-        for name in ("revision", *STAMPS[self.entity].columns):
+        for name in ("revision", *MACHINES[self.entity].times):
             set_committed_value(row, name, getattr(written, name))
         session.expire(row, ["updated"])
         _expire_on_rollback(session, row)
         for rule in row.__dict__.get("retention_rules", ()):
             session.expire(rule)  # They follow the run.
 
-    def forget(self, session: Session) -> None:
-        """Let the session's object read its status anew when it is next asked."""
-        row = self.loaded(session)
+    def forget(self, session: Session, owner_id: uuid.UUID, id_: uuid.UUID | None = None) -> None:
+        """Let the session's object read its status again when it is next asked."""
+        row = self._loaded(session, owner_id, id_ or self.id_)
         if row is not None:
-            session.expire(row, ["status", "revision", "updated", *STAMPS[self.entity].columns])
+            session.expire(row, ["status", "revision", "updated", *MACHINES[self.entity].times])
             _expire_on_rollback(session, row)
+
+    def _loaded(self, session: Session, owner_id: uuid.UUID, id_: uuid.UUID) -> Base | None:
+        found: Base | None = session.identity_map.get((self.model, (owner_id, id_), None))
+        return found
 
 
 def _expire_on_rollback(session: Session, row: Base) -> None:
     """Let rolling back to a savepoint expire the object, as it does after the ORM's own UPDATE."""
     session._register_altered([sa.inspect(row)])
-
-
-_MODELS: dict[str, type[Guarded]] = {model.__tablename__: model for model in get_args(Guarded)}
-
-
-def _target(row_or_id: Guarded | uuid.UUID | str, model: type[Guarded]) -> _Target:
-    if isinstance(row_or_id, uuid.UUID):
-        return _Target(model, row_or_id)
-    if isinstance(row_or_id, Base):
-        return _Target(type(row_or_id), row_or_id.id_)
-    return _Target(model, parse_id(row_or_id, f"{model.__tablename__} id"))
-
-
-@lru_cache(maxsize=None, typed=True)  # Typed, because JobStatus.queued == RunStatus.queued == "queued".
-def _model_of(status: Status | str) -> type[Guarded]:
-    """Return the first model with these statuses: the run, where it is a plain string or a RunStatus."""
-    machines = (machine for machine in MACHINES.values() if isinstance(status, machine.statuses))
-    return _MODELS[next(machines, WORKFLOW).entity]

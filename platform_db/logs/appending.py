@@ -8,10 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db.identifiers import new_id
+from platform_db.database.session import takes_session
 from platform_db.logs.sizes import Sizes
 from platform_db.logs.target import CHUNKS, COLUMNS, Logged, Target, for_each
-from platform_db.models import Workflow
 from platform_db.models.log_chunk import encode_log
 from platform_db.settings import get_settings
 
@@ -19,75 +18,82 @@ CUT = b"\n[platform-db: the log was cut here"
 _MARKER = CUT + b": its run has reached the limit of %d bytes]\n"
 
 
+# What is longer is stored as several pieces, so that memory and statements stay small.
+PIECE = 1024 * 1024
+
+
+@takes_session
 def append_log(
     session: Session,
     row: Logged | uuid.UUID | str,
     text: str | bytes,
     *,
-    model: type[Logged] = Workflow,
+    model: type[Logged] | None = None,
     limit: int | None = None,
 ) -> int:
     """Append to the log of a run or of a job, and return how many bytes were kept.
 
     Where the limit is reached, what fits is kept, a marker says that it was cut, and what comes later is
     dropped. Of an empty text nothing is stored.
-    Two who append at the same instant may pass the limit by what they append.
+    Two transactions that append at the same instant may pass the limit by what they append.
 
     :param model: what an id is the id of.
     :param limit: bytes that a run and its jobs may log; by default ``PLATFORM_DB_LOG_LIMIT``, 0 is none.
     :raises errors.NotFound: there is no such row.
     """
-    target = Target.of(row, model)
-    data = encode_log(text)
     if session.new or session.dirty:
         session.flush()
-    if not data:
-        return _append_nothing(session, target)
+    target = Target.of(row, model)
     sizes = Sizes.of(session)
     limit = get_settings().log_limit if limit is None else limit
-    parameters = {
-        "chunk": str(new_id()),
-        "id": str(target.id_),
-        "data": data,
-        "length": len(data),
-        "limit": limit,
-        "pending": sizes.pending_of(target.id_),
-    }
-    stored = session.connection().execute(_APPEND[target.table], parameters).one_or_none()
-    if stored is not None:
-        sizes.add(target.id_, stored.workflow_id, len(data))
-        return len(data)
-    return _cut(session, target, parameters, sizes)
+    if not text:
+        return _append_nothing(session, target)
+    kept = 0
+    for start in range(0, len(text), PIECE):
+        data = encode_log(text[start : start + PIECE])
+        parameters = {
+            **target.parameters,
+            "data": data,
+            "length": len(data),
+            "limit": limit,
+            "pending": sizes.pending_of(target.id_),
+        }
+        stored = session.connection().execute(_APPEND[target.key], parameters).one_or_none()
+        if stored is None:
+            return kept + _cut(session, target, parameters, sizes)
+        sizes.add(target.id_, stored, len(data))
+        kept += len(data)
+    return kept
 
 
 def _append_nothing(session: Session, target: Target) -> int:
     """Only look whether there is such a log: an empty chunk would hide that the log before it was cut."""
-    if session.connection().execute(_LOG[target.table], {"id": str(target.id_)}).one_or_none() is None:
+    if session.connection().execute(_LOG[target.key], target.parameters).one_or_none() is None:
         raise target.not_found()
     return 0
 
 
 def _cut(session: Session, target: Target, parameters: dict[str, Any], sizes: Sizes) -> int:
-    """Keep what fits, and say that the rest was cut, unless that is said already; never wait for anybody."""
+    """Keep what fits, and say that the rest was cut, unless that is said already; wait for no transaction."""
     connection = session.connection()
-    log = connection.execute(_LOG[target.table], parameters).one_or_none()
+    log = connection.execute(_LOG[target.key], parameters).one_or_none()
     if log is None:
         raise target.not_found()
-    last = connection.execute(_LAST[target.table], parameters).scalar()
+    last = connection.execute(_LAST[target.key], parameters).scalar()
     if last is not None and CUT in bytes(last):
         return 0
     if not connection.execute(_CLAIM_CUT, {"id": str(target.id_)}).scalar():
-        return 0  # Somebody else is at it, and says so.
-    last = connection.execute(_LAST[target.table], parameters).scalar()
+        return 0  # Another transaction is at it, and says so.
+    last = connection.execute(_LAST[target.key], parameters).scalar()
     if last is not None and CUT in bytes(last):
         return 0
-    room = max(0, parameters["limit"] - log.bytes_ - sizes.pending.get(log.workflow_id, 0))
+    room = max(0, parameters["limit"] - log.bytes_ - sizes.pending_of(target.id_))
     kept = parameters["data"][:room]
     marked = kept + _MARKER % parameters["limit"]
-    connection.execute(
-        _APPEND[target.table], {**parameters, "data": marked, "length": 0, "pending": 0, "limit": 1 << 62}
-    )
-    sizes.add(target.id_, log.workflow_id, len(kept))
+    stored = connection.execute(
+        _APPEND[target.key], {**parameters, "data": marked, "length": 0, "pending": 0, "limit": 1 << 62}
+    ).one()
+    sizes.add(target.id_, stored, len(kept))
     return len(kept)
 
 
@@ -95,35 +101,31 @@ def _cut(session: Session, target: Target, parameters: dict[str, Any], sizes: Si
 _CLAIM_CUT = sa.text("SELECT pg_try_advisory_xact_lock(hashtextextended('cut log ' || :id, 0))")
 
 _APPEND = for_each(
-    lambda table: (
+    lambda table, named: (
         f"""
-    INSERT INTO platform.log_chunk (id_, owner_id, workflow_id, job_id, data)
-    SELECT CAST(:chunk AS uuid), row.owner_id, {", ".join(COLUMNS[table])}, :data
+    INSERT INTO platform.log_chunk (owner_id, workflow_id, job_id, data)
+    SELECT row.owner_id, {", ".join(COLUMNS[table])}, :data
     FROM platform.{table} AS row
     LEFT JOIN platform.log_size ON log_size.owner_id = row.owner_id
                                AND log_size.workflow_id = {COLUMNS[table][0]}
-    WHERE row.id_ = CAST(:id AS uuid)
-      AND coalesce(log_size.bytes_, 0) + :pending + :length <= :limit
-    RETURNING workflow_id
+    WHERE {named} AND coalesce(log_size.bytes_, 0) + :pending + :length <= :limit
+    RETURNING owner_id, workflow_id, number
     """
     )
 )
 _LOG = for_each(
-    lambda table: (
+    lambda table, named: (
         f"""
     SELECT row.owner_id, {COLUMNS[table][0]} AS workflow_id, coalesce(log_size.bytes_, 0) AS bytes_
     FROM platform.{table} AS row
     LEFT JOIN platform.log_size ON log_size.owner_id = row.owner_id
                                AND log_size.workflow_id = {COLUMNS[table][0]}
-    WHERE row.id_ = CAST(:id AS uuid)
+    WHERE {named}
     """
     )
 )
 _LAST = for_each(
-    lambda table: (
-        f"""
-    SELECT chunk.data FROM {CHUNKS[table]}
-    WHERE row.id_ = CAST(:id AS uuid) ORDER BY chunk.id_ DESC LIMIT 1
-    """
+    lambda table, named: (
+        f"SELECT chunk.data FROM {CHUNKS[table]} WHERE {named} ORDER BY chunk.number DESC LIMIT 1"
     )
 )

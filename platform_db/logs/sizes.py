@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
 
 from platform_db.models import LogSize
+from platform_db.models.log_chunk import Appended
+
+_KEY = "platform_db.log_sizes"
 
 
 class Sizes:
@@ -17,40 +21,46 @@ class Sizes:
     appends of one transaction leave one version of the row behind, and not a thousand to be walked through.
     """
 
-    KEY = "platform_db.log_sizes"
-
     def __init__(self) -> None:
-        self.pending: dict[uuid.UUID, int] = {}
+        self.pending: dict[uuid.UUID, Appended] = {}
         self.run_of: dict[uuid.UUID, uuid.UUID] = {}
 
-    @classmethod
-    def of(cls, session: Session) -> Sizes:
-        sizes: Sizes | None = session.info.get(cls.KEY)
-        if sizes is None:
-            sizes = session.info[cls.KEY] = cls()
-            event.listen(session, "before_commit", sizes.store)
-            event.listen(session, "after_transaction_end", sizes.forget)
+    @staticmethod
+    def of(session: Session) -> Sizes:
+        """Return the sizes of the session's transaction."""
+        sizes: Sizes = session.info.setdefault(_KEY, Sizes())
         return sizes
 
     def pending_of(self, id_: uuid.UUID) -> int:
-        return self.pending.get(self.run_of.get(id_, id_), 0)
+        """Return how many bytes are pending for the run, or for the run of the job, with this id."""
+        part = self.pending.get(self.run_of.get(id_, id_))
+        return part.length if part else 0
 
-    def add(self, id_: uuid.UUID, workflow_id: uuid.UUID, length: int) -> None:
-        if id_ != workflow_id:
-            self.run_of[id_] = workflow_id
-        self.pending[workflow_id] = self.pending.get(workflow_id, 0) + length
+    def add(self, id_: uuid.UUID, stored: Any, length: int) -> None:
+        """Take note of a stored chunk of the run's or job's log."""
+        if id_ != stored.workflow_id:
+            self.run_of[id_] = stored.workflow_id
+        part = Appended(stored.owner_id, length, stored.number, stored.number)
+        known = self.pending.get(stored.workflow_id)
+        self.pending[stored.workflow_id] = known + part if known else part
 
-    def store(self, session: Session) -> None:
-        if not self.pending or session.in_nested_transaction():
-            return
-        session.flush()  # So that nothing waits for another row's lock with the size's in hand.
-        LogSize.add(session, self.pending)
-        self.pending = {}
 
-    def forget(self, session: Session, transaction: SessionTransaction) -> None:
-        """Forget what a transaction appended once it has ended, in whatever way: closing is one, too.
+@event.listens_for(Session, "before_commit")
+def store_sizes(session: Session) -> None:
+    """Add what the transaction has appended to the stored sizes."""
+    sizes: Sizes | None = session.info.get(_KEY)
+    if sizes is None or not sizes.pending or session.in_nested_transaction():
+        return
+    session.flush()  # So that nothing waits for another row's lock with the size's in hand.
+    LogSize.add(session, sizes.pending)
+    sizes.pending = {}
 
-        What a savepoint took back stays counted: a limit may err to that side.
-        """
-        if transaction.parent is None:
-            self.pending, self.run_of = {}, {}
+
+@event.listens_for(Session, "after_transaction_end")
+def forget_sizes(session: Session, transaction: SessionTransaction) -> None:
+    """Forget what a transaction appended once it has ended, in whatever way: closing is one, too.
+
+    What a savepoint took back stays counted: a limit may err to that side.
+    """
+    if transaction.parent is None:
+        session.info.pop(_KEY, None)

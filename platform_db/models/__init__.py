@@ -3,7 +3,7 @@
 from platform_db.models import flush as flush
 from platform_db.models.audit import NOBODY, AuditLog, AuditLogAction, register_audit_action
 from platform_db.models.base import Base
-from platform_db.models.history import Note, StatusChange
+from platform_db.models.history import ExtraTransition, Note, StatusChange
 from platform_db.models.job import Job, JobCache, JobCacheUse
 from platform_db.models.lease import Lease, TaskLease
 from platform_db.models.log_chunk import LogChunk, LogSize
@@ -20,6 +20,7 @@ from platform_db.models.resource import (
 from platform_db.models.retention import WorkspaceRetentionAuditLog, WorkspaceRetentionRule
 from platform_db.models.run_number import RunCounter, format_run_number, split_run_number
 from platform_db.models.seal import AuditFence, AuditSeal, AuditSealDigests
+from platform_db.models.secret import SecretDigest
 from platform_db.models.service import Service, ServiceLog, ServiceType, WorkflowService
 from platform_db.models.session import InteractiveSession, InteractiveSessionType, WorkflowSession
 from platform_db.models.sharing import AccessType, UserWorkflow
@@ -37,6 +38,7 @@ __all__ = [
     "AuditSeal",
     "AuditSealDigests",
     "Base",
+    "ExtraTransition",
     "InteractiveSession",
     "InteractiveSessionResource",
     "InteractiveSessionType",
@@ -54,6 +56,7 @@ __all__ = [
     "ResourceUnit",
     "RunCounter",
     "RunStatus",
+    "SecretDigest",
     "Service",
     "ServiceLog",
     "ServiceResource",

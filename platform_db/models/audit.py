@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import enum
 import uuid
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import INET
-from sqlalchemy.orm import Mapped, mapped_column, validates
+from sqlalchemy.orm import Mapped, mapped_column, synonym, validates
 
 from platform_db import errors
 from platform_db.crypto.token_format import require_no_token
-from platform_db.models.base import Base, Created, Identified
-from platform_db.models.types import Json
+from platform_db.models.base import Base, Identified, tenant_keys
+from platform_db.models.types import Json, Timestamp
 
-NOBODY = uuid.UUID(int=0)
-"""Whom a row is about that is about no user in particular, such as the rotation of the secret keys."""
+NOBODY = uuid.UUID(int=2**128 - 1)
+"""Whose row it is that is about no user in particular, such as the rotation of the secret keys.
+
+The Max UUID (RFC 9562): a CHECK keeps it from users. The id of zeros is a real user's in some platforms.
+"""
 
 
 class AuditLogAction(str, enum.Enum):
@@ -51,14 +55,14 @@ def _setting(name: str, type_: str) -> sa.TextClause:
     return sa.text(f"(nullif(current_setting('platform.{name}', true), ''))::{type_}")
 
 
-class AuditLog(Identified, Created, Base):
+class AuditLog(Identified, Base):
     """One action. Rows outlive the user they speak of, are never updated, and go by retention alone.
 
     What the caller does not say about who, and from where, is taken from the transaction
     (:func:`platform_db.audit.set_origin`).
 
     :param number: the place in the log, given by the database; not without gaps.
-    :param user_id: whom it is about; :data:`NOBODY` where it is about no user in particular.
+    :param owner_id: whom it is about, also ``user_id``; :data:`NOBODY` where that is no user in particular.
     :param actor_id: the user who did it; None where nobody said who, as where the platform itself did it.
     :param details: what else there is to know, in ids and plain values.
     :param request_id: the request that caused it.
@@ -67,27 +71,34 @@ class AuditLog(Identified, Created, Base):
     """
 
     __tablename__ = "audit_log"
-    tenant_column = "user_id"
 
-    number: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True))
-    user_id: Mapped[uuid.UUID]
+    number: Mapped[int] = mapped_column(sa.BigInteger, server_default=sa.FetchedValue())
+    owner_id: Mapped[uuid.UUID]
     actor_id: Mapped[uuid.UUID | None] = mapped_column(server_default=_setting("actor_id", "uuid"))
     action: Mapped[str] = mapped_column(sa.Text)
     details: Mapped[dict[str, Any] | None] = mapped_column(Json)
     request_id: Mapped[str | None] = mapped_column(sa.Text, server_default=_setting("request_id", "text"))
     address: Mapped[str | None] = mapped_column(INET, server_default=_setting("address", "inet"))
     service: Mapped[str | None] = mapped_column(sa.Text, server_default=_setting("service", "text"))
+    created: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.FetchedValue())
 
-    __mapper_args__ = {"primary_key": ["id_"]}
+    user_id: Mapped[uuid.UUID] = synonym("owner_id")
+
     __table_args__ = (
-        sa.PrimaryKeyConstraint("user_id", "id_"),
-        sa.UniqueConstraint("id_", name="uq_audit_log_id_"),
+        *tenant_keys("audit_log"),
         sa.UniqueConstraint("number"),
         # Each serves one filter's list, newest first, and its pages.
-        sa.Index("ix_audit_log_user_id_created_number", "user_id", "created", "number"),
+        sa.Index("ix_audit_log_owner_id_created_number", "owner_id", "created", "number"),
         sa.Index("ix_audit_log_actor_id_created_number", "actor_id", "created", "number"),
         sa.Index("ix_audit_log_action_created_number", "action", "created", "number"),
         sa.Index("ix_audit_log_created_number", "created", "number"),
+        # What one tenant writes must not stop those who seal, list and prune for all.
+        sa.CheckConstraint("octet_length(details::text) <= 65536", name="details_bounded"),
+        sa.CheckConstraint(
+            "octet_length(action) <= 256 AND octet_length(request_id) <= 1024"
+            " AND octet_length(service) <= 1024",
+            name="texts_bounded",
+        ),
     )
 
     @validates("action")
@@ -102,3 +113,7 @@ class AuditLog(Identified, Created, Base):
         # Not by a constraint: the server's own log would show the row that it refuses.
         require_no_token(details)
         return details
+
+
+# Gives the places of rows in the log; a row draws its own after its transaction has an id.
+AUDIT_NUMBER = sa.Sequence("audit_number", data_type=sa.BigInteger, metadata=Base.metadata)

@@ -49,9 +49,6 @@ class Base(DeclarativeBase):
 
     metadata = sa.MetaData(schema=SCHEMA, naming_convention=NAMING_CONVENTION)
 
-    # The column that names the tenant whose row this is; None where a row belongs to nobody in particular.
-    tenant_column: ClassVar[str | None] = None
-
     # Where a child takes its owner from at flush: the attribute with its parent's id, and the parent's model.
     owner_from: ClassVar[tuple[str, str] | None] = None
 
@@ -61,10 +58,8 @@ class Base(DeclarativeBase):
         if cls is Base:
             # SQLAlchemy asks the base itself, once, to see which parts of a criterion are parameters.
             return sa.column("owner_id", sa.Uuid) == tenant
-        if cls.tenant_column is None:
-            return sa.true()
-        owned: sa.ColumnElement[bool] = getattr(cls, cls.tenant_column) == tenant
-        return owned
+        owner = getattr(cls, "owner_id", None)
+        return sa.true() if owner is None else owner == tenant
 
     def __repr__(self) -> str:
         # Only the identity: other columns may hold secrets, or load from the database when touched.
@@ -82,27 +77,25 @@ class Identified:
         super().__init__(**{"id_": new_id(), **values})
 
 
-class Created:
-    """A row that knows when it was made."""
+class Timestamped:
+    """A row that knows when it was made and last changed. A trigger keeps both, by the database's clock."""
 
-    created: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.func.now(), sort_order=90)
-
-
-class Timestamped(Created):
-    """A row that also knows when it was last changed; a trigger keeps ``updated``."""
-
+    created: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.FetchedValue(), sort_order=90)
     updated: Mapped[datetime] = mapped_column(
-        Timestamp, server_default=sa.func.now(), server_onupdate=sa.FetchedValue(), sort_order=91
+        Timestamp,
+        server_default=sa.FetchedValue(),
+        server_onupdate=sa.FetchedValue(),
+        sort_order=91,
     )
 
 
-def tenant_keys(table: str, tenant_column: str = "owner_id") -> tuple[sa.Constraint, ...]:
+def tenant_keys(table: str) -> tuple[sa.Constraint, ...]:
     """Return the keys of a tenant's table: its primary key starts with the tenant, and ids are unique.
 
     ``UNIQUE (id_)`` finds a row by its id alone. It is what distributing the table would drop.
     """
     return (
-        sa.PrimaryKeyConstraint(tenant_column, "id_"),
+        sa.PrimaryKeyConstraint("owner_id", "id_"),
         sa.UniqueConstraint("id_", name=f"uq_{table}_id_"),
     )
 
@@ -129,10 +122,11 @@ def session_of(row: Base) -> Session:
     return session
 
 
-def identity_of(row: Base) -> uuid.UUID:
-    """Return the row's id without loading what a commit has expired."""
+def identity_of(row: Base) -> tuple[uuid.UUID, uuid.UUID]:
+    """Return the owner's id and the row's own, without loading what a commit has expired."""
     identity = sa.inspect(row).identity
-    return uuid.UUID(str(identity[0])) if identity else uuid.UUID(str(row.id_))  # type: ignore[attr-defined]
+    owner_id, id_ = identity or (row.owner_id, row.id_)  # type: ignore[attr-defined]
+    return uuid.UUID(str(owner_id)), uuid.UUID(str(id_))
 
 
 def room_above(room: str, function: str) -> Callable[..., Any]:

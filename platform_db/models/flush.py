@@ -6,7 +6,7 @@ Each does its work for the whole flush in one statement, whatever the number of 
 from __future__ import annotations
 
 import uuid
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,12 +16,14 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, UOWTransaction
 
 from platform_db import errors
+from platform_db.models.audit import AuditLog, AuditLogAction
 from platform_db.models.base import Base, Identified
-from platform_db.models.log_chunk import LogChunk, LogSize
+from platform_db.models.log_chunk import Appended, LogChunk, LogSize
 from platform_db.models.resource import UserResource
-from platform_db.models.token import UserToken
+from platform_db.models.token import UserToken, UserTokenType
 from platform_db.models.user import User
 from platform_db.models.workflow import Workflow
+from platform_db.states import UserTokenStatus
 
 
 @event.listens_for(Session, "before_flush")
@@ -33,25 +35,43 @@ def complete_new_rows(session: Session, context: UOWTransaction, instances: Any)
             row.take_defaults_from_owner()
     if new:
         _give_owners(session, [row for row in new if type(row).owner_from is not None])
-    _lock_users(session)
+    _lock_owners(session)
 
 
-def _lock_users(session: Session) -> None:
+def _lock_owners(session: Session) -> None:
     """Lock those whose runs or tokens are about to be written, in key order: one at a time might deadlock.
 
-    The owner of new runs, where there is only one, is locked when the first is given its number.
+    The owner of new runs, where there is only one, is locked when the first is given its number. An active
+    access token ends the one whose time is over: it stands in the way.
     """
-    users = {row.owner_id for row in session.new if isinstance(row, Workflow)}
-    if len(users) == 1:
-        users.clear()
-    users |= {row.user_id for row in (*session.new, *session.dirty) if isinstance(row, UserToken)}
-    if locked := sorted(str(user) for user in users if user is not None):
-        session.connection().execute(_LOCK_USERS, {"ids": locked})
+    owners = {row.owner_id for row in session.new if isinstance(row, Workflow)}
+    if len(owners) == 1:
+        owners.clear()
+    tokens = [row for row in (*session.new, *session.dirty) if isinstance(row, UserToken)]
+    owners |= {row.owner_id for row in tokens}
+    if locked := sorted(str(owner) for owner in owners if owner is not None):
+        session.connection().execute(_LOCK_OWNERS, {"ids": locked})
+    granted = {row.owner_id for row in tokens if (row.type_, row.status) == _GRANTED}
+    if granted:
+        ended = session.connection().execute(_END_EXPIRED, {"ids": [str(owner) for owner in granted]})
+        for token_id, owner_id in ended:
+            details = {"token_id": str(token_id), "reason": "expired"}
+            session.add(AuditLog(owner_id=owner_id, action=AuditLogAction.revoke_token, details=details))
 
 
-# No foreign key to a user waits for this lock.
-_LOCK_USERS = sa.text(
-    "SELECT FROM platform.user_ WHERE id_ = ANY(CAST(:ids AS uuid[])) ORDER BY id_ FOR NO KEY UPDATE"
+_GRANTED = (UserTokenType.access, UserTokenStatus.active)
+
+_LOCK_OWNERS = sa.text(
+    "SELECT platform.lock_owner(id_) FROM unnest(CAST(:ids AS uuid[])) AS owner (id_) ORDER BY id_"
+)
+
+_END_EXPIRED = sa.text(
+    """
+    UPDATE platform.user_token SET status = 'revoked'
+    WHERE owner_id = ANY(CAST(:ids AS uuid[])) AND type_ = 'access' AND status = 'active'
+      AND expires_at <= statement_timestamp()
+    RETURNING id_, owner_id
+    """
 )
 
 
@@ -67,12 +87,15 @@ def give_new_users_their_limits(session: Session, context: UOWTransaction) -> No
 def count_first_logs(session: Session, context: UOWTransaction) -> None:
     """Count the logs that new runs come with; what is appended to stored ones counts itself."""
     new = {row.id_ for row in session.new if isinstance(row, Workflow)}
-    lengths: Counter[uuid.UUID] = Counter()
+    appended: dict[uuid.UUID, Appended] = {}
     for row in session.new if new else ():
-        if isinstance(row, LogChunk) and row.workflow_id in new:  # Nobody else waits for a new run's size.
-            lengths[row.workflow_id] += len(row.data)
-    if lengths:
-        LogSize.add(session, lengths)
+        if isinstance(row, LogChunk) and row.workflow_id in new:  # No other transaction waits for its size.
+            part = Appended(row.owner_id, len(row.data), row.number, row.number)
+            appended[row.workflow_id] = (
+                appended[row.workflow_id] + part if row.workflow_id in appended else part
+            )
+    if appended:
+        LogSize.add(session, appended)
 
 
 def _give_owners(session: Session, children: list[Any]) -> None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from platform_db.models.base import ONLY_GROWING, STORAGE, Base, Identified, tenant_keys
-from platform_db.models.types import CURRENT_TRANSACTION, Json, Timestamp
+from platform_db.models.types import Json, Timestamp
 
 
 class StatusChange(Base):
@@ -20,23 +20,24 @@ class StatusChange(Base):
     :param actor: who did it, where the transaction said so (``SET LOCAL platform.actor``).
     :param reason: why, where the transaction or the transition said so (``SET LOCAL platform.reason``).
     :param overridden: whether an operator's override of the guard was in force.
-    :param transaction_id: the transaction that wrote it, for readers that page on.
+    :param number: its place among all entries; readers page by it, since no clock turns it back.
+    :param transaction_id: the transaction that wrote it, by which a reader finds what commits late.
     """
 
     __tablename__ = "status_change"
-    tenant_column = "owner_id"
 
     owner_id: Mapped[uuid.UUID]
     entity_id: Mapped[uuid.UUID]
     revision: Mapped[int]
     entity: Mapped[str] = mapped_column(sa.Text)
+    number: Mapped[int] = mapped_column(sa.BigInteger)
     from_status: Mapped[str] = mapped_column(sa.Text)
     to_status: Mapped[str] = mapped_column(sa.Text)
-    at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.func.clock_timestamp())
+    at: Mapped[datetime] = mapped_column(Timestamp)
     actor: Mapped[str | None] = mapped_column(sa.Text)
     reason: Mapped[str | None] = mapped_column(sa.Text)
     overridden: Mapped[bool] = mapped_column(server_default="false")
-    transaction_id: Mapped[int] = mapped_column(sa.BigInteger, server_default=CURRENT_TRANSACTION)
+    transaction_id: Mapped[int] = mapped_column(sa.BigInteger)
 
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "entity_id", "entity", "revision"),
@@ -49,7 +50,6 @@ class Note(Identified, Base):
     """Something worth knowing about a row that is not a status change."""
 
     __tablename__ = "note"
-    tenant_column = "owner_id"
 
     owner_id: Mapped[uuid.UUID]
     entity: Mapped[str] = mapped_column(sa.Text)
@@ -57,13 +57,35 @@ class Note(Identified, Base):
     topic: Mapped[str] = mapped_column(sa.Text)
     message: Mapped[str] = mapped_column(sa.Text)
     details: Mapped[dict[str, Any] | None] = mapped_column(Json)
-    at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.func.clock_timestamp())
-    transaction_id: Mapped[int] = mapped_column(sa.BigInteger, server_default=CURRENT_TRANSACTION)
+    number: Mapped[int] = mapped_column(sa.BigInteger, server_default=sa.FetchedValue())
+    at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.FetchedValue())
+    transaction_id: Mapped[int] = mapped_column(sa.BigInteger, server_default=sa.FetchedValue())
 
-    __mapper_args__ = {"primary_key": ["id_"]}
     __table_args__ = (
         *tenant_keys("note"),
-        sa.Index("ix_note_owner_id_entity_id_at", "owner_id", "entity_id", "at"),
+        sa.Index("ix_note_owner_id_entity_id_number", "owner_id", "entity_id", "number"),
         sa.Index("ix_note_at", "at", postgresql_using="brin"),
         {"info": {STORAGE: ONLY_GROWING}},
     )
+
+
+class ExtraTransition(Base):
+    """A transition that a platform allows beyond :mod:`platform_db.states`; none by default.
+
+    The guard looks here only where it is about to refuse.
+
+    :param reason: why the platform needs it.
+    """
+
+    __tablename__ = "extra_transition"
+
+    entity: Mapped[str] = mapped_column(sa.Text)
+    from_status: Mapped[str] = mapped_column(sa.Text)
+    to_status: Mapped[str] = mapped_column(sa.Text)
+    reason: Mapped[str] = mapped_column(sa.Text)
+
+    __table_args__ = (sa.PrimaryKeyConstraint("entity", "from_status", "to_status"),)
+
+
+# Gives the places of entries in histories, whatever row they speak of.
+HISTORY_NUMBER = sa.Sequence("history_number", data_type=sa.BigInteger, metadata=Base.metadata)

@@ -35,7 +35,6 @@ class Job(Identified, Timestamped, Base):
     """One job of a run."""
 
     __tablename__ = "job"
-    tenant_column = "owner_id"
     owner_from = ("workflow_id", "Workflow")
 
     owner_id: Mapped[uuid.UUID]
@@ -56,14 +55,14 @@ class Job(Identified, Timestamped, Base):
     workflow: Mapped[Workflow] = relationship(back_populates="jobs")
     cached: Mapped[list[JobCache]] = relationship(back_populates="job", passive_deletes=True)
     log_chunks: WriteOnlyMapped[LogChunk] = relationship(
-        passive_deletes=True, order_by=LogChunk.id_, overlaps="log_chunks"
+        passive_deletes=True, order_by=LogChunk.number, overlaps="log_chunks"
     )
 
-    __mapper_args__ = {"primary_key": ["id_"], "eager_defaults": True}
+    __mapper_args__ = {"eager_defaults": True}
     __table_args__ = (
         *tenant_keys("job"),
         tenant_foreign_key("workflow_id", "workflow"),
-        sa.Index("ix_job_owner_id_workflow_id", "owner_id", "workflow_id", "status"),
+        sa.Index("ix_job_owner_id_workflow_id", "owner_id", "workflow_id", "created", "id_"),
         sa.Index("ix_job_compute_backend_backend_job_id", "compute_backend", "backend_job_id"),
         sa.CheckConstraint("status <> 'running' OR started_at IS NOT NULL", name="running_has_start"),
         sa.CheckConstraint(
@@ -96,7 +95,6 @@ class JobCache(Identified, Timestamped, Base):
     """
 
     __tablename__ = "job_cache"
-    tenant_column = "owner_id"
     owner_from = ("job_id", "Job")
 
     owner_id: Mapped[uuid.UUID]
@@ -111,7 +109,6 @@ class JobCache(Identified, Timestamped, Base):
     job: Mapped[Job] = relationship(back_populates="cached")
     use: Mapped[JobCacheUse | None] = relationship(passive_deletes=True)
 
-    __mapper_args__ = {"primary_key": ["id_"]}
     __table_args__ = (
         *tenant_keys("job_cache"),
         sa.UniqueConstraint("owner_id", "digest"),
@@ -124,7 +121,6 @@ class JobCacheUse(Base):
     """How often and when a cached result was last used: beside it, so that a hit does not rewrite it."""
 
     __tablename__ = "job_cache_use"
-    tenant_column = "owner_id"
     owner_from = ("job_cache_id", "JobCache")
 
     owner_id: Mapped[uuid.UUID]
@@ -132,7 +128,6 @@ class JobCacheUse(Base):
     hits: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     last_hit_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
-    __mapper_args__ = {"primary_key": ["job_cache_id"]}
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "job_cache_id"),
         tenant_foreign_key("job_cache_id", "job_cache"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -14,36 +15,37 @@ from platform_db.models.base import (
     REWRITTEN_OFTEN,
     STORAGE,
     Base,
-    Identified,
     tenant_foreign_key,
 )
-from platform_db.models.types import CURRENT_TRANSACTION, Timestamp
+from platform_db.models.types import Timestamp
 
 
-class LogChunk(Identified, Base):
-    """A piece of a run's log, or of a job's where ``job_id`` is set. Their order is that of their ids."""
+class LogChunk(Base):
+    """A piece of a run's log, or of a job's where ``job_id`` is set.
+
+    :param number: its place, given by the database; the pieces of one log have gaps between them.
+    """
 
     __tablename__ = "log_chunk"
-    tenant_column = "owner_id"
     owner_from = ("workflow_id", "Workflow")
 
     owner_id: Mapped[uuid.UUID]
     workflow_id: Mapped[uuid.UUID]
+    number: Mapped[int] = mapped_column(sa.BigInteger, server_default=sa.FetchedValue())
     job_id: Mapped[uuid.UUID | None]
-    at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.func.clock_timestamp())
+    at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.FetchedValue())
     data: Mapped[bytes] = mapped_column(sa.LargeBinary)
-    transaction_id: Mapped[int] = mapped_column(sa.BigInteger, server_default=CURRENT_TRANSACTION)
+    transaction_id: Mapped[int] = mapped_column(sa.BigInteger, server_default=sa.FetchedValue())
 
-    __mapper_args__ = {"primary_key": ["id_"]}
     __table_args__ = (
-        sa.PrimaryKeyConstraint("owner_id", "workflow_id", "id_"),
+        sa.PrimaryKeyConstraint("owner_id", "workflow_id", "number"),
         tenant_foreign_key("workflow_id", "workflow"),
         tenant_foreign_key("job_id", "job"),
         sa.Index(
             "ix_log_chunk_owner_id_job_id",
             "owner_id",
             "job_id",
-            "id_",
+            "number",
             postgresql_where=sa.text("job_id IS NOT NULL"),
         ),
         # What commits behind a follower's back is found by its transaction.
@@ -57,20 +59,20 @@ class LogChunk(Identified, Base):
 
 
 class LogSize(Base):
-    """How many bytes of log a run and its jobs have stored.
+    """How many bytes of log a run and its jobs have stored, and between which numbers their pieces lie.
 
     It is counted up once per transaction, just before its commit, so that writers hardly wait for each other.
     """
 
     __tablename__ = "log_size"
-    tenant_column = "owner_id"
     owner_from = ("workflow_id", "Workflow")
 
     owner_id: Mapped[uuid.UUID]
     workflow_id: Mapped[uuid.UUID]
     bytes_: Mapped[int] = mapped_column(sa.BigInteger)
+    first_number: Mapped[int] = mapped_column(sa.BigInteger)
+    last_number: Mapped[int] = mapped_column(sa.BigInteger)
 
-    __mapper_args__ = {"primary_key": ["workflow_id"]}
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "workflow_id"),
         tenant_foreign_key("workflow_id", "workflow"),
@@ -79,22 +81,59 @@ class LogSize(Base):
     )
 
     @staticmethod
-    def add(session: Session, lengths: Mapping[uuid.UUID, int]) -> None:
-        """Count so many bytes more, by the run's id, in one statement."""
-        values = {"ids": [str(id_) for id_ in lengths], "lengths": list(lengths.values())}
+    def add(session: Session, appended: Mapping[uuid.UUID, Appended]) -> None:
+        """Count what was appended, by the run's id, in one statement."""
+        values = {
+            "ids": [str(id_) for id_ in appended],
+            "owners": [str(part.owner_id) for part in appended.values()],
+            "lengths": [part.length for part in appended.values()],
+            "first": [part.first_number for part in appended.values()],
+            "last": [part.last_number for part in appended.values()],
+        }
         session.connection().execute(_ADD, values)
 
 
+class Appended(NamedTuple):
+    """What one transaction has appended to the logs of a run and its jobs.
+
+    :param length: how many bytes count towards the log's limit.
+    """
+
+    owner_id: uuid.UUID
+    length: int
+    first_number: int
+    last_number: int
+
+    def __add__(self, other: Appended) -> Appended:  # type: ignore[override]
+        """Return both together."""
+        return Appended(
+            self.owner_id,
+            self.length + other.length,
+            min(self.first_number, other.first_number),
+            max(self.last_number, other.last_number),
+        )
+
+
+# A run that was deleted meanwhile is not counted: its foreign key would end the transaction.
 _ADD = sa.text(
     """
-    INSERT INTO platform.log_size (owner_id, workflow_id, bytes_)
-    SELECT workflow.owner_id, workflow.id_, appended.length
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:lengths AS bigint[])) AS appended (id_, length)
-    JOIN platform.workflow ON workflow.id_ = appended.id_
+    INSERT INTO platform.log_size (owner_id, workflow_id, bytes_, first_number, last_number)
+    SELECT workflow.owner_id, workflow.id_, appended.length, appended.first_number, appended.last_number
+    FROM unnest(
+        CAST(:owners AS uuid[]), CAST(:ids AS uuid[]), CAST(:lengths AS bigint[]), CAST(:first AS bigint[]),
+        CAST(:last AS bigint[])
+    ) AS appended (owner_id, id_, length, first_number, last_number)
+    JOIN platform.workflow ON workflow.owner_id = appended.owner_id AND workflow.id_ = appended.id_
     ORDER BY workflow.owner_id, workflow.id_
-    ON CONFLICT (owner_id, workflow_id) DO UPDATE SET bytes_ = log_size.bytes_ + excluded.bytes_
+    ON CONFLICT (owner_id, workflow_id) DO UPDATE
+    SET bytes_ = log_size.bytes_ + excluded.bytes_,
+        first_number = least(log_size.first_number, excluded.first_number),
+        last_number = greatest(log_size.last_number, excluded.last_number)
     """
 )
+
+# Gives the places of pieces in logs.
+LOG_NUMBER = sa.Sequence("log_number", data_type=sa.BigInteger, metadata=Base.metadata)
 
 
 def encode_log(text: str | bytes) -> bytes:
@@ -111,5 +150,5 @@ def read_logs(session: Session, *criteria: sa.ColumnElement[bool]) -> str:
     """Join the chunks that meet the criteria; what the session has not flushed yet is flushed first."""
     session.flush()
     return decode_log(
-        b"".join(session.scalars(sa.select(LogChunk.data).where(*criteria).order_by(LogChunk.id_)))
+        b"".join(session.scalars(sa.select(LogChunk.data).where(*criteria).order_by(LogChunk.number)))
     )

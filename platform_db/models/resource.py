@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
-from sqlalchemy.orm import Mapped, Session, declared_attr, mapped_column, relationship
+from sqlalchemy.orm import Mapped, Session, declared_attr, mapped_column, relationship, synonym
 
 from platform_db import units
 from platform_db.identifiers import new_id
@@ -99,9 +99,8 @@ class UserResource(Base):
     """
 
     __tablename__ = "user_resource"
-    tenant_column = "user_id"
 
-    user_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_", ondelete="CASCADE"))
+    owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_", ondelete="CASCADE"))
     resource_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.resource.id_"))
     quota_limit: Mapped[int | None] = mapped_column(sa.BigInteger)
     quota_used: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
@@ -111,11 +110,12 @@ class UserResource(Base):
     quota_period_start_at: Mapped[datetime | None] = mapped_column(Timestamp)
     measured_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
+    user_id: Mapped[uuid.UUID] = synonym("owner_id")
     user: Mapped[User] = relationship(back_populates="resources")
     resource: Mapped[Resource] = relationship(lazy="joined", innerjoin=True)
 
     __table_args__ = (
-        sa.PrimaryKeyConstraint("user_id", "resource_id"),
+        sa.PrimaryKeyConstraint("owner_id", "resource_id"),
         sa.CheckConstraint("quota_used >= 0", name="used_not_negative"),
         sa.CheckConstraint("quota_reserved >= 0", name="reserved_not_negative"),
         sa.CheckConstraint("quota_pruned >= 0", name="pruned_not_negative"),
@@ -142,7 +142,7 @@ class UserResource(Base):
 _CREATE_DEFAULTS = sa.text(
     """
     INSERT INTO platform.user_resource
-        (user_id, resource_id, quota_limit, quota_period_months, quota_period_start_at)
+        (owner_id, resource_id, quota_limit, quota_period_months, quota_period_start_at)
     SELECT u.id_, r.id_,
            CASE r.type_ WHEN 'cpu' THEN CAST(:cpu_limit AS bigint) ELSE :disk_limit END,
            CASE r.type_ WHEN 'cpu' THEN CAST(:period_months AS integer) END,
@@ -182,7 +182,6 @@ class WorkflowResource(Usage, Base):
     """
 
     __tablename__ = "workflow_resource"
-    tenant_column = "owner_id"
     owner_from = ("workflow_id", "Workflow")
 
     workflow_id: Mapped[uuid.UUID]
@@ -192,7 +191,6 @@ class WorkflowResource(Usage, Base):
     method: Mapped[str | None] = mapped_column(sa.Text)
     apparent: Mapped[bool] = mapped_column(server_default="false")
 
-    __mapper_args__ = {"primary_key": ["workflow_id", "resource_id"]}
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "workflow_id", "resource_id"),
         tenant_foreign_key("workflow_id", "workflow"),
@@ -205,12 +203,10 @@ class InteractiveSessionResource(Usage, Base):
     """How much of a resource an interactive session uses, and when that was measured."""
 
     __tablename__ = "interactive_session_resource"
-    tenant_column = "owner_id"
     owner_from = ("session_id", "InteractiveSession")
 
     session_id: Mapped[uuid.UUID]
 
-    __mapper_args__ = {"primary_key": ["session_id", "resource_id"]}
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "session_id", "resource_id"),
         tenant_foreign_key("session_id", "interactive_session"),
@@ -222,12 +218,10 @@ class ServiceResource(Usage, Base):
     """How much of a resource a service uses, and when that was measured."""
 
     __tablename__ = "service_resource"
-    tenant_column = "owner_id"
     owner_from = ("service_id", "Service")
 
     service_id: Mapped[uuid.UUID]
 
-    __mapper_args__ = {"primary_key": ["service_id", "resource_id"]}
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "service_id", "resource_id"),
         tenant_foreign_key("service_id", "service"),
@@ -242,23 +236,23 @@ class QuotaReservation(Identified, Timestamped, Base):
     """
 
     __tablename__ = "quota_reservation"
-    tenant_column = "user_id"
 
-    user_id: Mapped[uuid.UUID]
+    owner_id: Mapped[uuid.UUID]
     resource_id: Mapped[uuid.UUID]
     amount: Mapped[int] = mapped_column(sa.BigInteger)
     expires_at: Mapped[datetime] = mapped_column(Timestamp)
 
-    __mapper_args__ = {"primary_key": ["id_"]}
+    user_id: Mapped[uuid.UUID] = synonym("owner_id")
+
     __table_args__ = (
-        *tenant_keys("quota_reservation", "user_id"),
+        *tenant_keys("quota_reservation"),
         sa.ForeignKeyConstraint(
-            ["user_id", "resource_id"],
-            ["platform.user_resource.user_id", "platform.user_resource.resource_id"],
+            ["owner_id", "resource_id"],
+            ["platform.user_resource.owner_id", "platform.user_resource.resource_id"],
             ondelete="CASCADE",
         ),
         sa.Index("ix_quota_reservation_expires_at", "expires_at"),
-        sa.Index("ix_quota_reservation_user_id_resource_id", "user_id", "resource_id"),
+        sa.Index("ix_quota_reservation_owner_id_resource_id", "owner_id", "resource_id"),
     )
 
 

@@ -25,7 +25,6 @@ class WorkspaceRetentionRule(Identified, Timestamped, Base):
     """
 
     __tablename__ = "workspace_retention_rule"
-    tenant_column = "owner_id"
     owner_from = ("workflow_id", "Workflow")
 
     owner_id: Mapped[uuid.UUID]
@@ -43,7 +42,7 @@ class WorkspaceRetentionRule(Identified, Timestamped, Base):
         viewonly=True, order_by="WorkspaceRetentionAuditLog.id_"
     )
 
-    __mapper_args__ = {"primary_key": ["id_"], "eager_defaults": True}
+    __mapper_args__ = {"eager_defaults": True}
     __table_args__ = (
         *tenant_keys("workspace_retention_rule"),
         tenant_foreign_key("workflow_id", "workflow"),
@@ -59,7 +58,6 @@ class WorkspaceRetentionAuditLog(Base):
     """One change of a rule, written by the database."""
 
     __tablename__ = "workspace_retention_audit_log"
-    tenant_column = "owner_id"
 
     id_: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True))
     owner_id: Mapped[uuid.UUID]
@@ -71,7 +69,6 @@ class WorkspaceRetentionAuditLog(Base):
     apply_on: Mapped[datetime | None] = mapped_column(Timestamp)
     at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.func.clock_timestamp())
 
-    __mapper_args__ = {"primary_key": ["id_"]}
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "workspace_retention_rule_id", "id_"),
         tenant_foreign_key("workspace_retention_rule_id", "workspace_retention_rule"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any, overload
 
 import sqlalchemy as sa
@@ -9,14 +10,16 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from platform_db import crypto
+from platform_db.crypto.column import Sealed
 from platform_db.crypto.token_format import require_well_formed
+from platform_db.models.base import Base
 
 
 def other_digests_column() -> Mapped[list[bytes] | None]:
     """Return a column that hands the digests under the ring's other keys to the database; it stores none.
 
     While two keys are in the ring, the same value has two digests, and a unique index on one of them would
-    not meet the other. So a trigger looks for all of them (:mod:`platform_db.schema.ddl`).
+    not meet the other. So a trigger makes a :class:`SecretDigest` of each (``schema/sql/secrets.sql``).
     """
     return mapped_column(ARRAY(sa.LargeBinary), nullable=True, deferred=True)
 
@@ -69,3 +72,21 @@ class SecretAttribute:
         setattr(row, self.encrypted, ring.encrypt(value, self.context(row)))
         setattr(row, self.digest, digest)
         setattr(row, self.other_digests, other_digests)
+
+
+class SecretDigest(Base):
+    """A digest of a stored secret. A value is some row's under every key, or none's.
+
+    :param entity: the table of that row.
+    """
+
+    __tablename__ = "secret_digest"
+
+    digest: Mapped[bytes] = mapped_column(Sealed)
+    entity: Mapped[str] = mapped_column(sa.Text)
+    entity_id: Mapped[uuid.UUID]
+
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("digest"),
+        sa.Index("ix_secret_digest_entity_id", "entity_id"),
+    )

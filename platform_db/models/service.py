@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, relationship
 
-from platform_db.models.base import Base, Identified, session_of, tenant_foreign_key
+from platform_db.models.base import Base, session_of, tenant_foreign_key
 from platform_db.models.log_chunk import decode_log, encode_log
 from platform_db.models.resource import ServiceResource
 from platform_db.models.session import Running
@@ -30,7 +30,6 @@ class Service(Running, Base):
     """A service of a user's workflows."""
 
     __tablename__ = "service"
-    tenant_column = "owner_id"
 
     uri: Mapped[str | None] = mapped_column(sa.Text)
     type_: Mapped[ServiceType] = mapped_column(
@@ -42,7 +41,7 @@ class Service(Running, Base):
     )
     resources: Mapped[list[ServiceResource]] = relationship(passive_deletes=True)
     log_entries: WriteOnlyMapped[ServiceLog] = relationship(
-        passive_deletes=True, order_by=lambda: ServiceLog.id_
+        passive_deletes=True, order_by=lambda: ServiceLog.number
     )
 
     __table_args__ = (
@@ -70,21 +69,20 @@ class Service(Running, Base):
         )
 
 
-class ServiceLog(Identified, Base):
-    """A piece of a service's log. Their order is that of their ids."""
+class ServiceLog(Base):
+    """A piece of a service's log; their order is that of their numbers."""
 
     __tablename__ = "service_log"
-    tenant_column = "owner_id"
     owner_from = ("service_id", "Service")
 
     owner_id: Mapped[uuid.UUID]
     service_id: Mapped[uuid.UUID]
-    at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.func.clock_timestamp())
+    number: Mapped[int] = mapped_column(sa.BigInteger, server_default=sa.FetchedValue())
+    at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.FetchedValue())
     data: Mapped[bytes] = mapped_column(sa.LargeBinary)
 
-    __mapper_args__ = {"primary_key": ["id_"]}
     __table_args__ = (
-        sa.PrimaryKeyConstraint("owner_id", "service_id", "id_"),
+        sa.PrimaryKeyConstraint("owner_id", "service_id", "number"),
         tenant_foreign_key("service_id", "service"),
         sa.Index("ix_service_log_at", "at", postgresql_using="brin"),
     )
@@ -94,14 +92,12 @@ class WorkflowService(Base):
     """The link between a workflow and a service that it uses."""
 
     __tablename__ = "workflow_service"
-    tenant_column = "owner_id"
     owner_from = ("workflow_id", "Workflow")
 
     owner_id: Mapped[uuid.UUID]
     workflow_id: Mapped[uuid.UUID]
     service_id: Mapped[uuid.UUID]
 
-    __mapper_args__ = {"primary_key": ["workflow_id", "service_id"]}
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "workflow_id", "service_id"),
         tenant_foreign_key("workflow_id", "workflow"),

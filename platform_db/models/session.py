@@ -45,14 +45,14 @@ class Running(Identified, Timestamped):
     run_stopped_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
     revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
 
-    __mapper_args__ = {"primary_key": ["id_"], "eager_defaults": True}
+    __mapper_args__ = {"eager_defaults": True}
 
     @staticmethod
     def constraints(table: str) -> tuple[sa.schema.SchemaItem, ...]:
         """Return the keys, indexes and checks that sessions and services share."""
         return (
             *tenant_keys(table),
-            sa.Index(f"ix_{table}_owner_id_status", "owner_id", "status", "id_"),
+            sa.Index(f"ix_{table}_owner_id_created", "owner_id", "created", "id_"),
             sa.CheckConstraint("status <> 'running' OR run_started_at IS NOT NULL", name="running_has_start"),
             sa.CheckConstraint(
                 "status NOT IN ('finished', 'failed') OR run_finished_at IS NOT NULL", name="finished_has_end"
@@ -65,7 +65,6 @@ class InteractiveSession(Running, Base):
     """An interactive session. Its secret is encrypted, and found by a keyed digest."""
 
     __tablename__ = "interactive_session"
-    tenant_column = "owner_id"
 
     path: Mapped[str] = mapped_column(sa.Text)
     type_: Mapped[InteractiveSessionType] = mapped_column(
@@ -91,7 +90,6 @@ class InteractiveSession(Running, Base):
             unique=True,
             postgresql_where=sa.text("status <> 'deleted'"),
         ),
-        sa.UniqueConstraint("secret_digest"),
         key_id_index("interactive_session", "secret"),
         sa.CheckConstraint("(secret IS NULL) = (secret_digest IS NULL)", name="digest_beside_value"),
     )
@@ -101,14 +99,12 @@ class WorkflowSession(Base):
     """The link between a workflow and an interactive session on it."""
 
     __tablename__ = "workflow_session"
-    tenant_column = "owner_id"
     owner_from = ("workflow_id", "Workflow")
 
     owner_id: Mapped[uuid.UUID]
     workflow_id: Mapped[uuid.UUID]
     session_id: Mapped[uuid.UUID]
 
-    __mapper_args__ = {"primary_key": ["workflow_id", "session_id"]}
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "workflow_id", "session_id"),
         tenant_foreign_key("workflow_id", "workflow"),

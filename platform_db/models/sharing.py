@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from platform_db.models.base import Base, Created, tenant_foreign_key
+from platform_db.models.base import Base, Timestamped, tenant_foreign_key
 from platform_db.models.types import Timestamp, native_enum
 
 if TYPE_CHECKING:
@@ -24,11 +24,10 @@ class AccessType(str, enum.Enum):
     read = "read"
 
 
-class UserWorkflow(Created, Base):
+class UserWorkflow(Timestamped, Base):
     """A workflow shared with a user. Once ``valid_until`` has passed, it grants nothing."""
 
     __tablename__ = "user_workflow"
-    tenant_column = "owner_id"
     owner_from = ("workflow_id", "Workflow")
 
     owner_id: Mapped[uuid.UUID]
@@ -43,7 +42,6 @@ class UserWorkflow(Created, Base):
     workflow: Mapped[Workflow] = relationship(back_populates="shares")
     user: Mapped[User] = relationship()
 
-    __mapper_args__ = {"primary_key": ["workflow_id", "user_id"]}
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "workflow_id", "user_id"),
         tenant_foreign_key("workflow_id", "workflow"),

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym
 
 from platform_db.crypto.column import Sealed
-from platform_db.models.base import STORAGE, Base, Identified, Timestamped, tenant_keys
+from platform_db.models.base import STORAGE, Base, Identified, Timestamped, tenant_foreign_key, tenant_keys
 from platform_db.models.secret import SecretAttribute, key_id_index, other_digests_column
 from platform_db.models.types import Timestamp, native_enum
 from platform_db.states import UserTokenStatus
@@ -42,9 +42,8 @@ class UserToken(Identified, Timestamped, Base):
     """
 
     __tablename__ = "user_token"
-    tenant_column = "user_id"
 
-    user_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_", ondelete="CASCADE"))
+    owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_", ondelete="CASCADE"))
     type_: Mapped[UserTokenType] = mapped_column(native_enum(UserTokenType, "user_token_type"))
     status: Mapped[UserTokenStatus] = mapped_column(native_enum(UserTokenStatus, "user_token_status"))
     name: Mapped[str | None] = mapped_column(sa.Text)
@@ -57,29 +56,38 @@ class UserToken(Identified, Timestamped, Base):
 
     token = SecretAttribute("encrypted_token", "token_digest", "other_token_digests")
 
+    user_id: Mapped[uuid.UUID] = synonym("owner_id")
     user: Mapped[User] = relationship(back_populates="tokens")
     last_use: Mapped[UserTokenLastUse | None] = relationship(viewonly=True)
 
-    __mapper_args__ = {"primary_key": ["id_"], "eager_defaults": True}
+    __mapper_args__ = {"eager_defaults": True}
     __table_args__ = (
-        *tenant_keys("user_token", "user_id"),
+        *tenant_keys("user_token"),
         sa.UniqueConstraint("token_digest"),
         key_id_index("user_token", "token"),
+        sa.Index("ix_user_token_owner_id_created", "owner_id", "created", "id_"),
+        sa.Index(
+            "ix_user_token_access",
+            "owner_id",
+            "created",
+            "id_",
+            postgresql_where=sa.text("type_ = 'access'"),
+        ),
         sa.Index(
             "uq_user_token_active_access",
-            "user_id",
+            "owner_id",
             unique=True,
             postgresql_where=sa.text("type_ = 'access' AND status = 'active'"),
         ),
         sa.Index(
             "uq_user_token_requested_access",
-            "user_id",
+            "owner_id",
             unique=True,
             postgresql_where=sa.text("type_ = 'access' AND status = 'requested'"),
         ),
         sa.Index(
             "uq_user_token_personal_name",
-            "user_id",
+            "owner_id",
             "name",
             unique=True,
             postgresql_where=sa.text("type_ = 'personal' AND status = 'active'"),
@@ -103,19 +111,13 @@ class UserTokenLastUse(Base):
     """
 
     __tablename__ = "user_token_last_use"
-    tenant_column = "user_id"
 
-    user_id: Mapped[uuid.UUID]
+    owner_id: Mapped[uuid.UUID]
     token_id: Mapped[uuid.UUID]
     last_used_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
-    __mapper_args__ = {"primary_key": ["token_id"]}
     __table_args__ = (
-        sa.PrimaryKeyConstraint("user_id", "token_id"),
-        sa.ForeignKeyConstraint(
-            ["user_id", "token_id"],
-            ["platform.user_token.user_id", "platform.user_token.id_"],
-            ondelete="CASCADE",
-        ),
+        sa.PrimaryKeyConstraint("owner_id", "token_id"),
+        tenant_foreign_key("token_id", "user_token"),
         {"info": {STORAGE: "fillfactor = 70"}},
     )

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapped, WriteOnlyMapped, foreign, mapped_column, relationship
+from sqlalchemy.orm import Mapped, WriteOnlyMapped, foreign, mapped_column, object_session, relationship
 
 from platform_db import errors, priority
-from platform_db.models.audit import AuditLog, AuditLogAction
+from platform_db.models.audit import NOBODY, AuditLog, AuditLogAction
 from platform_db.models.base import Base, Identified, Timestamped, session_of
 from platform_db.models.resource import UserResource, quota_usage
 from platform_db.models.token import EVERY_SCOPE, UserToken, UserTokenType
@@ -37,6 +37,8 @@ class User(Identified, Timestamped, Base):
         sa.UniqueConstraint("idp_issuer", "idp_subject"),
         sa.CheckConstraint("(idp_issuer IS NULL) = (idp_subject IS NULL)", name="idp_complete"),
         sa.CheckConstraint("email <> ''", name="email_not_empty"),
+        sa.CheckConstraint(f"id_ <> '{NOBODY}'", name="id_not_reserved"),
+        sa.Index("ix_user__created", "created", "id_"),
     )
 
     email: Mapped[str] = mapped_column(sa.Text)
@@ -45,16 +47,17 @@ class User(Identified, Timestamped, Base):
     idp_issuer: Mapped[str | None] = mapped_column(sa.Text)
     idp_subject: Mapped[str | None] = mapped_column(sa.Text)
 
-    tokens: Mapped[list[UserToken]] = relationship(
-        back_populates="user", passive_deletes=True, order_by="UserToken.id_"
+    # Not a list: a user may have had a hundred thousand tokens.
+    tokens: WriteOnlyMapped[UserToken] = relationship(
+        back_populates="user", passive_deletes=True, order_by="(UserToken.created, UserToken.id_)"
     )
     resources: Mapped[list[UserResource]] = relationship(back_populates="user", passive_deletes=True)
     workflows: Mapped[list[Workflow]] = relationship(
-        back_populates="owner", passive_deletes="all", order_by="Workflow.id_"
+        back_populates="owner", passive_deletes="all", order_by="(Workflow.created, Workflow.id_)"
     )
     # Audit rows outlive the user: there is no foreign key, and nothing follows when the user is deleted.
     _new_audit_logs: WriteOnlyMapped[AuditLog] = relationship(
-        primaryjoin=lambda: User.id_ == foreign(AuditLog.user_id), passive_deletes="all"
+        primaryjoin=lambda: User.id_ == foreign(AuditLog.owner_id), passive_deletes="all"
     )
 
     def __init__(self, *, access_token: str | None = None, **values: Any) -> None:
@@ -72,13 +75,12 @@ class User(Identified, Timestamped, Base):
     @property
     def latest_access_token(self) -> UserToken | None:
         """The access token that was requested or granted last."""
-        access_tokens = [token for token in self.tokens if token.type_ is UserTokenType.access]
-        return max(access_tokens, key=lambda token: token.id_, default=None)
+        return self._access_token()
 
     @property
     def active_token(self) -> UserToken | None:
-        """The active access token; there is at most one."""
-        return self._access_token_with(UserTokenStatus.active)
+        """The active access token, unless its time is over; there is at most one."""
+        return self._access_token(UserTokenStatus.active)
 
     @property
     def access_token_status(self) -> str | None:
@@ -96,14 +98,14 @@ class User(Identified, Timestamped, Base):
     def access_token(self, value: str) -> None:
         """Grant an access token with this value, for every scope; a requested one becomes active.
 
-        Where somebody else has granted one since the user was loaded, the flush raises ``TokenError``.
+        Where another process has granted one since the user was loaded, the flush raises ``TokenError``.
 
         :raises errors.TokenError: the user has an active one.
         :raises errors.MalformedToken: the value is empty, or a mistyped ``pdb_…``.
         """
         if self.active_token is not None:
             raise errors.TokenError(f"user {self.id_} has already an active access token")
-        requested = self._access_token_with(UserTokenStatus.requested)
+        requested = self._access_token(UserTokenStatus.requested)
         if requested is not None:
             requested.token = value
             requested.scopes = [EVERY_SCOPE]
@@ -111,34 +113,58 @@ class User(Identified, Timestamped, Base):
             token = requested
         else:
             token = UserToken(
-                user_id=self.id_,
+                owner_id=self.id_,
                 type_=UserTokenType.access,
                 status=UserTokenStatus.active,
                 token=value,
                 scopes=[EVERY_SCOPE],
             )
-            self.tokens.append(token)
+            self.tokens.add(token)
         # Not by log_action(): a new user is in no session yet.
         self._new_audit_logs.add(
             AuditLog(action=AuditLogAction.grant_token, details={"token_id": str(token.id_)})
         )
 
     def request_access_token(self) -> UserToken:
-        """Ask for an access token, which somebody else grants.
+        """Ask for an access token, which an administrator grants.
 
         :raises errors.TokenError: the user has an active or a requested one.
         """
-        for status in (UserTokenStatus.active, UserTokenStatus.requested):
-            if self._access_token_with(status) is not None:
-                word = "an active" if status is UserTokenStatus.active else "requested an"
+        for status, word in (
+            (UserTokenStatus.active, "an active"),
+            (UserTokenStatus.requested, "requested an"),
+        ):
+            if self._access_token(status) is not None:
                 raise errors.TokenError(f"user {self.id_} has already {word} access token")
-        token = UserToken(user_id=self.id_, type_=UserTokenType.access, status=UserTokenStatus.requested)
-        self.tokens.append(token)
+        token = UserToken(owner_id=self.id_, type_=UserTokenType.access, status=UserTokenStatus.requested)
+        self.tokens.add(token)
         self.log_action(AuditLogAction.request_token, {"token_id": str(token.id_)})
         return token
 
-    def _access_token_with(self, status: UserTokenStatus) -> UserToken | None:
-        return next((t for t in self.tokens if t.type_ is UserTokenType.access and t.status is status), None)
+    def _access_token(self, status: UserTokenStatus | None = None) -> UserToken | None:
+        """Return the newest access token, of this status if one is given; an active one is not expired."""
+        pending = sa.inspect(self).attrs.tokens.history.added or ()
+        for new in reversed(pending):
+            if new.type_ is UserTokenType.access and status in (None, new.status):
+                token: UserToken = new
+                return token
+        session = object_session(self)
+        if session is None or not sa.inspect(self).persistent:
+            return None
+        query = (
+            sa.select(UserToken)
+            .where(UserToken.owner_id == self.id_, UserToken.type_ == UserTokenType.access)
+            .order_by(UserToken.created.desc(), UserToken.id_.desc())
+            .limit(1)
+        )
+        if status is not None:
+            query = query.where(UserToken.status == status)
+        if status is UserTokenStatus.active:
+            query = query.where(
+                sa.or_(UserToken.expires_at.is_(None), UserToken.expires_at > sa.func.statement_timestamp())
+            )
+        found: UserToken | None = session.scalars(query).one_or_none()
+        return found
 
     # -- audit
 
@@ -149,7 +175,7 @@ class User(Identified, Timestamped, Base):
         :raises errors.TokenInText: a token's value is in the details.
         """
         session = session_of(self)
-        row = AuditLog(user_id=self.id_, action=action, details=dict(details) if details else None)
+        row = AuditLog(owner_id=self.id_, action=action, details=dict(details) if details else None)
         session.add(row)
         return row
 

@@ -44,7 +44,7 @@ class Workflow(Identified, Timestamped, Base):
     """One run of a workflow.
 
     Its run number is given by the database when it is written. Its status is guarded there, too
-    (:mod:`platform_db.schema.guard`), where the three times and ``revision`` are also kept.
+    (``schema/sql/guard.sql``), where the three times and ``revision`` are also kept.
 
     :param logs: text with which the run's log begins.
     :param restart: whether this run restarts an earlier one of the same name.
@@ -54,7 +54,6 @@ class Workflow(Identified, Timestamped, Base):
     """
 
     __tablename__ = "workflow"
-    tenant_column = "owner_id"
 
     owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_"))
     name: Mapped[str] = mapped_column(sa.Text)
@@ -83,21 +82,23 @@ class Workflow(Identified, Timestamped, Base):
 
     owner: Mapped[User] = relationship(back_populates="workflows")
     jobs: Mapped[list[Job]] = relationship(
-        back_populates="workflow", passive_deletes=True, order_by="Job.id_"
+        back_populates="workflow", passive_deletes=True, order_by="(Job.created, Job.id_)"
     )
     shares: Mapped[list[UserWorkflow]] = relationship(back_populates="workflow", passive_deletes=True)
     resources: Mapped[list[WorkflowResource]] = relationship(viewonly=True)
     retention_rules: Mapped[list[WorkspaceRetentionRule]] = relationship(
-        back_populates="workflow", passive_deletes=True, order_by="WorkspaceRetentionRule.id_"
+        back_populates="workflow",
+        passive_deletes=True,
+        order_by="(WorkspaceRetentionRule.created, WorkspaceRetentionRule.id_)",
     )
-    log_chunks: WriteOnlyMapped[LogChunk] = relationship(passive_deletes=True, order_by=LogChunk.id_)
+    log_chunks: WriteOnlyMapped[LogChunk] = relationship(passive_deletes=True, order_by=LogChunk.number)
 
-    __mapper_args__ = {"primary_key": ["id_"], "eager_defaults": True}
+    __mapper_args__ = {"eager_defaults": True}
     __table_args__ = (
         *tenant_keys("workflow"),
         sa.UniqueConstraint("owner_id", "name", "run_number_major", "run_number_minor"),
-        # Ids are ordered in time, so these and the primary key serve the lists, newest first, too.
-        sa.Index("ix_workflow_owner_id_status", "owner_id", "status", "id_"),
+        sa.Index("ix_workflow_owner_id_created", "owner_id", "created", "id_"),
+        sa.Index("ix_workflow_owner_id_status", "owner_id", "status"),
         sa.Index("ix_workflow_owner_id_workspace_path", "owner_id", "workspace_path"),
         sa.Index("ix_workflow_deleted", "id_", postgresql_where=sa.text("status = 'deleted'")),
         sa.Index(

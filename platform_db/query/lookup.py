@@ -43,7 +43,7 @@ def find_by_prefix(session: Session, model: type[Row], prefix: str, *criteria: s
     if not rows:
         error = errors.WorkflowNotFound if model is Workflow else errors.NotFound
         raise error(f"there is no {table} {prefix}")
-    candidates = [str(identity_of(row)) for row in rows]
+    candidates = [str(identity_of(row)[1]) for row in rows]
     shown = candidates[:SHOWN_CANDIDATES] + ["…"] * (len(rows) > SHOWN_CANDIDATES)
     raise errors.AmbiguousIdentifier(f"{table} {prefix} could be {', '.join(shown)}")
 

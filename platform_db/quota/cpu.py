@@ -55,8 +55,9 @@ def _store(entity: str, one: bool) -> sa.TextClause:
     """
     table, key = CONSUMERS[entity]
     # greatest() knows no "unknown": without a period, everything counts.
-    used = f"""greatest(0, floor(extract(epoch FROM
-        {_END[entity]} - greatest(e.run_started_at, total.quota_period_start_at)) * 1000))::bigint"""
+    # What never started has used nothing, whenever it ended.
+    used = f"""CASE WHEN e.run_started_at IS NOT NULL THEN greatest(0, floor(extract(epoch FROM
+        {_END[entity]} - greatest(e.run_started_at, total.quota_period_start_at)) * 1000))::bigint END"""
     return sa.text(
         f"""
         WITH spans AS (
@@ -64,7 +65,7 @@ def _store(entity: str, one: bool) -> sa.TextClause:
                    {_END[entity]} IS NOT NULL AND e.run_started_at IS NOT NULL AS ended
             FROM platform.{entity} AS e
             JOIN platform.user_resource AS total
-                ON total.user_id = e.owner_id AND total.resource_id = CAST(:resource AS uuid)
+                ON total.owner_id = e.owner_id AND total.resource_id = CAST(:resource AS uuid)
             LEFT JOIN platform.{table} AS f
                 ON f.owner_id = e.owner_id AND f.{key} = e.id_ AND f.resource_id = CAST(:resource AS uuid)
             WHERE {"e.id_ = CAST(:id AS uuid)" if one else "e.owner_id = ANY(CAST(:users AS uuid[]))"}
@@ -89,7 +90,7 @@ _SUM_TOTALS = sa.text(
     UPDATE platform.user_resource AS total
     SET quota_used = sums.used, measured_at = clock_timestamp()
     FROM (
-        SELECT t.user_id, t.quota_used AS before,
+        SELECT t.owner_id, t.quota_used AS before,
                t.quota_pruned + coalesce(sum(f.used), 0)::bigint AS used
         FROM platform.user_resource AS t
         LEFT JOIN (
@@ -101,12 +102,12 @@ _SUM_TOTALS = sa.text(
             for table, _ in CONSUMERS.values()
         )
     }
-        ) AS f ON f.owner_id = t.user_id
-        WHERE t.user_id = ANY(CAST(:users AS uuid[])) AND t.resource_id = CAST(:resource AS uuid)
-        GROUP BY t.user_id, t.quota_used, t.quota_pruned
+        ) AS f ON f.owner_id = t.owner_id
+        WHERE t.owner_id = ANY(CAST(:users AS uuid[])) AND t.resource_id = CAST(:resource AS uuid)
+        GROUP BY t.owner_id, t.quota_used, t.quota_pruned
     ) AS sums
-    WHERE total.user_id = sums.user_id AND total.resource_id = CAST(:resource AS uuid)
-    RETURNING total.user_id, sums.before, sums.used
+    WHERE total.owner_id = sums.owner_id AND total.resource_id = CAST(:resource AS uuid)
+    RETURNING total.owner_id, sums.before, sums.used
     """
 )
 
@@ -186,7 +187,7 @@ def update_users(
         report.figures += connection.execute(_store(entity, one=False), parameters).one().figures
     # A statement of its own: it has to see what the ones before have written.
     rows = connection.execute(_SUM_TOTALS, parameters)
-    changed = [Drift(row.user_id, row.before, row.used) for row in rows if row.before != row.used]
+    changed = [Drift(row.owner_id, row.before, row.used) for row in rows if row.before != row.used]
     report.totals += len(changed)
     return changed
 
@@ -208,7 +209,7 @@ def update_workflow_cpu_quota(session: Session, workflow: Workflow | uuid.UUID |
     parameters = {"id": str(workflow_id), "resource": str(resource.id_)}
     change = connection.execute(_store("workflow", one=True), parameters).one().change
     figures.change_totals(session, resource, {owner_id: int(change)})
-    figures.expire_figures(session, resource, [workflow_id])
+    figures.expire_figures(session, resource, owner_id, [workflow_id])
     figures.expire_totals(session, resource, [owner_id])
     if isinstance(workflow, Workflow):
         session.expire(workflow, ["resources"])

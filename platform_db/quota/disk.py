@@ -50,7 +50,9 @@ def store_workflow_disk_quota(
         _measure(session, resource, row.owner_id, row.workspace_path)
     else:
         figures.change_figure(session, resource, row.owner_id, row.workspace_path, bytes_to_sum)
-    found = session.get_one(WorkflowResource, (workflow_id, resource.id_), populate_existing=True)
+    found = session.get_one(
+        WorkflowResource, (row.owner_id, workflow_id, resource.id_), populate_existing=True
+    )
     if isinstance(workflow, Workflow):
         session.expire(workflow, ["resources"])
     return found
@@ -112,16 +114,16 @@ _SUM_TOTALS = sa.text(
         GROUP BY w.owner_id, w.workspace_path
     ),
     sums AS (
-        SELECT total.user_id, total.quota_used AS before, coalesce(sum(workspaces.used), 0) AS used
-        FROM platform.user_resource AS total LEFT JOIN workspaces ON workspaces.owner_id = total.user_id
-        WHERE total.user_id = ANY(CAST(:users AS uuid[])) AND total.resource_id = CAST(:resource AS uuid)
-        GROUP BY total.user_id, total.quota_used
+        SELECT total.owner_id, total.quota_used AS before, coalesce(sum(workspaces.used), 0) AS used
+        FROM platform.user_resource AS total LEFT JOIN workspaces ON workspaces.owner_id = total.owner_id
+        WHERE total.owner_id = ANY(CAST(:users AS uuid[])) AND total.resource_id = CAST(:resource AS uuid)
+        GROUP BY total.owner_id, total.quota_used
     )
     UPDATE platform.user_resource AS total
     SET quota_used = sums.used, measured_at = clock_timestamp()
     FROM sums
-    WHERE total.user_id = sums.user_id AND total.resource_id = CAST(:resource AS uuid)
-    RETURNING total.user_id, sums.before, total.quota_used AS used
+    WHERE total.owner_id = sums.owner_id AND total.resource_id = CAST(:resource AS uuid)
+    RETURNING total.owner_id, sums.before, total.quota_used AS used
     """
 )
 
@@ -135,6 +137,6 @@ def sum_totals(session: Session, resource: AnyResource, user_ids: Sequence[uuid.
     rows = session.connection().execute(
         _SUM_TOTALS, {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
     )
-    drifts = [Drift(row.user_id, row.before, row.used) for row in rows if row.before != row.used]
+    drifts = [Drift(row.owner_id, row.before, row.used) for row in rows if row.before != row.used]
     figures.expire_totals(session, resource, user_ids)
     return drifts

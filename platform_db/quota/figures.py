@@ -168,8 +168,8 @@ _CHANGE_TOTALS = sa.text(
     """
     UPDATE platform.user_resource AS total
     SET quota_used = greatest(0, total.quota_used + change.amount)
-    FROM unnest(CAST(:users AS uuid[]), CAST(:amounts AS bigint[])) AS change (user_id, amount)
-    WHERE total.user_id = change.user_id AND total.resource_id = CAST(:resource AS uuid)
+    FROM unnest(CAST(:users AS uuid[]), CAST(:amounts AS bigint[])) AS change (owner_id, amount)
+    WHERE total.owner_id = change.owner_id AND total.resource_id = CAST(:resource AS uuid)
     """
 )
 
@@ -248,15 +248,15 @@ _CHANGE_FIGURE = sa.text(
 _CHANGE_TOTAL = sa.text(
     """
     WITH locked AS MATERIALIZED (
-        SELECT user_id, resource_id, quota_used FROM platform.user_resource
-        WHERE user_id = CAST(:user AS uuid)
+        SELECT owner_id, resource_id, quota_used FROM platform.user_resource
+        WHERE owner_id = CAST(:user AS uuid)
         ORDER BY resource_id
         FOR NO KEY UPDATE
     )
     UPDATE platform.user_resource AS total
     SET quota_used = greatest(0, total.quota_used + :change)
     FROM locked
-    WHERE total.user_id = locked.user_id AND total.resource_id = locked.resource_id
+    WHERE total.owner_id = locked.owner_id AND total.resource_id = locked.resource_id
       AND total.resource_id = CAST(:resource AS uuid)
     RETURNING locked.quota_used AS before
     """
@@ -276,7 +276,7 @@ def change_figure(
         )
         .all()
     )
-    expire_figures(session, resource, [row.workflow_id for row in rows])
+    expire_figures(session, resource, owner_id, [row.workflow_id for row in rows])
     before = rows[0].before if rows else 0
     return _applied(change, before, f"workspace {path!r} of user {owner_id}")
 
@@ -303,19 +303,21 @@ def _applied(change: int, before: int, what: str) -> int:
     return change
 
 
-def expire_figures(session: Session, resource: AnyResource, workflow_ids: Sequence[uuid.UUID]) -> None:
-    """Let the session's objects of these figures read their values anew."""
+def expire_figures(
+    session: Session, resource: AnyResource, owner_id: uuid.UUID, workflow_ids: Sequence[uuid.UUID]
+) -> None:
+    """Let the session's objects of these figures read their values again."""
     for workflow_id in workflow_ids:
-        _expire(session, WorkflowResource, (workflow_id, resource.id_))
+        _expire(session, WorkflowResource, (owner_id, workflow_id, resource.id_))
 
 
 def expire_totals(session: Session, resource: AnyResource, user_ids: Sequence[uuid.UUID]) -> None:
-    """Let the session's objects of these totals read their values anew."""
+    """Let the session's objects of these totals read their values again."""
     for user_id in user_ids:
         _expire(session, UserResource, (user_id, resource.id_))
 
 
-def _expire(session: Session, model: type[Any], key: tuple[uuid.UUID, uuid.UUID]) -> None:
+def _expire(session: Session, model: type[Any], key: tuple[uuid.UUID, ...]) -> None:
     if not len(session.identity_map):
         return  # Most jobs hold no objects, and then need no mappers.
     row = session.identity_map.get(session.identity_key(model, key))

@@ -16,12 +16,12 @@ UNLIMITED = "unlimited"
 _SET = sa.text(
     """
     WITH locked AS MATERIALIZED (
-        SELECT user_id, resource_id, quota_limit FROM platform.user_resource
-        WHERE user_id = CAST(:user AS uuid) AND resource_id = CAST(:resource AS uuid)
+        SELECT owner_id, resource_id, quota_limit FROM platform.user_resource
+        WHERE owner_id = CAST(:user AS uuid) AND resource_id = CAST(:resource AS uuid)
     )
     UPDATE platform.user_resource AS total SET quota_limit = :limit
     FROM locked
-    WHERE total.user_id = locked.user_id AND total.resource_id = locked.resource_id
+    WHERE total.owner_id = locked.owner_id AND total.resource_id = locked.resource_id
     RETURNING locked.quota_limit AS before
     """
 )

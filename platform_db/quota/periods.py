@@ -34,8 +34,8 @@ _MOVE_ON = sa.text(
     UPDATE platform.user_resource AS total
     SET quota_period_start_at = {period_start("total.quota_period_months")}, quota_pruned = 0
     FROM platform.user_ AS u
-    WHERE total.user_id = ANY(CAST(:users AS uuid[])) AND total.resource_id = CAST(:resource AS uuid)
-      AND u.id_ = total.user_id AND total.quota_period_months IS NOT NULL
+    WHERE total.owner_id = ANY(CAST(:users AS uuid[])) AND total.resource_id = CAST(:resource AS uuid)
+      AND u.id_ = total.owner_id AND total.quota_period_months IS NOT NULL
       AND total.quota_period_start_at IS DISTINCT FROM {period_start("total.quota_period_months")}
     """
 )
@@ -55,17 +55,17 @@ def move_periods_on(session: Session, resource: AnyResource, user_ids: Sequence[
 _INITIALISE = sa.text(
     f"""
     WITH chosen AS MATERIALIZED (
-        SELECT user_id, resource_id FROM platform.user_resource
+        SELECT owner_id, resource_id FROM platform.user_resource
         WHERE resource_id = CAST(:resource AS uuid) AND quota_period_months IS NULL
-        ORDER BY user_id
+        ORDER BY owner_id
         FOR NO KEY UPDATE
     )
     UPDATE platform.user_resource AS total
     SET quota_period_months = :months, quota_period_start_at = {period_start("CAST(:months AS integer)")},
         quota_used = greatest(0, total.quota_used - total.quota_pruned), quota_pruned = 0
-    FROM chosen JOIN platform.user_ AS u ON u.id_ = chosen.user_id
-    WHERE total.user_id = chosen.user_id AND total.resource_id = chosen.resource_id
-    RETURNING total.user_id
+    FROM chosen JOIN platform.user_ AS u ON u.id_ = chosen.owner_id
+    WHERE total.owner_id = chosen.owner_id AND total.resource_id = chosen.resource_id
+    RETURNING total.owner_id
     """
 )
 

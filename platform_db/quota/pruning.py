@@ -64,18 +64,18 @@ def _lock(entity: str) -> sa.TextClause:
             WHERE e.id_ = ANY(CAST(:ids AS uuid[]))
         ),
         locked AS MATERIALIZED (
-            SELECT total.user_id, total.resource_id FROM platform.user_resource AS total
-            JOIN owners ON owners.owner_id = total.user_id
-            ORDER BY total.user_id, total.resource_id
+            SELECT total.owner_id, total.resource_id FROM platform.user_resource AS total
+            JOIN owners ON owners.owner_id = total.owner_id
+            ORDER BY total.owner_id, total.resource_id
             FOR NO KEY UPDATE OF total SKIP LOCKED
         )
         SELECT id_ FROM platform.{entity}
         WHERE id_ = ANY(CAST(:ids AS uuid[])) AND owner_id IN (
-            SELECT total.user_id FROM platform.user_resource AS total
-            JOIN owners ON owners.owner_id = total.user_id
+            SELECT total.owner_id FROM platform.user_resource AS total
+            JOIN owners ON owners.owner_id = total.owner_id
             WHERE NOT EXISTS (
                 SELECT FROM locked
-                WHERE locked.user_id = total.user_id AND locked.resource_id = total.resource_id))
+                WHERE locked.owner_id = total.owner_id AND locked.resource_id = total.resource_id))
         """
     )
 
@@ -95,7 +95,7 @@ def _carry_over(entity: str) -> sa.TextClause:
             WHERE e.id_ = ANY(CAST(:ids AS uuid[]))
             GROUP BY f.owner_id, f.resource_id
         ) AS gone
-        WHERE total.user_id = gone.owner_id AND total.resource_id = gone.resource_id AND gone.used > 0
+        WHERE total.owner_id = gone.owner_id AND total.resource_id = gone.resource_id AND gone.used > 0
         """
     )
 
@@ -124,6 +124,6 @@ _FREE = sa.text(
     )
     UPDATE platform.user_resource AS total SET quota_used = greatest(0, total.quota_used - freed.bytes)
     FROM freed
-    WHERE total.user_id = freed.owner_id AND total.resource_id = freed.resource_id AND freed.bytes > 0
+    WHERE total.owner_id = freed.owner_id AND total.resource_id = freed.resource_id AND freed.bytes > 0
     """
 )

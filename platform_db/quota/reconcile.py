@@ -120,17 +120,17 @@ _CORRECT_RESERVED = sa.text(
     """
     UPDATE platform.user_resource AS total SET quota_reserved = sums.reserved
     FROM (
-        SELECT t.user_id, t.resource_id, t.quota_reserved AS before,
+        SELECT t.owner_id, t.resource_id, t.quota_reserved AS before,
                coalesce(sum(greatest(r.amount, 0)), 0)::bigint AS reserved
         FROM platform.user_resource AS t
         LEFT JOIN platform.quota_reservation AS r
-            ON r.user_id = t.user_id AND r.resource_id = t.resource_id
-        WHERE t.user_id = ANY(CAST(:users AS uuid[])) AND t.resource_id = CAST(:resource AS uuid)
-        GROUP BY t.user_id, t.resource_id, t.quota_reserved
+            ON r.owner_id = t.owner_id AND r.resource_id = t.resource_id
+        WHERE t.owner_id = ANY(CAST(:users AS uuid[])) AND t.resource_id = CAST(:resource AS uuid)
+        GROUP BY t.owner_id, t.resource_id, t.quota_reserved
     ) AS sums
-    WHERE total.user_id = sums.user_id AND total.resource_id = sums.resource_id
+    WHERE total.owner_id = sums.owner_id AND total.resource_id = sums.resource_id
       AND sums.before <> sums.reserved
-    RETURNING total.user_id, sums.before, sums.reserved
+    RETURNING total.owner_id, sums.before, sums.reserved
     """
 )
 
@@ -145,4 +145,4 @@ def _reserved(
         )
         for row in rows:
             reason = "it is not the sum of the reservations"
-            yield Difference("reserved", row.user_id, resource.name, row.before, row.reserved, reason)
+            yield Difference("reserved", row.owner_id, resource.name, row.before, row.reserved, reason)

@@ -71,14 +71,15 @@ _USERS = sa.text(
     """
     WITH page AS (
         SELECT id_, email FROM platform.user_
-        WHERE id_ > :after AND (CAST(:user AS uuid) IS NULL OR id_ = CAST(:user AS uuid))
+        WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid))
+          AND (CAST(:user AS uuid) IS NULL OR id_ = CAST(:user AS uuid))
         ORDER BY id_ LIMIT :limit
     )
     SELECT page.id_ AS user_id, page.email, r.name, r.type_, r.unit, t.quota_used, t.quota_limit,
            t.quota_reserved, t.quota_period_start_at, t.measured_at
     FROM page
     LEFT JOIN (platform.user_resource AS t JOIN platform.resource AS r ON r.id_ = t.resource_id)
-        ON t.user_id = page.id_
+        ON t.owner_id = page.id_
     ORDER BY page.id_, r.type_, r.name
     """
 )
@@ -86,11 +87,11 @@ _USERS = sa.text(
 
 def report_users(session: Session, user_id: uuid.UUID | None = None) -> Iterator[UserUse]:
     """Yield what each user, or the given one, has of each resource, in the order of their ids."""
-    after = uuid.UUID(int=0)
+    after: str | None = None
     while True:
         rows = session.connection().execute(
             _USERS,
-            {"after": str(after), "user": None if user_id is None else str(user_id), "limit": USERS_PER_PAGE},
+            {"after": after, "user": None if user_id is None else str(user_id), "limit": USERS_PER_PAGE},
         )
         page: dict[uuid.UUID, UserUse] = {}
         for row in rows:
@@ -111,7 +112,7 @@ def report_users(session: Session, user_id: uuid.UUID | None = None) -> Iterator
         yield from page.values()
         if len(page) < USERS_PER_PAGE:
             return
-        after = max(page, key=lambda id_: id_.bytes)
+        after = str(max(page))
 
 
 @dataclass(frozen=True)

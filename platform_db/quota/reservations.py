@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.database.session import SessionFactory
-from platform_db.identifiers import SCHEMA, new_id, parse_id
+from platform_db.identifiers import new_id, parse_id
 from platform_db.models import QuotaReservation, Resource, ResourceType
 from platform_db.quota.resources import (
     LOCK_USERS,
@@ -49,8 +49,8 @@ class Reservation:
 _RESERVE = sa.text(
     """
     WITH locked AS MATERIALIZED (
-        SELECT user_id, resource_id FROM platform.user_resource
-        WHERE user_id = CAST(:user AS uuid)
+        SELECT owner_id, resource_id FROM platform.user_resource
+        WHERE owner_id = CAST(:user AS uuid)
         ORDER BY resource_id
         FOR NO KEY UPDATE
     ),
@@ -58,16 +58,16 @@ _RESERVE = sa.text(
         UPDATE platform.user_resource AS total
         SET quota_reserved = total.quota_reserved + greatest(:amount, 0)
         FROM locked JOIN platform.resource AS r ON r.id_ = locked.resource_id
-        WHERE total.user_id = locked.user_id AND total.resource_id = locked.resource_id AND r.name = :resource
-          AND (total.quota_limit IS NULL OR :amount <= 0
+        WHERE total.owner_id = locked.owner_id AND total.resource_id = locked.resource_id
+          AND r.name = :resource AND (total.quota_limit IS NULL OR :amount <= 0
                OR total.quota_used + total.quota_reserved + :amount <= total.quota_limit)
-        RETURNING total.user_id, total.resource_id
+        RETURNING total.owner_id, total.resource_id
     )
-    INSERT INTO platform.quota_reservation (id_, user_id, resource_id, amount, expires_at)
-    SELECT CAST(:id AS uuid), user_id, resource_id, :amount,
+    INSERT INTO platform.quota_reservation (id_, owner_id, resource_id, amount, expires_at)
+    SELECT CAST(:id AS uuid), owner_id, resource_id, :amount,
            clock_timestamp() + make_interval(secs => :seconds)
     FROM guarded
-    RETURNING id_, user_id, resource_id, amount, expires_at
+    RETURNING id_, owner_id, resource_id, amount, expires_at
     """
 )
 
@@ -75,7 +75,7 @@ _STORED = sa.text(
     """
     SELECT quota_used AS used, quota_reserved AS reserved, quota_limit AS limit_
     FROM platform.user_resource
-    WHERE user_id = CAST(:user AS uuid) AND resource_id = CAST(:resource AS uuid)
+    WHERE owner_id = CAST(:user AS uuid) AND resource_id = CAST(:resource AS uuid)
     """
 )
 
@@ -126,30 +126,30 @@ def reserve(
 # the DELETE finds nothing, and nothing happens.
 _END = """
     WITH locked AS MATERIALIZED (
-        SELECT user_id, resource_id FROM {schema}.user_resource
-        WHERE user_id = (SELECT user_id FROM {schema}.quota_reservation WHERE id_ = CAST(:id AS uuid))
+        SELECT owner_id, resource_id FROM platform.user_resource
+        WHERE owner_id = (SELECT owner_id FROM platform.quota_reservation WHERE id_ = CAST(:id AS uuid))
         ORDER BY resource_id
         FOR NO KEY UPDATE
     ),
     ended AS (
-        DELETE FROM {schema}.quota_reservation AS r USING locked
-        WHERE r.id_ = CAST(:id AS uuid) AND r.user_id = locked.user_id AND r.resource_id = locked.resource_id
-        RETURNING r.user_id, r.resource_id, r.amount
+        DELETE FROM platform.quota_reservation AS r USING locked
+        WHERE r.id_ = CAST(:id AS uuid)
+          AND r.owner_id = locked.owner_id AND r.resource_id = locked.resource_id
+        RETURNING r.owner_id, r.resource_id, r.amount
     )
-    UPDATE {schema}.user_resource AS total
+    UPDATE platform.user_resource AS total
     SET quota_reserved = greatest(0, total.quota_reserved - greatest(ended.amount, 0)){change}
     FROM ended
-    WHERE total.user_id = ended.user_id AND total.resource_id = ended.resource_id
-    RETURNING total.user_id, total.resource_id
+    WHERE total.owner_id = ended.owner_id AND total.resource_id = ended.resource_id
+    RETURNING total.owner_id, total.resource_id
 """
 _COMMIT = sa.text(
     _END.format(
-        schema=SCHEMA,
         change=""",
-        quota_used = greatest(0, total.quota_used + coalesce(CAST(:amount AS bigint), ended.amount))""",
+        quota_used = greatest(0, total.quota_used + coalesce(CAST(:amount AS bigint), ended.amount))"""
     )
 )
-_RELEASE = sa.text(_END.format(schema=SCHEMA, change=""))
+_RELEASE = sa.text(_END.format(change=""))
 
 
 def commit_reservation(
@@ -191,8 +191,8 @@ def _end(
 
 _EXPIRED_USERS = sa.text(
     """
-    SELECT DISTINCT user_id FROM (
-        SELECT user_id FROM platform.quota_reservation WHERE expires_at <= clock_timestamp()
+    SELECT DISTINCT owner_id FROM (
+        SELECT owner_id FROM platform.quota_reservation WHERE expires_at <= clock_timestamp()
         ORDER BY expires_at LIMIT :limit
     ) AS expired
     """
@@ -202,17 +202,17 @@ _RELEASE_EXPIRED = sa.text(
     """
     WITH ended AS (
         DELETE FROM platform.quota_reservation
-        WHERE user_id = ANY(CAST(:users AS uuid[])) AND expires_at <= clock_timestamp()
-        RETURNING user_id, resource_id, amount
+        WHERE owner_id = ANY(CAST(:users AS uuid[])) AND expires_at <= clock_timestamp()
+        RETURNING owner_id, resource_id, amount
     ),
     sums AS (
-        SELECT user_id, resource_id, sum(greatest(amount, 0)) AS amount, count(*) AS reservations
-        FROM ended GROUP BY user_id, resource_id
+        SELECT owner_id, resource_id, sum(greatest(amount, 0)) AS amount, count(*) AS reservations
+        FROM ended GROUP BY owner_id, resource_id
     )
     UPDATE platform.user_resource AS total
     SET quota_reserved = greatest(0, total.quota_reserved - sums.amount)
     FROM sums
-    WHERE total.user_id = sums.user_id AND total.resource_id = sums.resource_id
+    WHERE total.owner_id = sums.owner_id AND total.resource_id = sums.resource_id
     RETURNING sums.reservations
     """
 )

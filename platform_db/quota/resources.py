@@ -98,9 +98,9 @@ def find_user(session: Session, user: str) -> User:
 
 LOCK_USERS = sa.text(
     """
-    SELECT user_id, resource_id FROM platform.user_resource
-    WHERE user_id = ANY(CAST(:users AS uuid[]))
-    ORDER BY user_id, resource_id
+    SELECT owner_id, resource_id FROM platform.user_resource
+    WHERE owner_id = ANY(CAST(:users AS uuid[]))
+    ORDER BY owner_id, resource_id
     FOR NO KEY UPDATE
     """
 )
@@ -124,4 +124,4 @@ def lock_users(session: Session, users: Iterable[uuid.UUID], resource: AnyResour
 
 def _lock(session: Session, users: Collection[uuid.UUID], resource: AnyResource) -> set[uuid.UUID]:
     rows = session.connection().execute(LOCK_USERS, {"users": [str(user) for user in users]})
-    return {row.user_id for row in rows if row.resource_id == resource.id_}
+    return {row.owner_id for row in rows if row.resource_id == resource.id_}

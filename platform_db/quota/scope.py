@@ -83,10 +83,10 @@ _PAGE_OF_USERS = sa.text(
     f"""
     SELECT u.id_, (SELECT count(*) FROM platform.workflow AS w WHERE w.owner_id = u.id_) AS runs
     FROM platform.user_ AS u
-    WHERE u.id_ > :after AND {users_in_scope("u.id_")}
+    WHERE (CAST(:after AS uuid) IS NULL OR u.id_ > CAST(:after AS uuid)) AND {users_in_scope("u.id_")}
       AND (CAST(:stale_after AS double precision) IS NULL OR NOT EXISTS (
           SELECT FROM platform.user_resource AS total
-          WHERE total.user_id = u.id_ AND total.resource_id = CAST(:resource AS uuid)
+          WHERE total.owner_id = u.id_ AND total.resource_id = CAST(:resource AS uuid)
             AND total.measured_at >= statement_timestamp() - make_interval(secs => :stale_after)))
     ORDER BY u.id_
     LIMIT :limit
@@ -108,10 +108,10 @@ def portions(factory: SessionFactory, scope: Scope, resource: AnyResource) -> It
     Where the scope is of what is stale, these are the users whose total of the resource is.
     """
     parameters = {**scope.parameters, "resource": str(resource.id_), "limit": USERS_PER_PAGE}
-    after = FIRST_ID
+    after: str | None = None
     while True:
         with factory() as session, session.begin():
-            page = session.connection().execute(_PAGE_OF_USERS, {**parameters, "after": str(after)}).all()
+            page = session.connection().execute(_PAGE_OF_USERS, {**parameters, "after": after}).all()
         portion: list[uuid.UUID] = []
         runs = 0
         for user in page:
@@ -124,4 +124,4 @@ def portions(factory: SessionFactory, scope: Scope, resource: AnyResource) -> It
             yield portion
         if len(page) < USERS_PER_PAGE:
             return
-        after = page[-1].id_
+        after = str(page[-1].id_)

@@ -56,4 +56,4 @@ def mark_as_stale(session: Session, workflow_id: uuid.UUID) -> None:
     session.connection().execute(
         _MARK, {"owner": str(owner_id), "id": str(workflow_id), "resource": str(disk.id_)}
     )
-    expire_figures(session, disk, [workflow_id])
+    expire_figures(session, disk, owner_id, [workflow_id])

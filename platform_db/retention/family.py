@@ -12,7 +12,6 @@ import sqlalchemy as sa
 
 from platform_db.models import Base
 from platform_db.quota.pruning import FIGURES
-from platform_db.schema.guard import SPEAKING_OF_ANY
 from platform_db.states import MACHINES
 
 # What nobody locks: rows that are written once and never changed, which services could not lock anyway; and
@@ -25,6 +24,9 @@ NEVER_LOCKED = {
     "workspace_retention_audit_log",
     *FIGURES,
 }
+
+# What speaks of any row by its id, without a foreign key; the database forgets it with the row.
+SPEAKING_OF_ANY = ("lease", "note", "status_change")
 
 # Rows that are fetched at once: chunks of logs can be large.
 FETCHED = 20

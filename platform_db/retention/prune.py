@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.audit import record_action
 from platform_db.database.session import SessionFactory
-from platform_db.models import NOBODY, AuditLogAction, Base
+from platform_db.models import NOBODY, AuditLogAction
 from platform_db.quota.pruning import lock_owners, take_out
 from platform_db.retention.archive import write_archive
 from platform_db.retention.cache_limit import evict_beyond_limit
@@ -35,8 +35,6 @@ LOOK = 5000
 
 # How often to come back for rows that somebody else had locked.
 PASSES = 3
-
-NOTHING = uuid.UUID(int=0)
 
 Progress = Callable[[str, int], None]
 """Is told the table, and how many of its rows are gone so far."""
@@ -197,11 +195,11 @@ def _prune_batch(
 
 def _due(session: Session, rule: RetentionRule) -> Iterable[list[uuid.UUID]]:
     """Yield the ids of the rows that are due, as often as some are found, in the order of their index."""
-    after = NOTHING
+    after: str | None = None
     while True:
         rows = (
             session.connection()
-            .execute(_look(rule), {**_parameters(rule), "after": str(after), "look": LOOK})
+            .execute(_look(rule), {**_parameters(rule), "after": after, "look": LOOK})
             .all()
         )
         due = [row.id_ for row in rows if row.due]
@@ -209,7 +207,7 @@ def _due(session: Session, rule: RetentionRule) -> Iterable[list[uuid.UUID]]:
             yield due
         if len(rows) < LOOK:
             return
-        after = rows[-1].id_
+        after = str(rows[-1].id_)
 
 
 def _parameters(rule: RetentionRule) -> dict[str, Any]:
@@ -240,19 +238,18 @@ def _look(rule: RetentionRule) -> sa.TextClause:
     return sa.text(
         f"""
         SELECT id_, ({_is_due(rule)}) AS due FROM platform.{rule.table} AS pruned
-        WHERE id_ > CAST(:after AS uuid) AND {_is_candidate(rule)}
+        WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid)) AND {_is_candidate(rule)}
         ORDER BY id_ LIMIT :look
         """
     )
 
 
 def _lock(rule: RetentionRule) -> sa.TextClause:
-    owner = _owner(rule.table)
     return sa.text(
         f"""
         SELECT id_ FROM platform.{rule.table} AS pruned
         WHERE id_ = ANY(CAST(:ids AS uuid[])) AND {_is_candidate(rule)} AND {_is_due(rule)}
-        ORDER BY {owner}, id_ FOR UPDATE OF pruned SKIP LOCKED
+        ORDER BY owner_id, id_ FOR UPDATE OF pruned SKIP LOCKED
         """
     )
 
@@ -264,8 +261,3 @@ def _count(rule: RetentionRule) -> sa.TextClause:
         WHERE id_ = ANY(CAST(:ids AS uuid[])) AND {_is_candidate(rule)} AND {_is_due(rule)}
         """
     )
-
-
-def _owner(table: str) -> str:
-    model = next(m.class_ for m in Base.registry.mappers if m.class_.__tablename__ == table)
-    return str(model.tenant_column)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ from platform_db.database.session import SessionFactory
 from platform_db.retention.archive import write_archive
 from platform_db.retention.family import FETCHED
 from platform_db.retention.rules import RetentionRule
+from platform_db.states import WORKFLOW
 
 # How many runs are looked at in one statement, and how many are locked in one.
 LOOK = 1000
 LOCK = 200
 
-ENDED = "status IN ('finished', 'failed', 'stopped', 'deleted')"
+ENDED = f"status IN ({', '.join(sorted(repr(status.value) for status in WORKFLOW.ended))})"
 
 
 def prune_log(
@@ -58,8 +58,8 @@ def count_log(factory: SessionFactory, rule: RetentionRule) -> int:
 def _remove(
     connection: sa.Connection, rule: RetentionRule, chunks: Sequence[Any], archive: Path | None
 ) -> int:
-    owners, parents, ids = ([str(value) for value in column] for column in zip(*chunks, strict=True))
-    keys = {"owners": owners, "parents": parents, "ids": ids}
+    owners, parents, numbers = zip(*chunks, strict=True)
+    keys = {"owners": list(map(str, owners)), "parents": list(map(str, parents)), "numbers": list(numbers)}
     if archive is not None:
         rows = connection.execute(_select(rule), keys, execution_options={"yield_per": FETCHED})
         write_archive(archive, rule.table, ((rule.table, text) for text in rows.scalars()))
@@ -69,15 +69,16 @@ def _remove(
 
 def _due(factory: SessionFactory, rule: RetentionRule) -> Iterator[list[str]]:
     """Yield the ids of runs that have chunks that are due, in the order of their index."""
-    after, looked = uuid.UUID(int=0), LOOK
+    after: str | None = None
+    looked = LOOK
     while looked == LOOK:
         with factory() as session:
-            parameters = {"age": rule.age, "after": str(after), "look": LOOK}
+            parameters = {"age": rule.age, "after": after, "look": LOOK}
             parents = session.connection().execute(_look(rule), parameters).all()
         looked = len(parents)
         if due := [str(row.id_) for row in parents if row.due]:
             yield due
-        after = parents[-1].id_ if parents else after
+        after = str(parents[-1].id_) if parents else after
 
 
 def _log_of(rule: RetentionRule) -> tuple[str, str]:
@@ -100,7 +101,7 @@ def _look(rule: RetentionRule) -> sa.TextClause:
         f"""
         SELECT id_, (SELECT true FROM platform.{rule.table} AS chunk WHERE {_is_due(rule)} LIMIT 1) AS due
         FROM platform.{table} AS parent
-        WHERE id_ > CAST(:after AS uuid) AND {ENDED}
+        WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid)) AND {ENDED}
         ORDER BY id_ LIMIT :look
         """
     )
@@ -129,17 +130,17 @@ def _take(rule: RetentionRule) -> sa.TextClause:
             ORDER BY owner_id, id_ LIMIT {LOCK}
             FOR NO KEY UPDATE OF parent SKIP LOCKED
         )
-        SELECT chunk.owner_id, chunk.{column}, chunk.id_
+        SELECT chunk.owner_id, chunk.{column}, chunk.number
         FROM free AS parent JOIN platform.{rule.table} AS chunk ON {_is_due(rule)}
-        ORDER BY chunk.owner_id, chunk.{column}, chunk.id_ LIMIT :batch
+        ORDER BY chunk.owner_id, chunk.{column}, chunk.number LIMIT :batch
         """
     )
 
 
 def _keys(column: str) -> str:
     return f"""
-        unnest(CAST(:owners AS uuid[]), CAST(:parents AS uuid[]), CAST(:ids AS uuid[]))
-            AS key (owner_id, {column}, id_)
+        unnest(CAST(:owners AS uuid[]), CAST(:parents AS uuid[]), CAST(:numbers AS bigint[]))
+            AS key (owner_id, {column}, number)
     """
 
 
@@ -148,7 +149,7 @@ def _select(rule: RetentionRule) -> sa.TextClause:
     return sa.text(
         f"""
         SELECT row_to_json(chunk)::text
-        FROM {_keys(column)} JOIN platform.{rule.table} AS chunk USING (owner_id, {column}, id_)
+        FROM {_keys(column)} JOIN platform.{rule.table} AS chunk USING (owner_id, {column}, number)
         """
     )
 
@@ -159,7 +160,7 @@ def _delete(rule: RetentionRule) -> sa.TextClause:
         f"""
         WITH gone AS (
             DELETE FROM platform.{rule.table} AS chunk USING {_keys(column)}
-            WHERE (chunk.owner_id, chunk.{column}, chunk.id_) = (key.owner_id, key.{column}, key.id_)
+            WHERE (chunk.owner_id, chunk.{column}, chunk.number) = (key.owner_id, key.{column}, key.number)
             RETURNING chunk.*
         )
         {_TAKE_OFF if rule.table == "log_chunk" else ""}

@@ -150,10 +150,10 @@ def _record(session: Session, rule: Any, removal: Removal, problem: str | None) 
         "files": removal.files,
         "bytes": removal.bytes,
     }
-    run = session.get_one(Workflow, rule.workflow_id)
+    run = session.get_one(Workflow, (rule.owner_id, rule.workflow_id))
     message = f"{rule.workspace_files}: removed {removal.files} files, freed {removal.bytes} bytes"
     add_note(session, run, "retention", f"{message}; {unfinished}" if unfinished else message, details)
-    session.add(AuditLog(user_id=rule.owner_id, action=AuditLogAction.apply_retention, details=details))
+    session.add(AuditLog(owner_id=rule.owner_id, action=AuditLogAction.apply_retention, details=details))
     session.flush()
     if removal.bytes:
         store_workflow_disk_quota(session, run, bytes_to_sum=-removal.bytes)

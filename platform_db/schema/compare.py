@@ -1,105 +1,137 @@
-"""Whether the database has the models' functions, triggers and policies, which Alembic does not compare.
+"""Whether a database has what the models and the files of SQL say, down to the last trigger.
 
-The server rewrites what it stores, so the two are compared by what it keeps: a function by its body, a
-trigger by the words of its definition, a policy by its name.
+The server itself tells both sides: ``catalogue.json`` holds what its catalogues tell of a database that the
+models and files made, one object a line, and this reads the same of another one. No text of SQL is taken
+apart, and nothing is written to look. A test holds the file together with the models, the files and the
+migrations. ``python -m platform_db.schema.compare`` writes it, from the configured database.
 """
 
 from __future__ import annotations
 
-import re
+import json
+from importlib.resources import files
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from platform_db.schema import ddl
+from platform_db.schema.status import connect
 
-Objects = dict[str, tuple[object, ...]]
-"""By kind and name, such as ``trigger guard_job_update on job``: what must be the same in both."""
+CATALOGUE = "catalogue.json"
 
 
 def differences(connection: Connection) -> list[str]:
-    """Return what is missing, altered or unknown, such as ``missing trigger guard_job_update on job``.
+    """Return what is missing, altered or unknown, such as ``missing trigger guard_update on job``.
 
-    Functions and policies beyond the models' are left out: the former do nothing by themselves, as triggers
-    do, and roles have policies of their own.
-
-    :param connection: to a database whose schema is current.
+    :param connection: to a database whose schema is current; its settings are left as they are.
     """
-    expected, stored = _expected(), _stored(connection)
+    expected: dict[str, str] = json.loads(files(__package__).joinpath(CATALOGUE).read_text(encoding="utf-8"))
+    stored = read_catalogue(connection)
     return sorted(
         [f"missing {name}" for name in expected if name not in stored]
         + [f"altered {name}" for name in expected if stored.get(name, expected[name]) != expected[name]]
-        + [f"unknown {name}" for name in stored if name not in expected and name.startswith("trigger")]
+        + [f"unknown {name}" for name in stored if name not in expected]
     )
 
 
-def _expected() -> Objects:
-    """Read the statements of the models."""
-    objects: Objects = {}
-    for statement in (*ddl.before_tables(), *ddl.after_tables()):
-        head, *body = statement.split("$$")
-        head = head.replace("platform.", "")
-        if match := re.match(r"CREATE FUNCTION (\w+)", head):
-            source = body[0] if body else _words(re.split(r"\bRETURN\b", head, maxsplit=1)[1])
-            objects[f"function {match[1]}"] = ("SECURITY DEFINER" in head, source)
-        elif match := re.match(r"CREATE (?:CONSTRAINT )?TRIGGER (\w+)\b.*?\bON (\w+)", head, re.DOTALL):
-            objects[f"trigger {match[1]} on {match[2]}"] = (True, *_trigger_words(head))
-        elif match := re.match(r"CREATE POLICY (\w+) ON (\w+)", head):
-            objects[f"policy {match[1]} on {match[2]}"] = ()
-        elif match := re.match(r"ALTER TABLE (\w+) ENABLE ROW LEVEL SECURITY", head):
-            objects[f"row level security on {match[1]}"] = ()
-    return objects
+def read_catalogue(connection: Connection) -> dict[str, str]:
+    """Return each object of the schema with its definition, by kind and name.
 
-
-def _stored(connection: Connection) -> Objects:
-    """Read the server's catalogues."""
-    objects: Objects = {
-        f"function {name}": (is_definer, source or _words(expression.partition("RETURN")[2]))
-        for name, is_definer, source, expression in connection.execute(_FUNCTIONS)
-    }
-    for name, table, enabled, definition in connection.execute(_TRIGGERS):
-        objects[f"trigger {name} on {table}"] = (enabled, *_trigger_words(definition))
-    for name, table in connection.execute(_POLICIES):
-        objects[f"policy {name} on {table}"] = ()
-    for table in connection.execute(_ROW_LEVEL_SECURITY).scalars():
-        objects[f"row level security on {table}"] = ()
-    return objects
-
-
-def _trigger_words(definition: str) -> tuple[list[str], list[str]]:
-    """Return the words that say when a trigger fires, and those of its condition and its function.
-
-    The server has an order of its own for the events, and other words for ``IN`` and ``BETWEEN``.
+    Roles, their grants and their policies are left out: they belong to :mod:`platform_db.tenancy`.
     """
-    event, _, action = definition.partition("FOR EACH")
-    return sorted(_words(event)), sorted({*_words(action)} - _REWRITTEN)
+    nested = connection.begin_nested() if connection.in_transaction() else connection.begin()
+    try:
+        # What the server writes of a definition depends on these two; a rollback takes them back.
+        connection.execute(sa.text("SET LOCAL search_path = ''"))
+        connection.execute(sa.text("SET LOCAL quote_all_identifiers = off"))
+        return {
+            f"{kind} {name}": definition
+            for kind, query in _QUERIES.items()
+            for name, definition in connection.execute(query)
+        }
+    finally:
+        nested.rollback()
 
 
-def _words(text: str) -> list[str]:
-    """Return names, numbers and strings, without the schema and the casts that the server adds."""
-    bare = re.sub(r"::[\w.]+", "", text).replace("platform.", "").lower()
-    return re.findall(r"'[^']*'|\w+", bare)
+def _query(text: str) -> sa.TextClause:
+    return sa.text(text.replace(":", r"\:"))
 
 
-_REWRITTEN = {"all", "and", "any", "array", "between", "in", "not", "or"}
+_SCHEMA = "(SELECT oid FROM pg_namespace WHERE nspname = 'platform')"
 
-_FUNCTIONS = sa.text(
-    """
-    SELECT proname, prosecdef, prosrc, coalesce(pg_get_function_sqlbody(oid), '')
-    FROM pg_proc WHERE pronamespace = to_regnamespace('platform')
-    """
-)
+# Each gives a name and a definition. Alembic's own table is none of the models'.
+_QUERIES = {
+    "column": _query(
+        f"""
+        SELECT relname || '.' || attname,
+               concat_ws(' ', format_type(atttypid, atttypmod), CASE WHEN attnotnull THEN 'NOT NULL' END,
+                         nullif(attidentity, ''), nullif(attgenerated, ''), pg_get_expr(adbin, adrelid))
+        FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+        LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+        WHERE relnamespace = {_SCHEMA} AND relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped
+          AND relname <> 'alembic_version'
+        """
+    ),
+    "table": _query(
+        f"""
+        SELECT relname, concat_ws(' ', relkind, relpersistence, CASE WHEN relrowsecurity THEN 'policies' END,
+                                  CASE WHEN relforcerowsecurity THEN 'forced' END, reloptions::text)
+        FROM pg_class
+        WHERE relnamespace = {_SCHEMA} AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+          AND relname <> 'alembic_version'
+        """
+    ),
+    # NOT NULL is a constraint of its own from PostgreSQL 18 on; the column says it everywhere.
+    "constraint": _query(
+        f"""
+        SELECT conname || ' on ' || relname,
+               pg_get_constraintdef(pg_constraint.oid) || CASE WHEN convalidated THEN '' ELSE ' NOT VALID' END
+        FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid
+        WHERE connamespace = {_SCHEMA} AND contype <> 'n' AND relname <> 'alembic_version'
+        """
+    ),
+    "index": _query(
+        f"""
+        SELECT relname, pg_get_indexdef(indexrelid) || CASE WHEN indisvalid THEN '' ELSE ' INVALID' END
+        FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+        WHERE relnamespace = {_SCHEMA} AND relname <> 'alembic_version_pkc'
+        """
+    ),
+    "trigger": _query(
+        f"""
+        SELECT tgname || ' on ' || relname,
+               pg_get_triggerdef(pg_trigger.oid) || CASE WHEN tgenabled = 'O' THEN '' ELSE ' DISABLED' END
+        FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+        WHERE relnamespace = {_SCHEMA} AND NOT tgisinternal
+        """
+    ),
+    "function": _query(
+        f"""
+        SELECT format('%s(%s)', proname, pg_get_function_identity_arguments(oid)), pg_get_functiondef(oid)
+        FROM pg_proc WHERE pronamespace = {_SCHEMA} AND prokind IN ('f', 'p')
+        """
+    ),
+    "type": _query(
+        f"""
+        SELECT typname, string_agg(enumlabel, ', ' ORDER BY enumsortorder)
+        FROM pg_type JOIN pg_enum ON enumtypid = pg_type.oid WHERE typnamespace = {_SCHEMA} GROUP BY typname
+        """
+    ),
+    "policy": _query(
+        """
+        SELECT policyname || ' on ' || tablename, concat_ws(' ', permissive, cmd, qual, with_check)
+        FROM pg_policies WHERE schemaname = 'platform' AND roles = '{public}'
+        """
+    ),
+}
 
-_TRIGGERS = sa.text(
-    """
-    SELECT tgname, relname, tgenabled IN ('O', 'A'), pg_get_triggerdef(pg_trigger.oid)
-    FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
-    WHERE relnamespace = to_regnamespace('platform') AND NOT tgisinternal
-    """
-)
 
-_POLICIES = sa.text("SELECT policyname, tablename FROM pg_policies WHERE schemaname = 'platform'")
+def write_catalogue(connection: Connection, path: Path) -> None:
+    """Write what a database has, one object a line."""
+    lines = [f"  {json.dumps(n)}: {json.dumps(d)}" for n, d in sorted(read_catalogue(connection).items())]
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
-_ROW_LEVEL_SECURITY = sa.text(
-    "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('platform') AND relrowsecurity"
-)
+
+if __name__ == "__main__":
+    with connect() as configured:
+        write_catalogue(configured, Path(__file__).with_name(CATALOGUE))

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db.models.policies import (
-    STORED_CURRENT_TENANT,
+from platform_db.schema.objects import (
     TENANT_POLICY,
-    enable_statement,
     policy_statement,
     tenant_columns,
 )
 from platform_db.tenancy.privileges import COUNTING, Role, Verbs, policy_name, privileges, sees_every_tenant
+
+# As the server tells it back.
+STORED_CURRENT_TENANT = "(NULLIF(current_setting('platform.user_id'::text, true), ''::text))::uuid"
 
 _Key = tuple[str, str]
 
@@ -121,7 +122,7 @@ def _found_security(session: Session) -> dict[_Key, str]:
 def _mend_security(key: _Key) -> str:
     table = key[0]
     if table in tenant_columns():
-        return f"{enable_statement(table)}, NO FORCE ROW LEVEL SECURITY"
+        return f"ALTER TABLE platform.{table} ENABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY"
     return f"ALTER TABLE platform.{table} DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY"
 
 
@@ -160,7 +161,7 @@ def _mend_policy(key: _Key) -> str:
         return _GRANT
     drop = f'DROP POLICY IF EXISTS "{name}" ON platform.{table}'
     if name == TENANT_POLICY and table in tenant_columns():
-        return f"{drop}; {' '.join(policy_statement(table).split())}"
+        return f"{drop}; {' '.join(policy_statement(table, tenant_columns()[table]).split())}"
     return drop
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 
 from platform_db.models import Base
-from platform_db.models.policies import tenant_columns
+from platform_db.schema.objects import tenant_columns
 
 
 class Role(str, enum.Enum):
@@ -53,20 +53,24 @@ _SPECIAL: dict[str, dict[Role, Verbs]] = {
     "user_token": {Role.service: ALL, Role.tenant: ALL},
     "user_token_last_use": {Role.service: ALL, Role.tenant: CHANGE, Role.readonly: READ},
     "resource": {Role.service: ALL, Role.tenant: READ, Role.readonly: READ},
+    # Written by the database alone: the digests of secrets, by which services find an interactive session.
+    "secret_digest": {Role.service: READ},
+    # What the guard lets through beyond the states; its owner decides.
+    "extra_transition": {Role.service: READ, Role.tenant: READ, Role.readonly: READ},
     "user_resource": {Role.service: ALL, Role.tenant: CHANGE, Role.readonly: READ},
     "run_counter": {Role.service: ALL, Role.tenant: CHANGE, Role.readonly: READ},
     # Append-only. What is pruned by age is pruned by services.
     "log_chunk": {Role.service: ("SELECT", "INSERT", "DELETE"), Role.tenant: APPEND, Role.readonly: READ},
     "service_log": {Role.service: ("SELECT", "INSERT", "DELETE"), Role.tenant: APPEND, Role.readonly: READ},
     "status_change": {
-        Role.service: ("SELECT", "INSERT", "DELETE"),
-        Role.tenant: APPEND,
+        Role.service: ("SELECT", "DELETE"),
+        Role.tenant: READ,
         Role.readonly: READ,
         Role.auditor: READ,
     },
     "workspace_retention_audit_log": {
-        Role.service: APPEND,
-        Role.tenant: APPEND,
+        Role.service: READ,
+        Role.tenant: READ,
         Role.readonly: READ,
         Role.auditor: READ,
     },

@@ -54,6 +54,8 @@ def grant_statements(to: str | None = None) -> list[str]:
         f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA platform FROM PUBLIC, {roles}",
         f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA platform TO {', '.join(role.value for role in COUNTING)}",
     ]
+    callers = ", ".join(role.value for role in COUNTING)
+    statements.append(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA platform TO {callers}")
     for table, by_role in privileges().items():
         for role, verbs in by_role.items():
             statements.append(f"GRANT {', '.join(verbs)} ON platform.{table} TO {role.value}")

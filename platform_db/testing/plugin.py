@@ -15,6 +15,7 @@ from sqlalchemy import orm
 from sqlalchemy.engine import Engine
 
 from platform_db import database, schema, settings
+from platform_db.database.session import PlatformSession
 from platform_db.settings.secret_keys import generate_key
 from platform_db.testing import databases, server
 from platform_db.testing.server import RunServer
@@ -71,13 +72,13 @@ def engine(database_uri: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def session_factory(engine: Engine) -> orm.sessionmaker[orm.Session]:
+def session_factory(engine: Engine) -> orm.sessionmaker[PlatformSession]:
     """Give a maker of sessions on this test's migrated database."""
-    return orm.sessionmaker(engine)
+    return orm.sessionmaker(engine, class_=PlatformSession)
 
 
 @pytest.fixture
-def session(session_factory: orm.sessionmaker[orm.Session]) -> Iterator[orm.Session]:
+def session(session_factory: orm.sessionmaker[PlatformSession]) -> Iterator[PlatformSession]:
     """Give a session on this test's migrated database; its commits are real."""
     with session_factory() as session:
         yield session

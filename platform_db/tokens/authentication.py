@@ -50,12 +50,12 @@ _NOTE_USE = sa.text(
     """
     UPDATE platform.user_token_last_use AS last_use SET last_used_at = statement_timestamp()
     FROM (
-        SELECT user_id, token_id FROM platform.user_token_last_use
-        WHERE user_id = :user_id AND token_id = :token_id
+        SELECT owner_id, token_id FROM platform.user_token_last_use
+        WHERE owner_id = :user_id AND token_id = :token_id
           AND (last_used_at IS NULL OR last_used_at < statement_timestamp() - interval '1 minute')
         FOR NO KEY UPDATE SKIP LOCKED
     ) AS free
-    WHERE last_use.user_id = free.user_id AND last_use.token_id = free.token_id
+    WHERE last_use.owner_id = free.owner_id AND last_use.token_id = free.token_id
     """
 )
 
@@ -78,7 +78,7 @@ def authenticate(session: Session, value: str, *, scopes: Iterable[str] = ()) ->
     found = connection.execute(_LOOK_UP, {"digests": get_key_ring().digests(value)}).scalar_one()
     if found is None:
         raise errors.UnknownToken
-    token_id, user_id = uuid.UUID(found["token_id"]), uuid.UUID(found["user_id"])
+    token_id, user_id = uuid.UUID(found["token_id"]), uuid.UUID(found["owner_id"])
     if found["status"] == "revoked":
         raise errors.RevokedToken(token_id, user_id)
     if found["status"] != "active":

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
+from sqlalchemy.orm import Session, joinedload
 
 from platform_db import errors
 from platform_db.crypto.keys import get_key_ring
 from platform_db.crypto.token_format import require_well_formed
 from platform_db.identifiers import parse_id
-from platform_db.models import Base, InteractiveSession, User, UserToken, UserTokenStatus, UserTokenType
-
-M = TypeVar("M", bound=Base)
+from platform_db.models import (
+    InteractiveSession,
+    SecretDigest,
+    User,
+    UserToken,
+    UserTokenStatus,
+    UserTokenType,
+)
 
 
 def find_token(session: Session, value: str) -> UserToken:
@@ -24,7 +28,12 @@ def find_token(session: Session, value: str) -> UserToken:
     :raises errors.UnknownToken: there is none.
     :raises errors.MalformedToken: this cannot be a token.
     """
-    return _find(session, UserToken, UserToken.token_digest, value)
+    require_well_formed(value)
+    digests = get_key_ring().digests(value)
+    found = session.scalars(sa.select(UserToken).where(UserToken.token_digest.in_(digests))).all()
+    if len(found) != 1:
+        raise errors.UnknownToken
+    return found[0]
 
 
 def find_interactive_session(session: Session, secret: str) -> InteractiveSession:
@@ -33,15 +42,17 @@ def find_interactive_session(session: Session, secret: str) -> InteractiveSessio
     :raises errors.UnknownToken: there is none.
     :raises errors.MalformedToken: this cannot be a secret.
     """
-    return _find(session, InteractiveSession, InteractiveSession.secret_digest, secret)
-
-
-def _find(session: Session, model: type[M], digest: InstrumentedAttribute[bytes | None], value: str) -> M:
-    require_well_formed(value)
-    found = session.scalars(sa.select(model).where(digest.in_(get_key_ring().digests(value)))).all()
-    if len(found) != 1:
+    require_well_formed(secret)
+    ids = sa.select(SecretDigest.entity_id).where(
+        SecretDigest.digest.in_(get_key_ring().digests(secret)),
+        SecretDigest.entity == InteractiveSession.__tablename__,
+    )
+    found = session.scalars(
+        sa.select(InteractiveSession).where(InteractiveSession.id_.in_(ids))
+    ).one_or_none()
+    if found is None:
         raise errors.UnknownToken
-    return found[0]
+    return found
 
 
 def list_tokens(
@@ -60,9 +71,9 @@ def list_tokens(
     user_id = user.id_ if isinstance(user, User) else parse_id(user, "user id")
     query = (
         sa.select(UserToken)
-        .where(UserToken.user_id == user_id)
+        .where(UserToken.owner_id == user_id)
         .options(joinedload(UserToken.last_use))
-        .order_by(UserToken.id_)
+        .order_by(UserToken.created, UserToken.id_)
     )
     if type_ is not None:
         query = query.where(UserToken.type_ == type_)

@@ -25,6 +25,9 @@ from platform_db.models import (
 from platform_db.models.token import EVERY_SCOPE
 from platform_db.tokens.lifecycle import revoke
 
+LONGEST = timedelta(days=36_500)
+"""How long a token may last; longer leads out of the range of times."""
+
 
 def issue(
     session: Session,
@@ -61,7 +64,7 @@ def issue(
     user_id = _lock_user(session, user)
     if type_ is UserTokenType.personal:
         _revoke_expired(session, user_id, type_, name)
-    token = UserToken(user_id=user_id, type_=type_)
+    token = UserToken(owner_id=user_id, type_=type_)
     return _activate(
         session, token, AuditLogAction.issue_token, actor_id, _values(type_, name, scopes, expires_in, value)
     )
@@ -90,7 +93,7 @@ def grant(
     open_ = _open_access_tokens(session, user_id)
     if UserTokenStatus.active in open_:
         raise errors.TokenError(f"user {user_id} has already an active access token")
-    token = open_.get(UserTokenStatus.requested) or UserToken(user_id=user_id, type_=UserTokenType.access)
+    token = open_.get(UserTokenStatus.requested) or UserToken(owner_id=user_id, type_=UserTokenType.access)
     return _activate(session, token, AuditLogAction.grant_token, actor_id, values)
 
 
@@ -109,7 +112,7 @@ def request(
         raise errors.TokenError(f"user {user_id} has already an active access token")
     if open_:
         raise errors.TokenError(f"user {user_id} has already requested an access token")
-    token = UserToken(user_id=user_id, type_=UserTokenType.access, status=UserTokenStatus.requested)
+    token = UserToken(owner_id=user_id, type_=UserTokenType.access, status=UserTokenStatus.requested)
     session.add(token)
     record_action(
         session, user_id, AuditLogAction.request_token, {"token_id": str(token.id_)}, actor_id=actor_id
@@ -145,8 +148,8 @@ def _values(
     scopes = [scopes] if isinstance(scopes, str) else sorted(set(scopes))
     if not all(scopes):
         raise errors.TokenError("a scope has no name")
-    if expires_in is not None and expires_in <= timedelta(0):
-        raise errors.TokenError("a token must last for some time")
+    if expires_in is not None and not timedelta(0) < expires_in <= LONGEST:
+        raise errors.InvalidArgument(f"a token lasts for some time, and {LONGEST.days} days at most")
     return {
         "name": name,
         "scopes": scopes,
@@ -169,29 +172,29 @@ def _activate(
         token.status = UserTokenStatus.active
         session.add(token)
         details = {"token_id": str(token.id_), "type": token.type_.value}
-        record_action(session, token.user_id, action, details, actor_id=actor_id)
+        record_action(session, token.owner_id, action, details, actor_id=actor_id)
         session.flush()
     return str(values["token"])
 
 
 def _lock_user(session: Session, user: User | uuid.UUID | str) -> uuid.UUID:
-    """Lock the user's row, so that others who do something to the user's tokens wait, and return its id."""
+    """Lock the user, so that other writers of the user's tokens wait, and return the user's id."""
     session.flush()
     user_id = user.id_ if isinstance(user, User) else parse_id(user, "user id")
-    query = sa.select(User.id_).where(User.id_ == user_id).with_for_update(key_share=True)
-    if session.connection().execute(query).one_or_none() is None:
+    if session.connection().execute(_LOCK_USER, {"id": str(user_id)}).one_or_none() is None:
         raise errors.UserNotFound(f"there is no user {user_id}")
-    loaded = session.identity_map.get((User, (user_id,), None))
-    if loaded is not None:
-        session.expire(loaded, ["tokens"])
     return user_id
+
+
+# The same lock as that of the user's run numbers, so that no two transactions take them in opposite orders.
+_LOCK_USER = sa.text("SELECT platform.lock_owner(id_) FROM platform.user_ WHERE id_ = CAST(:id AS uuid)")
 
 
 def _open_access_tokens(session: Session, user_id: uuid.UUID) -> dict[UserTokenStatus, UserToken]:
     """Return the user's access tokens that are not revoked, by status."""
     query = (
         sa.select(UserToken)
-        .where(UserToken.user_id == user_id, UserToken.type_ == UserTokenType.access)
+        .where(UserToken.owner_id == user_id, UserToken.type_ == UserTokenType.access)
         .where(UserToken.status != UserTokenStatus.revoked)
         .execution_options(populate_existing=True)
     )
@@ -201,7 +204,7 @@ def _open_access_tokens(session: Session, user_id: uuid.UUID) -> dict[UserTokenS
 def _revoke_expired(session: Session, user_id: uuid.UUID, type_: UserTokenType, name: str | None) -> None:
     """Revoke the user's active token, of this name if need be, whose time is over: it stands in the way."""
     query = sa.select(UserToken.id_).where(
-        UserToken.user_id == user_id,
+        UserToken.owner_id == user_id,
         UserToken.type_ == type_,
         UserToken.status == UserTokenStatus.active,
         UserToken.expires_at <= sa.func.statement_timestamp(),

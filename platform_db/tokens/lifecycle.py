@@ -40,10 +40,11 @@ def revoke(
     """
     require_no_token(reason)
     token_id = token.id_ if isinstance(token, UserToken) else parse_id(token, "token id")
-    user_id = session.connection().execute(_LOCK_OWNER, {"token_id": token_id}).scalar_one_or_none()
-    if user_id is None:
+    locked = session.connection().execute(_LOCK_OWNER, {"token_id": token_id}).one_or_none()
+    if locked is None:
         raise errors.NotFound(f"there is no token {token_id}")
-    (result,) = transition_many(session, [token_id], UserTokenStatus.revoked, reason=reason)
+    user_id = locked.owner_id
+    (result,) = transition_many(session, [token_id], UserTokenStatus.revoked, model=UserToken, reason=reason)
     if result.changed:
         _note_revocation(session, token_id, user_id, reason, actor_id)
         session.flush()
@@ -61,7 +62,7 @@ def revoke_expired(factory: SessionFactory, *, batch: int = BATCH) -> int:
     """
 
     def end(session: Session, tokens: dict[uuid.UUID, uuid.UUID]) -> None:
-        transition_many(session, tokens, UserTokenStatus.revoked, reason=EXPIRED)
+        transition_many(session, tokens, UserTokenStatus.revoked, model=UserToken, reason=EXPIRED)
         for token_id, user_id in tokens.items():
             _note_revocation(session, token_id, user_id, EXPIRED)
 
@@ -93,16 +94,17 @@ def _in_batches(
     end: Callable[[Session, dict[uuid.UUID, uuid.UUID]], None],
 ) -> int:
     """Do something with the tokens that a query finds, and return how many they were."""
-    count, after = 0, uuid.UUID(int=0)
+    count = 0
+    after: str | None = None
     while True:
         with factory() as session, session.begin():
             values = {**parameters, "after": after, "batch": batch}
-            tokens = {row.id_: row.user_id for row in session.connection().execute(query, values)}
+            tokens = {row.id_: row.owner_id for row in session.connection().execute(query, values)}
             if not tokens:
                 return count
             end(session, tokens)
         count += len(tokens)
-        after = max(tokens)
+        after = str(max(tokens))
 
 
 def _note_revocation(
@@ -120,9 +122,7 @@ def _note_revocation(
 # else wait for somebody who waits for the first.
 _LOCK_OWNER = sa.text(
     """
-    SELECT owner.id_ FROM platform.user_token AS token
-    JOIN platform.user_ AS owner ON owner.id_ = token.user_id
-    WHERE token.id_ = :token_id FOR NO KEY UPDATE OF owner
+    SELECT owner_id, platform.lock_owner(owner_id) FROM platform.user_token WHERE id_ = :token_id
     """
 )
 
@@ -130,8 +130,9 @@ _DELETE = sa.text("DELETE FROM platform.user_token WHERE id_ = ANY(:token_ids)")
 
 _EXPIRED = sa.text(
     """
-    SELECT id_, user_id FROM platform.user_token
-    WHERE id_ > :after AND status = 'active' AND expires_at <= statement_timestamp()
+    SELECT id_, owner_id FROM platform.user_token
+    WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid))
+      AND status = 'active' AND expires_at <= statement_timestamp()
     ORDER BY id_ LIMIT :batch
     FOR NO KEY UPDATE SKIP LOCKED
     """
@@ -140,10 +141,11 @@ _EXPIRED = sa.text(
 # The history knows when a token was revoked; its row was changed since, where the keys were rotated.
 _LONG_REVOKED = sa.text(
     """
-    SELECT id_, user_id FROM platform.user_token AS token
-    WHERE id_ > :after AND status = 'revoked' AND coalesce(
+    SELECT id_, owner_id FROM platform.user_token AS token
+    WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid))
+      AND status = 'revoked' AND coalesce(
         (SELECT max(at) FROM platform.status_change
-         WHERE owner_id = token.user_id AND entity_id = token.id_ AND to_status = 'revoked'),
+         WHERE owner_id = token.owner_id AND entity_id = token.id_ AND to_status = 'revoked'),
         updated) <= statement_timestamp() - CAST(:revoked_for AS interval)
     ORDER BY id_ LIMIT :batch
     FOR UPDATE SKIP LOCKED

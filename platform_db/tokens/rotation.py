@@ -6,7 +6,6 @@ again at any time: what is done is done, the rest is found by its key id.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +85,8 @@ def _count_stale(session: Session, ring: crypto.KeyRing) -> int:
 
 def _pass(factory: SessionFactory, batches: _Batches, report: Callable[[], None]) -> int:
     """Go once through a column, and return how many of its secrets were moved."""
-    moved, after = 0, uuid.UUID(int=0)
+    moved = 0
+    after: str | None = None
     while True:
         with factory() as session, session.begin():
             rows = batches.read(session, after)
@@ -95,7 +95,7 @@ def _pass(factory: SessionFactory, batches: _Batches, report: Callable[[], None]
             return moved
         moved += changed
         batches.rotation.rotated += changed
-        after = rows[-1].id_
+        after = str(rows[-1].id_)
         report()
 
 
@@ -108,13 +108,14 @@ class _Batches:
     size: int
     rotation: Rotation
 
-    def read(self, session: Session, after: uuid.UUID) -> Sequence[Any]:
+    def read(self, session: Session, after: str | None) -> Sequence[Any]:
         """Lock and return the next rows that are not on the newest key, and that nobody else holds."""
         # Not a hot statement: it is built for its column each time.
         query = sa.text(
             f"""
             SELECT id_, {self.column.name} AS secret FROM platform.{self.column.table}
-            WHERE id_ > :after AND {self.column.name} IS NOT NULL
+            WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid))
+              AND {self.column.name} IS NOT NULL
               AND substring({self.column.name} FROM 2 FOR {crypto.KEY_ID_BYTES}) <> :key_id
             ORDER BY id_ LIMIT :size
             FOR UPDATE SKIP LOCKED

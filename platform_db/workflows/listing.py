@@ -8,36 +8,45 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.cursors import Page
+from platform_db.database.paging import read_page
+from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import Workflow
 from platform_db.states import RunStatus
 
 
+@takes_session
 def list_workflows(
     session: Session,
     user_id: uuid.UUID | str,
     *,
-    statuses: Sequence[RunStatus] | None = None,
+    statuses: Sequence[RunStatus | str] | None = None,
     limit: int = 100,
-    after: Workflow | None = None,
-) -> Sequence[Workflow]:
-    """Return the user's runs, newest first; specifications and logs are not loaded.
+    cursor: str | None = None,
+) -> Page[Workflow]:
+    """Return a page of the user's runs, newest first; specifications and logs are not loaded.
 
-    :param after: the last run of the page before.
+    :param statuses: only runs with one of these.
+    :param cursor: where the page before ended, with the same arguments.
+    :raises errors.InvalidIdentifier: this list gave no such cursor.
     """
-    query = (
-        sa.select(Workflow)
-        .where(Workflow.owner_id == parse_id(user_id, "user id"))
-        .order_by(Workflow.id_.desc())
-        .limit(limit)
-    )
+    owner_id = parse_id(user_id, "user id")
+    statement = sa.select(Workflow).where(Workflow.owner_id == owner_id)
     if statuses is not None:
-        query = query.where(Workflow.status.in_(statuses))
-    if after is not None:
-        query = query.where(Workflow.id_ < after.id_)
-    return session.scalars(query).all()
+        statuses = sorted({RunStatus(status) for status in statuses})
+        statement = statement.where(Workflow.status.in_(statuses))
+    return read_page(
+        session,
+        statement,
+        (Workflow.created, Workflow.id_),
+        query=("workflows", owner_id, statuses),
+        limit=limit,
+        cursor=cursor,
+    )
 
 
+@takes_session
 def count_by_status(session: Session, user_id: uuid.UUID | str) -> dict[RunStatus, int]:
     """Return how many runs of the user's have which status; a status that none has is not there."""
     rows = session.connection().execute(_COUNT_BY_STATUS, {"user": str(parse_id(user_id, "user id"))})

@@ -7,7 +7,6 @@ functions here check themselves that a share is still valid.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -16,13 +15,18 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import recorded_as
+from platform_db.cursors import Page
+from platform_db.database.paging import read_page
+from platform_db.database.session import takes_session
 from platform_db.database.sqlstates import FOREIGN_KEY_VIOLATION, sqlstate_of
 from platform_db.identifiers import parse_id
 from platform_db.models import User, UserWorkflow, Workflow
+from platform_db.models.base import identity_of
 from platform_db.tenancy import in_tenant_scope
 from platform_db.workflows.find import shared_with
 
 
+@takes_session
 def share_workflow(
     session: Session,
     workflow: Workflow,
@@ -38,9 +42,11 @@ def share_workflow(
     :param actor_id: the user who does this, for the audit log.
     :raises errors.Refused: the user is the run's owner.
     :raises errors.UserNotFound: there is no such user.
+    :raises errors.WorkflowNotFound: the run was deleted meanwhile.
     """
     user_id = _id_of(user)
-    if user_id == workflow.owner_id:
+    owner_id, workflow_id = identity_of(workflow)
+    if user_id == owner_id:
         raise errors.Refused("a run cannot be shared with its owner")
     session.flush()
     try:
@@ -48,8 +54,8 @@ def share_workflow(
             session.execute(
                 _SHARE,
                 {
-                    "owner_id": workflow.owner_id,
-                    "workflow_id": workflow.id_,
+                    "owner_id": owner_id,
+                    "workflow_id": workflow_id,
                     "user_id": user_id,
                     "message": message,
                     "valid_until": valid_until,
@@ -58,10 +64,13 @@ def share_workflow(
     except sa.exc.IntegrityError as error:
         if sqlstate_of(error) != FOREIGN_KEY_VIOLATION:
             raise
-        raise errors.UserNotFound(f"there is no user {user_id}") from None
+        if error.orig.diag.constraint_name == "fk_user_workflow_user_id":  # type: ignore[union-attr]
+            raise errors.UserNotFound(f"there is no user {user_id}") from None
+        raise errors.WorkflowNotFound(f"there is no workflow {workflow_id}") from None
     session.expire(workflow, ["shares"])
 
 
+@takes_session
 def unshare_workflow(
     session: Session,
     workflow: Workflow,
@@ -90,29 +99,32 @@ def unshare_workflow(
     return bool(deleted)
 
 
+@takes_session
 def list_shared(
     session: Session,
     user: User | uuid.UUID | str,
     *,
     limit: int = 100,
-    after: Workflow | None = None,
-) -> Sequence[Workflow]:
-    """Return the runs that others share with the user now, newest first.
+    cursor: str | None = None,
+) -> Page[Workflow]:
+    """Return a page of the runs that others share with the user now, newest first.
 
-    :param after: the last run of the page before.
-    :raises errors.Refused: the session is in a tenant's scope, where others' runs are not to be seen.
+    :param cursor: where the page before ended.
+    :raises errors.InvalidIdentifier: this list gave no such cursor.
+    :raises errors.Refused: the session is in a tenant's scope, which shows no other owner's runs.
     """
     if in_tenant_scope(session):
         raise errors.Refused("what is shared belongs to others: read it outside the tenant's scope")
-    query = (
-        sa.select(Workflow)
-        .where(sa.tuple_(Workflow.owner_id, Workflow.id_).in_(shared_with(_id_of(user))))
-        .order_by(Workflow.id_.desc())
-        .limit(limit)
+    user_id = _id_of(user)
+    shared = sa.tuple_(Workflow.owner_id, Workflow.id_).in_(shared_with(user_id))
+    return read_page(
+        session,
+        sa.select(Workflow).where(shared),
+        (Workflow.created, Workflow.id_),
+        query=("shared", user_id),
+        limit=limit,
+        cursor=cursor,
     )
-    if after is not None:
-        query = query.where(Workflow.id_ < after.id_)
-    return session.scalars(query).all()
 
 
 def _id_of(user: User | uuid.UUID | str) -> uuid.UUID:

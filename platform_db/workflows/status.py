@@ -10,11 +10,9 @@ from sqlalchemy.orm import Session
 from platform_db.identifiers import parse_id
 from platform_db.lifecycle.transitions import transition
 from platform_db.logs import append_log
-from platform_db.models import ResourceType
+from platform_db.models import ResourceType, Workflow
 from platform_db.quota.termination import account_for_ended_run
-from platform_db.states import RunStatus
-
-ENDED = frozenset({RunStatus.finished, RunStatus.failed, RunStatus.stopped})
+from platform_db.states import WORKFLOW, RunStatus
 
 
 def update_workflow_status(
@@ -37,9 +35,9 @@ def update_workflow_status(
     :raises errors.WorkflowNotFound: there is no such run.
     """
     workflow_id = parse_id(workflow_uuid, "workflow id")
-    stored = transition(session, workflow_id, RunStatus(status), reason=message)
+    stored = transition(session, workflow_id, RunStatus(status), model=Workflow, reason=message)
     if new_logs:
-        append_log(session, workflow_id, new_logs)
-    if stored in ENDED:
+        append_log(session, workflow_id, new_logs, model=Workflow)
+    if stored in WORKFLOW.ended and stored is not RunStatus.deleted:
         account_for_ended_run(session, workflow_id, quota_types)
     return RunStatus(stored)

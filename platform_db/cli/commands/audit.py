@@ -76,7 +76,7 @@ def list_(limit: int, as_json: bool, **chosen: Any) -> None:
     from platform_db.audit.reading import as_values, list_audit
 
     with session_scope() as session:
-        for row in list_audit(session, limit=limit, **chosen):
+        for row in list_audit(session, limit=limit, **chosen).rows:
             values = as_values(row)
             if as_json:
                 click.echo(json.dumps(values))

@@ -204,7 +204,7 @@ def _walk(session: Session, run_ids: list[UUID], console: Console) -> None:
             if step < len(walk):
                 by_status.setdefault(walk[step], []).append(run_id)
         for status, ids in sorted(by_status.items()):
-            transition_many(session, ids, status, reason="the demo says so")
+            transition_many(session, ids, status, model=Workflow, reason="the demo says so")
     counts = Counter(walk[-1] for walk in walks.values())
     console.print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) + ".")
 
@@ -224,7 +224,7 @@ def _refuse(console: Console) -> None:
         if finished is None:
             return
         try:
-            transition(session, finished, RunStatus.queued)
+            transition(session, finished, RunStatus.queued, model=Workflow)
         except errors.InvalidTransition as error:
             console.print(f"[red]Refused:[/red] {error}.")
 

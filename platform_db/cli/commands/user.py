@@ -48,13 +48,14 @@ def list_(as_json: bool) -> None:
     """List all users, the oldest first."""
     from platform_db import users
 
-    after = None
+    cursor, more = None, True
     with session_scope() as session:
-        while page := users.list_users(session, after=after):
-            for found in page:
+        while more:
+            page = users.list_users(session, limit=1000, cursor=cursor)
+            for found in page.rows:
                 facts = _facts(found)
                 click.echo(json.dumps(facts) if as_json else f"{facts['id']}  {facts['email']}")
-            after = page[-1].id_
+            cursor, more = page.cursor, page.cursor is not None
             session.expunge_all()
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from platform_db.models import Workflow
 
 # A page of a history costs as much as all of it, so few large ones are read.
-PAGE = 20_000
+PAGE = 10_000
 
 user_option = click.option("--user", metavar="USER", help="Whose, by id or e-mail address.")
 
@@ -82,14 +82,15 @@ def history(run: str, user: str | None, since: datetime | None, level: Any, as_j
 
     from platform_db.lifecycle.history import history as read_history
 
-    entries, token, full = [], None, True
+    entries: list[Any] = []
+    cursor, full = None, True
     with session_scope() as session:
         found = _find(session, run, user)
         after = since.replace(tzinfo=timezone.utc) if since else None
         while full:
-            page = read_history(session, found, since=after, level=level, limit=PAGE, token=token)
-            entries += page.entries
-            token, full = page.token, len(page.entries) >= PAGE and page.token is not None
+            page = read_history(session, found, since=after, level=level, limit=PAGE, cursor=cursor)
+            entries += page.rows
+            cursor, full = page.cursor, len(page.rows) >= PAGE and page.cursor is not None
     if as_json:
         show_rows([entry.as_dict() for entry in entries], as_json)
         return

@@ -1,7 +1,8 @@
 """Create the schema.
 
 Motive: the first revision.
-Lock: none that anybody could wait for; all tables are new.
+Phase: pre; no release before it needs the tables.
+Lock: on nothing that another process could wait for; all tables are new.
 Duration: below a second.
 Recovery: run it again; it is one transaction.
 
@@ -12,19 +13,20 @@ Create Date: 2026-11-21
 
 from __future__ import annotations
 
-from platform_db.migrations.sql import drop_created, run_scripts
+from platform_db.migrations.sql import run_script
 
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+phase = "pre"
 
 
 def upgrade() -> None:
-    """Create types, tables and triggers."""
-    run_scripts(revision)
+    """Create types, tables, functions, triggers and policies."""
+    run_script("0001.up")
 
 
 def downgrade() -> None:
     """Drop all of it, with what it holds; the schema itself stays, because it holds Alembic's own table."""
-    drop_created(revision)
+    run_script("0001.down")

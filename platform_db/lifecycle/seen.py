@@ -1,24 +1,23 @@
-"""Where a reader stands that pages on, such that it misses nothing and sees nothing twice.
+"""What a reader that pages on has seen, such that it misses nothing and sees nothing twice.
 
-Rows are ordered by the time at which they were written, but transactions commit in another order: a row may
-appear *behind* a reader that has passed its place already. So a reader remembers the snapshot
+Rows are ordered by numbers, which they draw when they are written, but transactions commit in another order:
+a row may appear *behind* a reader that has passed its place already. So a reader remembers the snapshot
 (``pg_current_snapshot()``) in which it read its last page. What that snapshot did not show is new, wherever
 it stands; a row says by its ``transaction_id`` which transaction wrote it.
 
-Nobody waits for slow transactions that way, and no permission to look at others is needed. Since when the
-oldest of them is going on, no snapshot tells: its upper bound is the latest transaction that has *ended*, and
-a running one may lie beyond it. So what may be new is found by its transaction, and not by its time.
+So no reader waits for slow transactions, and needs no permission to look at others. A snapshot does not tell
+how old the oldest running transaction is: its upper bound is the latest transaction that has *ended*, and a
+running one may lie beyond it. That is why late rows are found by their transaction, and not by their number.
 """
 
 from __future__ import annotations
 
-import base64
-import json
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from platform_db import errors
+from platform_db import cursors
 
 # A row that a transaction older than this commits behind a reader's page stays unseen by that reader. This
 # keeps rows that were restored from another server from coming again when this one's numbers reach theirs.
@@ -70,40 +69,31 @@ class Seen:
             "earliest": self.read_at - LONGEST_TRANSACTION,
         }
 
-    def pack(self) -> list[str]:
-        """Return it for :func:`to_token`."""
+    def parts(self) -> list[str]:
+        """Return it as parts of a cursor."""
         return [self.snapshot, self.own, self.read_at.isoformat()]
 
-    @classmethod
-    def unpack(cls, packed: list[str]) -> Seen:
-        """Return what :meth:`pack` was given."""
-        snapshot, own, read_at = packed
-        _oldest_running(snapshot)
-        return cls(snapshot, str(int(own)), datetime.fromisoformat(read_at))
+
+def read_snapshot(part: str) -> str:
+    """Read a snapshot as the server writes it, so that it takes it again: ``xmin:xmax:in progress``."""
+    found = _SNAPSHOT.fullmatch(part)
+    if found is None:
+        raise ValueError(part)
+    xmin, xmax = cursors.number(found[1]), cursors.number(found[2])
+    running = [cursors.number(number) for number in found[3].split(",") if number]
+    if not 0 < xmin <= xmax or sorted(set(running)) != running:
+        raise ValueError(part)
+    if running and not xmin <= running[0] <= running[-1] < xmax:
+        raise ValueError(part)
+    return part
+
+
+_SNAPSHOT = re.compile(r"([0-9]+):([0-9]+):([0-9,]*)", re.ASCII)
+
+READERS = (read_snapshot, lambda part: str(cursors.number(part)), cursors.time)
+"""Read the parts of a :class:`Seen` in a cursor."""
 
 
 def _oldest_running(snapshot: str) -> int:
     """Return the snapshot's ``xmin``: whatever a transaction before it wrote is in the snapshot."""
-    xmin, _, _ = snapshot.split(":")
-    return int(xmin)
-
-
-def to_token(kind: str, content: list[Any]) -> str:
-    """Return the content as an opaque text that is safe in URLs."""
-    text = json.dumps([kind, *content], separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode("ascii").rstrip("=")
-
-
-def from_token(kind: str, token: str) -> list[Any]:
-    """Return what :func:`to_token` was given.
-
-    :raises errors.InvalidIdentifier: it never gave this.
-    """
-    try:
-        padded = token.encode("ascii") + b"=" * (-len(token) % 4)
-        found, *content = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-    except (ValueError, TypeError):
-        found, content = None, []
-    if found != kind:
-        raise errors.InvalidIdentifier("this token was not given by the page before")
-    return list(content)
+    return int(snapshot.partition(":")[0])

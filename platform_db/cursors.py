@@ -1,0 +1,81 @@
+"""Cursors: where the next page of a list begins.
+
+A cursor is opaque, safe in URLs, and bound to the query that made it: the same list, with the same filters.
+It is checked in full before anything reaches the server, so that a wrong one leaves the transaction usable.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from platform_db import errors
+
+VERSION = 1
+LARGEST_NUMBER = 2**63 - 1
+
+T = TypeVar("T")
+
+
+class Page(NamedTuple, Generic[T]):
+    """A page of a list.
+
+    :param rows: what is on it.
+    :param cursor: to ask for the next page with; None where this was the last one.
+    """
+
+    rows: Sequence[T]
+    cursor: str | None
+
+
+def encode(query: Sequence[object], place: Sequence[object]) -> str:
+    """Return the cursor of a place in the list that ``query`` names: its kind first, then its filters."""
+    content = [VERSION, _digest(query), *(str(part) for part in place)]
+    text = json.dumps(content, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode("ascii").rstrip("=")
+
+
+def decode(query: Sequence[object], cursor: str, *readers: Callable[[str], Any]) -> list[Any]:
+    """Return the place that a cursor of this list names, each part as its reader gives it.
+
+    :param readers: raise ValueError for what is no such part.
+    :raises errors.InvalidIdentifier: this list gave no such cursor.
+    """
+    try:
+        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
+        version, digest, *place = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        if [version, digest] == [VERSION, _digest(query)]:
+            return [read(part) for read, part in zip(readers, place, strict=True)]
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        pass
+    raise errors.InvalidIdentifier("this list gave no such cursor; begin again without one") from None
+
+
+def number(part: str) -> int:
+    """Read a number that fits into ``bigint``."""
+    if not part.isascii() or not part.isdigit() or int(part) > LARGEST_NUMBER:
+        raise ValueError(part)
+    return int(part)
+
+
+def time(part: str) -> datetime:
+    """Read a time with its zone, in ISO 8601."""
+    found = datetime.fromisoformat(part)
+    if found.tzinfo is None or not 1900 < found.year < 9000:
+        raise ValueError(part)
+    return found
+
+
+def id_(part: str) -> uuid.UUID:
+    """Read an id."""
+    return uuid.UUID(part)
+
+
+def _digest(query: Sequence[object]) -> str:
+    text = "\0".join(map(str, query)).encode("utf-8", "surrogatepass")
+    return base64.b64encode(hashlib.sha256(text).digest()[:9]).decode("ascii")

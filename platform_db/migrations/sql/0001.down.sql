@@ -1,0 +1,43 @@
+DROP TABLE platform.audit_fence, platform.audit_log, platform.audit_seal, platform.audit_seal_digests, platform.extra_transition, platform.interactive_session, platform.interactive_session_resource, platform.job, platform.job_cache, platform.job_cache_use, platform.lease, platform.log_chunk, platform.log_size, platform.note, platform.quota_reservation, platform.resource, platform.run_counter, platform.secret_digest, platform.service, platform.service_log, platform.service_resource, platform.status_change, platform.task_lease, platform.user_, platform.user_resource, platform.user_token, platform.user_token_last_use, platform.user_workflow, platform.workflow, platform.workflow_resource, platform.workflow_service, platform.workflow_session, platform.workspace_retention_audit_log, platform.workspace_retention_rule CASCADE;
+
+DROP FUNCTION platform.activate_workspace_retention_rules,
+    platform.add_user_token_last_use,
+    platform.claim_digests,
+    platform.claim_interactive_session,
+    platform.claim_user_token,
+    platform.drop_former_lease,
+    platform.follow_run_with_retention,
+    platform.forget,
+    platform.forget_user,
+    platform.guard_is_overridden,
+    platform.guard_permits,
+    platform.guard_status,
+    platform.inactivate_workspace_retention_rules,
+    platform.is_import,
+    platform.job_cache_digest,
+    platform.keep_audit_rows,
+    platform.keep_identity,
+    platform.keep_user_token_value,
+    platform.lock_owner,
+    platform.look_up_token,
+    platform.move_retention_date,
+    platform.note_run_number,
+    platform.number_run,
+    platform.record_guard_override,
+    platform.record_quota_limit,
+    platform.record_sharing,
+    platform.record_status,
+    platform.record_user,
+    platform.record_workspace_retention,
+    platform.refuse_change,
+    platform.release_digests,
+    platform.stamp_audit_row,
+    platform.stamp_log_chunk,
+    platform.stamp_note,
+    platform.stamp_row,
+    platform.stamp_service_log,
+    platform.take_run_number CASCADE;
+
+DROP SEQUENCE platform.audit_number, platform.history_number, platform.log_number, platform.quota_version;
+
+DROP TYPE platform.interactive_session_type, platform.job_status, platform.resource_type, platform.resource_unit, platform.run_status, platform.service_type, platform.user_token_status, platform.user_token_type, platform.workflow_access_type, platform.workspace_retention_rule_status;

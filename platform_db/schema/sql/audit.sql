@@ -1,0 +1,151 @@
+-- The audit log: its numbers and times, the rows that triggers write, and what keeps it append-only.
+
+-- A number is drawn after its transaction has an id: the fence of the seals rests on this order. Number and time
+-- are the database's, whatever was sent.
+CREATE FUNCTION platform.stamp_audit_row() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_current_xact_id();
+    NEW.number := nextval('platform.audit_number');
+    IF NOT platform.is_import() THEN
+        NEW.created := clock_timestamp();
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER stamp_audit_row BEFORE INSERT ON platform.audit_log
+    FOR EACH ROW EXECUTE FUNCTION platform.stamp_audit_row();
+
+-- What the database can see, it records: Python, bulk SQL and psql all leave the same rows. Who and from where comes
+-- from the transaction, as for every audit row. Its setting platform.details is what else there is to say of a user.
+
+CREATE FUNCTION platform.record_guard_override() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO platform.audit_log (id_, owner_id, action, details)
+    VALUES (
+        gen_random_uuid(), NEW.owner_id, 'override_guard',
+        jsonb_build_object(
+            'entity', NEW.entity, 'entity_id', NEW.entity_id, 'revision', NEW.revision,
+            'from_status', NEW.from_status, 'to_status', NEW.to_status, 'reason', NEW.reason
+        )
+    );
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER record_guard_override AFTER INSERT ON platform.status_change
+    FOR EACH ROW WHEN (NEW.overridden) EXECUTE FUNCTION platform.record_guard_override();
+
+-- Argument: the action.
+CREATE FUNCTION platform.record_user() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO platform.audit_log (id_, owner_id, action, details)
+    VALUES (
+        gen_random_uuid(), coalesce(NEW.id_, OLD.id_), TG_ARGV[0],
+        nullif(current_setting('platform.details', true), '')::jsonb
+    );
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER record_creation AFTER INSERT ON platform.user_
+    FOR EACH ROW WHEN (NOT platform.is_import()) EXECUTE FUNCTION platform.record_user('create_user');
+
+CREATE TRIGGER record_deletion AFTER DELETE ON platform.user_
+    FOR EACH ROW EXECUTE FUNCTION platform.record_user('delete_user');
+
+CREATE FUNCTION platform.record_quota_limit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO platform.audit_log (id_, owner_id, action, details)
+    VALUES (
+        gen_random_uuid(), NEW.owner_id, 'set_quota_limit',
+        jsonb_build_object(
+            'resource_id', NEW.resource_id, 'before', OLD.quota_limit, 'limit', NEW.quota_limit
+        )
+    );
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER record_quota_limit AFTER UPDATE OF quota_limit ON platform.user_resource
+    FOR EACH ROW WHEN (OLD.quota_limit IS DISTINCT FROM NEW.quota_limit)
+    EXECUTE FUNCTION platform.record_quota_limit();
+
+-- Argument: the action. A time in JSON is written in the session's time zone; in an audit row it is UTC.
+CREATE FUNCTION platform.record_sharing() RETURNS trigger LANGUAGE plpgsql
+    SET timezone = 'UTC' AS $$
+DECLARE
+    share platform.user_workflow := coalesce(NEW, OLD);
+    details jsonb := jsonb_build_object('workflow_id', share.workflow_id, 'user_id', share.user_id);
+BEGIN
+    IF TG_OP <> 'DELETE' THEN
+        details := details || jsonb_build_object('valid_until', share.valid_until);
+    END IF;
+    INSERT INTO platform.audit_log (id_, owner_id, action, details)
+    VALUES (gen_random_uuid(), share.owner_id, TG_ARGV[0], details);
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER record_share AFTER INSERT OR UPDATE ON platform.user_workflow
+    FOR EACH ROW WHEN (NOT platform.is_import()) EXECUTE FUNCTION platform.record_sharing('share_workflow');
+
+-- A share that goes with its run or its user, by a foreign key and so inside a trigger, is not recorded.
+CREATE TRIGGER record_unshare AFTER DELETE ON platform.user_workflow
+    FOR EACH ROW WHEN (pg_trigger_depth() = 0)
+    EXECUTE FUNCTION platform.record_sharing('unshare_workflow');
+
+-- Append-only: this protects from accidents and bugs, whatever connects. A superuser can switch triggers off; that is
+-- what seals are for.
+CREATE FUNCTION platform.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING
+        ERRCODE = 'PD002',
+        MESSAGE = format('%s refused: %s is append-only', TG_OP, TG_TABLE_NAME),
+        SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME;
+END
+$$;
+
+CREATE TRIGGER refuse_change BEFORE UPDATE OR TRUNCATE ON platform.audit_log
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.refuse_change();
+
+CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE OR TRUNCATE ON platform.audit_seal
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.refuse_change();
+
+CREATE TRIGGER refuse_change BEFORE UPDATE OR TRUNCATE ON platform.audit_seal_digests
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.refuse_change();
+
+-- Rows may go once a seal says that they are no longer kept: retention makes that seal first, and with a signing
+-- key no other writer can make one that verifies.
+CREATE FUNCTION platform.keep_audit_rows() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    kept_from bigint := coalesce(
+        (SELECT first_kept_seal FROM platform.audit_seal ORDER BY number DESC LIMIT 1), 1);
+    removed bigint;
+    removable bigint;
+BEGIN
+    IF TG_TABLE_NAME = 'audit_log' THEN
+        SELECT max(number) INTO removed FROM deleted;
+        SELECT last_row INTO removable FROM platform.audit_seal WHERE number = kept_from - 1;
+    ELSE
+        SELECT max(seal_number) INTO removed FROM deleted;
+        removable := kept_from - 1;
+    END IF;
+    IF removed > coalesce(removable, 0) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'PD002',
+            MESSAGE = format('DELETE refused: %s is append-only', TG_TABLE_NAME),
+            HINT = 'What is old is removed by: platform-db audit prune.',
+            SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME;
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER keep_audit_rows AFTER DELETE ON platform.audit_log
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.keep_audit_rows();
+
+CREATE TRIGGER keep_audit_rows AFTER DELETE ON platform.audit_seal_digests
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.keep_audit_rows();

@@ -1,0 +1,56 @@
+-- History: one row for each status change, and none for a row that is gone. Argument of both functions: the entity.
+-- Both run as their owner, so that a tenant can write no history and delete none.
+
+CREATE FUNCTION platform.record_status() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    change_reason text := nullif(current_setting('platform.reason', true), '');
+    statement_reason text := nullif(current_setting('platform.statement_reason', true), '');
+    this_statement text;
+BEGIN
+    IF statement_reason IS NOT NULL THEN
+        this_statement := statement_timestamp()::text || ' ';
+        IF starts_with(statement_reason, this_statement) THEN
+            change_reason := substr(statement_reason, length(this_statement) + 1);
+        END IF;
+    END IF;
+    INSERT INTO platform.status_change
+        (owner_id, entity_id, revision, entity, number, from_status, to_status, at, actor, reason, overridden,
+         transaction_id)
+    VALUES (
+        NEW.owner_id, NEW.id_, NEW.revision, TG_ARGV[0], nextval('platform.history_number'),
+        OLD.status, NEW.status, clock_timestamp(), nullif(current_setting('platform.actor', true), ''),
+        change_reason, platform.guard_is_overridden(), pg_current_xact_id()::text::bigint
+    );
+    RETURN NULL;
+END
+$$;
+
+-- What speaks of any row by its id has no foreign key to it.
+CREATE FUNCTION platform.forget() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM platform.lease
+    WHERE owner_id = OLD.owner_id AND entity_id = OLD.id_ AND entity = TG_ARGV[0];
+    DELETE FROM platform.note
+    WHERE owner_id = OLD.owner_id AND entity_id = OLD.id_ AND entity = TG_ARGV[0];
+    DELETE FROM platform.status_change
+    WHERE owner_id = OLD.owner_id AND entity_id = OLD.id_ AND entity = TG_ARGV[0];
+    RETURN NULL;
+END
+$$;
+
+-- A trigger's name decides when it fires: this one after those of the foreign keys (RI_…), which wait for every
+-- transaction that still writes history of the user's rows.
+CREATE FUNCTION platform.forget_user() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM platform.lease WHERE owner_id = OLD.id_;
+    DELETE FROM platform.note WHERE owner_id = OLD.id_;
+    DELETE FROM platform.status_change WHERE owner_id = OLD.id_;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER forget_user AFTER DELETE ON platform.user_
+    FOR EACH ROW EXECUTE FUNCTION platform.forget_user();

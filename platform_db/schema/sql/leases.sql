@@ -1,0 +1,8 @@
+-- A row that is started again loses the lease of its life before. At the start and not at the end: ends are
+-- many, and each would wait for a worker that beats at this moment.
+CREATE FUNCTION platform.drop_former_lease() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM platform.lease WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_;
+    RETURN NULL;
+END
+$$;
