@@ -257,7 +257,7 @@ def test_a_rule_that_is_due_is_applied_recorded_and_accounted(
     assert [log.status.value for log in rule.audit_logs] == ["active", "pending", "applied"]
     assert owner.get_quota_usage()["disk"]["usage"]["raw"] == before - report.bytes
     assert run.get_quota_usage()["disk"]["usage"]["raw"] == workspaces.measure(workspace).bytes
-    (note,) = history(session, run).entries
+    (note,) = history(session, run).rows
     assert note.details["bytes"] == report.bytes
     (audit,) = session.scalars(sa.select(AuditLog).where(AuditLog.action == "apply_retention"))
     assert audit.user_id == owner.id_
@@ -372,7 +372,7 @@ def test_a_run_that_comes_while_files_are_removed_keeps_the_rest(
     assert len(names(tmp_path / "workspace")) == 2
     session.expire_all()
     assert run.retention_rules[0].status == after
-    assert "stopped, because a run uses the workspace" in (history(session, run).entries[-1].message or "")
+    assert "stopped, because a run uses the workspace" in (history(session, run).rows[-1].message or "")
 
 
 def test_a_large_directory_is_not_emptied_to_its_end_either(tmp_path: Path) -> None:

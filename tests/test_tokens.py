@@ -292,7 +292,7 @@ def test_what_cannot_be_issued_is_refused(session: Session) -> None:
         tokens.issue(session, uuid.uuid4())
     with pytest.raises(errors.TokenError, match="needs a name"):
         tokens.issue(session, user, type_="personal")
-    with pytest.raises(errors.TokenError, match="last for some time"):
+    with pytest.raises(errors.InvalidArgument, match="last for some time"):
         tokens.issue(session, user, expires_in=timedelta(0))
     with pytest.raises(errors.TokenError, match="scope has no name"):
         tokens.issue(session, user, scopes=[""])
@@ -408,7 +408,8 @@ def test_a_granted_value_is_not_replaced_by_whoever_saw_the_request_only(
     user = make_user(session)
     tokens.request(session, user)
     session.commit()
-    assert user.access_token_status == "requested"
+    requested = user.latest_access_token
+    assert (user.access_token_status, requested.token) == ("requested", None)
     with session_factory() as other:
         seen_by_other = other.get(User, user.id_)
         if way == "grant":
@@ -417,10 +418,12 @@ def test_a_granted_value_is_not_replaced_by_whoever_saw_the_request_only(
             seen_by_other.access_token = "handed out"
         other.commit()
     use_keys(monkeypatch, *keys)
-    user.access_token = "another"
+    requested.token, requested.status = "another", UserTokenStatus.active
     with pytest.raises(errors.TokenError, match="has already an active access token"):
         session.commit()
     session.rollback()
+    with pytest.raises(errors.TokenError, match="has already an active access token"):
+        user.access_token = "another"
     assert tokens.authenticate(session, "handed out").user_id == user.id_
 
 

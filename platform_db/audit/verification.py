@@ -16,6 +16,7 @@ from platform_db.audit.chain import NO_HASH, read_seals, seal_hash
 from platform_db.audit.content import CONTENT_HASH, DIGEST, DIGEST_BYTES, ROWS, TABLE
 from platform_db.audit.exported import ExportedSeals
 from platform_db.audit.signing import is_signed, verify_keys
+from platform_db.database.session import takes_session
 from platform_db.models import NOBODY, AuditLog, AuditLogAction, AuditSeal, AuditSealDigests
 
 
@@ -44,6 +45,7 @@ class VerificationResult:
     unsealed_rows: int = 0
 
 
+@takes_session
 def verify_audit_log(
     session: Session,
     *,

@@ -32,7 +32,7 @@ CONSTRAINT_ERRORS: dict[str, Callable[[], errors.PlatformDBError]] = {
     "uq_workflow_owner_id_name_run_number_major_run_number_minor": lambda: errors.RunNumberError(
         "a run of this name has this number already"
     ),
-    "uq_interactive_session_secret_digest": lambda: errors.TokenError("this value is in use already"),
+    "pk_secret_digest": lambda: errors.TokenError("this value is in use already"),
 }
 
 # What the functions of the database refuse, beside status changes.

@@ -66,6 +66,11 @@ class Settings(BaseSettings):
         True, description="Send the timeouts as connection options; switch off where a pooler refuses them."
     )
     application_name: str = Field("platform-db", description="Shown in ``pg_stat_activity``.")
+    role_prefix: str = Field(
+        "platform",
+        pattern="^[a-z_][a-z0-9_]{0,52}$",
+        description="Begins the names of the database's roles, such as ``platform_service``.",
+    )
     migration_lock_timeout: int = Field(
         5000, ge=0, description="Milliseconds that a migration waits for a table lock before it gives up."
     )
@@ -129,6 +134,13 @@ class Settings(BaseSettings):
                 raise errors.SecretKeyError(
                     f"secret key number {position} is {error}", hint=KEY_HINT
                 ) from None
+        return value
+
+    @field_validator("role_prefix")
+    @classmethod
+    def _not_the_servers(cls, value: str) -> str:
+        if f"{value}_".startswith("pg_"):
+            raise ValueError("PostgreSQL keeps role names that begin with pg_ for itself")
         return value
 
     @field_validator("workflow_termination_quota_update_policy")
