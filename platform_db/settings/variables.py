@@ -1,60 +1,19 @@
 """Every setting, with its default and its unit.
 
-Each is read from the environment variable ``PLATFORM_DB_<NAME>``, or from the file that
-``PLATFORM_DB_<NAME>_FILE`` names, as Kubernetes and Docker mount secrets. An empty variable counts as
-unset, except for the termination policy, where empty means *none*.
+:mod:`platform_db.settings.environment` reads them.
 """
 
 from __future__ import annotations
 
-import base64
-import os
 import posixpath
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from platform_db import errors
-
-PREFIX = "PLATFORM_DB_"
-SECRET_KEY_BYTES = 32
-_FROM_URL_SAFE = str.maketrans("-_", "+/")
-EMPTY_IS_A_VALUE = frozenset({"workflow_termination_quota_update_policy"})
-
-
-class Environment(PydanticBaseSettingsSource):
-    """Reads ``PLATFORM_DB_<NAME>``, or else the file that ``PLATFORM_DB_<NAME>_FILE`` names.
-
-    Values are plain text: lists are comma-separated, never JSON.
-    """
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        variable = PREFIX + field_name.upper()
-        empty_is_a_value = field_name in EMPTY_IS_A_VALUE
-        value = os.environ.get(variable)
-        if value is None or (value == "" and not empty_is_a_value):
-            path = os.environ.get(f"{variable}_FILE")
-            value = _read(path, variable) if path else None
-        return value if value or empty_is_a_value else None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        values = {
-            name: self.get_field_value(field, name)[0]
-            for name, field in self.settings_cls.model_fields.items()
-        }
-        return {name: value for name, value in values.items() if value is not None}
-
-
-def _read(path: str, variable: str) -> str:
-    """Return what the file holds. Its path is not shown: it may be a secret put into the wrong variable."""
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
-        raise errors.InvalidSetting(f"the file that {variable}_FILE names cannot be read: {reason}") from None
+from platform_db.settings.environment import Environment
+from platform_db.settings.secret_keys import KEY_HINT, decode_key, split_keys
 
 
 def _canonical_path(path: str) -> str:
@@ -99,6 +58,13 @@ class Settings(BaseSettings):
     )
     pool_pre_ping: bool = Field(True, description="Test a connection before each use.")
     connect_timeout: int = Field(10, ge=1, description="Seconds to wait for a new connection.")
+    network_timeout: int = Field(
+        60,
+        ge=0,
+        le=86_400,
+        description="Seconds after which a connection whose other end has gone silent is given up; "
+        "0 leaves that to the operating system.",
+    )
     statement_timeout: int = Field(0, ge=0, description="Milliseconds a statement may take; 0 is unlimited.")
     lock_timeout: int = Field(0, ge=0, description="Milliseconds to wait for a lock; 0 is unlimited.")
     idle_in_transaction_timeout: int = Field(
@@ -187,14 +153,13 @@ class Settings(BaseSettings):
     @classmethod
     def _usable_keys(cls, value: SecretStr | None) -> SecretStr | None:
         # Here and not at the first use of a secret, which may come long after everything seemed fine.
-        keys = value.get_secret_value().split(",") if value else []
-        for position, key in enumerate(filter(None, map(str.strip, keys)), start=1):
+        for position, key in enumerate(split_keys(value.get_secret_value() if value else ""), start=1):
             try:
-                secret = base64.b64decode(key.translate(_FROM_URL_SAFE), validate=True)
-            except ValueError:
-                secret = b""
-            if len(secret) != SECRET_KEY_BYTES:
-                raise errors.SecretKeyError(f"secret key number {position} is not 32 bytes in base64")
+                decode_key(key)
+            except ValueError as error:
+                raise errors.SecretKeyError(
+                    f"secret key number {position} is {error}", hint=KEY_HINT
+                ) from None
         return value
 
     @field_validator("role_prefix")

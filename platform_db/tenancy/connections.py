@@ -19,6 +19,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_I
 from sqlalchemy import event
 
 from platform_db import errors
+from platform_db.database.sqlstates import INSUFFICIENT_PRIVILEGE, INVALID_PARAMETER_VALUE, sqlstate_of
 from platform_db.tenancy.privileges import Role, role_name
 
 MARK = "scope: "
@@ -39,7 +40,7 @@ def enter(connection: sa.Connection, tenant: uuid.UUID | None) -> None:
     try:
         connection.exec_driver_sql(f"SET LOCAL ROLE {role}")
     except sa.exc.DBAPIError as error:
-        if getattr(error.orig, "pgcode", None) in _NO_ROLE:
+        if sqlstate_of(error) in _NO_ROLE:
             raise errors.RolesMissing(
                 f"this login cannot become {role}: {error.orig.diag.message_primary}"  # type: ignore[union-attr]
             ) from None
@@ -67,8 +68,8 @@ def _watch(connection: sa.Connection, info: Any) -> None:
 
 _GOES_ON = frozenset({TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR})
 
-# invalid_parameter_value: there is no such role; insufficient_privilege: the login is not its member.
-_NO_ROLE = frozenset({"22023", "42501"})
+# There is no such role, or the login is not its member.
+_NO_ROLE = frozenset({INVALID_PARAMETER_VALUE, INSUFFICIENT_PRIVILEGE})
 
 _SET_USER_ID = sa.text("SET LOCAL platform.user_id = :value")
 

@@ -15,14 +15,19 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.database.session import SessionFactory
+from platform_db.database.sqlstates import (
+    DUPLICATE_OBJECT,
+    INTERNAL_ERROR,
+    UNIQUE_VIOLATION,
+    sqlstate_of,
+)
 from platform_db.tenancy.drift import describe, differences
 from platform_db.tenancy.privileges import OTHERS, Role, policy_name, privileges, role_name, sees_every_tenant
 
 ATTEMPTS = 20
 
-# SQLSTATEs of another run that made the same role at the same time: duplicate_object, unique_violation, and
-# internal_error for "tuple concurrently updated".
-_CONCURRENT = frozenset({"42710", "23505", "XX000"})
+# Of another run that made the same role at the same time; INTERNAL_ERROR is "tuple concurrently updated".
+_CONCURRENT = frozenset({DUPLICATE_OBJECT, UNIQUE_VIOLATION, INTERNAL_ERROR})
 
 
 def create_statements() -> list[str]:
@@ -183,7 +188,7 @@ def _run_again_if_concurrent(
                     session.connection().exec_driver_sql(statement.replace("%", "%%"))
             return
         except sa.exc.DBAPIError as error:
-            if getattr(error.orig, "pgcode", None) not in _CONCURRENT or attempt == ATTEMPTS - 1:
+            if sqlstate_of(error) not in _CONCURRENT or attempt == ATTEMPTS - 1:
                 raise
             time.sleep(0.01 * attempt)
 
