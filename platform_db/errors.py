@@ -67,6 +67,13 @@ class PlatformDBError(Exception):
         if self.hint is not None:
             self.__notes__ = [f"hint: {self.hint}"]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the constructor's arguments: an error with facts has an attribute for each of them."""
+        names = list(inspect.signature(type(self)).parameters)
+        if names[0] == "message":
+            return super().__reduce__()  # type: ignore[return-value]
+        return type(self), tuple(getattr(self, name) for name in names)
+
 
 def exit_codes() -> dict[int, str]:
     """Return every exit code with its meaning, as the table above lists them."""
@@ -282,9 +289,6 @@ class InvalidTransition(Refused):
         self.stored_status = stored_status
         self.status = status
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.entity, self.entity_id, self.stored_status, self.status)
-
 
 class Conflict(Refused):
     """The row is not as the caller expected.
@@ -318,16 +322,6 @@ class Conflict(Refused):
         self.stored_status = stored_status
         self.stored_revision = stored_revision
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (
-            self.entity,
-            self.entity_id,
-            self.condition,
-            self.expected,
-            self.stored_status,
-            self.stored_revision,
-        )
-
 
 class QuotaExceeded(Refused):
     """There is not so much left of the user's quota.
@@ -356,16 +350,6 @@ class QuotaExceeded(Refused):
         self.used = used
         self.reserved = reserved
         self.limit = limit
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (
-            self.user_id,
-            self.resource,
-            self.amount,
-            self.used,
-            self.reserved,
-            self.limit,
-        )
 
 
 class RunNumberError(Refused):
@@ -396,9 +380,6 @@ class UserHasWork(Refused):
         self.user_id = user_id
         self.work = work
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.user_id, self.work)
-
 
 class TokenError(Refused):
     """The token cannot be used that way."""
@@ -422,9 +403,6 @@ class AuthenticationError(TokenError):
         super().__init__("the token is not accepted")
         self.token_id = token_id
         self.user_id = user_id
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.token_id, self.user_id)
 
 
 class MalformedToken(AuthenticationError):
@@ -509,9 +487,6 @@ class AuditLogChanged(PlatformDBError):
         self.change = change
         self.row = row
         self.row_id = row_id
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.seal, self.change, self.row, self.row_id)
 
 
 class InvalidExport(PlatformDBError):
