@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.audit.names import own_names
 from platform_db.models import AuditSeal
 
 NO_HASH = bytes(32)
@@ -71,13 +72,14 @@ def seal_hash(seal: AuditSeal) -> bytes:
 def read_seals(session: Session, *, after: int = 0) -> Iterator[AuditSeal]:
     """Yield the seals after the one with this number, in their order, a page at a time."""
     while True:
-        page = session.scalars(
-            sa.select(AuditSeal)
-            .where(AuditSeal.number > after)
-            .order_by(AuditSeal.number)
-            .limit(PAGE)
-            .execution_options(populate_existing=True)
-        ).all()
+        with own_names(session):
+            page = session.scalars(
+                sa.select(AuditSeal)
+                .where(AuditSeal.number > after)
+                .order_by(AuditSeal.number)
+                .limit(PAGE)
+                .execution_options(populate_existing=True)
+            ).all()
         yield from page
         if len(page) < PAGE:
             return

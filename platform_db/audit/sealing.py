@@ -9,6 +9,7 @@ missed.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +19,12 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit.chain import add_seal, last_seal, try_lock_chain
-from platform_db.audit.content import CONTENT_HASH, DIGESTS, ROWS, TABLE
+from platform_db.audit.content import FIRST, TABLE, read_digests, split_digests
+from platform_db.audit.names import use_own_names
 from platform_db.database.session import SessionFactory
 from platform_db.models import AuditSeal, AuditSealDigests
 
-# Rows per seal: a seal is hashed in the server's memory, about 2 MB.
+# Rows per seal. They stream through the sealer, however large they are: it holds 40 bytes of each.
 SEAL_ROWS = 5000
 
 POLL_SECONDS = 0.05
@@ -57,6 +59,7 @@ def seal_audit_log(factory: SessionFactory, *, wait: float = 10.0) -> SealingRes
     fences = 1
     while True:
         with factory() as session, session.begin():
+            use_own_names(session)
             if not try_lock_chain(session):
                 raise errors.AlreadyRunning("another process is sealing the audit log")
             last = last_seal(session)
@@ -93,20 +96,21 @@ def _put_up_fence(session: Session, last: AuditSeal | None) -> bool:
 
 def _seal(session: Session, last: AuditSeal | None, fence: int) -> AuditSeal:
     """Add the seal of the next rows up to the fence."""
-    after = last.last_row if last else 0
-    found = (
-        session.connection().execute(_READ_ROWS, {"after": after, "fence": fence, "limit": SEAL_ROWS}).one()
-    )
+    first = last.last_row + 1 if last else FIRST
+    digests = read_digests(session, first, fence, SEAL_ROWS)
+    numbers = [number for number, _ in split_digests(digests)]
+    last_row = numbers[-1] if len(numbers) == SEAL_ROWS else fence
+    times = session.connection().execute(_READ_TIMES, {"first": first, "last": last_row}).one()
     seal = add_seal(
         session,
         last,
-        last_row=found.last_row if found.row_count == SEAL_ROWS else fence,
-        row_count=found.row_count,
-        last_created=found.last_created,
-        content_hash=bytes(found.content_hash),
-        sealed_at=found.sealed_at,
+        last_row=last_row,
+        row_count=len(numbers),
+        last_created=times.last_created if numbers else None,
+        content_hash=hashlib.sha256(digests).digest(),
+        sealed_at=times.sealed_at,
     )
-    session.add(AuditSealDigests(seal_number=seal.number, digests=bytes(found.digests)))
+    session.add(AuditSealDigests(seal_number=seal.number, digests=digests))
     session.flush()
     return seal
 
@@ -132,12 +136,11 @@ _SET_FENCE = sa.text(
     """
 )
 
-_READ_ROWS = sa.text(
+# Whatever times an import or a superuser stored, retention finds what is old: no row is newer than its seal.
+_READ_TIMES = sa.text(
     f"""
-    SELECT count(*) AS row_count, max(number) AS last_row, max(created) AS last_created,
-           {CONTENT_HASH} AS content_hash, {DIGESTS} AS digests, clock_timestamp() AS sealed_at
-    FROM (
-        SELECT * FROM {ROWS} WHERE number > :after AND number <= :fence ORDER BY number LIMIT :limit
-    ) AS log
+    SELECT greatest(least(max(created), clock_timestamp()), timestamptz '1901-01-01Z') AS last_created,
+           clock_timestamp() AS sealed_at
+    FROM {TABLE} WHERE number >= :first AND number <= :last
     """
 )
