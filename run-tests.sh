@@ -12,7 +12,7 @@ Steps:
   lint    ruff, squawk on the migrations' SQL, and shellcheck where there is one
   types   mypy
   layers  import-linter: an arrow runs down only
-  tests   pytest
+  tests   pytest, with the coverage where no argument is given
   docs    sphinx, where a warning is an error
   wheel   build it, look into it, install and import it
 
@@ -45,7 +45,11 @@ run_types() { "$bin/python" -m mypy; }
 
 run_layers() { "$bin/lint-imports"; }
 
-run_tests() { "$bin/python" -m pytest -n auto --maxprocesses 8 "$@"; }
+# Coverage is that of all tests; a choice of them says nothing about it.
+run_tests() {
+    [ $# -gt 0 ] || set -- --cov --cov-report=term
+    "$bin/python" -m pytest -n auto --maxprocesses 8 "$@"
+}
 
 run_soak() { "$bin/python" -m pytest -m soak "$@" || [ $? -eq 5 ]; } # 5: there are none
 

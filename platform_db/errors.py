@@ -187,8 +187,8 @@ class InvalidIdentifier(PlatformDBError):
     exit_code = 2
 
 
-class InvalidArgument(PlatformDBError):
-    """A value is out of the range that it may have."""
+class InvalidArgument(PlatformDBError, ValueError):
+    """A value cannot be used, or is out of its range."""
 
     code = "invalid_argument"
     exit_code = 2

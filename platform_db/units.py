@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from platform_db import errors
+from platform_db.bounds import LARGEST_AMOUNT
+
 BYTE_UNITS = ("Bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 # "K" and "KiB" are powers of 1024, "KB" is one of 1000: as du, dd and the other core utilities read.
@@ -19,8 +22,6 @@ BYTES_PER_UNIT = {"": 1, "b": 1, "byte": 1, "bytes": 1} | {
 }
 
 MILLISECONDS_PER_UNIT = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
-
-LARGEST_AMOUNT = 2**63 - 1  # of a bigint column
 
 NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 BYTES_PATTERN = re.compile(rf"([+-]?)\s*({NUMBER})\s*([a-z]*)", re.IGNORECASE)
@@ -68,28 +69,31 @@ def parse_bytes(text: str) -> int:
 
     ``KiB`` and ``K`` are 1024 bytes, ``KB`` is 1000; case does not matter. A fraction of a byte is rounded.
 
-    :raises ValueError: this is not an amount of bytes, or more than a bigint holds.
+    :raises errors.InvalidArgument: this is not an amount of bytes, or more than a bigint holds.
     """
     match = BYTES_PATTERN.fullmatch(text.strip())
     if match is None or (factor := BYTES_PER_UNIT.get(match[3].lower())) is None:
-        raise ValueError(f"not an amount of bytes: {text!r} (write for example 1024, 50GiB or 1.5 TiB)")
+        raise errors.InvalidArgument(
+            f"not an amount of bytes: {text!r} (write for example 1024, 50GiB or 1.5 TiB)"
+        )
     return _whole_amount(_signed(match[1], Fraction(match[2]) * factor), text)
 
 
 def parse_milliseconds(text: str) -> int:
     """Read a duration as milliseconds: ``100h``, ``2h 30m``, ``45s``, ``1.5h``, ``1d``; so is a bare number.
 
-    :raises ValueError: this is not a duration, or more than a bigint holds.
+    :raises errors.InvalidArgument: this is not a duration, or more than a bigint holds.
     """
     return _whole_amount(_parse_duration(text, bare_unit="ms"), text)
 
 
-def parse_duration_seconds(text: str) -> float:
-    """Read a duration as seconds: ``30d``, ``2h 30m``, ``250ms``; a bare number is seconds.
+def parse_duration_seconds(text: str, bare_unit: str = "s") -> float:
+    """Read a duration as seconds: ``30d``, ``2h 30m``, ``250ms``.
 
-    :raises ValueError: this is not a duration, or more milliseconds than a bigint holds.
+    :param bare_unit: the unit of a number without one: ``d``, ``h``, ``m``, ``s`` or ``ms``.
+    :raises errors.InvalidArgument: this is not a duration, or more milliseconds than a bigint holds.
     """
-    return _whole_amount(_parse_duration(text, bare_unit="s"), text) / 1000
+    return _whole_amount(_parse_duration(text, bare_unit), text) / 1000
 
 
 def _parse_duration(text: str, bare_unit: str) -> Fraction:
@@ -101,7 +105,7 @@ def _parse_duration(text: str, bare_unit: str) -> Fraction:
         amounts = zip(match.groups()[1:], MILLISECONDS_PER_UNIT.values(), strict=True)
         total = sum((Fraction(amount) * factor for amount, factor in amounts if amount), start=Fraction())
         return _signed(match[1], total)
-    raise ValueError(f"not a duration: {text!r} (write for example 100h, 2h 30m or 45s)")
+    raise errors.InvalidArgument(f"not a duration: {text!r} (write for example 100h, 2h 30m or 45s)")
 
 
 def _signed(sign: str, amount: Fraction) -> Fraction:
@@ -111,7 +115,7 @@ def _signed(sign: str, amount: Fraction) -> Fraction:
 def _whole_amount(amount: Fraction, text: str) -> int:
     whole = round(amount)
     if abs(whole) > LARGEST_AMOUNT:
-        raise ValueError(f"too large: {text!r} is beyond {LARGEST_AMOUNT}")
+        raise errors.InvalidArgument(f"too large: {text!r} is beyond {LARGEST_AMOUNT}")
     return whole
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator, Mapping
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -13,6 +14,9 @@ from platform_db.cursors import Page
 from platform_db.database.paging import read_page
 from platform_db.database.session import takes_session
 from platform_db.models import InteractiveSession, Service, User, Workflow
+from platform_db.models.types import is_text
+
+USERS_PER_PAGE = 1000
 
 WORK: tuple[type[Workflow | InteractiveSession | Service], ...] = (Workflow, InteractiveSession, Service)
 """What a user may have that is not simply forgotten with the user."""
@@ -27,7 +31,10 @@ def create_user(
     :param actor_id: the user who does this, for the audit log.
     :param values: further columns of the user, such as ``full_name``.
     :raises errors.UserExists: the e-mail address or the identity is another user's.
+    :raises errors.InvalidArgument: one of ``idp_issuer`` and ``idp_subject`` is given without the other.
     """
+    if (values.get("idp_issuer") is None) != (values.get("idp_subject") is None):
+        raise errors.InvalidArgument("an identity needs both, its issuer and its subject")
     user = User(email=email, **values)
     with session.begin_nested(), recorded_as(session, actor_id=actor_id):
         session.add(user)
@@ -37,17 +44,20 @@ def create_user(
 
 @takes_session
 def find_user(session: Session, id_or_email: uuid.UUID | str) -> User:
-    """Return the user with this id, or with this e-mail address in whatever case.
+    """Return the user with this id, or with this e-mail address in upper or lower case.
 
     :raises errors.UserNotFound: there is none.
     """
     try:
         criterion = User.id_ == uuid.UUID(str(id_or_email))
     except ValueError:
+        # Only the database changes the case. With locale C it does so for fewer letters than Python, and what
+        # both have changed may be the address of another user.
         criterion = sa.func.lower(User.email) == sa.func.lower(id_or_email)
-    user = session.scalars(sa.select(User).where(criterion)).one_or_none()
+    storable = is_text(str(id_or_email))
+    user = session.scalars(sa.select(User).where(criterion)).one_or_none() if storable else None
     if user is None:
-        raise errors.UserNotFound(f"there is no user {id_or_email}")
+        raise errors.UserNotFound(f"there is no user {str(id_or_email)!r}")
     return user
 
 
@@ -70,6 +80,18 @@ def list_users(session: Session, *, limit: int = 100, cursor: str | None = None)
 
 
 @takes_session
+def iterate_users(session: Session) -> Iterator[User]:
+    """Yield all users in the order of :func:`list_users`; the session forgets them, to save memory."""
+    cursor, more = None, True
+    while more:
+        page = list_users(session, limit=USERS_PER_PAGE, cursor=cursor)
+        yield from page.rows
+        for user in page.rows:
+            session.expunge(user)
+        cursor, more = page.cursor, page.cursor is not None
+
+
+@takes_session
 def count_work(session: Session, user: User) -> dict[str, int]:
     """Return how many runs, interactive sessions and services a user has, those with none left out."""
     counts = {
@@ -83,7 +105,12 @@ def count_work(session: Session, user: User) -> dict[str, int]:
 
 @takes_session
 def delete_user(
-    session: Session, user: User, *, delete_work: bool = False, actor_id: uuid.UUID | None = None
+    session: Session,
+    user: User,
+    *,
+    delete_work: bool = False,
+    at_most: Mapping[str, int] | None = None,
+    actor_id: uuid.UUID | None = None,
 ) -> None:
     """Forget a user: the row goes, with tokens, limits, shares and history.
 
@@ -91,8 +118,10 @@ def delete_user(
 
     :param delete_work: also delete the user's runs, with jobs and logs, interactive sessions and services.
         Nothing on any disk or cluster is touched: stop what runs first.
+    :param at_most: delete no more work than this, which :func:`count_work` gave before somebody agreed.
     :param actor_id: the user who does this, for the audit log.
-    :raises errors.UserHasWork: there is some, and nobody said what to do with it; nothing is changed.
+    :raises errors.UserHasWork: there is work, and ``delete_work`` is not set, or more than ``at_most``;
+        nothing is changed.
     """
     session.flush()
     # Whoever starts a run now waits for this to end, and then finds no owner; who did before is waited for.
@@ -100,7 +129,8 @@ def delete_user(
     if session.connection().execute(locked).one_or_none() is None:
         raise errors.UserNotFound(f"there is no user {user.id_}")
     work = count_work(session, user)
-    if work and not delete_work:
+    more = at_most is not None and any(count > at_most.get(table, 0) for table, count in work.items())
+    if more or (work and not delete_work):
         raise errors.UserHasWork(user.id_, work)
     for model in WORK:
         session.execute(sa.delete(model).where(model.owner_id == user.id_))

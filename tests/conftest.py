@@ -15,6 +15,12 @@ from platform_db import embedded
 pytest_plugins = ["platform_db.testing.plugin"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 @pytest.fixture
 def place() -> Iterator[Path]:
     """Give a directory that the server's account can reach, unlike pytest's own ones of root."""

@@ -14,7 +14,7 @@ from sqlalchemy import orm
 from platform_db import audit, crypto, errors, settings
 from platform_db.audit import (
     list_audit,
-    prune_audit_log,
+    prune_seals,
     record_action,
     seal_audit_log,
     sealing,
@@ -101,6 +101,20 @@ def test_a_row_says_who_about_whom_what_when_and_from_where(session: orm.Session
         "api",
     )
     assert (second.actor_id, second.request_id, second.address, second.service) == (None, None, None, None)
+
+
+def test_a_service_names_itself_once_for_all_its_transactions(engine: sa.Engine) -> None:
+    make = orm.sessionmaker(engine, info={audit.SERVICE: "api"})
+    with make() as session:
+        for _ in range(2):
+            with session.begin(), session.begin_nested():
+                record_action(session, ANN, "share_workflow")
+        with session.begin():
+            audit.set_origin(session, service="other")
+            record_action(session, ANN, "share_workflow")
+    with orm.Session(engine) as session:
+        record_action(session, ANN, "share_workflow")
+        assert [row.service for row in list_audit(session).rows] == [None, "other", "api", "api"]
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1, 192.168.1.1", "192.0.2.7:443", "192.0.2.0/24", "unknown", ""])
@@ -453,14 +467,22 @@ def test_an_export_streams_all_of_it(session: orm.Session, monkeypatch: pytest.M
 # -- retention
 
 
+def test_the_database_tells_how_old_a_row_is(sealed: Factory) -> None:
+    assert audit.prune_audit_log(sealed, timedelta(days=1)) == 0
+    assert audit.prune_audit_log(sealed, timedelta(0)) > 0
+    with sealed() as session:
+        assert [row.action for row in list_audit(session).rows] == ["apply_retention"]
+        assert audit.verify_audit_log(session).removed_rows > 0
+
+
 def test_retention_removes_rows_keeps_hashes_and_says_so(sealed: Factory) -> None:
     with sealed() as session:
         as_superuser(session, "UPDATE platform.audit_seal SET last_created = '2020-01-01' WHERE number <= 2")
         rehash(session)
         before = datetime(2021, 1, 1, tzinfo=timezone.utc)
-        assert prune_audit_log(session, before) == 2
+        assert prune_seals(session, before) == 2
         session.commit()
-        assert prune_audit_log(session, before) == 0
+        assert prune_seals(session, before) == 0
         (said,) = list_audit(session, user_id=NOBODY).rows
         assert said.details is not None
         assert (said.action, said.details["rows"], said.details["last_seal"]) == ("apply_retention", 10, 2)
@@ -511,7 +533,7 @@ def prune(factory: Factory, limit: int) -> int:
     pruned = 0
     while True:
         with factory() as session, session.begin():
-            seals = prune_audit_log(session, OLD, limit=limit)
+            seals = prune_seals(session, OLD, limit=limit)
         if not seals:
             return pruned
         pruned += seals

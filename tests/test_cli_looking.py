@@ -75,7 +75,7 @@ def test_the_beginning_of_an_id_is_that_of_the_users_own_run(session: Session, d
     for name in ("0189", ids[0], "name"):
         result = run(database_uri, "workflow", "show", name, "--user", "nobody@example.org")
         assert result.exit_code == errors.WorkflowNotFound.exit_code
-        assert f"there is no workflow '{name}' of nobody@example.org" in one_line(result.stderr)
+        assert f"there is no workflow '{name}'" in one_line(result.stderr)
 
 
 def test_history_and_logs_are_printed(session: Session, database_uri: str) -> None:
@@ -122,7 +122,7 @@ def test_dead_workers_are_recovered(session: Session, database_uri: str) -> None
     assert (dead.status.value, alive.status.value) == ("failed", "running")
     assert run(database_uri, "workflow", "recover").stdout == "nothing to do\n"
     assert run(database_uri, "workflow", "recover", "--node", "n1").stdout == "1 failed\n"
-    assert run(database_uri, "workflow", "recover", "--policy", "job=requeue").exit_code == 1
+    assert run(database_uri, "workflow", "recover", "--policy", "job=requeue").exit_code == 2
 
 
 def test_rows_are_pruned(session: Session, database_uri: str, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_rows_are_pruned(session: Session, database_uri: str, tmp_path: Path) ->
     assert len(list(tmp_path.glob("workflow-*.jsonl.gz"))) == 1
     assert session.scalars(sa.select(Workflow.id_).where(Workflow.id_ == run_id)).all() == []
     assert run(database_uri, "db", "prune", "--older-than", "soon").exit_code == 2
-    assert run(database_uri, "db", "prune", "--table", "audit_log").exit_code == 1
+    assert run(database_uri, "db", "prune", "--table", "audit_log").exit_code == 2
 
 
 @pytest.fixture

@@ -57,7 +57,8 @@ def cli(database_uri: str, monkeypatch: pytest.MonkeyPatch) -> Cli:
 def test_a_user_is_created_listed_shown_and_deleted(cli: Cli, session: Session) -> None:
     created = cli.json("user", "create", "ada@example.org", "--full-name", "Ada Lovelace")
     assert created["email"] == "ada@example.org"
-    assert cli("user", "list").stdout == f"{created['id']}  ada@example.org\n"
+    assert cli("user", "list").stdout.splitlines()[1] == f"{created['id']}  ada@example.org"
+    assert cli.json("user", "list") == [created]
     assert cli.json("user", "show", "ADA@example.org")["full_name"] == "Ada Lovelace"
     assert cli("user", "create", "Ada@example.org").exit_code == errors.UserExists.exit_code
     make_run(session, session.get(User, uuid.UUID(created["id"])))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,22 +51,3 @@ def test_a_command_that_a_page_shows_exists(page: str, command: str) -> None:
         elif word.startswith("-"):
             options = {option for parameter in found.params for option in parameter.opts}
             assert word in options, f"{page}: {command}"
-
-
-def test_the_example_of_the_readme_runs(database_uri: str) -> None:
-    readme = (ROOT / "README.rst").read_text(encoding="utf-8")
-    block = re.search(r"code-block:: python\n\n((?: {4}.*\n|\n)+)", readme)
-    assert block is not None
-    program = "\n".join(line[4:] for line in block[1].splitlines())
-
-    ran = subprocess.run(
-        [sys.executable, "-c", program],
-        env={"PLATFORM_DB_URI": database_uri, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-    assert ran.returncode == 0, ran.stderr
-    assert "cannot go from queued to finished" in ran.stdout

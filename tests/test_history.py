@@ -7,13 +7,14 @@ import threading
 import uuid
 from collections import defaultdict
 from datetime import datetime, timedelta, timezone
+from importlib import import_module
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import database, errors
-from platform_db.lifecycle.history import add_note, history
+from platform_db.lifecycle.history import add_note, history, whole_history
 from platform_db.lifecycle.transitions import transition
 from platform_db.models import Job, Note, RunStatus, StatusChange, Workflow
 from platform_db.states import WORKFLOW
@@ -67,6 +68,18 @@ def test_changes_and_notes_of_a_run_and_its_jobs_come_in_the_order_of_time(sessi
     assert [e.entity for e in history(session, run, level="job").rows] == ["job"] * 2
     for level in (None, "job"):
         assert [e.topic for e in history(session, job, level=level).rows] == [None, "node"]
+
+
+def test_all_of_a_history_is_read_in_as_many_pages_as_it_takes(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(session, make_user(session))
+    live(session, run)
+    monkeypatch.setattr(import_module("platform_db.lifecycle.history"), "LARGEST_LIMIT", 3)
+    entries = whole_history(session, run)
+    assert [entry.to_status for entry in entries] == [status.value for status in LIFE]
+    assert whole_history(session, run, since=entries[2].at) == entries[2:]
+    assert whole_history(session, run, level="job") == []
 
 
 def test_since_is_inclusive(session: Session) -> None:

@@ -151,7 +151,7 @@ def test_what_is_reserved_is_given_back_by_whoever_reserves(
     session: Session, session_factory: sessionmaker[Session]
 ) -> None:
     user = make_user(session)
-    quota.reserve(session, user, "disk", 10, ttl=-3600 * 24 * 30)
+    quota.reserve(session, user, "disk", 10, ttl=0)
     session.commit()
     prune(session_factory)
     require_agreement(session, session_factory, user)

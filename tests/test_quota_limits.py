@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import errors, quota
+from platform_db import errors, quota, settings
 from platform_db.audit import list_audit
 from platform_db.models import QuotaReservation, ResourceType, ResourceUnit, User, UserResource
 from platform_db.quota.limits import parse_limit
@@ -63,16 +63,36 @@ def test_zero_is_none_and_unlimited_is_unlimited(session: Session) -> None:
 def test_expired_reservations_are_released(session: Session, session_factory: sessionmaker[Session]) -> None:
     user, other = make_user(session), make_user(session)
     quota.set_limit(session, user, "disk", 10)
-    quota.reserve(session, user, "disk", 10, ttl=-1)
-    quota.reserve(session, other, "disk", 5, ttl=-1)
+    quota.reserve(session, user, "disk", 10, ttl=0)
+    quota.reserve(session, other, "disk", 5, ttl=0)
     kept = quota.reserve(session, other, "disk", 7)
     session.commit()
-    assert quota.reserve(session, user, "disk", 10, ttl=-1), "an expired one is not in the way"
+    assert quota.reserve(session, user, "disk", 10, ttl=0), "an expired one is not in the way"
     session.commit()
     assert quota.release_expired_reservations(session_factory) == 2
     assert disk_total(session, user) == (0, 0)
     assert disk_total(session, other) == (0, 7)
     assert session.scalars(sa.select(QuotaReservation.id_)).all() == [kept.id_]
+
+
+def test_a_cronjob_releases_what_has_expired_unless_the_policy_switches_it_off(
+    session: Session, session_factory: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = make_user(session)
+    quota.reserve(session, user, "disk", 10, ttl=0)
+    session.commit()
+
+    monkeypatch.setenv("PLATFORM_DB_PERIODIC_RESOURCE_QUOTA_UPDATE_POLICY", "false")
+    settings.reset_settings()
+    assert quota.update_usage(session_factory) == quota.UsageReport()
+    dry = quota.update_usage(session_factory, override_policy=True, dry_run=True)
+    assert dry.cpu is not None
+    assert dry.disk is not None
+    assert disk_total(session, user) == (0, 10)
+    done = quota.update_usage(session_factory, [ResourceType.cpu], override_policy=True)
+    assert (done.disk, disk_total(session, user)) == (None, (0, 0))
+    monkeypatch.undo()
+    settings.reset_settings()
 
 
 def test_setting_a_limit_leaves_an_audit_row(session: Session) -> None:
@@ -85,7 +105,7 @@ def test_setting_a_limit_leaves_an_audit_row(session: Session) -> None:
     disk = quota.get_default_quota_resource(session, ResourceType.disk)
     assert first.details == {"resource_id": str(disk.id_), "before": None, "limit": 50}
     assert (second.details["before"], second.details["limit"], second.actor_id) == (50, None, boss.id_)
-    with pytest.raises(ValueError, match="not negative"):
+    with pytest.raises(errors.InvalidArgument, match="the limit must be"):
         quota.set_limit(session, user, "disk", -1)
     with pytest.raises(errors.ResourceNotFound):
         quota.set_limit(session, user, "gold", 1)
@@ -98,7 +118,7 @@ def test_limits_are_read_as_people_write_them() -> None:
     assert parse_limit(ResourceUnit.milliseconds, "100h") == 360_000_000
     assert parse_limit(ResourceUnit.bytes_, " Unlimited ") is None
     for wrong in ("-1", "many", "5h"):
-        with pytest.raises(ValueError, match="not"):
+        with pytest.raises(errors.InvalidArgument):
             parse_limit(ResourceUnit.bytes_, wrong)
 
 

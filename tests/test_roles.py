@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from platform_db import errors
-from platform_db.audit import prune_audit_log, record_action, seal_audit_log
+from platform_db.audit import prune_seals, record_action, seal_audit_log
 from platform_db.database.session import PlatformSession
 from platform_db.models import Base, Workflow
 from platform_db.tenancy import roles, tenant_scope
@@ -228,7 +228,7 @@ def test_a_services_login_works_and_cannot_change_what_is_recorded(
                     session.execute(sa.text(statement))
                 session.rollback()
             with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
-                prune_audit_log(session, session.scalar(sa.text("SELECT now() + interval '1 day'")))
+                prune_seals(session, session.scalar(sa.text("SELECT now() + interval '1 day'")))
     finally:
         with engine.begin() as connection:
             connection.exec_driver_sql(f"REVOKE platform_service FROM {LOGIN}")

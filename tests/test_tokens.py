@@ -292,7 +292,7 @@ def test_what_cannot_be_issued_is_refused(session: Session) -> None:
         tokens.issue(session, uuid.uuid4())
     with pytest.raises(errors.TokenError, match="needs a name"):
         tokens.issue(session, user, type_="personal")
-    with pytest.raises(errors.TokenError, match="last for some time"):
+    with pytest.raises(errors.InvalidArgument, match="last for some time"):
         tokens.issue(session, user, expires_in=timedelta(0))
     with pytest.raises(errors.TokenError, match="scope has no name"):
         tokens.issue(session, user, scopes=[""])

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from platform_db.bounds import LARGEST_AMOUNT
 from platform_db.units import (
-    LARGEST_AMOUNT,
     human_readable_bytes,
     human_readable_milliseconds,
     parse_bytes,

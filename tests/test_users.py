@@ -5,19 +5,24 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
 from platform_db.models.policies import tenant_columns
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import errors, users
+from platform_db import database, errors, schema, users
 from platform_db.health.deep_check import check_deeply
 from platform_db.leases import heartbeat
 from platform_db.lifecycle.history import add_note
 from platform_db.lifecycle.transitions import transition
 from platform_db.logs import append_log
 from platform_db.models import AuditLog, InteractiveSession, Job, Service, User, UserToken, Workflow
+from platform_db.testing import databases
+from platform_db.testing.plugin import migrate
+from platform_db.testing.server import RunServer
+from tests.command_line import run
 from tests.factories import make_guarded, make_run, make_user
 
 
@@ -33,6 +38,46 @@ def test_a_user_is_created_and_found(session: Session) -> None:
     for unknown in ("nobody@example.org", uuid.uuid4()):
         with pytest.raises(errors.UserNotFound):
             users.find_user(session, unknown)
+
+
+@pytest.fixture
+def c_locale_uri(postgres_server: RunServer) -> Iterator[str]:
+    """Give a migrated database that knows upper and lower case of ASCII letters only."""
+    name = f"{postgres_server.prefix}c_locale_{uuid.uuid4().hex}"
+    with schema.connect(postgres_server.uri) as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER libc LOCALE 'C'"
+        )
+    uri = databases.with_database(postgres_server.uri, name)
+    migrate(uri)
+    yield uri
+    databases.drop_database(postgres_server.uri, name)
+
+
+def test_a_user_is_the_one_that_was_named_whatever_the_locale(c_locale_uri: str) -> None:
+    engine = database.create_engine(c_locale_uri)
+    emails = ["ÉLODIE@example.org", "élodie@example.org"]
+    with Session(engine) as session:
+        upper, lower = (users.create_user(session, email) for email in emails)
+        session.commit()
+        assert [users.find_user(session, email) for email in emails] == [upper, lower]
+        assert users.find_user(session, "Élodie@EXAMPLE.org") is upper
+        assert run(c_locale_uri, "quota", "set-limit", emails[0], "disk", "1").exit_code == 0
+        limits = [user.get_quota_usage()["disk"].get("limit") for user in (upper, lower)]
+        assert [limit and limit["raw"] for limit in limits] == [1, None]
+    engine.dispose()
+
+
+@pytest.mark.parametrize("unstorable", ["ada\0@example.org", "ada\ud800@example.org"])
+def test_no_user_has_an_address_that_cannot_be_stored(session: Session, unstorable: str) -> None:
+    with pytest.raises(errors.UserNotFound):
+        users.find_user(session, unstorable)
+
+
+def test_all_users_are_read_a_page_at_a_time(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [make_user(session).id_ for _ in range(5)]
+    monkeypatch.setattr(users, "USERS_PER_PAGE", 2)
+    assert [user.id_ for user in users.iterate_users(session)] == ids
 
 
 def test_forgetting_a_user_leaves_ids_in_the_audit_log_only(session: Session, secret_key: str) -> None:
@@ -67,6 +112,8 @@ def test_a_user_with_work_is_only_deleted_with_it(session: Session) -> None:
     session.commit()
     with pytest.raises(errors.UserHasWork, match="1 workflow, 1 interactive_session, 1 service") as refusal:
         users.delete_user(session, ada)
+    with pytest.raises(errors.UserHasWork):
+        users.delete_user(session, ada, delete_work=True, at_most={"workflow": 1, "service": 1})
     assert refusal.value.work == {"workflow": 1, "interactive_session": 1, "service": 1}
     users.delete_user(session, ada, delete_work=True)
     session.commit()

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
 import sqlalchemy as sa
 from docutils import nodes
-from layered import STYLE, Graph, Node
 from sphinx.application import Sphinx
+from sphinx.ext.graphviz import graphviz
 from sphinx.util.docutils import SphinxDirective
 
 from platform_db.models import Base
-from platform_db.states import MACHINES
+from platform_db.states import MACHINES, Machine
 
-CHARACTER = 7.3  # width of one in the drawings' font, roughly
-ROW = 17.0
+# What every drawing begins with, as arguments of the program that draws. Dark text on light boxes and grey
+# lines between them are readable on a light page and on a dark one. Tables without a line stand side by side.
+STYLE = [
+    *(
+        "-Gbgcolor=transparent",
+        "-Grankdir=LR",
+        "-Gnodesep=0.25",
+        "-Granksep=0.5",
+        "-Gpack=16",
+        "-Gpackmode=array_i4",
+    ),
+    *(
+        "-Nshape=box",
+        "-Nstyle=rounded,filled",
+        "-Nfillcolor=#f6f8fa",
+        "-Ncolor=#6e7781",
+        "-Nfontcolor=#24292f",
+    ),
+    *("-Nfontname=Helvetica", "-Nfontsize=12", "-Ecolor=#6e7781", "-Earrowsize=0.7"),
+    *("-Efontname=Helvetica", "-Efontsize=11", "-Efontcolor=#6e7781"),
+]
+HEAD = "#d0d7de"
 
 
 class StateDiagram(SphinxDirective):
@@ -25,9 +46,7 @@ class StateDiagram(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         machine = MACHINES[self.arguments[0]]
-        boxes = [_state(s.value, terminal=s in machine.terminal) for s in machine.statuses]
-        edges = [(s.value, f.value) for s, following in machine.transitions.items() for f in following]
-        return [_drawing(Graph(boxes, edges), f"Statuses of {machine.entity}")]
+        return [_drawing(state_graph(machine), f"Statuses of {machine.entity}")]
 
 
 class EntityDiagram(SphinxDirective):
@@ -41,75 +60,69 @@ class EntityDiagram(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         concepts = self.arguments[0].split()
-        own = [
-            table
-            for concept in concepts
-            for mapper in Base.registry.mappers
-            if mapper.class_.__module__ == f"{Base.__module__.rpartition('.')[0]}.{concept}"
-            for table in mapper.tables
-        ]
-        edges = {
-            (key.referred_table.name, table.name)
-            for table in own
-            for key in table.foreign_key_constraints
-            if key.referred_table is not table
-        }
-        mentioned = {name for edge in edges for name in edge} | {table.name for table in own}
-        boxes = [
-            _table(table, in_full=table in own)
-            for table in Base.metadata.sorted_tables
-            if table.name in mentioned
-        ]
-        return [_drawing(Graph(boxes, edges, arrow_at="start"), f"Tables: {', '.join(concepts)}")]
+        return [_drawing(entity_graph(concepts), f"Tables: {', '.join(concepts)}")]
 
 
-def _state(name: str, *, terminal: bool) -> Node:
-    width, height = 84.0, 30.0
-    radius = 6
-    head = f'<rect class="head" width="{width:g}" height="{height:g}" rx="{radius}"/>' if terminal else ""
-    return Node(
-        name,
-        width,
-        height,
-        f'{head}<rect class="box" width="{width:g}" height="{height:g}" rx="{radius}"/>'
-        f'<text x="{width / 2:g}" y="{height / 2 + 4.5:g}" text-anchor="middle">{escape(name)}</text>',
-    )
+def state_graph(machine: Machine[Any]) -> str:
+    """Return the DOT source of the statuses of a table; a darker box is an end."""
+    order = list(machine.statuses)
+    boxes = [f'{s} [fillcolor="{HEAD}"]' if s in machine.terminal else str(s) for s in order]
+    edges = [
+        # A way back does not move the boxes.
+        f"{s} -> {f}" + (" [constraint=false]" if order.index(f) < order.index(s) else "")
+        for s in order
+        for f in order
+        if f in machine.transitions[s]
+    ]
+    return _digraph([*boxes, *edges])
 
 
-def _table(table: sa.Table, *, in_full: bool) -> Node:
+def entity_graph(concepts: Iterable[str]) -> str:
+    """Return the DOT source of the tables of these modules, and of those that they refer to."""
+    modules = {f"{Base.__module__.rpartition('.')[0]}.{concept}" for concept in concepts}
+    own = {table for m in Base.registry.mappers if m.class_.__module__ in modules for table in m.tables}
+    edges = {
+        (table.name, key.referred_table.name)
+        for table in own
+        for key in table.foreign_key_constraints
+        if key.referred_table is not table
+    }
+    mentioned = {name for edge in edges for name in edge} | {table.name for table in own}
+    boxes = [
+        f"{table.name} [shape=plain style=solid label={_table(table, in_full=table in own)}]"
+        for table in Base.metadata.sorted_tables
+        if table.name in mentioned
+    ]
+    # The table that is referred to stands left of those that refer to it.
+    return _digraph([*boxes, *(f"{to} -> {start} [dir=back]" for start, to in sorted(edges))])
+
+
+def _table(table: sa.Table, *, in_full: bool) -> str:
     foreign = {column.name for key in table.foreign_key_constraints for column in key.columns}
     keys = [c for c in table.columns if c.primary_key or c.name in foreign] if in_full else []
-    labels = [(c.name, " ".join(["PK"] * c.primary_key + ["FK"] * (c.name in foreign))) for c in keys]
-    longest = max([len(table.name) * 1.05, *(len(name) + len(mark) + 2 for name, mark in labels)])
-    width = 20 + CHARACTER * longest
-    height = 26 + (len(labels) * ROW + 6 if labels else 0)
     rows = "".join(
-        f'<text x="8" y="{41 + number * ROW:g}">{escape(name)}</text>'
-        f'<text class="faint" x="{width - 8:g}" y="{41 + number * ROW:g}" text-anchor="end">{mark}</text>'
-        for number, (name, mark) in enumerate(labels)
+        f'<tr><td align="left">{escape(column.name)}</td><td align="right"><font point-size="10">'
+        f"{' '.join(['PK'] * column.primary_key + ['FK'] * (column.name in foreign))}</font></td></tr>"
+        for column in keys
     )
-    return Node(
-        table.name,
-        width,
-        height,
-        f'<rect class="head" width="{width:g}" height="26" rx="3"/>'
-        f'<rect class="box" width="{width:g}" height="{height:g}" rx="3"/>'
-        f'<text x="8" y="18" font-weight="600">{escape(table.name)}</text>{rows}',
+    return (
+        '<<table border="1" cellborder="0" cellspacing="0" cellpadding="4" bgcolor="#f6f8fa">'
+        f'<tr><td colspan="2" align="left" bgcolor="{HEAD}"><b>{escape(table.name)}</b></td></tr>'
+        f"{rows}</table>>"
     )
 
 
-def _drawing(graph: Graph, title: str) -> nodes.Node:
-    return nodes.raw("", f"<p>{graph.to_svg(escape(title, quote=True))}</p>", format="html")
+def _digraph(lines: Iterable[str]) -> str:
+    return "\n".join(["digraph {", *lines, "}"])
 
 
-def add_style(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: nodes.document) -> None:
-    """Put the drawings' style into a page's head."""
-    context["metatags"] = context.get("metatags", "") + f"<style>{STYLE}</style>"
+def _drawing(code: str, title: str) -> nodes.Node:
+    return graphviz("", code=code, options={}, alt=title)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register the directives and the drawings' style."""
+    """Register the directives."""
+    app.setup_extension("sphinx.ext.graphviz")
     app.add_directive("state-diagram", StateDiagram)
     app.add_directive("entity-diagram", EntityDiagram)
-    app.connect("html-page-context", add_style)
     return {"parallel_read_safe": True}

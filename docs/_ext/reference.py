@@ -1,10 +1,11 @@
-"""Sphinx directives that list what the code says: settings, exit codes and the columns of the models."""
+"""What of the pages the code itself says: settings, exit codes, the models' columns, commands' examples."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any, get_args
 
+import click
 import sqlalchemy as sa
 from docutils import nodes
 from pydantic.fields import FieldInfo
@@ -13,6 +14,7 @@ from sphinx.util.docutils import SphinxDirective
 from sqlalchemy.dialects import postgresql
 
 from platform_db import errors
+from platform_db.cli.command import Command
 from platform_db.models import Base
 from platform_db.settings.variables import PREFIX, Settings
 
@@ -76,6 +78,12 @@ def skip_columns(app: Sphinx, what: str, name: str, member: Any, skip: bool, opt
     return None
 
 
+def show_example(app: Sphinx, context: click.Context, lines: list[str]) -> None:
+    """Show the example of a command as a block of code."""
+    if isinstance(context.command, Command):
+        lines[:] = ["Example:", "", ".. code-block:: console", "", f"   $ {context.command.example}", ""]
+
+
 def _remarks(column: sa.Column[Any]) -> str:
     remarks = ["primary key"] if column.primary_key else []
     targets = (key.target_fullname.removeprefix("platform.") for key in column.foreign_keys)
@@ -111,4 +119,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("error-table", ErrorTable)
     app.connect("autodoc-process-docstring", add_columns)
     app.connect("autodoc-skip-member", skip_columns)
+    app.connect("sphinx-click-process-epilog", show_example)
     return {"parallel_read_safe": True}

@@ -11,12 +11,14 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.audit.names import own_names
+from platform_db.bounds import require_amount
+from platform_db.database.session import takes_session
 from platform_db.models import AuditSeal
 
 NO_HASH = bytes(32)
 
 # No two sealers, nor a sealer and retention, add to the chain at once. A lock of the transaction: behind a
-# pooler nobody else inherits it.
+# pooler no other session inherits it.
 _LOCK = sa.text("SELECT pg_try_advisory_xact_lock(hashtextextended('platform.audit_seal', 0))")
 
 _LAST = sa.select(AuditSeal).order_by(AuditSeal.number.desc()).limit(1)
@@ -26,13 +28,13 @@ PAGE = 500
 
 
 def try_lock_chain(session: Session) -> bool:
-    """Take the chain's lock until the transaction ends, unless somebody else has it."""
+    """Take the chain's lock until the transaction ends, unless another transaction has it."""
     taken: bool = session.connection().execute(_LOCK).scalar_one()
     return taken
 
 
 def last_seal(session: Session) -> AuditSeal | None:
-    """Return the newest seal, read anew."""
+    """Return the newest seal, as it is stored now."""
     return session.scalars(_LAST.execution_options(populate_existing=True)).one_or_none()
 
 
@@ -71,6 +73,7 @@ def seal_hash(seal: AuditSeal) -> bytes:
 
 def read_seals(session: Session, *, after: int = 0) -> Iterator[AuditSeal]:
     """Yield the seals after the one with this number, in their order, a page at a time."""
+    require_amount(after, "number of a seal")
     while True:
         with own_names(session):
             page = session.scalars(
@@ -88,8 +91,9 @@ def read_seals(session: Session, *, after: int = 0) -> Iterator[AuditSeal]:
             session.expunge(seal)
 
 
+@takes_session
 def export_seals(session: Session, *, after: int = 0) -> Iterator[dict[str, Any]]:
-    """Yield the seals after the one with this number as plain values, to be kept where nobody rewrites them.
+    """Yield the seals after the one with this number as plain values, to be kept out of the database's reach.
 
     :param after: the last seal that was exported before; 0 exports all.
     """

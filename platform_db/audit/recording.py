@@ -1,4 +1,4 @@
-"""Writing audit rows: one plain INSERT each, in the transaction that does what they tell of.
+"""Writing audit rows: one plain INSERT each, in the transaction of the act that they record.
 
 What the database can see, triggers record (:mod:`platform_db.schema.recording`).
 """
@@ -13,13 +13,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy import event
+from sqlalchemy.orm import Session, SessionTransaction
 
 from platform_db import errors
+from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import AuditLog, AuditLogAction, User
 
+SERVICE = "service"
+"""The key in a session's ``info`` of the service that its transactions come from."""
 
+
+@takes_session
 def record_action(
     session: Session,
     user: User | uuid.UUID | str,
@@ -33,7 +39,7 @@ def record_action(
     :param user: whom it is about; :data:`~platform_db.models.NOBODY` where it is about no user in particular.
     :param details: what else there is to know, in ids and plain values: no names, no e-mail addresses.
     :param actor_id: the user who did it, where :func:`set_origin` did not say it.
-    :raises errors.UnknownAction: nobody registered that action.
+    :raises errors.UnknownAction: the action is not registered.
     :raises errors.TokenInText: a token's value is in the details.
     """
     row = AuditLog(
@@ -47,6 +53,7 @@ def record_action(
     return row
 
 
+@takes_session
 def set_origin(
     session: Session,
     *,
@@ -57,7 +64,8 @@ def set_origin(
 ) -> None:
     """Say who acts, and from where, for all audit rows of the rest of this transaction.
 
-    What is None is left as it was. Rows that triggers write have it, too.
+    What is None is left as it was. Rows that triggers write have it, too. With
+    ``sessionmaker(…, info={SERVICE: "api"})`` every transaction names its service by itself.
 
     :param address: the network address that the request came from, as a text such as ``192.0.2.7`` or
         ``2001:db8::7``; of a proxy's list the one that the platform trusts.
@@ -74,6 +82,14 @@ def set_origin(
             session.connection().execute(_SET[name], {"value": value})
 
 
+@event.listens_for(Session, "after_begin")
+def _set_service(session: Session, transaction: SessionTransaction, connection: sa.Connection) -> None:
+    """Say in each transaction from which service it comes, where the session's ``info`` names one."""
+    service = session.info.get(SERVICE)
+    if service is not None and not transaction.nested:
+        connection.execute(_SET["service"], {"value": service})
+
+
 def _parse_address(address: str) -> str:
     """Return the address as the database takes it: without the zone of a link-local one (``%eth0``)."""
     try:
@@ -83,6 +99,7 @@ def _parse_address(address: str) -> str:
 
 
 @contextmanager
+@takes_session
 def recorded_as(
     session: Session,
     *,

@@ -1,9 +1,9 @@
-"""Removing what is old: the rows of the oldest seals. Their hashes stay, so the chain still verifies."""
+"""Pruning the audit log: the rows of the oldest seals. Their hashes stay, so the chain still verifies."""
 
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -11,23 +11,50 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.audit.chain import add_seal, last_seal, read_seals, try_lock_chain
 from platform_db.audit.recording import record_action
+from platform_db.bounds import require_limit, require_seconds
+from platform_db.database.session import SessionFactory, takes_session
 from platform_db.models import NOBODY, AuditLog, AuditLogAction, AuditSeal, AuditSealDigests
 
 # Seals whose rows one call removes.
 SEALS = 100
 
 
-def prune_audit_log(session: Session, before: datetime, *, limit: int = SEALS) -> int:
+def prune_audit_log(factory: SessionFactory, older_than: timedelta) -> int:
+    """Remove the rows of the oldest seals, as far as all their rows are older, and return of how many seals.
+
+    Each call of :func:`prune_seals` is a transaction of its own. The database's clock tells the age.
+
+    :param factory: makes the sessions, as the tables' owner.
+    :raises errors.AlreadyRunning: a sealer, or another call, is at it.
+    """
+    require_seconds(older_than, "age")
+    with factory() as session, session.begin():
+        before = session.connection().execute(_AGO, {"age": older_than}).scalar_one()
+    pruned = 0
+    while True:
+        with factory() as session, session.begin():
+            seals = prune_seals(session, before)
+        if not seals:
+            return pruned
+        pruned += seals
+
+
+_AGO = sa.text("SELECT clock_timestamp() - CAST(:age AS interval)")
+
+
+@takes_session
+def prune_seals(session: Session, before: datetime, *, limit: int = SEALS) -> int:
     """Remove the rows of the oldest seals, as far as all their rows are older than ``before``.
 
-    What was removed is said by a seal of its own, without which the database refuses the deletion, and by
+    A seal of its own records what was removed, without which the database refuses the deletion, and so does
     an audit row. Only the tables' owner may do it. Call it again, in another transaction, until it returns
     0.
 
     :param limit: of how many seals at most; those that cover no rows do not count.
     :returns: of how many seals.
-    :raises errors.AlreadyRunning: a sealer, or another call, is at it.
+    :raises errors.AlreadyRunning: a sealer, or another call, is working.
     """
+    require_limit(limit)
     if not try_lock_chain(session):
         raise errors.AlreadyRunning("another process is adding to the seals of the audit log")
     last = last_seal(session)

@@ -1,10 +1,10 @@
 """Sealing: chaining the settled rows of the audit log.
 
-A row is settled when nobody can commit another one with a smaller number. Writers draw numbers and commit
-in any order, so the sealer puts up a fence: first it reads the greatest number, then it takes a transaction
-id of its own. Whoever drew a smaller number had a smaller id already. Once all transactions with smaller
-ids have ended (the snapshot's xmin has reached the fence), whatever they wrote is seen, and nothing is
-missed.
+A row is settled when no transaction can still commit a row with a smaller number. Writers draw numbers and
+commit in any order, so the sealer sets a fence: first it reads the greatest number, then it takes a
+transaction id of its own. A writer that drew a smaller number had a smaller id already. Once all transactions
+with smaller ids have ended (the snapshot's xmin has reached the fence), the sealer sees every row that they
+wrote.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from platform_db import errors
 from platform_db.audit.chain import add_seal, last_seal, try_lock_chain
 from platform_db.audit.content import FIRST, TABLE, read_digests, split_digests
 from platform_db.audit.names import use_own_names
+from platform_db.bounds import require_seconds
 from platform_db.database.session import SessionFactory
 from platform_db.models import AuditSeal, AuditSealDigests
 
@@ -47,15 +48,15 @@ class SealingResult:
 def seal_audit_log(factory: SessionFactory, *, wait: float = 10.0) -> SealingResult:
     """Seal the rows that were written before this call, in transactions of its own.
 
-    Killed at any time it leaves a chain that verifies: each seal is one transaction. Long transactions of
-    others put it off; what is left, the next run seals.
+    Killed at any time it leaves a chain that verifies: each seal is one transaction. Other long
+    transactions delay it; the next run seals what is left.
 
     :param factory: makes sessions.
     :param wait: seconds to wait for transactions that may have written such rows.
-    :raises errors.AlreadyRunning: another sealer is at it.
+    :raises errors.AlreadyRunning: another sealer is working.
     """
     result = SealingResult()
-    give_up_at = time.monotonic() + wait
+    give_up_at = time.monotonic() + require_seconds(wait, "time to wait")
     fences = 1
     while True:
         with factory() as session, session.begin():
@@ -85,7 +86,7 @@ def _read_fence(session: Session) -> Any:
 
 
 def _put_up_fence(session: Session, last: AuditSeal | None) -> bool:
-    """Put the fence behind the greatest number; tell whether there is anything before it."""
+    """Set the fence behind the greatest number; tell whether there is anything before it."""
     greatest = session.connection().execute(_GREATEST).scalar_one()
     if greatest is None or (last is not None and greatest <= last.last_row):
         return False
@@ -115,7 +116,7 @@ def _seal(session: Session, last: AuditSeal | None, fence: int) -> AuditSeal:
     return seal
 
 
-# A fence from another server, restored from a dump, may lie in this one's future: such a one is put up anew.
+# A fence from another server, restored from a dump, may lie in this one's future: then it is set again.
 _READ_FENCE = sa.text(
     """
     SELECT last_row,

@@ -1,4 +1,4 @@
-"""Signing seals with Ed25519 (RFC 8032): whoever can write to the database cannot make one that verifies."""
+"""Signing seals with Ed25519 (RFC 8032): write access to the database is not enough to make one."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from platform_db.audit.content import FIRST, TABLE, read_digests, split_digests
 from platform_db.audit.exported import ExportedSeals
 from platform_db.audit.names import own_names
 from platform_db.audit.signing import is_signed, verify_keys
+from platform_db.database.session import takes_session
 from platform_db.models import NOBODY, AuditLog, AuditLogAction, AuditSeal
 
 
@@ -47,6 +48,7 @@ class VerificationResult:
     unsealed_rows: int = 0
 
 
+@takes_session
 def verify_audit_log(
     session: Session,
     *,

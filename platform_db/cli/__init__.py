@@ -13,41 +13,35 @@ import click
 from platform_db.cli.errors import Program
 
 COMMANDS = {
-    "alembic": ("platform_db.cli.commands.alembic:alembic", "Run, take back and inspect migrations."),
-    "audit": ("platform_db.cli.commands.audit:audit", "Read, seal, verify and prune the audit log."),
-    "db": ("platform_db.cli.commands.db:db", "Look after the database."),
-    "demo": ("platform_db.cli.commands.demo:demo", "Show a platform at work, on a database of its own."),
-    "job": ("platform_db.cli.commands.job:job", "Look at jobs."),
-    "init": (
-        "platform_db.cli.commands.init:init",
-        "Bring the database to the newest revision, with its defaults.",
-    ),
-    "quota": (
-        "platform_db.cli.commands.quota:quota",
-        "Count what users take of the disk and of processing time.",
-    ),
-    "retention": ("platform_db.cli.commands.retention:retention", "Apply the retention rules of workspaces."),
-    "roles": (
-        "platform_db.cli.commands.roles:roles",
-        "Make the database's roles and give them their privileges.",
-    ),
-    "secret": ("platform_db.cli.commands.secret:secret", "Make secret keys, and move secrets to them."),
-    "token": ("platform_db.cli.commands.token:token", "Issue, list, grant, revoke and purge tokens."),
-    "user": ("platform_db.cli.commands.user:user", "Create, list, show and delete users."),
-    "workflow": (
-        "platform_db.cli.commands.workflow:workflow",
-        "Look at runs, and recover those of dead workers.",
-    ),
+    "alembic": "Run, take back and inspect migrations.",
+    "audit": "Read, seal, verify and prune the audit log.",
+    "db": "Check, measure and clean up the database.",
+    "demo": "Show a platform at work, on an embedded database of its own.",
+    "init": "Bring the database to the newest revision and create the default resources.",
+    "job": "List and show jobs.",
+    "quota": "Count the disk space and processing time of users, and limit them.",
+    "retention": "Apply the retention rules of workspaces.",
+    "roles": "Make the database's roles and give them their privileges.",
+    "secret": "Make secret keys, show which are in use, and move secrets to a new one.",
+    "token": "Issue, list, request, grant, revoke and purge tokens.",
+    "user": "Create, list, show and delete users.",
+    "workflow": "Show runs, and recover those of dead workers.",
 }
+"""Each command's summary; it stands in the module of its name."""
 
 
-@click.group(cls=Program, commands_on_demand=COMMANDS)
+@click.group(
+    cls=Program,
+    commands_on_demand={
+        name: (f"platform_db.cli.commands.{name}:{name}", summary) for name, summary in COMMANDS.items()
+    },
+)
 @click.version_option(package_name="platform-db", prog_name="platform-db")
 @click.option("--debug", is_flag=True, help="Log what happens, and show the traceback of an error.")
 def main(debug: bool) -> None:
-    """Look after the database of a workflow platform.
+    """Operate the database of a workflow platform.
 
-    Which database that is, environment variables say: PLATFORM_DB_URI, or PLATFORM_DB_HOST and others.
+    PLATFORM_DB_URI, or PLATFORM_DB_HOST and others, name the database.
     """
     if debug:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")

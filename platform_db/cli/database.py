@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from platform_db.database.session import SessionFactory
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import URL, Connection
-    from sqlalchemy.orm import Session, SessionTransaction
+    from sqlalchemy.engine import URL
+    from sqlalchemy.orm import Session
 
 SERVICE = "platform-db"
+"""What the audit log calls the command line."""
 
 
 def session_factory(url: URL | None = None) -> SessionFactory:
@@ -27,9 +28,9 @@ def session_factory(url: URL | None = None) -> SessionFactory:
     :raises errors.SchemaBehind: it is older than the code.
     :raises errors.SchemaAhead: it is newer than the code.
     """
-    from sqlalchemy import event, orm
+    from sqlalchemy import orm
 
-    from platform_db import database, schema, sessions
+    from platform_db import audit, database, schema, sessions
 
     if url is None:
         engine = sessions.get_engine()
@@ -39,16 +40,8 @@ def session_factory(url: URL | None = None) -> SessionFactory:
         engine = database.create_engine(url)
     with engine.connect() as connection:
         schema.status(connection).require_current()
-    bind = None if url is None else engine  # The configured one is found anew, as in a forked child.
-    maker = orm.sessionmaker(bind, class_=sessions.session_factory.class_)
-    event.listen(maker, "after_begin", _say_what_acts)
-    return maker
-
-
-def _say_what_acts(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    """Let what the transaction records in the audit log be said to come from the command line."""
-    if not transaction.nested:
-        connection.exec_driver_sql(f"SET LOCAL platform.service = '{SERVICE}'")
+    bind = None if url is None else engine  # The configured one is looked up again, as in a forked child.
+    return orm.sessionmaker(bind, class_=sessions.session_factory.class_, info={audit.SERVICE: SERVICE})
 
 
 @contextmanager

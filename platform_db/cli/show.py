@@ -1,39 +1,72 @@
-"""Showing rows: a table for people, JSON for programs."""
+"""Showing what a command found: a table or text for people, one JSON document or CSV for programs."""
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import click
 
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+# The table's columns are as wide as the first rows need; so many stay in memory.
+ROWS_AT_A_TIME = 1000
+
+COLOURS = {"healthy": "green", "warning": "yellow", "critical": "red"}
+
+Row = Mapping[str, Any]
 
 
-def show_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """Print a table with a line per row, or a JSON list."""
+def show_rows(rows: Iterable[Row], as_json: bool, table: Callable[[Row], Row] = lambda row: row) -> None:
+    """Print a table with a line per row, or a JSON list.
+
+    :param table: what people see of a row.
+    """
     if as_json:
-        click.echo(json.dumps(list(rows), default=str))
+        separator = "["
+        for row in rows:
+            click.echo(f"{separator}{json.dumps(row, default=str)}", nl=False)
+            separator = ",\n "
+        click.echo("[]" if separator == "[" else "]")
         return
-    if not rows:
+    remaining = map(table, rows)
+    widths: list[int] = []
+    while page := list(islice(remaining, ROWS_AT_A_TIME)):
+        lines = [[_text(value) for value in row.values()] for row in page]
+        if not widths:
+            names = [name.upper().replace("_", " ") for name in page[0]]
+            widths = [max(map(len, column)) for column in zip(names, *lines, strict=True)]
+            lines = [names, *lines]
+        for line in lines:
+            click.echo("  ".join(map(_cell, line, widths)).rstrip())
+    if not widths:
         click.echo("none")
-        return
-    names = list(rows[0])
-    texts = [[_text(row.get(name)) for name in names] for row in rows]
-    widths = [max(map(len, column)) for column in zip(names, *texts, strict=True)]
-    for line in ([name.upper().replace("_", " ") for name in names], *texts):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def show_row(row: Mapping[str, Any], as_json: bool) -> None:
-    """Print a line per value, or a JSON object."""
+def show_row(row: Row, as_json: bool, text: str | None = None) -> None:
+    """Print a text, by default a line per value, or a JSON object."""
     if as_json:
-        click.echo(json.dumps(dict(row), default=str))
-        return
-    width = max(map(len, row))
-    for name, value in row.items():
-        click.echo(f"{name:<{width}}  {_text(value)}")
+        click.echo(json.dumps(row, default=str))
+    elif text is not None:
+        click.echo(text)
+    else:
+        width = max(map(len, row), default=0)
+        for name, value in row.items():
+            click.echo(f"{name:<{width}}  {'none' if value is None else _text(value)}")
+
+
+def show_csv(names: Sequence[str], rows: Iterable[Row]) -> None:
+    """Print CSV with these columns."""
+    writer = csv.DictWriter(sys.stdout, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _cell(text: str, width: int) -> str:
+    padded = text.ljust(width)
+    return click.style(padded, fg=COLOURS[text]) if text in COLOURS else padded
 
 
 def _text(value: Any) -> str:

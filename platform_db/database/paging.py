@@ -8,10 +8,9 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import cursors, errors
+from platform_db import cursors
+from platform_db.bounds import require_limit
 from platform_db.cursors import Page
-
-LARGEST_PAGE = 10_000
 
 T = TypeVar("T")
 
@@ -31,7 +30,7 @@ def read_page(
     :param statement: selects the objects, without order and limit.
     :param order: a time and an id or number, as mapped attributes; an index has them in this order.
     :param query: what the cursor is bound to: the list's name, then its filters.
-    :param limit: how many rows at most, up to :data:`LARGEST_PAGE`.
+    :param limit: how many rows at most, up to :data:`~platform_db.bounds.LARGEST_LIMIT`.
     :raises errors.InvalidIdentifier: this list gave no such cursor.
     :raises errors.InvalidArgument: the limit is out of range.
     """
@@ -50,12 +49,3 @@ def read_page(
     last: Any = rows[limit - 1]
     place = [getattr(last, by_time.key).isoformat(), getattr(last, by_key.key)]
     return Page(rows[:limit], cursors.encode(query, place))
-
-
-def require_limit(limit: int) -> None:
-    """Refuse a page of no size, and one that is too large for the memory.
-
-    :raises errors.InvalidArgument: says what is possible.
-    """
-    if not isinstance(limit, int) or not 1 <= limit <= LARGEST_PAGE:
-        raise errors.InvalidArgument(f"a page has 1 to {LARGEST_PAGE} rows, not {limit}")

@@ -1,1 +1,1 @@
-"""How the database is: its figures, whether its rows agree with each other, and giving back space."""
+"""The health of the database: figures, checks that its rows agree with each other, and giving back space."""

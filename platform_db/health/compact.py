@@ -1,4 +1,4 @@
-"""Giving back space: dead rows are vacuumed, and indexes that are mostly air are built anew, concurrently."""
+"""Giving back space: vacuuming dead rows and rebuilding bloated indexes, concurrently."""
 
 from __future__ import annotations
 

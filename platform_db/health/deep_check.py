@@ -6,12 +6,10 @@ It reads whole tables.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import errors
 from platform_db.logs import CUT
 from platform_db.models import ResourceType
 from platform_db.quota.cpu import CONSUMERS
@@ -28,7 +26,7 @@ CATALOGUE_CHECK = "functions, triggers and policies that are not those of the mo
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be.
+    """A fault that a check found.
 
     :param check: which check found it.
     :param count: how many there are.
@@ -39,13 +37,9 @@ class Finding:
     count: int
     examples: list[str]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        return {"check": self.check, "count": self.count, "examples": self.examples}
-
 
 def check_deeply(session: Session) -> list[Finding]:
-    """Run every check, and return what was found; nothing is changed.
+    """Run every check, change nothing, and return the faults.
 
     What is changed while it looks is seen as it was when the check began, each check for itself.
     """
@@ -60,15 +54,6 @@ def check_deeply(session: Session) -> list[Finding]:
     if differences := compare.differences(session.connection()):
         findings.append(Finding(CATALOGUE_CHECK, len(differences), differences[:SHOWN]))
     return findings
-
-
-def require_healthy(findings: list[Finding]) -> None:
-    """Raise an error where something was found.
-
-    :raises errors.Unhealthy: says what, and how often.
-    """
-    if findings:
-        raise errors.Unhealthy("; ".join(f"{finding.check}: {finding.count}" for finding in findings))
 
 
 def _orphans(table: str, column: str = "entity_id") -> str:

@@ -1,5 +1,6 @@
-"""Jobs: the cache of their results."""
+"""Jobs: listing them, and the cache of their results."""
 
 from platform_db.jobs.cache import CachedResult, evict_cached_results, find_cached_result, store_result
+from platform_db.jobs.listing import list_jobs
 
-__all__ = ["CachedResult", "evict_cached_results", "find_cached_result", "store_result"]
+__all__ = ["CachedResult", "evict_cached_results", "find_cached_result", "list_jobs", "store_result"]

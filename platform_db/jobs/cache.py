@@ -9,6 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.bounds import require_amount, require_limit
+from platform_db.database.session import takes_session
 from platform_db.identifiers import new_id, parse_id
 from platform_db.models import Job
 from platform_db.models.base import identity_of
@@ -26,12 +28,13 @@ class CachedResult:
     result_path: str
 
 
+@takes_session
 def find_cached_result(
     session: Session, owner_id: uuid.UUID | str, parameters: str, workspace_hash: str
 ) -> CachedResult | None:
     """Return the owner's result of such a job, if there is one, and count the hit.
 
-    One statement, which waits for nobody: where somebody else counts a hit of the same result at this moment,
+    One statement, which waits for no lock: where another transaction counts a hit of the same result now,
     this one is not counted.
     """
     session.flush()
@@ -50,6 +53,7 @@ def find_cached_result(
     return None if row is None else CachedResult(row.id_, row.job_id, row.result_path)
 
 
+@takes_session
 def store_result(
     session: Session,
     job: Job | uuid.UUID | str,
@@ -78,16 +82,19 @@ def store_result(
     return CachedResult(row.id_, row.job_id, row.result_path)
 
 
+@takes_session
 def evict_cached_results(
     session: Session, owner_id: uuid.UUID | str, keep: int, *, batch: int = 1000
 ) -> list[CachedResult]:
     """Drop an owner's least recently used results beyond the newest ``keep``, and return what was dropped.
 
-    A result counts as used when it was stored and at each hit. What somebody else works on at this moment is
-    left to the next call, and what is beyond ``batch`` too. Removing the files is the caller's, after commit.
+    A result counts as used when it was stored and at each hit. A result that another transaction has locked
+    is left to the next call, and what is beyond ``batch`` too. The caller removes the files, after commit.
 
     :param keep: how many results stay.
     """
+    require_amount(keep, "number of results")
+    require_limit(batch, "batch size")
     session.flush()
     values = {"owner": str(parse_id(owner_id, "user id")), "keep": keep, "batch": batch}
     rows = session.connection().execute(_EVICT, values)

@@ -1,4 +1,4 @@
-"""Holding leases: saying that one is alive and works on something."""
+"""Holding leases: heartbeats of a worker for the rows that it works on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def this_worker() -> str:
 
 @takes_session
 def heartbeat(session: Session, rows: Iterable[Leased], holder: str | None = None) -> set[uuid.UUID]:
-    """Say that the holder is alive and works on the rows, and return the ids of those that it holds.
+    """Note that the holder is alive and works on the rows; return the ids of those that it holds.
 
     One statement for each kind of row. The first heartbeat takes the lease. An id that does not come back is
     lost: it has ended, or was recovered, or another holder has it; the worker should let go of it.

@@ -1,4 +1,4 @@
-"""Recovery: what becomes of the work of those who died."""
+"""Recovery: failing or restarting the running rows of dead workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.database.session import takes_session
+from platform_db.bounds import require_limit, require_seconds
+from platform_db.database.session import SessionFactory, takes_session
 from platform_db.leases.holding import MODELS
 from platform_db.lifecycle.history import add_note
 from platform_db.lifecycle.transitions import transition_many
@@ -29,7 +30,7 @@ MOST_RESTARTS = 3
 
 
 class Policy(str, enum.Enum):
-    """What becomes of a running row whose worker died.
+    """What recovery does with a running row whose worker died.
 
     ``requeue`` is for runs: the run fails, since a run that was started cannot be queued again, and a restart
     of it, in the same workspace, is queued. After :data:`MOST_RESTARTS` restarts it only fails.
@@ -72,13 +73,34 @@ def recover(
 ) -> Recovery:
     """Recover up to ``batch`` rows of each kind whose heartbeat is older, each by the policy of its kind.
 
-    Rows that somebody works on at this moment are left alone. Call it again, in a new transaction, until
-    nothing comes back.
+    Rows that a worker has locked are left alone. Call it again, in a new transaction, until it recovers
+    nothing.
 
     :param policies: by table; one that is not there is left alone.
-    :raises errors.PlatformDBError: a policy that the kind of row does not have.
+    :raises errors.InvalidArgument: a policy that the kind of row does not have.
     """
-    return _recover(session, _parse(policies), {"age": older_than, "node": None, "batch": batch})
+    require_seconds(older_than, "age of a heartbeat")
+    return _recover(
+        session, _parse(policies), {"age": older_than, "node": None, "batch": require_limit(batch, "batch")}
+    )
+
+
+def recover_all(
+    factory: SessionFactory, older_than: timedelta, policies: Mapping[str, Policy | str] = DEFAULT_POLICIES
+) -> dict[str, int]:
+    """Recover all rows whose heartbeat is older, and return how many rows have which status now.
+
+    Each batch of :func:`recover` is a transaction of its own.
+
+    :param factory: makes the sessions.
+    """
+    total: Counter[str] = Counter()
+    while True:
+        with factory() as session, session.begin():
+            recovery = recover(session, older_than, policies)
+        total.update(recovery.by_status)
+        if not recovery.ids:
+            return dict(total)
 
 
 @takes_session
@@ -87,7 +109,7 @@ def recover_owned_by(
 ) -> dict[str, int]:
     """Recover all that a node held, whatever the age, and return how many rows have which status now.
 
-    For a service's start: whoever held leases in the node's name before has died.
+    For a service's start: the processes that held leases in the node's name before have ended.
 
     :param node: the holder, or what stands before the ``/`` of it.
     """
@@ -103,15 +125,15 @@ def _parse(policies: Mapping[str, Policy | str]) -> dict[str, Policy]:
     parsed = {}
     for table, policy in policies.items():
         if table not in MODELS:
-            raise errors.PlatformDBError(f"there are no leases of {table}; choose from {', '.join(MODELS)}")
+            raise errors.InvalidArgument(f"there are no leases of {table}; choose from {', '.join(MODELS)}")
         try:
             parsed[table] = Policy(policy)
         except ValueError:
-            raise errors.PlatformDBError(
+            raise errors.InvalidArgument(
                 f"{policy} is no policy; choose from {', '.join(p.value for p in Policy)}"
             ) from None
         if parsed[table] is Policy.requeue and table != "workflow":
-            raise errors.PlatformDBError(f"a {table} cannot be queued again; only a workflow can")
+            raise errors.InvalidArgument(f"a {table} cannot be queued again; only a workflow can")
     return parsed
 
 
@@ -135,7 +157,7 @@ def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[
         for reason, ids in by_reason.items():
             _fail(session, table, ids, owners, reason, policy, recovery)
         connection.execute(_FORGET, {"ids": [str(lease.entity_id) for lease in dead]})
-    # Last: whoever starts an ended run again waits for its lease, and may hold what is needed above.
+    # Last: a transaction that starts an ended run again waits for its lease, and may hold rows needed above.
     for table in MODELS:
         connection.execute(_drop_ended(table), parameters)
     return recovery
@@ -152,7 +174,7 @@ def _fail(
 ) -> None:
     model = MODELS[table]
     failed = JobStatus.failed if model is Job else RunStatus.failed
-    # The rows are locked, so nobody is waited for, and what was running still is.
+    # The rows are locked, so this waits for no lock, and what was running still is.
     for result in transition_many(
         session, ids, failed, model=model, reason=reason, expected_status="running"
     ):
@@ -224,8 +246,8 @@ _DEAD = """
 
 @cache
 def _lock_dead(table: str) -> sa.TextClause:
-    # Both rows are skipped where either is locked: a worker that beats, or ends its run, is alive; and nobody
-    # waits for anybody, whatever the order in which workers lock the two.
+    # Both rows are skipped where either is locked: a worker that beats, or ends its run, is alive. So no
+    # transaction waits for another, in whatever order workers lock the two.
     return sa.text(
         f"""
         SELECT lease.owner_id, lease.entity_id, lease.holder, lease.heartbeat_at FROM platform.lease

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from platform_db import errors
+from platform_db.bounds import require_seconds
 from platform_db.database.session import SessionFactory
 from platform_db.identifiers import new_id
 
@@ -61,6 +62,7 @@ def lease(factory: SessionFactory, name: str, *, seconds: float = LEASE_SECONDS)
 
     :raises errors.AlreadyRunning: another run holds it.
     """
+    require_seconds(seconds, "length of a lease")
     # Distinct for each lease: a process may, in threads of its own, contend with itself.
     holder = f"{_process(os.getpid())} {new_id()}"
     _take(factory, name, holder, seconds)
@@ -86,7 +88,7 @@ def _take(factory: SessionFactory, name: str, holder: str, seconds: float) -> No
             return
         other = connection.execute(_READ, {"name": name}).one_or_none()
         if other is not None and _is_gone(other.holder):
-            # Only from that very holder: whoever was quicker has another name by now.
+            # Only from that very holder: a quicker process has put its own name here.
             if connection.execute(_TAKE, {**parameters, "dead": other.holder}).one_or_none():
                 return
         elif other is None and connection.execute(_TAKE, parameters).one_or_none():
@@ -131,5 +133,5 @@ def _is_gone(holder: str) -> bool:
     except ProcessLookupError:
         return True
     except OSError:
-        pass  # It lives, and belongs to somebody else.
+        pass  # It lives, and belongs to another account.
     return _process(int(pid)).split(" ")[3] not in {started, "?"}

@@ -1,6 +1,6 @@
-"""What becomes of a row: its transitions, and their history."""
+"""The life of a row: transitions of its status, and their history."""
 
-from platform_db.lifecycle.history import Entry, add_note, history
+from platform_db.lifecycle.history import Entry, add_note, history, whole_history
 from platform_db.lifecycle.transitions import (
     TransitionResult,
     override_guard,
@@ -18,4 +18,5 @@ __all__ = [
     "set_actor",
     "transition",
     "transition_many",
+    "whole_history",
 ]

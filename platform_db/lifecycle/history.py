@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import cursors, errors
+from platform_db.bounds import LARGEST_LIMIT, require_limit
 from platform_db.cursors import Page
-from platform_db.database.paging import require_limit
 from platform_db.database.session import takes_session
 from platform_db.identifiers import new_id
 from platform_db.lifecycle.seen import READERS, UNSEEN, WHAT_IS_SEEN, Seen
@@ -50,7 +50,7 @@ class Entry:
     details: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what there is to know, for JSON."""
+        """Return the entry's values, for JSON."""
         values = {name: value for name, value in asdict(self).items() if value is not None}
         return {**values, "at": self.at.isoformat(), "entity_id": str(self.entity_id)}
 
@@ -72,8 +72,8 @@ def history(
     with the next page, in front: there may then be more than ``limit``. The cursor is None once everything
     was read and the row's life has ended; until then it asks for what comes later, too.
 
-    A page reads the whole story of a run and its jobs, for want of an index that holds it in this order: to
-    read all of a run with many jobs, ask for few large pages.
+    A page reads the whole history of a run and its jobs, because no index holds it in this order: to read all
+    of a run with many jobs, ask for few large pages.
 
     :param since: leave out what was before; what was exactly then is in.
     :param level: leave out the jobs (``workflow``), or all but the jobs (``job``).
@@ -118,13 +118,28 @@ def history(
 
 
 @takes_session
+def whole_history(
+    session: Session, row: Guarded, *, since: datetime | None = None, level: Level | None = None
+) -> list[Entry]:
+    """Return all of the history of ``row``, as :func:`history` returns it, in as few pages as possible."""
+    entries: list[Entry] = []
+    cursor, more = None, True
+    while more:
+        page = history(session, row, since=since, level=level, limit=LARGEST_LIMIT, cursor=cursor)
+        entries += page.rows
+        cursor = page.cursor
+        more = cursor is not None and len(page.rows) >= LARGEST_LIMIT
+    return entries
+
+
+@takes_session
 def add_note(
     session: Session, row: Guarded, topic: str, message: str, details: dict[str, Any] | None = None
 ) -> Note:
-    """Note something about ``row`` that is no status change, and return the note.
+    """Add a note to the history of ``row``, and return it.
 
     :param topic: a word or two, to find notes of a kind by.
-    :param details: what else there is to know, as JSON.
+    :param details: further facts, as JSON.
     :raises errors.NotFound: the row is gone.
     """
     session.flush()
@@ -192,7 +207,7 @@ _STATUS = {
 def _page(late: str) -> sa.TextClause:
     """Return the statement that reads a page.
 
-    :param late: what stands behind the reader, and is to be read all the same.
+    :param late: the condition for rows behind the reader that the page reads as well.
     """
     return sa.text(
         f"""

@@ -1,7 +1,7 @@
 """Changing statuses: one compare-and-set statement, never a read followed by a write.
 
-What may follow what is in :mod:`platform_db.states`; the database guards it for every writer. The functions
-here ask for what is allowed *within* the statement, so a refusal leaves the transaction usable.
+Which status may follow which is in :mod:`platform_db.states`; the database guards it for every writer. The
+functions here put the condition *into* the statement, so a refusal leaves the transaction usable.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ATTEMPTS = 10
 
 
 class TransitionResult(NamedTuple):
-    """What became of one row.
+    """The result for one row.
 
     :param changed: whether the row's status was changed.
     :param status: the status that the row has now; None where there is no such row.
@@ -74,7 +74,7 @@ def transition(
     """Set a row's status where that is allowed and expected, and return the status that is stored then.
 
     The status that the row already has changes nothing and is no error. A refusal leaves the transaction
-    usable. Two writers that race are told apart: one changes the row, the other meets what it stored.
+    usable. Of two writers that race, one changes the row, and the other sees what it stored.
 
     :param model: what an id is the id of, as in ``session.get(model, id)``.
     :param reason: why, for the history.

@@ -1,4 +1,4 @@
-"""Logs of runs and of jobs: appending, and reading the end, a range, or what comes.
+"""Logs of runs and jobs: appending, and reading the end, a range, or new output as it comes.
 
 A log is bytes, so what any program writes is kept: NUL, bytes that are not UTF-8, lone surrogates. Appending
 is one INSERT, whose cost does not depend on what is there. The size of a run's logs is limited, its jobs'

@@ -83,7 +83,7 @@ def _cut(session: Session, target: Target, parameters: dict[str, Any], sizes: Si
     if last is not None and CUT in bytes(last):
         return 0
     if not connection.execute(_CLAIM_CUT, {"id": str(target.id_)}).scalar():
-        return 0  # Another transaction is at it, and says so.
+        return 0  # Another transaction is cutting the log, and adds the marker.
     last = connection.execute(_LAST[target.key], parameters).scalar()
     if last is not None and CUT in bytes(last):
         return 0

@@ -1,4 +1,4 @@
-"""Reading a log: its end, a range of it, or what comes."""
+"""Reading a log: its end, a range of it, or new output as it comes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sqlalchemy.orm import Session
 
 from platform_db import cursors
-from platform_db.database.paging import require_limit
+from platform_db.bounds import require_amount, require_limit
 from platform_db.database.session import SessionFactory, takes_session
 from platform_db.lifecycle.seen import READERS, UNSEEN, WHAT_IS_SEEN, Seen
 from platform_db.logs.target import CHUNKS, COLUMNS, Logged, Target, for_each
@@ -35,6 +35,7 @@ def read_log_tail(
     session: Session, row: Logged | uuid.UUID | str, lines: int = 100, *, model: type[Logged] | None = None
 ) -> bytes:
     """Return the last lines of a log as they were written, without reading the rest of it."""
+    require_amount(lines, "number of lines")
     session.flush()
     target = Target.of(row, model)
     data, before, read = b"", cursors.LARGEST_NUMBER, 16

@@ -37,7 +37,7 @@ class Sizes:
         return part.length if part else 0
 
     def add(self, id_: uuid.UUID, stored: Any, length: int) -> None:
-        """Take note of a stored chunk of the run's or job's log."""
+        """Add a stored chunk of the run's or job's log to the count."""
         if id_ != stored.workflow_id:
             self.run_of[id_] = stored.workflow_id
         part = Appended(stored.owner_id, length, stored.number, stored.number)

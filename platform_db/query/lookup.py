@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.session import takes_session
 from platform_db.models import Base, Workflow
 from platform_db.models.base import identity_of
 
@@ -18,6 +19,7 @@ Row = TypeVar("Row", bound=Base)
 SHOWN_CANDIDATES = 10
 
 
+@takes_session
 def find_by_prefix(session: Session, model: type[Row], prefix: str, *criteria: sa.ColumnElement[bool]) -> Row:
     """Return the row whose id begins so; an exact id always wins.
 

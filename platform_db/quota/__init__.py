@@ -9,6 +9,7 @@ from platform_db.quota.cpu import (
 from platform_db.quota.disk import get_disk_usage_or_zero, store_workflow_disk_quota, update_users_disk_quota
 from platform_db.quota.disk_update import DiskReport, Measuring, update_disk_usage
 from platform_db.quota.limits import set_limit
+from platform_db.quota.periodic import UsageReport, update_usage
 from platform_db.quota.periods import initialise_default_periods
 from platform_db.quota.reconcile import Difference, reconcile
 from platform_db.quota.reservations import (
@@ -28,6 +29,7 @@ __all__ = [
     "Measuring",
     "Reservation",
     "Scope",
+    "UsageReport",
     "commit_reservation",
     "get_default_quota_resource",
     "get_disk_usage_or_zero",
@@ -40,6 +42,7 @@ __all__ = [
     "store_workflow_disk_quota",
     "update_cpu_usage",
     "update_disk_usage",
+    "update_usage",
     "update_users_cpu_quota",
     "update_users_disk_quota",
     "update_workflow_cpu_quota",

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.database.session import SessionFactory
+from platform_db.database.session import SessionFactory, takes_session
 from platform_db.identifiers import parse_id
 from platform_db.leases.tasks import lease
 from platform_db.models import ResourceType, User, Workflow
@@ -192,6 +192,7 @@ def update_users(
     return changed
 
 
+@takes_session
 def update_workflow_cpu_quota(session: Session, workflow: Workflow | uuid.UUID | str) -> int:
     """Store the processing time of a run, change its owner's total by the difference, and return it.
 
@@ -227,6 +228,7 @@ _FIGURE = sa.text(
 )
 
 
+@takes_session
 def update_users_cpu_quota(session: Session, user: UserOrId | None = None) -> None:
     """Bring the processing time of a user, or of all users, up to date, with all figures that it consists of.
 

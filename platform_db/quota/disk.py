@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors, workspaces
+from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import ResourceType, User, Workflow, WorkflowResource
 from platform_db.quota import figures
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 USERS_PER_STATEMENT = 1000
 
 
+@takes_session
 def store_workflow_disk_quota(
     session: Session, workflow: Workflow | uuid.UUID | str, bytes_to_sum: int | None = None
 ) -> WorkflowResource:
@@ -72,6 +74,7 @@ def _measure(session: Session, resource: AnyResource, owner_id: uuid.UUID, path:
     figures.expire_totals(session, resource, [owner_id])
 
 
+@takes_session
 def update_users_disk_quota(
     session: Session, user: UserOrId | None = None, bytes_to_sum: int | None = None
 ) -> None:

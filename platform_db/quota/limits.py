@@ -7,6 +7,8 @@ from sqlalchemy.orm import Session
 
 from platform_db import units
 from platform_db.audit import recorded_as
+from platform_db.bounds import require_amount
+from platform_db.database.session import takes_session
 from platform_db.models import Resource, ResourceType, ResourceUnit
 from platform_db.quota.figures import expire_totals
 from platform_db.quota.resources import UserOrId, get_resource, lock_users, user_id_of
@@ -27,6 +29,7 @@ _SET = sa.text(
 )
 
 
+@takes_session
 def set_limit(
     session: Session,
     user: UserOrId,
@@ -42,9 +45,10 @@ def set_limit(
     :param actor: the user who sets it, for the audit log.
     :raises errors.UserNotFound: there is no such user.
     :raises errors.ResourceNotFound: there is no such resource.
+    :raises errors.InvalidArgument: the limit is negative, or more than a ``bigint`` column holds.
     """
-    if limit is not None and limit < 0:
-        raise ValueError("a limit is not negative; None is unlimited")
+    if limit is not None:
+        require_amount(limit, "limit")
     session.flush()
     user_id, found = user_id_of(user), get_resource(session, resource)
     lock_users(session, [user_id], found)
@@ -59,15 +63,12 @@ def set_limit(
 def parse_limit(unit: ResourceUnit, text: str) -> int | None:
     """Read a limit: ``50GiB``, ``100h``, ``unlimited`` (None); a bare number is in bytes or milliseconds.
 
-    :raises ValueError: it is something else, or negative.
+    :raises errors.InvalidArgument: it is something else, or negative.
     """
     if text.strip().lower() == UNLIMITED:
         return None
     parse = units.parse_bytes if unit is ResourceUnit.bytes_ else units.parse_milliseconds
-    limit = parse(text)
-    if limit < 0:
-        raise ValueError(f"a limit is not negative: {text!r} (write {UNLIMITED} for none)")
-    return limit
+    return require_amount(parse(text), "limit")
 
 
 def format_limit(unit: ResourceUnit, limit: int | None) -> str:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.session import takes_session
 from platform_db.quota.resources import AnyResource
 from platform_db.settings import get_settings
 
@@ -70,6 +71,7 @@ _INITIALISE = sa.text(
 )
 
 
+@takes_session
 def initialise_default_periods(session: Session, resource: AnyResource) -> list[uuid.UUID]:
     """Give the default period to every user who has none for this resource, and return their ids.
 

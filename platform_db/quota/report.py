@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.bounds import require_limit
 from platform_db.models import ResourceUnit
 from platform_db.models.resource import quota_usage
 
@@ -173,5 +174,7 @@ def report_workflows(session: Session, user_id: uuid.UUID, limit: int | None = N
 
     :param limit: return so many at most.
     """
+    if limit is not None:
+        require_limit(limit)
     rows = session.connection().execute(_WORKFLOWS, {"user": str(user_id), "limit": limit})
     return [WorkflowUse(**row._mapping) for row in rows]

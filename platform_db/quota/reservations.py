@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.database.session import SessionFactory
+from platform_db.bounds import LARGEST_AMOUNT, require_amount, require_seconds
+from platform_db.database.session import SessionFactory, takes_session
 from platform_db.identifiers import new_id, parse_id
 from platform_db.models import QuotaReservation, Resource, ResourceType
 from platform_db.quota.resources import (
@@ -40,7 +41,7 @@ class Reservation:
     """
 
     id_: uuid.UUID
-    user_id: uuid.UUID
+    owner_id: uuid.UUID
     resource_id: uuid.UUID
     amount: int
     expires_at: datetime
@@ -59,8 +60,10 @@ _RESERVE = sa.text(
         SET quota_reserved = total.quota_reserved + greatest(:amount, 0)
         FROM locked JOIN platform.resource AS r ON r.id_ = locked.resource_id
         WHERE total.owner_id = locked.owner_id AND total.resource_id = locked.resource_id
-          AND r.name = :resource AND (total.quota_limit IS NULL OR :amount <= 0
-               OR total.quota_used + total.quota_reserved + :amount <= total.quota_limit)
+          AND r.name = :resource
+          -- Subtracted, since a sum of what is allowed may be more than a bigint holds.
+          AND (:amount <= 0
+               OR coalesce(total.quota_limit, :largest) - total.quota_used - total.quota_reserved >= :amount)
         RETURNING total.owner_id, total.resource_id
     )
     INSERT INTO platform.quota_reservation (id_, owner_id, resource_id, amount, expires_at)
@@ -80,6 +83,7 @@ _STORED = sa.text(
 )
 
 
+@takes_session
 def reserve(
     session: Session,
     user: UserOrId,
@@ -98,13 +102,17 @@ def reserve(
     :raises errors.QuotaExceeded: there is not so much left.
     :raises errors.UserNotFound: there is no such user.
     :raises errors.ResourceNotFound: there is no such resource.
+    :raises errors.InvalidArgument: the amount is beyond a ``bigint`` column, or ``ttl`` is no time.
     """
+    require_amount(amount, smallest=-LARGEST_AMOUNT)
+    require_seconds(ttl, "time to live")
     session.flush()
     user_id = user_id_of(user)
     parameters: dict[str, Any] = {
         "user": str(user_id),
         "resource": resource_name(resource),
         "amount": amount,
+        "largest": LARGEST_AMOUNT,
         "seconds": ttl,
     }
     connection = session.connection()
@@ -117,9 +125,8 @@ def reserve(
         lock_users(session, [user_id], found)
         _release_expired(session, [user_id])
     stored = connection.execute(_STORED, {"user": str(user_id), "resource": str(found.id_)}).one()
-    raise errors.QuotaExceeded(
-        str(user_id), found.name, amount, stored.used, stored.reserved, stored.limit_ or 0
-    )
+    limit = LARGEST_AMOUNT if stored.limit_ is None else stored.limit_
+    raise errors.QuotaExceeded(str(user_id), found.name, amount, stored.used, stored.reserved, limit)
 
 
 # Locks the user's rows before the reservation, as everybody does. Where the reservation was ended meanwhile,
@@ -152,6 +159,7 @@ _COMMIT = sa.text(
 _RELEASE = sa.text(_END.format(change=""))
 
 
+@takes_session
 def commit_reservation(
     session: Session, reservation: Reservation | QuotaReservation | uuid.UUID | str, amount: int | None = None
 ) -> None:
@@ -163,6 +171,7 @@ def commit_reservation(
     _end(session, _COMMIT, reservation, amount=amount)
 
 
+@takes_session
 def release(session: Session, reservation: Reservation | QuotaReservation | uuid.UUID | str) -> None:
     """Give up a reservation without using it.
 

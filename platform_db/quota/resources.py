@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import Resource, ResourceType, User, UserResource
 from platform_db.models.resource import DEFAULT_RESOURCES
@@ -21,6 +21,7 @@ DEFAULT_NAMES = {type_: name for name, type_, _, _ in DEFAULT_RESOURCES}
 UserOrId = User | uuid.UUID | str
 
 
+@takes_session
 def get_default_quota_resource(session: Session, type_: ResourceType | str) -> Resource:
     """Return the default resource of a type: "processing time" for ``cpu``, "shared storage" for ``disk``.
 
@@ -80,20 +81,6 @@ def resource_name(resource: Resource | ResourceType | str) -> str:
 def user_id_of(user: UserOrId) -> uuid.UUID:
     """Return a user's id."""
     return user.id_ if isinstance(user, User) else parse_id(user, "user id")
-
-
-def find_user(session: Session, user: str) -> User:
-    """Return the user with this id or e-mail address.
-
-    :raises errors.UserNotFound: there is none.
-    """
-    criterion = sa.func.lower(User.email) == user.lower()
-    with suppress(ValueError):
-        criterion = User.id_ == uuid.UUID(user)
-    found = session.scalars(sa.select(User).where(criterion)).one_or_none() if "\0" not in user else None
-    if found is None:
-        raise errors.UserNotFound(f"there is no user {user!r}")
-    return found
 
 
 LOCK_USERS = sa.text(

@@ -12,10 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.bounds import require_seconds
 from platform_db.database.session import SessionFactory
 from platform_db.quota.resources import AnyResource
-
-"""Makes a session; each transaction of a job gets one of its own."""
 
 FIRST_ID = uuid.UUID(int=0)
 USERS_PER_PAGE = 1000
@@ -40,7 +39,9 @@ class Scope:
 
     def __post_init__(self) -> None:
         if self.shard is not None and not 0 <= self.shard[0] <= self.shard[1] >= 1:
-            raise errors.InvalidIdentifier(f"there is no shard {self.shard[0]} of {self.shard[1]}")
+            raise errors.InvalidArgument(f"there is no shard {self.shard[0]} of {self.shard[1]}")
+        if self.stale_after is not None:
+            require_seconds(self.stale_after, "age of a figure")
 
     @property
     def name(self) -> str:
@@ -64,11 +65,11 @@ class Scope:
 def parse_shard(text: str) -> tuple[int, int]:
     """Read ``I/N``.
 
-    :raises ValueError: it is something else.
+    :raises errors.InvalidArgument: it is something else.
     """
-    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip())
     if match is None or not int(match[1]) <= int(match[2]) or int(match[2]) < 1:
-        raise ValueError(f"not a shard: {text!r} (write I/N, with I from 0 to N-1 or from 1 to N)")
+        raise errors.InvalidArgument(f"not a shard: {text!r} (write I/N; I is from 0 to N-1 or from 1 to N)")
     return int(match[1]), int(match[2])
 
 

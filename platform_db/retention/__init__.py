@@ -1,4 +1,4 @@
-"""What goes after a while: rows of the database, and files of workspaces."""
+"""Retention: pruning old rows, and removing old files of workspaces."""
 
 from platform_db.retention.prune import Pruned, choose_rules, prune, require_finished
 from platform_db.retention.rules import RULES, RetentionRule

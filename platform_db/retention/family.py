@@ -14,8 +14,8 @@ from platform_db.models import Base
 from platform_db.quota.pruning import FIGURES
 from platform_db.states import MACHINES
 
-# What nobody locks: rows that are written once and never changed, which services could not lock anyway; and
-# figures, since whoever writes one has locked its owner's totals before, as pruning does.
+# What needs no lock: rows that are written once and never changed, which services could not lock anyway; and
+# figures, since a transaction that writes one has locked its owner's totals before, as pruning does.
 NEVER_LOCKED = {
     "log_chunk",
     "service_log",
@@ -103,7 +103,7 @@ class Family:
     def lock(self, connection: sa.Connection, ids: Sequence[str]) -> list[str]:
         """Lock what belongs to rows that are locked; return the ids of those of which others hold nothing.
 
-        Nobody is waited for.
+        It waits for no lock.
         """
         free = list(ids)
         for member in self.members:

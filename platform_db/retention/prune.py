@@ -1,9 +1,9 @@
-"""Pruning: deleting what the rules name, in small transactions that nobody waits for.
+"""Pruning: deleting what the rules name, in small transactions that skip locked rows.
 
-Each batch locks its rows and what belongs to them where nobody else has (``SKIP LOCKED``), writes them to the
-archive if there is one, takes them out of their owners' totals, deletes them, and commits. Parents go with
-their children in one transaction: whatever ends a run of it half-way, no orphan is left, and the next run
-goes on. Two runs at once share the work.
+Each batch locks its rows and what belongs to them unless they are locked (``SKIP LOCKED``), writes them to
+the archive if there is one, takes them out of their owners' totals, deletes them, and commits. Parents go
+with their children in one transaction, so a pruning that is killed leaves no orphan, and the next one goes
+on. Two at once share the work.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import record_action
+from platform_db.bounds import require_limit, require_seconds
 from platform_db.database.session import SessionFactory
 from platform_db.models import NOBODY, AuditLogAction
 from platform_db.quota.pruning import lock_owners, take_out
@@ -33,7 +34,7 @@ from platform_db.retention.rules import RULES, RetentionRule
 # How many rows are looked at in one statement.
 LOOK = 5000
 
-# How often to come back for rows that somebody else had locked.
+# How often to come back for rows that were locked.
 PASSES = 3
 
 Progress = Callable[[str, int], None]
@@ -46,7 +47,7 @@ class Pruned:
 
     :param rows: how many rows went, or in a dry run: would go.
     :param with_them: how many rows of other tables went with them.
-    :param left: how many should have gone, but somebody else had them, or what belongs to them, locked.
+    :param left: how many should have gone, but were locked, they or what belongs to them.
     """
 
     table: str
@@ -64,14 +65,18 @@ def choose_rules(
 ) -> list[RetentionRule]:
     """Return the rules of these tables (none is all), with another age or batch size if asked.
 
-    :raises errors.PlatformDBError: a table has no rule.
+    :raises errors.InvalidArgument: a table has no rule, or the age or the batch size is out of bounds.
     """
     names = list(tables)
     known = {rule.table for rule in rules}
     if unknown := sorted(set(names) - known):
-        raise errors.PlatformDBError(
+        raise errors.InvalidArgument(
             f"there is no rule for {', '.join(unknown)}; choose from {', '.join(sorted(known))}"
         )
+    if older_than is not None:
+        require_seconds(older_than, "age")
+    if batch is not None:
+        require_limit(batch, "batch size")
     return [
         replace(rule, age=rule.age if older_than is None else older_than, batch=batch or rule.batch)
         for rule in rules
@@ -186,7 +191,7 @@ def _prune_batch(
     free = family.lock(connection, locked)
     if archive is not None and free:
         write_archive(archive, rule.table, family.rows(connection, free))
-    # Only now, since writing an archive takes its time: whoever ends a run needs its owner's totals.
+    # Only now, since writing an archive takes its time: a service that ends a run needs its owner's totals.
     free = lock_owners(connection, rule.table, free)
     take_out(connection, rule.table, free)
     gone = family.delete(connection, free)

@@ -119,7 +119,7 @@ def _count(rule: RetentionRule) -> sa.TextClause:
 
 
 def _take(rule: RetentionRule) -> sa.TextClause:
-    """Return the statement that locks some runs that nobody holds, and names a batch of their chunks."""
+    """Return the statement that locks some runs that are free, and names a batch of their chunks."""
     table, column = _log_of(rule)
     return sa.text(
         f"""

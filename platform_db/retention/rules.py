@@ -1,4 +1,4 @@
-"""Which rows go, and when: the table of rules that ``platform-db db prune`` works by.
+"""The table of rules for ``platform-db db prune``: which rows go, and when.
 
 A rule takes the rows of a table with one of its statuses that have been so for the rule's age, and with them
 all that belongs to them: what refers to them by a foreign key, and their leases, notes and status changes.
@@ -14,7 +14,7 @@ from datetime import timedelta
 
 @dataclass(frozen=True)
 class RetentionRule:
-    """What of a table goes, and when.
+    """Which rows of a table are pruned, and when.
 
     :param table: the table.
     :param age: how long ago ``since`` must be.

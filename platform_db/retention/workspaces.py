@@ -26,7 +26,7 @@ LEASE = "retention apply"
 
 @dataclass(frozen=True)
 class AppliedRule:
-    """What became of one rule.
+    """What applying one rule did.
 
     :param removal: what was removed; *stopped* where a run came to use the workspace meanwhile.
     :param problem: why it is not applied yet, where it is not; it is tried again the next time.
@@ -41,7 +41,7 @@ class AppliedRule:
 
 @dataclass
 class RetentionReport:
-    """What became of the rules that were due."""
+    """What applying the rules that were due did."""
 
     rules: list[AppliedRule] = field(default_factory=list)
 
@@ -124,7 +124,7 @@ def _apply(factory: SessionFactory, rule: Any, held: HeldLease) -> AppliedRule |
         if removal.failed:
             problem = f"{removal.failed} files could not be removed: {removal.first_error}"
     except MissingWorkspaceError:
-        removal = Removal()  # Whoever removed it did more than the rule asks for.
+        removal = Removal()  # It was removed already, with more than the rule asks for.
     except WorkspaceError as error:
         removal, problem = Removal(), str(error)
     with factory() as session, session.begin():

@@ -12,6 +12,7 @@ from sqlalchemy import orm
 from sqlalchemy.engine import URL, Connection, Engine
 
 from platform_db import database, errors
+from platform_db.schema.revision_names import require_revision
 from platform_db.schema.status import SchemaState, status
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def upgrade(url: URL | str | None = None, revision: str = "head", report: Report
     """
     from alembic import command
 
-    command.upgrade(alembic_config(url, report=report), revision)
+    command.upgrade(alembic_config(url, report=report), require_revision(revision))
 
 
 def downgrade(url: URL | str | None = None, revision: str = "-1", report: Report | None = None) -> None:
@@ -72,7 +73,7 @@ def downgrade(url: URL | str | None = None, revision: str = "-1", report: Report
     """
     from alembic import command
 
-    command.downgrade(alembic_config(url, report=report), revision)
+    command.downgrade(alembic_config(url, report=report), require_revision(revision))
 
 
 def alembic_config(

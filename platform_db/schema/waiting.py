@@ -8,6 +8,7 @@ import time
 from sqlalchemy.engine import URL
 
 from platform_db import database, errors
+from platform_db.bounds import require_seconds
 from platform_db.schema.status import SchemaStatus, connect, status
 from platform_db.schema.upgrade import upgrade_new
 from platform_db.settings import get_settings
@@ -29,7 +30,7 @@ def wait_until_ready(url: URL | str | None = None, *, timeout: float, migrated: 
     """
     from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-    give_up_at = time.monotonic() + timeout
+    give_up_at = time.monotonic() + require_seconds(timeout, "timeout")
     longest = get_settings().connect_timeout
 
     def attempt() -> SchemaStatus:

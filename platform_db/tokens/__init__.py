@@ -1,6 +1,6 @@
-"""Tokens: issuing, looking up, ending, and moving them to another secret key.
+"""Tokens: issuing, authenticating, revoking, purging, and moving them to another secret key.
 
-A value is given out once, when it is made. It is stored encrypted, and found by a keyed digest.
+A value is shown once, when it is made. It is stored encrypted, and found by a keyed digest.
 """
 
 from platform_db.tokens.authentication import AuthenticatedToken, authenticate

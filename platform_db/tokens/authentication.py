@@ -1,4 +1,4 @@
-"""Who shows this token? One indexed statement says it."""
+"""Authentication: one indexed statement finds the token of a value, and with it the user."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.crypto.keys import get_key_ring
 from platform_db.crypto.token_format import require_well_formed
+from platform_db.database.session import takes_session
 from platform_db.models.token import EVERY_SCOPE, UserTokenType
 
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatedToken:
-    """A token that lets its user in.
+    """A token that authenticates its user.
 
     :param scopes: what it may be used for.
     :param expires_at: when its time is over; None is never.
@@ -42,10 +43,10 @@ class AuthenticatedToken:
 
 
 # The function looks each digest up in a unique index. How long that takes tells nothing: what is compared are
-# keyed digests, and nobody without the key can choose one that is close to another.
+# keyed digests, and without the key no attacker can choose one that is close to another.
 _LOOK_UP = sa.text("SELECT platform.look_up_token(:digests) AS token").columns(sa.column("token"))
 
-# Whoever else is noting the use of this token need not be waited for: theirs will do.
+# Where another transaction is noting the use of this token, its note is enough: this one does not wait.
 _NOTE_USE = sa.text(
     """
     UPDATE platform.user_token_last_use AS last_use SET last_used_at = statement_timestamp()
@@ -60,6 +61,7 @@ _NOTE_USE = sa.text(
 )
 
 
+@takes_session
 def authenticate(session: Session, value: str, *, scopes: Iterable[str] = ()) -> AuthenticatedToken:
     """Return whose token ``value`` is, and note its use (at most once a minute).
 

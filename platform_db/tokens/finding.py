@@ -1,4 +1,4 @@
-"""Finding tokens as rows: by value, for whoever holds a leaked one, or by user."""
+"""Finding tokens as rows: by value, such as a leaked one, or by user."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, joinedload
 from platform_db import errors
 from platform_db.crypto.keys import get_key_ring
 from platform_db.crypto.token_format import require_well_formed
+from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import (
     InteractiveSession,
@@ -22,8 +23,9 @@ from platform_db.models import (
 )
 
 
+@takes_session
 def find_token(session: Session, value: str) -> UserToken:
-    """Return the token with this value, whatever its status. This lets nobody in: see ``authenticate``.
+    """Return the token with this value, in any status. This does not authenticate: see ``authenticate``.
 
     :raises errors.UnknownToken: there is none.
     :raises errors.MalformedToken: this cannot be a token.
@@ -36,6 +38,7 @@ def find_token(session: Session, value: str) -> UserToken:
     return found[0]
 
 
+@takes_session
 def find_interactive_session(session: Session, secret: str) -> InteractiveSession:
     """Return the interactive session with this secret, whatever its status.
 
@@ -55,6 +58,7 @@ def find_interactive_session(session: Session, secret: str) -> InteractiveSessio
     return found
 
 
+@takes_session
 def list_tokens(
     session: Session,
     user: User | uuid.UUID | str,

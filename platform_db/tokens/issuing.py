@@ -1,4 +1,4 @@
-"""Making tokens. Whatever is done to one user's tokens is done under that user's lock."""
+"""Making tokens. Each change of one user's tokens holds that user's lock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import record_action
+from platform_db.bounds import require_seconds
 from platform_db.crypto.token_format import generate
+from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import (
     AuditLogAction,
@@ -25,10 +27,8 @@ from platform_db.models import (
 from platform_db.models.token import EVERY_SCOPE
 from platform_db.tokens.lifecycle import revoke
 
-LONGEST = timedelta(days=36_500)
-"""How long a token may last; longer leads out of the range of times."""
 
-
+@takes_session
 def issue(
     session: Session,
     user: User | uuid.UUID | str,
@@ -40,7 +40,7 @@ def issue(
     value: str | None = None,
     actor_id: uuid.UUID | None = None,
 ) -> str:
-    """Make a token and return its value, which nobody can ask for again.
+    """Make a token and return its value, which is shown only this once.
 
     :param user: the user, or the user's id.
     :param type_: what it is for. An access token is granted: see :func:`grant`.
@@ -70,6 +70,7 @@ def issue(
     )
 
 
+@takes_session
 def grant(
     session: Session,
     user: User | uuid.UUID | str,
@@ -97,10 +98,11 @@ def grant(
     return _activate(session, token, AuditLogAction.grant_token, actor_id, values)
 
 
+@takes_session
 def request(
     session: Session, user: User | uuid.UUID | str, *, actor_id: uuid.UUID | None = None
 ) -> UserToken:
-    """Ask for an access token, which somebody else grants.
+    """Request an access token, which :func:`grant` then activates.
 
     :raises errors.UserNotFound: there is no such user.
     :raises errors.TokenError: the user has an active one, or has already requested one.
@@ -121,6 +123,7 @@ def request(
     return token
 
 
+@takes_session
 def issue_interactive_session_secret(
     session: Session, interactive_session: InteractiveSession, *, actor_id: uuid.UUID | None = None
 ) -> str:
@@ -148,8 +151,8 @@ def _values(
     scopes = [scopes] if isinstance(scopes, str) else sorted(set(scopes))
     if not all(scopes):
         raise errors.TokenError("a scope has no name")
-    if expires_in is not None and not timedelta(0) < expires_in <= LONGEST:
-        raise errors.InvalidArgument(f"a token lasts for some time, and {LONGEST.days} days at most")
+    if expires_in is not None and not require_seconds(expires_in, "time that a token lasts"):
+        raise errors.InvalidArgument("a token must last for some time")
     return {
         "name": name,
         "scopes": scopes,
@@ -202,7 +205,7 @@ def _open_access_tokens(session: Session, user_id: uuid.UUID) -> dict[UserTokenS
 
 
 def _revoke_expired(session: Session, user_id: uuid.UUID, type_: UserTokenType, name: str | None) -> None:
-    """Revoke the user's active token, of this name if need be, whose time is over: it stands in the way."""
+    """Revoke the user's active token, of this name if need be, whose time is over: it blocks a new one."""
     query = sa.select(UserToken.id_).where(
         UserToken.owner_id == user_id,
         UserToken.type_ == type_,

@@ -1,4 +1,4 @@
-"""Which secret keys the stored secrets are encrypted with. No key is needed to tell."""
+"""Which secret keys the stored secrets are encrypted with. Finding out needs no key."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import crypto, errors
+from platform_db.database.session import takes_session
 from platform_db.models import Base
 from platform_db.models.secret import SecretAttribute
 
@@ -52,6 +53,7 @@ class KeyUse:
     rows: int
 
 
+@takes_session
 def key_uses(session: Session) -> list[KeyUse]:
     """Return how many secrets each key encrypts, by column."""
     return [
@@ -63,10 +65,10 @@ def key_uses(session: Session) -> list[KeyUse]:
 
 @dataclass(frozen=True)
 class KeyState:
-    """How a key stands.
+    """The state of a key.
 
     :param secrets: how many stored secrets it encrypts.
-    :param state: ``newest``, ``in use`` (it cannot be let go), ``unused`` (it can) or ``missing``.
+    :param state: ``newest``, ``in use`` (it must stay), ``unused`` (it can be removed) or ``missing``.
     """
 
     key_id: str
@@ -93,8 +95,9 @@ class KeyReport:
             )
 
 
+@takes_session
 def report_keys(session: Session) -> KeyReport:
-    """Tell how each key stands. No key needs to be configured."""
+    """Report the state of each key. No key needs to be configured."""
     uses: Counter[str] = Counter()
     for use in key_uses(session):
         uses[use.key_id] += use.rows

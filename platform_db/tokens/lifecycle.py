@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import record_action
+from platform_db.bounds import require_limit, require_seconds
 from platform_db.crypto.token_format import require_no_token
-from platform_db.database.session import SessionFactory
+from platform_db.database.session import SessionFactory, takes_session
 from platform_db.identifiers import parse_id
 from platform_db.lifecycle.transitions import transition_many
 from platform_db.models import AuditLogAction, UserToken, UserTokenStatus
@@ -23,6 +24,7 @@ EXPIRED = "expired"
 """The reason for which a token is revoked whose time is over."""
 
 
+@takes_session
 def revoke(
     session: Session,
     token: UserToken | uuid.UUID | str,
@@ -30,7 +32,7 @@ def revoke(
     reason: str | None = None,
     actor_id: uuid.UUID | None = None,
 ) -> bool:
-    """Revoke a token for good; from the commit on it lets nobody in. Return whether it was not before.
+    """Revoke a token for good: from the commit on it is refused. Return whether this call revoked it.
 
     :param token: the token, or its id. For a value there is ``find_token``.
     :param reason: why, for the history and the audit log.
@@ -54,7 +56,7 @@ def revoke(
 def revoke_expired(factory: SessionFactory, *, batch: int = BATCH) -> int:
     """Revoke the tokens whose time is over, and return how many.
 
-    They let nobody in before, either; this says so in their status, so that they are purged one day. Each
+    They were refused before, too; this records it in their status, so that they are purged later. Each
     batch is a transaction of its own.
 
     :param factory: makes the sessions.
@@ -83,6 +85,7 @@ def purge(factory: SessionFactory, *, revoked_for: timedelta, batch: int = BATCH
         for token_id, user_id in tokens.items():
             record_action(session, user_id, AuditLogAction.purge_token, {"token_id": str(token_id)})
 
+    require_seconds(revoked_for)
     return _in_batches(factory, _LONG_REVOKED, {"revoked_for": revoked_for}, batch, end)
 
 
@@ -93,7 +96,8 @@ def _in_batches(
     batch: int,
     end: Callable[[Session, dict[uuid.UUID, uuid.UUID]], None],
 ) -> int:
-    """Do something with the tokens that a query finds, and return how many they were."""
+    """Apply a function to the tokens that a query finds, and return how many there were."""
+    require_limit(batch, "batch size")
     count = 0
     after: str | None = None
     while True:
@@ -118,8 +122,8 @@ def _note_revocation(
     record_action(session, user_id, AuditLogAction.revoke_token, details, actor_id=actor_id)
 
 
-# Whoever does something to a user's tokens locks the user first: who revokes one token and then another might
-# else wait for somebody who waits for the first.
+# A function that changes a user's tokens locks the user first: otherwise two transactions that revoke the
+# same tokens in opposite orders would wait for each other.
 _LOCK_OWNER = sa.text(
     """
     SELECT owner_id, platform.lock_owner(owner_id) FROM platform.user_token WHERE id_ = :token_id

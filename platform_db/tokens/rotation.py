@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import crypto, errors
 from platform_db.audit import record_action
+from platform_db.bounds import require_limit
 from platform_db.database.session import SessionFactory
 from platform_db.models import NOBODY, AuditLogAction
 from platform_db.tokens.keys import SecretColumn, report_keys, secret_columns
@@ -40,6 +41,16 @@ class Rotation:
     remaining: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
+    def raise_for_problems(self) -> None:
+        """Raise :class:`errors.PartialFailure` where a secret is not on the newest key."""
+        if self.failed:
+            raise errors.PartialFailure(f"{len(self.failed)} secrets cannot be moved")
+        if self.remaining:
+            raise errors.PartialFailure(
+                f"{self.remaining} secrets are not on the newest key: they were locked, or a process still "
+                "writes with an older key; run this again"
+            )
+
 
 def rotate(
     factory: SessionFactory,
@@ -54,6 +65,7 @@ def rotate(
     :param progress: is called after each batch: how many secrets are done, and how many there were to do.
     :raises errors.SecretKeyError: a key that is in use is not configured; nothing is changed.
     """
+    require_limit(batch, "batch size")
     ring = crypto.get_key_ring()
     rotation = Rotation(ring.newest.id_.hex())
     with factory() as session, session.begin():
@@ -109,7 +121,7 @@ class _Batches:
     rotation: Rotation
 
     def read(self, session: Session, after: str | None) -> Sequence[Any]:
-        """Lock and return the next rows that are not on the newest key, and that nobody else holds."""
+        """Lock and return the next rows that are not on the newest key and are not locked."""
         # Not a hot statement: it is built for its column each time.
         query = sa.text(
             f"""
@@ -125,7 +137,7 @@ class _Batches:
         return session.connection().execute(query, parameters).all()
 
     def move(self, session: Session, rows: Sequence[Any]) -> int:
-        """Encrypt and digest the rows' secrets anew, and return how many were."""
+        """Encrypt and digest the rows' secrets with the newest key, and return how many there were."""
         moved = [values for row in rows if (values := self._sealed_anew(row)) is not None]
         if not moved:
             return 0

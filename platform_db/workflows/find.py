@@ -9,11 +9,14 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import UserWorkflow, Workflow, split_run_number
 from platform_db.models.types import is_text
+from platform_db.query.lookup import find_by_prefix
 
 
+@takes_session
 def get_workflow(
     session: Session,
     uuid_or_name: uuid.UUID | str,
@@ -45,6 +48,31 @@ def get_workflow(
             if workflow is not None:
                 return workflow
     raise errors.WorkflowNotFound(f"there is no workflow {str(uuid_or_name)!r}")
+
+
+@takes_session
+def find_workflow(session: Session, run: str, user_id: uuid.UUID | str | None = None) -> Workflow:
+    """Find a run as people write it: by its id or the beginning of it, or by the name of a user's run.
+
+    :param run: an id, hexadecimal digits that an id begins with, or, with ``user_id``, what
+        :func:`get_workflow` takes.
+    :param user_id: find only this user's own runs.
+    :raises errors.WorkflowNotFound: there is none.
+    :raises errors.AmbiguousIdentifier: several ids begin so; names them.
+    :raises errors.InvalidIdentifier: without ``user_id``, this is no id and no beginning of one.
+    """
+    if user_id is None:
+        return find_by_prefix(session, Workflow, run)
+    owner = parse_id(user_id, "user id")
+    try:
+        return get_workflow(session, run, owner)
+    except errors.WorkflowNotFound as not_found:
+        try:
+            return find_by_prefix(session, Workflow, run, Workflow.owner_id == owner)
+        except errors.AmbiguousIdentifier:
+            raise
+        except (errors.InvalidIdentifier, errors.WorkflowNotFound):
+            raise not_found from None
 
 
 def shared_with(user_id: uuid.UUID) -> sa.Select[uuid.UUID, uuid.UUID]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db import errors
 from platform_db.cursors import Page
 from platform_db.database.paging import read_page
 from platform_db.database.session import takes_session
@@ -19,7 +20,7 @@ from platform_db.states import RunStatus
 @takes_session
 def list_workflows(
     session: Session,
-    user_id: uuid.UUID | str,
+    user_id: uuid.UUID | str | None,
     *,
     statuses: Sequence[RunStatus | str] | None = None,
     limit: int = 100,
@@ -27,14 +28,18 @@ def list_workflows(
 ) -> Page[Workflow]:
     """Return a page of the user's runs, newest first; specifications and logs are not loaded.
 
-    :param statuses: only runs with one of these.
+    :param user_id: the user; None for the runs of all users.
+    :param statuses: only runs with one of these, or of these names.
     :param cursor: where the page before ended, with the same arguments.
     :raises errors.InvalidIdentifier: this list gave no such cursor.
+    :raises errors.UnknownStatus: there is no status of this name.
     """
-    owner_id = parse_id(user_id, "user id")
-    statement = sa.select(Workflow).where(Workflow.owner_id == owner_id)
+    owner_id = None if user_id is None else parse_id(user_id, "user id")
+    statement = sa.select(Workflow)
+    if owner_id is not None:
+        statement = statement.where(Workflow.owner_id == owner_id)
     if statuses is not None:
-        statuses = sorted({RunStatus(status) for status in statuses})
+        statuses = sorted({_status(status) for status in statuses})
         statement = statement.where(Workflow.status.in_(statuses))
     return read_page(
         session,
@@ -44,6 +49,14 @@ def list_workflows(
         limit=limit,
         cursor=cursor,
     )
+
+
+def _status(name: RunStatus | str) -> RunStatus:
+    try:
+        return RunStatus(name)
+    except ValueError:
+        known = ", ".join(RunStatus)
+        raise errors.UnknownStatus(f"a workflow has no status {name!r}, only {known}") from None
 
 
 @takes_session

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from sqlalchemy.orm import Session
 
+from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.lifecycle.transitions import transition
 from platform_db.logs import append_log
@@ -15,6 +16,7 @@ from platform_db.quota.termination import account_for_ended_run
 from platform_db.states import WORKFLOW, RunStatus
 
 
+@takes_session
 def update_workflow_status(
     session: Session,
     workflow_uuid: uuid.UUID | str,

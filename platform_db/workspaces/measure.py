@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Literal, TypeVar
 
+from platform_db.bounds import require_limit
 from platform_db.workspaces import ceph, du
 from platform_db.workspaces.measurement import Measurement, Outcome, WorkspaceError, WorkspacePath, refusal
 from platform_db.workspaces.paths import resolve
@@ -68,6 +69,8 @@ def measure_many(
     :raises WorkspaceError: the method is not available.
     """
     _check(method, apparent)
+    if workers is not None:
+        require_limit(workers, "number of workers")
     count = 1 if gentle else workers or _default_workers()
     return _measure_batches(iter(paths), count, method, apparent, gentle)
 

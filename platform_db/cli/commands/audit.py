@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
-from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
-from typing import Any, TextIO, TypeVar
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from platform_db.cli.command import Group
 from platform_db.cli.database import session_factory, session_scope
-from platform_db.cli.values import LONGEST_DAYS, Seconds
+from platform_db.cli.options import Duration, Time, json_option, limit_option, options, user_option
+from platform_db.cli.show import Row, show_csv, show_rows
 
-F = TypeVar("F", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 COLUMNS = (
     "number",
@@ -29,87 +29,60 @@ COLUMNS = (
     "id",
 )
 
-
-def parse_time(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
-    """Return a time in ISO 8601; without an offset it is UTC."""
-    if value is None:
-        return None
-    try:
-        time = datetime.fromisoformat(value.replace("Z", "+00:00"))
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not a time such as 2026-11-21T07:30:00Z") from None
-    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
+filters = options(
+    user_option("Only what is about this user"),
+    user_option("Only what this user did", "--actor"),
+    click.option("--action", help="Only this action."),
+    click.option("--since", type=Time(), help="Only what was recorded at this time or later."),
+    click.option("--until", type=Time(), help="Only what was recorded before this time."),
+)
 
 
-def time_option(name: str, help_: str) -> Callable[[F], F]:
-    """Return an option that takes a time."""
-    return click.option(name, metavar="TIME", callback=parse_time, help=help_)
-
-
-def filters(command: F) -> F:
-    """Add the options by which audit rows are chosen."""
-    for option in (
-        time_option("--until", "Only what was recorded before this time."),
-        time_option("--since", "Only what was recorded at this time or later."),
-        click.option("--action", help="Only this action."),
-        click.option("--actor", "actor_id", metavar="UUID", help="Only what this user did."),
-        click.option("--user", "user_id", metavar="UUID", help="Only what is about this user."),
-    ):
-        command = option(command)
-    return command
-
-
-@click.group
+@click.group(cls=Group)
 def audit() -> None:
     """Read, seal, verify and prune the audit log."""
 
 
-@audit.command(name="list")
+@audit.command("list", example="audit list --user ada@example.org --since 2026-11-21")
 @filters
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many rows.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@limit_option
+@json_option
 def list_(limit: int, as_json: bool, **chosen: Any) -> None:
-    """List audit rows, newest first.
-
-    A line says what was done, by whom, from which service and about whom; - where nobody said it.
-    """
+    """List audit rows, newest first."""
     from platform_db.audit.reading import as_values, list_audit
 
+    def table(row: Row) -> Row:
+        return {
+            name: row[name] for name in ("created", "action", "actor_id", "service", "user_id", "details")
+        }
+
     with session_scope() as session:
-        for row in list_audit(session, limit=limit, **chosen).rows:
-            values = as_values(row)
-            if as_json:
-                click.echo(json.dumps(values))
-            else:
-                details = json.dumps(values["details"]) if values["details"] else ""
-                who = f"by {values['actor_id'] or '-'} from {values['service'] or '-'}"
-                what = f"{values['action']:<18} {who} about {values['user_id']}"
-                click.echo(f"{values['created']}  {what}  {details}".rstrip())
+        rows = list_audit(session, limit=limit, **_filters(session, chosen)).rows
+        show_rows(map(as_values, rows), as_json, table)
 
 
-@audit.command
+@audit.command(example="audit seal")
 @click.option(
     "--wait",
-    type=Seconds(min=0),
-    default=10.0,
+    type=Duration(),
+    default="10s",
     show_default=True,
-    metavar="SECONDS",
-    help="Wait so long for transactions that may have written rows.",
+    help="Wait this long for transactions that may have written rows.",
 )
-def seal(wait: float) -> None:
+def seal(wait: timedelta) -> None:
     """Seal the rows that are not sealed yet; run it every minute.
 
     Killed at any time it leaves a chain that verifies.
     """
     from platform_db.audit import seal_audit_log
 
-    result = seal_audit_log(session_factory(), wait=wait)
+    result = seal_audit_log(session_factory(), wait=wait.total_seconds())
     left = "; others wait for a transaction that has not ended" if result.waiting else ""
     click.echo(f"{result.seals} new seals cover {result.rows} rows{left}")
 
 
-@audit.command
-@time_option("--since", "Begin with the first seal made at this time or later.")
+@audit.command(example="audit verify --since 2026-11-01")
+@click.option("--since", type=Time(), help="Begin with the first seal made at this time or later.")
 @click.option(
     "--against",
     type=click.File(encoding="utf-8", errors="replace"),
@@ -117,13 +90,16 @@ def seal(wait: float) -> None:
 )
 @click.option(
     "--unsigned-until",
-    type=click.IntRange(min=0),
+    type=int,
     default=0,
     metavar="SEAL",
     help="Accept seals up to this one unsigned: from before there was a key.",
 )
 def verify(since: datetime | None, against: TextIO | None, unsigned_until: int) -> None:
-    """Check that the log is what was sealed; name the first seal and row that are not."""
+    """Check that the log is what was sealed.
+
+    It names the first seal and the first row that are not.
+    """
     from platform_db.audit import verify_audit_log
 
     with session_scope() as session:
@@ -140,7 +116,7 @@ def verify(since: datetime | None, against: TextIO | None, unsigned_until: int) 
         )
 
 
-@audit.command
+@audit.command(example="audit export --format csv --since 2026-11-01")
 @filters
 @click.option("--format", "format_", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True)
 def export(format_: str, **chosen: Any) -> None:
@@ -148,22 +124,23 @@ def export(format_: str, **chosen: Any) -> None:
     from platform_db.audit import export_audit
 
     with session_scope() as session:
-        rows = export_audit(session, **chosen)
-        if format_ == "jsonl":
-            for row in rows:
-                click.echo(json.dumps(row))
+        rows = export_audit(session, **_filters(session, chosen))
+        if format_ == "csv":
+            show_csv(
+                COLUMNS, ({**row, "details": row["details"] and json.dumps(row["details"])} for row in rows)
+            )
             return
-        writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
-        writer.writeheader()
         for row in rows:
-            details = None if row["details"] is None else json.dumps(row["details"])
-            writer.writerow({**row, "details": details})
+            click.echo(json.dumps(row))
 
 
-@audit.command(name="export-seals")
-@click.option("--after", type=click.IntRange(min=0), default=0, metavar="SEAL", help="Only those after it.")
+@audit.command("export-seals", example="audit export-seals --after 1200")
+@click.option("--after", type=int, default=0, metavar="SEAL", help="Only those after it.")
 def export_seals(after: int) -> None:
-    """Write the seals to standard output, one JSON object a line, to be kept elsewhere."""
+    """Write the seals to standard output, one JSON object a line.
+
+    Keep them where the database's administrators cannot write.
+    """
     from platform_db import audit as library
 
     with session_scope() as session:
@@ -171,7 +148,7 @@ def export_seals(after: int) -> None:
             click.echo(json.dumps(exported))
 
 
-@audit.command(name="public-key")
+@audit.command("public-key", example="audit public-key")
 def public_key() -> None:
     """Print the public part of PLATFORM_DB_AUDIT_SIGNING_KEY."""
     from platform_db import audit as library
@@ -179,28 +156,31 @@ def public_key() -> None:
     click.echo(library.public_key())
 
 
-@audit.command
+@audit.command(example="audit prune --older-than 730d")
 @click.option(
     "--older-than",
-    type=click.IntRange(min=1, max=LONGEST_DAYS),
+    type=Duration("d"),
     required=True,
-    metavar="DAYS",
-    help="Keep what is younger.",
+    help="Keep what is younger; a number without a unit is days.",
 )
-def prune(older_than: int) -> None:
-    """Remove old rows that are sealed; the seals' hashes stay, and the removal is recorded.
+def prune(older_than: timedelta) -> None:
+    """Remove old rows that are sealed; the seals' hashes stay.
 
-    It takes the tables' owner, PLATFORM_DB_MIGRATION_URI.
+    The removal is recorded. Only the tables' owner may do it: PLATFORM_DB_MIGRATION_URI.
     """
     from platform_db import database
     from platform_db.audit import prune_audit_log
 
-    before = datetime.now(timezone.utc) - timedelta(days=older_than)
-    factory, pruned = session_factory(database.migration_url()), 0
-    while True:
-        with factory() as session, session.begin():
-            seals = prune_audit_log(session, before)
-        if not seals:
-            break
-        pruned += seals
+    pruned = prune_audit_log(session_factory(database.migration_url()), older_than)
     click.echo(f"removed the rows of {pruned} seals")
+
+
+def _filters(session: Session, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return what the library takes: users by their ids. A user who was deleted has no address any more."""
+    from platform_db.users import find_user
+
+    for option in ("user", "actor"):
+        user = chosen.pop(option)
+        by_address = user is not None and "@" in user
+        chosen[f"{option}_id"] = find_user(session, user).id_ if by_address else user
+    return chosen

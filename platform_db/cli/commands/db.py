@@ -1,99 +1,140 @@
-"""``platform-db db``: whether the database can be used, where it is, and what it runs."""
+"""``platform-db db``: whether the database can be used, what it holds, and what may go."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
 
 import click
 
-from platform_db.cli.commands.health import compact, get, prune, stats
-from platform_db.cli.database import session_scope
-from platform_db.cli.values import Seconds
+from platform_db.cli.command import Group
+from platform_db.cli.database import session_factory, session_scope
+from platform_db.cli.options import Duration, json_option
+from platform_db.cli.show import show_row, show_rows
 
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
-
-@click.group
+@click.group(cls=Group)
 def db() -> None:
-    """Look after the database: whether it can be used, what it holds, and what may go."""
+    """Check, measure and clean up the database."""
 
 
-for command in (compact, get, prune, stats):
-    db.add_command(command)
-
-
-@db.command
-@click.option(
-    "--deep",
-    is_flag=True,
-    help="Then read all rows, and tell which contradict each other, and which guards are gone.",
-)
-@as_json_option
+@db.command(example="db check --deep")
+@click.option("--deep", is_flag=True, help="Also read all rows, and name those that contradict each other.")
+@json_option
 def check(deep: bool, as_json: bool) -> None:
-    """Tell whether the schema is current, and no secret key missing; the exit code says it, too.
+    """Check that the schema is current and no secret key is missing.
 
-    Keys are looked at where one is configured.
+    The exit code says it, too. Secret keys are checked where one is configured. --deep also finds triggers,
+    functions and policies that are not those of the release.
     """
-    from platform_db import errors, schema
-    from platform_db.health.secret_keys import require_secret_keys
+    from platform_db import errors
+    from platform_db.health.check import check_database
 
     try:
-        with schema.connect() as connection:
-            found = schema.status(connection)
-            found.require_current()
-            require_secret_keys(connection)
-        if not as_json:
-            click.echo(f"current: the database is at revision {found.revision}")
-            if deep:
-                _check_deeply(as_json)
-            return
+        health = check_database(deep=deep)
     except errors.PlatformDBError as error:
-        if as_json:
-            click.echo(json.dumps({"state": error.code, "message": str(error), "hint": error.hint}))
-            raise click.exceptions.Exit(error.exit_code) from None
-        raise
-    if deep:
-        _check_deeply(as_json)
-        return
-    click.echo(json.dumps({"state": "current", "revision": found.revision, "head": found.head}))
+        if not as_json:
+            raise
+        show_row({"state": error.code, "message": str(error), "hint": error.hint}, as_json)
+        raise click.exceptions.Exit(error.exit_code) from None
+    text = f"current: the database is at revision {health.revision}"
+    if deep and not health.findings:
+        text += "; all rows agree with each other, and all triggers, functions and policies are there"
+    show_row(asdict(health), as_json, text)
+    health.raise_for_problems()
 
 
-def _check_deeply(as_json: bool) -> None:
-    from platform_db.health.deep_check import check_deeply, require_healthy
+@db.command(example="db compact --dry-run")
+@click.option("--dry-run", is_flag=True, help="Only print what would be done.")
+def compact(dry_run: bool) -> None:
+    """Vacuum tables with dead rows, and rebuild bloated indexes.
+
+    Reads and writes go on meanwhile.
+    """
+    from platform_db.health import compact as health
+
+    if not health.compact(dry_run=dry_run, report=click.echo):
+        click.echo("nothing to do")
+
+
+@db.command(example="db get job 0198c2f1")
+@click.argument("table")
+@click.argument("id_", metavar="ID")
+@json_option
+def get(table: str, id_: str, as_json: bool) -> None:
+    """Show the row of TABLE with this ID, or with an id that begins with it."""
+    from platform_db.query import describe, find_by_prefix, model_of
 
     with session_scope() as session:
-        findings = check_deeply(session)
-    if as_json:
-        found = [finding.as_dict() for finding in findings]
-        click.echo(json.dumps({"state": "current", "findings": found}))
-    elif not findings:
-        click.echo("healthy: all rows agree with each other, and all guards are there")
-    require_healthy(findings)
+        show_row(describe(find_by_prefix(session, model_of(table), id_)), as_json)
 
 
-@db.command
+@db.command(example="db prune --older-than 180d --dry-run")
+@click.option("--dry-run", is_flag=True, help="Only count what would go.")
+@click.option("--table", "tables", multiple=True, help="Only this table; may be given more than once.")
 @click.option(
-    "--timeout",
-    type=Seconds(min=0),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Give up after so long.",
+    "--older-than",
+    type=Duration("d"),
+    help="Another age than the rules': 90d, 12h, 30m; a number without a unit is days.",
 )
-@click.option("--migrated", is_flag=True, help="Wait until the schema is current, too.")
-def wait(timeout: float, migrated: bool) -> None:
-    """Wait until the database can be reached.
+@click.option("--batch-size", type=int, help="Rows in one transaction.")
+@click.option(
+    "--archive",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write what goes into files in this directory first.",
+)
+@json_option
+def prune(
+    dry_run: bool,
+    tables: tuple[str, ...],
+    older_than: timedelta | None,
+    batch_size: int | None,
+    archive: Path | None,
+    as_json: bool,
+) -> None:
+    """Delete old rows by the retention rules, with all that belongs to them.
 
-    The exit code is that of the last thing that was in the way.
+    The documentation lists the rules. Audit rows stay. It can be stopped at any time, and run again.
     """
-    from platform_db import schema
+    from platform_db import retention
 
-    found = schema.wait_until_ready(timeout=timeout, migrated=migrated)
-    click.echo(f"the database is reachable, its schema {found.state.value}")
+    rules = retention.choose_rules(tables, older_than=older_than, batch=batch_size)
+    results = retention.prune(session_factory(), rules, dry_run=dry_run, archive=archive)
+    rows = (
+        {
+            "table": result.table,
+            "rows": result.rows,
+            "with_them": result.with_them.total(),
+            "left": result.left,
+        }
+        for result in results
+    )
+    show_rows(rows, as_json)
+    retention.require_finished(results)
 
 
-@db.command
+@db.command(example="db stats")
+@json_option
+def stats(as_json: bool) -> None:
+    """Show sizes, dead rows, unused indexes, cache hits and statuses."""
+    from platform_db.health.stats import read_stats
+
+    with session_scope() as session:
+        found = read_stats(session)
+    if as_json:
+        show_row(found, as_json)
+        return
+    show_row({"size": found["size"], "cache_hits": found["cache_hits"]}, as_json)
+    click.echo()
+    show_rows(found["tables"], as_json)
+    click.echo("\nindexes that were never used:")
+    show_rows(found["unused_indexes"], as_json)
+    click.echo("\nstatuses:")
+    show_row(found["statuses"], as_json)
+
+
+@db.command(example="db url")
 @click.option("--show-password", is_flag=True, help="Print passwords, too.")
 def url(show_password: bool) -> None:
     """Print the URL of the configured database."""
@@ -103,25 +144,24 @@ def url(show_password: bool) -> None:
     click.echo(found.render_as_string(hide_password=False) if show_password else database.hide_secrets(found))
 
 
-@db.command
-@as_json_option
+@db.command(example="db version")
+@json_option
 def version(as_json: bool) -> None:
     """Print the versions of the server, the schema and platform-db."""
-    import platform_db
+    from platform_db.health.check import read_versions
+
+    show_row(read_versions(), as_json)
+
+
+@db.command(example="db wait --migrated --timeout 5m")
+@click.option("--timeout", type=Duration(), default="60s", show_default=True, help="Give up after this time.")
+@click.option("--migrated", is_flag=True, help="Wait until the schema is current, too.")
+def wait(timeout: timedelta, migrated: bool) -> None:
+    """Wait until the database can be reached.
+
+    The exit code is that of the last thing that was in the way.
+    """
     from platform_db import schema
 
-    with schema.connect() as connection:
-        found = schema.status(connection)
-        server = connection.exec_driver_sql("SHOW server_version").scalar_one()
-    versions: dict[str, Any] = {
-        "server": server,
-        "revision": found.revision,
-        "head": found.head,
-        "state": found.state.value,
-        "platform_db": platform_db.__version__,
-    }
-    if as_json:
-        click.echo(json.dumps(versions))
-        return
-    for name, value in versions.items():
-        click.echo(f"{name:<12} {'none' if value is None else value}")
+    found = schema.wait_until_ready(timeout=timeout.total_seconds(), migrated=migrated)
+    click.echo(f"the database is reachable, its schema {found.state.value}")

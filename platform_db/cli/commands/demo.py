@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from platform_db.cli.command import Command
+from platform_db.cli.show import show_rows
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from uuid import UUID
@@ -46,7 +49,7 @@ WALKS = itertools.cycle(
 )
 
 
-@click.command
+@click.command(cls=Command, example="demo --directory /tmp/demo")
 @click.option(
     "--workspaces",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -61,12 +64,13 @@ WALKS = itertools.cycle(
 def demo(workspaces: Path | None, directory: Path | None) -> None:
     """Show a platform at work, on an embedded database of its own.
 
-    Makes users with tokens and runs with files, walks the runs through their states, meters them, and says
-    what to try next. Run it again and it adds more runs.
+    It makes users with tokens and runs with files, walks the runs through their states, counts their usage,
+    and says what to try next. Run it again and it adds more runs.
     """
     from rich.console import Console
 
     from platform_db import embedded, sessions, settings
+    from platform_db.health.check import read_versions
 
     directory = (directory or embedded.default_directory().parent / "demo").absolute()
     directory.mkdir(parents=True, exist_ok=True)
@@ -81,7 +85,9 @@ def demo(workspaces: Path | None, directory: Path | None) -> None:
     console.rule("[bold]A database")
     engine = sessions.get_engine()
     _require_own_schema(directory / "database")
-    click.echo(f"PostgreSQL {_server_version()} runs in {directory / 'database'}, with the newest schema.")
+    click.echo(
+        f"PostgreSQL {read_versions()['server']} runs in {directory / 'database'}, with the newest schema."
+    )
 
     console.rule("[bold]Users, tokens and runs")
     with sessions.session_scope() as session:
@@ -131,28 +137,16 @@ def _require_own_schema(directory: Path) -> None:
     )
 
 
-def _server_version() -> str:
-    import sqlalchemy as sa
-
-    from platform_db import sessions
-
-    with sessions.get_engine().connect() as connection:
-        return str(connection.scalar(sa.text("SHOW server_version")))
-
-
 def _user(session: Session, name: str) -> User:
     """Return the user of that name, made with a token where there is none."""
-    import sqlalchemy as sa
-
-    from platform_db.models import User
+    from platform_db import errors, users
 
     email = f"{name}@example.org"
-    user = session.scalars(sa.select(User).where(User.email == email)).one_or_none()
-    if user is None:
-        user = User(email=email, full_name=name.capitalize(), access_token=secrets.token_urlsafe())
-        session.add(user)
-        session.flush()
-    return user
+    try:
+        return users.find_user(session, email)
+    except errors.UserNotFound:
+        token = secrets.token_urlsafe()
+        return users.create_user(session, email, full_name=name.capitalize(), access_token=token)
 
 
 def _runs(session: Session, users: list[User], workspaces: Path | None) -> Iterator[Workflow]:
@@ -231,27 +225,18 @@ def _refuse(console: Console) -> None:
 
 def _show_history(console: Console, run_id: UUID) -> None:
     """Print what happened to one run."""
-    import sqlalchemy as sa
-    from rich.markup import escape
-    from rich.table import Table
-
     from platform_db import sessions
-    from platform_db.models import StatusChange, Workflow
+    from platform_db.lifecycle import whole_history
+    from platform_db.models import Workflow
 
     with sessions.session_scope() as session:
         run = session.get_one(Workflow, run_id)
-        title = escape(run.get_full_workflow_name())  # Directories are called what they are called.
-        table = Table("revision", "from", "to", "at", "actor", "reason", title=title)
-        changes = session.scalars(
-            sa.select(StatusChange)
-            .where(StatusChange.owner_id == run.owner_id, StatusChange.entity_id == run.id_)
-            .order_by(StatusChange.revision)
+        console.print(run.get_full_workflow_name(), markup=False)  # Directories have any name.
+        changes = (
+            {"at": f"{c.at:%H:%M:%S.%f}", "from": c.from_status, "to": c.to_status, "reason": c.reason}
+            for c in whole_history(session, run)
         )
-        for c in changes:
-            table.add_row(
-                str(c.revision), c.from_status, c.to_status, f"{c.at:%H:%M:%S.%f}", c.actor, c.reason
-            )
-        console.print(table)
+        show_rows(changes, as_json=False)
 
 
 def _meter() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import click
 
+from platform_db.cli.command import Command
 
-@click.command
+
+@click.command(cls=Command, example="init")
 def init() -> None:
     """Bring the database to the newest revision and create the default resources.
 
-    Running it again, or from several processes at once, is fine.
+    It can run again, and in several processes at once.
     """
     from platform_db import schema
 

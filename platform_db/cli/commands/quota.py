@@ -2,62 +2,41 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from platform_db.cli.commands.quota_report import init_default_period, report, set_limit
+from platform_db.cli.command import Group
 from platform_db.cli.database import session_factory, session_scope
+from platform_db.cli.options import Duration, json_option, options, user_argument, user_option
 from platform_db.cli.progress import show_progress
-from platform_db.cli.values import duration_seconds
+from platform_db.cli.show import Row, show_csv, show_row, show_rows
 
 if TYPE_CHECKING:
-    from platform_db.quota import CpuReport, Difference, DiskReport, Measuring, Scope
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+    from platform_db.quota import CpuReport, DiskReport, UsageReport
+    from platform_db.quota.report import UserUse, WorkflowUse
 
 SWITCHED_OFF = (
     "nothing is updated: PLATFORM_DB_PERIODIC_RESOURCE_QUOTA_UPDATE_POLICY switches it off "
     "(--override-policy updates in any case)"
 )
 
-
-def options(*given: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Make one decorator of several."""
-
-    def decorate(command: Command) -> Command:
-        for option in reversed(given):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def _shard(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    from platform_db.quota.scope import parse_shard
-
-    try:
-        return None if value is None else parse_shard(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+RESOURCE_COLUMNS = ("user_id", "email", "resource", "unit", "used", "limit", "reserved", "measured_at")
+WORKFLOW_COLUMNS = ("user_id", "workflow_id", "name", "status", "disk_bytes", "cpu_ms", "shared_by")
 
 job_options = options(
-    click.option("--user", metavar="USER", help="Only this user's, by id or e-mail address."),
+    user_option("Only this user's"),
     click.option(
         "--stale-after",
-        callback=duration_seconds,
-        metavar="DURATION",
-        help="Only what was not measured for so long (1h, 30m); also resumes a run that was killed.",
+        type=Duration(),
+        help="Only what was not measured for this long (1h, 30m); also resumes a run that was killed.",
     ),
     click.option(
         "--shard",
-        callback=_shard,
         metavar="I/N",
         help="Only this share of the users, so that N machines share the work; I counts from 0 or from 1.",
     ),
@@ -67,7 +46,7 @@ job_options = options(
 )
 
 measuring_options = options(
-    click.option("--workers", type=click.IntRange(min=1), help="How many processes read the disk."),
+    click.option("--workers", type=int, help="How many processes read the disk."),
     click.option(
         "--method",
         type=click.Choice(["auto", "scan", "du", "ceph"]),
@@ -80,12 +59,12 @@ measuring_options = options(
 )
 
 
-@click.group
+@click.group(cls=Group)
 def quota() -> None:
-    """Count what users take of the disk and of processing time."""
+    """Count the disk space and processing time of users, and limit them."""
 
 
-@quota.command
+@quota.command(example="quota create-default-resources")
 def create_default_resources() -> None:
     """Create the resources "processing time" and "shared storage"."""
     from platform_db.models import Resource
@@ -98,121 +77,189 @@ def create_default_resources() -> None:
         click.echo("nothing to do: the default resources exist already")
 
 
-@quota.command
+@quota.command(example="quota disk-usage-update --stale-after 1h")
 @job_options
 @measuring_options
-def disk_usage_update(override_policy: bool, as_json: bool, **given: Any) -> None:
+def disk_usage_update(as_json: bool, **given: Any) -> None:
     """Measure workspaces, and store what they and their owners take.
 
     A failure on one workspace leaves its figure as it was; the rest goes on, and the exit code says so.
     """
-    if _is_switched_off(override_policy, as_json):
-        return
-    done = _update_disk(given, as_json)
-    _print(as_json, asdict(done), _describe_disk(done))
-    done.raise_for_problems()
+    done = _update(["disk"], as_json, **given)
+    _show(done, as_json, done.disk)
 
 
-@quota.command
+@quota.command(example="quota cpu-usage-update --dry-run")
 @job_options
-def cpu_usage_update(override_policy: bool, as_json: bool, **given: Any) -> None:
-    """Bring the processing time of runs, sessions, services and their owners up to date."""
-    if _is_switched_off(override_policy, as_json):
-        return
-    done = _update_cpu(given, as_json)
-    _print(as_json, asdict(done), _describe_cpu(done))
+def cpu_usage_update(as_json: bool, **given: Any) -> None:
+    """Count the processing time of runs, sessions, services and their owners."""
+    done = _update(["cpu"], as_json, **given)
+    _show(done, as_json, done.cpu)
 
 
-@quota.command
+@quota.command(example="quota resource-usage-update --shard 1/8")
 @job_options
 @measuring_options
-def resource_usage_update(override_policy: bool, as_json: bool, **given: Any) -> None:
+def resource_usage_update(as_json: bool, **given: Any) -> None:
     """Do both: cpu-usage-update, then disk-usage-update."""
-    if _is_switched_off(override_policy, as_json):
-        return
-    cpu = _update_cpu(given, as_json)
-    disk = _update_disk(given, as_json)
-    _print(
-        as_json,
-        {"cpu": asdict(cpu), "disk": asdict(disk)},
-        f"{_describe_cpu(cpu)}\n{_describe_disk(disk)}",
-    )
-    disk.raise_for_problems()
+    done = _update(["cpu", "disk"], as_json, **given)
+    _show(done, as_json, done if done.disk else None)
 
 
-@quota.command
-@click.option("--user", metavar="USER", help="Only this user's, by id or e-mail address.")
+@quota.command(example="quota reconcile --fix")
+@user_option("Only this user's")
 @click.option("--fix", is_flag=True, help="Store what was found.")
 @json_option
 @measuring_options
-def reconcile(user: str | None, fix: bool, as_json: bool, **given: Any) -> None:
-    """Compute everything anew, and show what is stored differently: old -> new, and why."""
-    from platform_db.quota import DiskReport, Measuring, reconcile
+def reconcile(user: str | None, fix: bool, as_json: bool, **measuring: Any) -> None:
+    """Compute all figures again, and show which are stored differently.
 
-    report, found = DiskReport(), 0
-    scope = _scope({"user": user, "shard": None, "stale_after": None})
-    for difference in reconcile(session_factory(), scope, Measuring(**given), fix=fix, report=report):
-        found += 1
-        value = {**asdict(difference), "user_id": str(difference.user_id)}
-        _print(as_json, value, _describe_difference(difference))
-    if not as_json:
-        click.echo(f"{found} differences{' fixed' if fix and found else ''}")
+    A line says what is stored, what it should be, and why.
+    """
+    from platform_db.quota import DiskReport, Measuring, Scope, reconcile
+
+    report = DiskReport()
+    scope = Scope(user_id=_user_id(user))
+    found = reconcile(session_factory(), scope, Measuring(**measuring), fix=fix, report=report)
+    if as_json:
+        show_rows(map(asdict, found), as_json)
+    else:
+        count = 0
+        for difference in found:
+            count += 1
+            of = f"of {difference.resource} of user {difference.user_id}"
+            what = f"workspace {difference.path!r}" if difference.path else f"{difference.what} {of}"
+            before = "nothing" if difference.before is None else difference.before
+            click.echo(f"{what}: {before} -> {difference.now}, because {difference.reason}")
+        click.echo(f"{count} differences{' fixed' if fix and count else ''}")
     report.raise_for_problems()
 
 
-def _describe_difference(difference: Difference) -> str:
-    of = f"of {difference.resource} of user {difference.user_id}"
-    what = f"workspace {difference.path!r}" if difference.path else f"{difference.what} {of}"
-    before = "nothing" if difference.before is None else difference.before
-    return f"{what}: {before} -> {difference.now}, because {difference.reason}"
+@quota.command(example="quota report --workflows --user ada@example.org")
+@user_option("Only this user")
+@click.option("--workflows", is_flag=True, help="List each user's workflows, too, the largest first.")
+@json_option
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV: one line per user and resource, or workflow.")
+def report(user: str | None, workflows: bool, as_json: bool, as_csv: bool) -> None:
+    """Show how much of their quota users have used, as it was last updated."""
+    from platform_db.quota.report import report_users, report_workflows
+
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
+    user_id = _user_id(user)
+    with session_scope() as session:
+        users = report_users(session, user_id)
+
+        def runs_of(use: UserUse) -> list[WorkflowUse]:
+            return report_workflows(session, use.user_id)
+
+        if as_json:
+            show_rows((_as_dict(use, runs_of(use) if workflows else None) for use in users), as_json)
+        elif as_csv and workflows:
+            show_csv(WORKFLOW_COLUMNS, (_flat(use, run) for use in users for run in runs_of(use)))
+        elif as_csv:
+            show_csv(
+                RESOURCE_COLUMNS,
+                ({**vars(use), **vars(r), "unit": r.unit.value} for use in users for r in use.resources),
+            )
+        elif workflows:
+            for use in users:
+                show_rows(_table_of_user(use), as_json)
+                show_rows(map(vars, runs_of(use)), as_json, _line_of_run)
+                click.echo()
+        else:
+            show_rows((line for use in users for line in _table_of_user(use)), as_json)
 
 
-quota.add_command(report)
-quota.add_command(set_limit)
-quota.add_command(init_default_period)
+@quota.command(example="quota set-limit ada@example.org disk 50GiB")
+@user_argument
+@click.argument("resource")
+@click.argument("amount")
+def set_limit(user: str, resource: str, amount: str) -> None:
+    """Set USER's limit of RESOURCE to AMOUNT.
+
+    USER is an id or an e-mail address, RESOURCE is cpu, disk or a resource's name, AMOUNT is such as 50GiB,
+    100h or unlimited.
+    """
+    from platform_db.quota import limits, set_limit
+    from platform_db.quota.resources import get_resource
+    from platform_db.users import find_user
+
+    with session_scope() as session:
+        found, about = get_resource(session, resource), find_user(session, user)
+        limit = limits.parse_limit(found.unit, amount)
+        before = set_limit(session, about, found, limit)
+        change = f"{limits.format_limit(found.unit, before)} -> {limits.format_limit(found.unit, limit)}"
+        click.echo(f"{found.name} of {about.email}: {change}")
 
 
-def _is_switched_off(override: bool, as_json: bool) -> bool:
-    from platform_db.quota.policy import is_periodic_update_on
+@quota.command(example="quota init-default-period --dry-run")
+@click.option("--dry-run", is_flag=True, help="Count the users that it would change, and change nothing.")
+def init_default_period(dry_run: bool) -> None:
+    """Give the default period to every user without a period.
 
-    if is_periodic_update_on(override):
-        return False
-    _print(as_json, {"skipped": SWITCHED_OFF}, SWITCHED_OFF)
-    return True
+    It is the period of the user's processing time, counted from the creation of the account. Its length is
+    PLATFORM_DB_DEFAULT_QUOTA_CPU_PERIOD_RESET_MONTHS.
+    """
+    from platform_db.models import ResourceType
+    from platform_db.quota import get_default_quota_resource, initialise_default_periods
 
-
-def _update_disk(given: dict[str, Any], quiet: bool) -> DiskReport:
-    from platform_db.quota import Measuring, release_expired_reservations, update_disk_usage
-
-    sessions = session_factory()
-    scope = _scope(given)
-    measuring: Measuring = Measuring(given["workers"], given["method"], given["apparent"], given["gentle"])
-    if not given["dry_run"]:
-        release_expired_reservations(sessions)
-    with show_progress("workspaces", quiet=quiet) as progress:
-        return update_disk_usage(sessions, scope, measuring, dry_run=given["dry_run"], progress=progress)
+    with session_scope() as session:
+        users = initialise_default_periods(session, get_default_quota_resource(session, ResourceType.cpu))
+        if dry_run:
+            session.rollback()
+    click.echo(f"{len(users)} users {'would get' if dry_run else 'got'} the default period")
 
 
-def _update_cpu(given: dict[str, Any], quiet: bool) -> CpuReport:
-    from platform_db.quota import release_expired_reservations, update_cpu_usage
+def _update(
+    types: list[str],
+    quiet: bool,
+    user: str | None,
+    stale_after: timedelta | None,
+    shard: str | None,
+    dry_run: bool,
+    override_policy: bool,
+    **measuring: Any,
+) -> UsageReport:
+    from platform_db.models import ResourceType
+    from platform_db.quota import Measuring, Scope, update_usage
+    from platform_db.quota.scope import parse_shard
 
-    sessions = session_factory()
-    scope = _scope(given)
-    if not given["dry_run"]:
-        release_expired_reservations(sessions)
-    with show_progress("users", quiet=quiet) as progress:
-        return update_cpu_usage(sessions, scope, dry_run=given["dry_run"], progress=progress)
+    return update_usage(
+        session_factory(),
+        [ResourceType(type_) for type_ in types],
+        Scope(
+            user_id=_user_id(user),
+            shard=None if shard is None else parse_shard(shard),
+            stale_after=None if stale_after is None else stale_after.total_seconds(),
+        ),
+        Measuring(**measuring),
+        dry_run=dry_run,
+        override_policy=override_policy,
+        show_progress=partial(show_progress, quiet=quiet),
+    )
 
 
-def _scope(given: dict[str, Any]) -> Scope:
-    from platform_db.quota import Scope
-    from platform_db.quota.resources import find_user
+def _show(done: UsageReport, as_json: bool, report: UsageReport | CpuReport | DiskReport | None) -> None:
+    """Print what was updated, and fail where some of it could not be.
 
-    user_id = None
-    if given["user"] is not None:
-        with session_scope() as session:
-            user_id = find_user(session, given["user"]).id_
-    return Scope(user_id=user_id, shard=given["shard"], stale_after=given["stale_after"])
+    :param report: what to print of it as JSON.
+    """
+    lines = [_describe_cpu(done.cpu)] if done.cpu else []
+    lines += [_describe_disk(done.disk)] if done.disk else []
+    row = asdict(report) if report else {"skipped": SWITCHED_OFF}
+    show_row(row, as_json, "\n".join(lines) or SWITCHED_OFF)
+    if done.disk:
+        done.disk.raise_for_problems()
+
+
+def _user_id(user: str | None) -> Any:
+    if user is None:
+        return None
+    from platform_db.users import find_user
+
+    with session_scope() as session:
+        return find_user(session, user).id_
 
 
 def _describe_disk(report: DiskReport) -> str:
@@ -225,7 +272,7 @@ def _describe_disk(report: DiskReport) -> str:
             (report.missing, "without a workspace"),
             (report.incomplete, "only in part readable"),
             (report.failed, "failed"),
-            (report.newer, "measured by somebody else meanwhile"),
+            (report.newer, "measured by another run meanwhile"),
             (report.stale, "changed while they were read"),
             (report.corrected_totals, "totals corrected"),
         )
@@ -242,5 +289,42 @@ def _describe_cpu(report: CpuReport) -> str:
     return f"cpu: {report.users} users; {report.figures} figures and {report.totals} totals changed{periods}"
 
 
-def _print(as_json: bool, value: Any, text: str) -> None:
-    click.echo(json.dumps(value) if as_json else text)
+def _as_dict(use: UserUse, runs: list[WorkflowUse] | None) -> Row:
+    found = use.as_dict()
+    return found if runs is None else {**found, "workflows": [run.as_dict() for run in runs]}
+
+
+def _table_of_user(use: UserUse) -> Iterator[Row]:
+    for resource in use.resources:
+        found = resource.as_dict()
+        yield {
+            "user": use.email,
+            "resource": resource.resource,
+            "used": found["usage"]["human_readable"],
+            "limit": found["limit"]["human_readable"] if "limit" in found else "unlimited",
+            "reserved": resource.human_readable(resource.reserved) if resource.reserved else None,
+            "health": found.get("health"),
+            "updated": _minute(resource.measured_at),
+        }
+
+
+def _line_of_run(run: Row) -> Row:
+    from platform_db.units import human_readable_bytes, human_readable_milliseconds
+
+    return {
+        "workflow": run["name"],
+        "status": run["status"],
+        "disk": None if run["disk"] is None else human_readable_bytes(run["disk"]),
+        "processing_time": None if run["cpu"] is None else human_readable_milliseconds(run["cpu"]),
+        "method": run["method"],
+        "updated": _minute(run["measured_at"]),
+        "shared_by": run["shared_by"],
+    }
+
+
+def _flat(use: UserUse, run: WorkflowUse) -> Row:
+    return {**vars(run), "user_id": use.user_id, "disk_bytes": run.disk, "cpu_ms": run.cpu}
+
+
+def _minute(time: datetime | None) -> str:
+    return f"{time:%Y-%m-%d %H:%M}" if time else "never"

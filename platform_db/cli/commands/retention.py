@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import click
 
+from platform_db.cli.command import Group
 from platform_db.cli.database import session_factory
-from platform_db.cli.show import as_json_option, show_rows
+from platform_db.cli.options import json_option
+from platform_db.cli.show import show_rows
 
 
-@click.group
+@click.group(cls=Group)
 def retention() -> None:
     """Apply the retention rules of workspaces."""
 
 
-@retention.command
+@retention.command(example="retention apply --dry-run")
 @click.option("--dry-run", is_flag=True, help="Only list the rules that are due.")
-@as_json_option
+@json_option
 def apply(dry_run: bool, as_json: bool) -> None:
-    """Remove from workspaces the files that rules name whose time has come."""
+    """Remove the files that due rules name from their workspaces."""
     from platform_db.cli.progress import show_progress
     from platform_db.retention.workspaces import apply_retention_rules
 
     with show_progress("rules", quiet=as_json) as progress:
         report = apply_retention_rules(session_factory(), dry_run=dry_run, progress=progress)
-    rows = [
+    rows = (
         {
             "rule": str(rule.rule_id),
             "workflow": str(rule.workflow_id),
@@ -34,6 +36,6 @@ def apply(dry_run: bool, as_json: bool) -> None:
             "problem": rule.problem,
         }
         for rule in report.rules
-    ]
+    )
     show_rows(rows, as_json)
     report.raise_for_problems()

@@ -7,17 +7,19 @@ from typing import Any
 
 import click
 
+from platform_db.cli.command import Group
 from platform_db.cli.database import session_factory
+from platform_db.cli.options import json_option
 
 sql_option = click.option("--sql", "as_sql", is_flag=True, help="Print the SQL instead of running it.")
 
 
-@click.group
+@click.group(cls=Group)
 def roles() -> None:
     """Make the database's roles and give them their privileges."""
 
 
-@roles.command
+@roles.command(example="roles create --sql")
 @sql_option
 def create(as_sql: bool) -> None:
     """Make the roles that are missing on the server.
@@ -40,7 +42,7 @@ def create(as_sql: bool) -> None:
         click.echo("nothing to do: all roles are there")
 
 
-@roles.command
+@roles.command(example="roles grant --to api")
 @click.option("--to", metavar="LOGIN", help="Make this login a member of platform_service, too.")
 @sql_option
 def grant(to: str | None, as_sql: bool) -> None:
@@ -59,8 +61,8 @@ def grant(to: str | None, as_sql: bool) -> None:
     click.echo("the roles have their privileges in this database")
 
 
-@roles.command
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@roles.command(example="roles show")
+@json_option
 def show(as_json: bool) -> None:
     """Show what each role may do, and in what the database differs from it."""
     from platform_db import database, errors

@@ -2,130 +2,112 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from platform_db.cli.commands.user import json_option, user_argument
+from platform_db.cli.command import Group
 from platform_db.cli.database import session_factory, session_scope
-from platform_db.cli.values import duration_seconds, read_value, refuse_value
+from platform_db.cli.options import Duration, json_option, options, user_argument
+from platform_db.cli.secret_values import read_value, refuse_value
+from platform_db.cli.show import Row, show_row, show_rows
 
 if TYPE_CHECKING:
     from platform_db.models import UserToken
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
 TYPES = ("access", "personal", "session", "webhook")
 
-
-def grant_options(command: Command) -> Command:
-    """Add the options that say what a new token is."""
-    for option in (
-        json_option,
-        click.option("--own-value", is_flag=True, help="Read the value from stdin, or ask for it."),
-        click.option(
-            "--expires-in", callback=duration_seconds, metavar="DURATION", help="Such as 90d; else for ever."
-        ),
-        click.option("--scope", "scopes", multiple=True, help="What it may be used for; may be repeated."),
-        click.option("--name", callback=refuse_value, help="What the user calls it."),
-    ):
-        command = option(command)
-    return command
+grant_options = options(
+    user_argument,
+    click.option("--name", callback=refuse_value, help="What the user calls it."),
+    click.option("--scope", "scopes", multiple=True, help="What it may be used for; may be repeated."),
+    click.option("--expires-in", type=Duration(), help="Such as 90d; without it, the token does not expire."),
+    click.option("--own-value", is_flag=True, help="Read the value from stdin, or ask for it."),
+    json_option,
+)
 
 
-@click.group
+@click.group(cls=Group)
 def token() -> None:
-    """Issue, list, request, grant, revoke and purge tokens. A USER is an id or an e-mail address."""
+    """Issue, list, request, grant, revoke and purge tokens.
+
+    A USER is an id or an e-mail address.
+    """
 
 
-@token.command
-@user_argument
+@token.command(
+    example="token issue ada@example.org --type personal --name laptop --scope read --expires-in 90d"
+)
 @click.option("--type", "type_", type=click.Choice(TYPES), default="access", show_default=True)
 @grant_options
 def issue(user: str, type_: str, **options: Any) -> None:
-    """Make a token and print its value, which cannot be asked for again.
+    """Issue a token and print its value, once.
 
-    An access token is for everything unless --scope says otherwise, any other for nothing.
+    No command shows the value again. Without --scope an access token is for everything, others for nothing.
     """
     _issue(user, type_, **options)
 
 
-@token.command
-@user_argument
+@token.command(example="token grant ada@example.org")
 @grant_options
 def grant(user: str, **options: Any) -> None:
-    """Grant the user an access token, the requested one if there is one, and print its value."""
+    """Grant the user an access token and print its value, once.
+
+    It is the requested one if there is one.
+    """
     _issue(user, "access", **options)
 
 
 def _issue(
-    user: str,
-    type_: str,
-    name: str | None,
-    scopes: tuple[str, ...],
-    expires_in: float | None,
-    own_value: bool,
-    as_json: bool,
+    user: str, type_: str, scopes: tuple[str, ...], own_value: bool, as_json: bool, **options: Any
 ) -> None:
     from platform_db import tokens, users
 
     brought = read_value() if own_value else None
     with session_scope() as session:
-        value = tokens.issue(
-            session,
-            users.find_user(session, user),
-            type_=type_,
-            name=name,
-            scopes=scopes or None,
-            expires_in=None if expires_in is None else timedelta(seconds=expires_in),
-            value=brought,
-        )
+        owner = users.find_user(session, user)
+        value = tokens.issue(session, owner, type_=type_, scopes=scopes or None, value=brought, **options)
         issued = _facts(tokens.find_token(session, value))
-    if as_json:
-        click.echo(json.dumps(issued if own_value else {**issued, "value": value}))
+    if own_value:
+        show_row(issued, as_json, issued["id"])
     else:
-        click.echo(issued["id"] if own_value else value)
+        show_row({**issued, "value": value}, as_json, value)
 
 
-@token.command
+@token.command(example="token request ada@example.org")
 @user_argument
 @json_option
 def request(user: str, as_json: bool) -> None:
-    """Ask for an access token in the user's name; somebody else grants it."""
+    """Request an access token for a user; token grant grants it."""
     from platform_db import tokens, users
 
     with session_scope() as session:
         requested = _facts(tokens.request(session, users.find_user(session, user)))
-    click.echo(json.dumps(requested) if as_json else requested["id"])
+    show_row(requested, as_json, requested["id"])
 
 
-@token.command("list")
+@token.command("list", example="token list ada@example.org")
 @user_argument
 @json_option
 def list_(user: str, as_json: bool) -> None:
-    """List a user's tokens, the oldest first; never their values."""
+    """List a user's tokens, the oldest first, without their values."""
     from platform_db import tokens, users
 
+    def table(row: Row) -> Row:
+        return {name: row[name] for name in ("id", "type", "status", "last_used_at", "name")}
+
     with session_scope() as session:
-        found = [_facts(token) for token in tokens.list_tokens(session, users.find_user(session, user))]
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    for facts in found:
-        used = f"last used {facts['last_used_at']}" if facts["last_used_at"] else "never used"
-        line = f"{facts['id']}  {facts['type']:<8}  {facts['status']:<9}  {used}  {facts['name'] or ''}"
-        click.echo(line.rstrip())
+        found = tokens.list_tokens(session, users.find_user(session, user))
+        show_rows(map(_facts, found), as_json, table)
 
 
-@token.command
+@token.command(example="token revoke 0198c2f1-5d4e-7b60-8a3c-3f6f0e1d2c4b --reason 'the laptop was lost'")
 @click.argument("token_id", required=False, callback=refuse_value)
 @click.option("--by-value", is_flag=True, help="Read the value from stdin, or ask for it.")
 @click.option("--reason", callback=refuse_value, help="Why, for the history and the audit log.")
 def revoke(token_id: str | None, by_value: bool, reason: str | None) -> None:
-    """Revoke a token for good, by its id, or by its value where it was found somewhere."""
+    """Revoke a token for good, by its id or by its value."""
     from platform_db import tokens
 
     if (token_id is None) != by_value:
@@ -137,26 +119,28 @@ def revoke(token_id: str | None, by_value: bool, reason: str | None) -> None:
     click.echo("revoked" if changed else "nothing to do: it was revoked before")
 
 
-@token.command
+@token.command(example="token purge --revoked-for 30d")
 @click.option(
     "--revoked-for",
-    callback=duration_seconds,
+    type=Duration("d"),
     default="90d",
     show_default=True,
-    metavar="DURATION",
-    help="Delete those that have been revoked for so long.",
+    help="Delete those that were revoked so long ago; a number without a unit is days.",
 )
 @json_option
-def purge(revoked_for: float, as_json: bool) -> None:
-    """Revoke expired tokens, and delete those that have long been revoked. The audit log keeps their ids."""
+def purge(revoked_for: timedelta, as_json: bool) -> None:
+    """Revoke expired tokens, and delete those revoked long ago.
+
+    The audit log keeps their ids.
+    """
     from platform_db import tokens
 
     sessions = session_factory()
     counts = {
         "expired": tokens.revoke_expired(sessions),
-        "purged": tokens.purge(sessions, revoked_for=timedelta(seconds=revoked_for)),
+        "purged": tokens.purge(sessions, revoked_for=revoked_for),
     }
-    click.echo(json.dumps(counts) if as_json else f"{counts['expired']} expired, {counts['purged']} purged")
+    show_row(counts, as_json, f"{counts['expired']} expired, {counts['purged']} purged")
 
 
 def _facts(token: UserToken) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``platform-db workflow``: looking at runs, and recovering those of dead workers."""
+"""``platform-db workflow``: showing runs, and recovering those of dead workers."""
 
 from __future__ import annotations
 
@@ -7,61 +7,50 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from platform_db.cli.command import Group
 from platform_db.cli.database import session_factory, session_scope
-from platform_db.cli.show import as_json_option, show_row, show_rows
-from platform_db.cli.values import Seconds
+from platform_db.cli.options import Duration, Time, json_option, limit_option, user_option
+from platform_db.cli.show import Row, show_row, show_rows
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from platform_db.models import Workflow
 
-# A page of a history costs as much as all of it, so few large ones are read.
-PAGE = 10_000
-
-user_option = click.option("--user", metavar="USER", help="Whose, by id or e-mail address.")
+owner_option = user_option("Only this user's")
 
 
-@click.group
+@click.group(cls=Group)
 def workflow() -> None:
-    """Look at runs, and recover those of dead workers.
+    """Show runs, and recover those of dead workers.
 
     A run is named by its id or the beginning of it, or, with --user, by its name: name, name.2 or name.2.1.
     """
 
 
-@workflow.command("list")
-@user_option
-@click.option("--status", "statuses", multiple=True, help="Only runs with this status; more than once, any.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
-@as_json_option
+@workflow.command("list", example="workflow list --user ada@example.org --status running")
+@owner_option
+@click.option("--status", "statuses", multiple=True, help="Only runs with this status; may be repeated.")
+@limit_option
+@json_option
 def list_(user: str | None, statuses: tuple[str, ...], limit: int, as_json: bool) -> None:
-    """List runs, newest first: those of USER, or everybody's."""
-    import sqlalchemy as sa
+    """List runs, newest first: those of USER, or those of all users."""
+    from platform_db.users import find_user
+    from platform_db.workflows import list_workflows
 
-    from platform_db.models import RunStatus, Workflow
-    from platform_db.quota.resources import find_user
-
-    try:
-        wanted = [RunStatus(status) for status in statuses]
-    except ValueError:
-        raise click.BadParameter(f"choose from {', '.join(RunStatus)}", param_hint="--status") from None
     with session_scope() as session:
-        query = sa.select(Workflow).order_by(Workflow.id_.desc()).limit(limit)
-        if user is not None:
-            query = query.where(Workflow.owner_id == find_user(session, user).id_)
-        if wanted:
-            query = query.where(Workflow.status.in_(wanted))
-        show_rows([_summary(run) for run in session.scalars(query)], as_json)
+        owner = None if user is None else find_user(session, user).id_
+        runs = list_workflows(session, owner, statuses=statuses or None, limit=limit)
+        show_rows(map(_summary, runs.rows), as_json)
 
 
-@workflow.command
+@workflow.command(example="workflow show analysis.2 --user ada@example.org")
 @click.argument("run")
-@user_option
-@as_json_option
+@owner_option
+@json_option
 def show(run: str, user: str | None, as_json: bool) -> None:
     """Show RUN."""
-    from platform_db.query.lookup import describe
+    from platform_db.query import describe
 
     with session_scope() as session:
         found = _find(session, run, user)
@@ -70,54 +59,40 @@ def show(run: str, user: str | None, as_json: bool) -> None:
         show_row({**row, "run_number": found.run_number}, as_json)
 
 
-@workflow.command
+@workflow.command(example="workflow history 0198c2f1 --since 2026-11-21T07:30:00Z")
 @click.argument("run")
-@user_option
-@click.option("--since", type=click.DateTime(), help="Leave out what was before (UTC).")
+@owner_option
+@click.option("--since", type=Time(), help="Leave out what was before this time.")
 @click.option("--level", type=click.Choice(["workflow", "job"]), help="Only the run's own, or its jobs'.")
-@as_json_option
+@json_option
 def history(run: str, user: str | None, since: datetime | None, level: Any, as_json: bool) -> None:
-    """Show what became of RUN and its jobs."""
-    from datetime import timezone
+    """Show the status changes and notes of RUN and its jobs."""
+    from platform_db.lifecycle import whole_history
 
-    from platform_db.lifecycle.history import history as read_history
+    def table(row: Row) -> Row:
+        return {
+            "at": row["at"],
+            "entity": row["entity"],
+            "id": row["entity_id"],
+            "what": row.get("topic") or f"{row['from_status']} → {row['to_status']}",
+            "why": row.get("message") or row.get("reason"),
+            "who": row.get("actor"),
+        }
 
-    entries: list[Any] = []
-    cursor, full = None, True
     with session_scope() as session:
-        found = _find(session, run, user)
-        after = since.replace(tzinfo=timezone.utc) if since else None
-        while full:
-            page = read_history(session, found, since=after, level=level, limit=PAGE, cursor=cursor)
-            entries += page.rows
-            cursor, full = page.cursor, len(page.rows) >= PAGE and page.cursor is not None
-    if as_json:
-        show_rows([entry.as_dict() for entry in entries], as_json)
-        return
-    show_rows(
-        [
-            {
-                "at": f"{entry.at:%Y-%m-%d %H:%M:%S}",
-                "entity": entry.entity,
-                "id": str(entry.entity_id),
-                "what": entry.topic or f"{entry.from_status} → {entry.to_status}",
-                "why": entry.message or entry.reason,
-                "who": entry.actor,
-            }
-            for entry in entries
-        ],
-        as_json,
-    )
+        entries = whole_history(session, _find(session, run, user), since=since, level=level)
+    show_rows((entry.as_dict() for entry in entries), as_json, table)
 
 
-@workflow.command
+@workflow.command(example="workflow logs analysis --user ada@example.org --follow")
 @click.argument("run")
-@user_option
-@click.option("--tail", type=click.IntRange(min=0), metavar="LINES", help="Only the last lines.")
+@owner_option
+@click.option("--tail", type=int, metavar="LINES", help="Only the last lines.")
 @click.option("--follow", is_flag=True, help="Go on until the run has ended.")
 def logs(run: str, user: str | None, tail: int | None, follow: bool) -> None:
     """Print the log of RUN, byte by byte as it was written."""
     from platform_db import logs as stored
+    from platform_db.models import Workflow
 
     if follow and tail is not None:
         raise click.UsageError("choose one of --tail and --follow")
@@ -127,18 +102,17 @@ def logs(run: str, user: str | None, tail: int | None, follow: bool) -> None:
         if tail is not None:
             click.echo(stored.read_log_tail(session, found, tail), nl=False)
             return
-    for data in stored.stream_log(session_factory(), run_id, follow=follow):
+    for data in stored.stream_log(session_factory(), run_id, follow=follow, model=Workflow):
         click.echo(data, nl=False)
 
 
-@workflow.command
+@workflow.command(example="workflow recover --older-than 10m --policy workflow=requeue")
 @click.option(
     "--older-than",
-    type=Seconds(min=1),
-    default=300.0,
+    type=Duration(),
+    default="5m",
     show_default=True,
-    metavar="SECONDS",
-    help="Take a worker for dead whose last heartbeat is so old.",
+    help="Take a worker for dead whose last heartbeat is this old.",
 )
 @click.option(
     "--policy",
@@ -147,59 +121,32 @@ def logs(run: str, user: str | None, tail: int | None, follow: bool) -> None:
     metavar="KIND=POLICY",
     help="fail, requeue or nothing, of a workflow, job, interactive_session or service; fail by default.",
 )
-@click.option("--node", help="Recover all that this node held, whatever the age.")
-@as_json_option
-def recover(older_than: float, policies: tuple[str, ...], node: str | None, as_json: bool) -> None:
-    """Recover what is running without a living worker: it fails, or is restarted.
+@click.option("--node", help="Recover all that this node held, of any age.")
+@json_option
+def recover(older_than: timedelta, policies: tuple[str, ...], node: str | None, as_json: bool) -> None:
+    """Fail or restart what is running without a living worker.
 
-    Only what a worker held a lease of; what is worked on at this moment is left alone.
+    Only rows under a lease of a worker are recovered, and no row that is locked at this moment.
     """
-    from collections import Counter
-
     from platform_db import leases
 
-    chosen: dict[str, str] = dict(leases.DEFAULT_POLICIES)
-    for policy in policies:
-        kind, separator, name = policy.partition("=")
-        if not separator:
-            raise click.BadParameter(f"{policy!r} is not KIND=POLICY", param_hint="--policy")
-        chosen[kind] = name
-    counts: Counter[str] = Counter()
-    sessions, again = session_factory(), True
-    while again:
+    chosen: dict[str, str] = {**leases.DEFAULT_POLICIES}
+    chosen.update((kind, policy) for kind, _, policy in (given.partition("=") for given in policies))
+    sessions = session_factory()
+    if node is None:
+        counts = leases.recover_all(sessions, older_than, chosen)
+    else:
         with sessions() as session, session.begin():
-            if node is not None:
-                counts.update(leases.recover_owned_by(session, node, chosen))
-                again = False
-            else:
-                recovery = leases.recover(session, timedelta(seconds=older_than), chosen)
-                counts.update(recovery.by_status)
-                again = bool(recovery.ids)
-    if as_json:
-        show_row(dict(counts), as_json)
-        return
-    click.echo(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "nothing to do")
+            counts = leases.recover_owned_by(session, node, chosen)
+    text = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "nothing to do"
+    show_row(counts, as_json, text)
 
 
 def _find(session: Session, run: str, user: str | None) -> Workflow:
-    from platform_db import errors
-    from platform_db.models import Workflow
-    from platform_db.query.lookup import find_by_prefix
-    from platform_db.quota.resources import find_user
-    from platform_db.workflows.find import get_workflow
+    from platform_db.users import find_user
+    from platform_db.workflows import find_workflow
 
-    if user is None:
-        return find_by_prefix(session, Workflow, run)
-    owner = find_user(session, user).id_
-    try:
-        return get_workflow(session, run, owner)
-    except errors.WorkflowNotFound:
-        try:
-            return find_by_prefix(session, Workflow, run, Workflow.owner_id == owner)
-        except errors.AmbiguousIdentifier:
-            raise
-        except (errors.InvalidIdentifier, errors.WorkflowNotFound):
-            raise errors.WorkflowNotFound(f"there is no workflow {run!r} of {user}") from None
+    return find_workflow(session, run, None if user is None else find_user(session, user).id_)
 
 
 def _summary(run: Workflow) -> dict[str, Any]:

@@ -1,0 +1,28 @@
+"""Commands and groups whose help has an example, and a summary that is never cut off."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import click
+
+
+class Command(click.Command):
+    """A command with an example.
+
+    :param example: what follows ``platform-db``.
+    """
+
+    def __init__(self, *args: Any, example: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.example = f"platform-db {example}"
+        # Click would cut a summary off that it takes from the help. And \b keeps lines as they are.
+        self.short_help = inspect.cleandoc(self.help or "").partition("\n")[0]
+        self.epilog = f"\b\nExample:\n  {self.example}"
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command

@@ -1,0 +1,84 @@
+"""The options, arguments and types of values that commands share. Their bounds are the library's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any, TypeVar
+
+import click
+
+from platform_db import bounds, units
+from platform_db.cli.secret_values import refuse_value
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON document: an object, or a list with one row per line.",
+)
+
+user_argument = click.argument("user", metavar="USER", callback=refuse_value)
+
+limit_option = click.option("--limit", type=int, default=50, show_default=True, help="How many rows at most.")
+
+
+def user_option(help_: str, name: str = "--user") -> Callable[[F], F]:
+    """Return an option that takes a user's id or e-mail address.
+
+    :param help_: what is chosen by the user.
+    """
+    return click.option(
+        name, metavar="USER", callback=refuse_value, help=f"{help_}, by id or e-mail address."
+    )
+
+
+def options(*given: Callable[[F], F]) -> Callable[[F], F]:
+    """Make one decorator of several."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(given):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg] # generic in newer releases only
+    """A duration such as ``90d``, ``12h`` or ``2h 30m``.
+
+    :param bare_unit: the unit of a number without one.
+    """
+
+    name = "duration"
+
+    def __init__(self, bare_unit: str = "s") -> None:
+        self.bare_unit = bare_unit
+
+    def convert(
+        self, value: str | timedelta, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        """Read it."""
+        if isinstance(value, timedelta):
+            return value
+        seconds = units.parse_duration_seconds(value, self.bare_unit)
+        return timedelta(seconds=bounds.require_seconds(seconds, param.opts[0] if param else "duration"))
+
+
+class Time(click.ParamType):  # type: ignore[type-arg]
+    """A time in ISO 8601; without an offset it is UTC."""
+
+    name = "time"
+
+    def convert(
+        self, value: str | datetime, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        """Read it."""
+        if isinstance(value, str):
+            try:
+                value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+            except ValueError:
+                self.fail(f"{value!r} is not a time such as 2026-11-21T07:30:00Z", param, ctx)
+        return value if value.tzinfo else value.replace(tzinfo=timezone.utc)

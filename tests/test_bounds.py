@@ -1,0 +1,148 @@
+"""What no table, page or clock can hold is refused, by the library and by the command line alike."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
+
+from platform_db import audit, crypto, errors, jobs, leases, logs, quota, schema, tokens, users, workflows
+from platform_db.audit.reading import list_audit
+from platform_db.leases.tasks import lease
+from platform_db.lifecycle import history
+from platform_db.quota.report import report_workflows
+from platform_db.quota.scope import Scope
+from platform_db.retention import choose_rules
+from platform_db.workspaces import measure_many
+from tests.command_line import one_line, run
+from tests.factories import make_run, make_user
+
+NOW = timedelta(0)
+Call = Callable[[Session, "sessionmaker[Session]", Any], object]
+
+LIMITS: dict[str, Call] = {
+    "a page of users": lambda session, _, n: users.list_users(session, limit=n),
+    "a page of runs": lambda session, _, n: workflows.list_workflows(session, None, limit=n),
+    "a page of shared runs": lambda session, _, n: workflows.list_shared(session, uuid.uuid4(), limit=n),
+    "a page of the audit log": lambda session, _, n: list_audit(session, limit=n),
+    "a page of a history": lambda session, _, n: history(
+        session, make_run(session, make_user(session)), limit=n
+    ),
+    "a report's runs": lambda session, _, n: report_workflows(session, uuid.uuid4(), limit=n),
+    "seals to prune": lambda session, _, n: audit.prune_seals(session, sa.func.now(), limit=n),
+    "rows to prune": lambda _, __, n: choose_rules(batch=n),
+    "rows to recover": lambda session, _, n: leases.recover(session, NOW, batch=n),
+    "results to evict": lambda session, _, n: jobs.evict_cached_results(session, uuid.uuid4(), 0, batch=n),
+    "secrets to rotate": lambda _, factory, n: tokens.rotate(factory, batch=n),
+    "tokens to purge": lambda _, factory, n: tokens.purge(factory, revoked_for=NOW, batch=n),
+    "tokens to revoke": lambda _, factory, n: tokens.revoke_expired(factory, batch=n),
+    "workers": lambda _, __, n: list(measure_many([], workers=n)),
+}
+
+DURATIONS: dict[str, Call] = {
+    "a token's life": lambda session, _, s: tokens.issue(
+        session, make_user(session), expires_in=s if isinstance(s, timedelta) else timedelta(days=3_000_000)
+    ),
+    "a reservation's life": lambda session, _, s: quota.reserve(
+        session, make_user(session), "disk", 1, ttl=s
+    ),
+    "a lease's life": lambda _, factory, s: lease(factory, "any", seconds=s).__enter__(),
+    "a figure's age": lambda _, __, s: Scope(stale_after=s),
+    "a sealer's patience": lambda _, factory, s: audit.seal_audit_log(factory, wait=s),
+    "a client's patience": lambda _, __, s: schema.wait_until_ready(timeout=s),
+    "an audit row's age": lambda _, factory, s: audit.prune_audit_log(factory, s),
+    "a row's age": lambda _, __, s: choose_rules(older_than=s),
+    "a heartbeat's age": lambda session, _, s: leases.recover(session, s),
+    "a revocation's age": lambda _, factory, s: tokens.purge(factory, revoked_for=s),
+}
+
+AMOUNTS: dict[str, Call] = {
+    "a limit": lambda session, _, n: quota.set_limit(session, make_user(session), "disk", n),
+    "results to keep": lambda session, _, n: jobs.evict_cached_results(session, uuid.uuid4(), n),
+    "a log's last lines": lambda session, _, n: logs.read_log_tail(
+        session, make_run(session, make_user(session)), n
+    ),
+    "a seal": lambda session, _, n: list(audit.export_seals(session, after=n)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _key(secret_key: str) -> None:
+    """Let what needs a secret key get so far that it looks at numbers."""
+
+
+def refuse(call: Call, session: Session, factory: sessionmaker[Session], value: object) -> None:
+    """Assert that the value is refused, in a transaction that can be used afterwards."""
+    with pytest.raises(errors.InvalidArgument):
+        call(session, factory, value)
+    assert session.scalar(sa.text("SELECT 1")) == 1
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10**19, float("nan")])
+@pytest.mark.parametrize("what", LIMITS)
+def test_how_many_rows(
+    session: Session, session_factory: sessionmaker[Session], what: str, limit: object
+) -> None:
+    refuse(LIMITS[what], session, session_factory, limit)
+
+
+@pytest.mark.parametrize(
+    "duration", [float("nan"), float("inf"), -1.0, timedelta(days=3_000_000), timedelta(seconds=-1)]
+)
+@pytest.mark.parametrize("what", DURATIONS)
+def test_how_long(
+    session: Session, session_factory: sessionmaker[Session], what: str, duration: object
+) -> None:
+    refuse(DURATIONS[what], session, session_factory, duration)
+
+
+@pytest.mark.parametrize("amount", [-1, 10**19, float("nan")])
+@pytest.mark.parametrize("what", AMOUNTS)
+def test_how_much(
+    session: Session, session_factory: sessionmaker[Session], what: str, amount: object
+) -> None:
+    refuse(AMOUNTS[what], session, session_factory, amount)
+
+
+def test_a_reservation_may_be_as_large_as_a_column_and_no_sum_is_larger(session: Session) -> None:
+    user = make_user(session)
+    with pytest.raises(errors.InvalidArgument):
+        quota.reserve(session, user, "disk", 2**63)
+    held = quota.reserve(session, user, "disk", 2**63 - 1)
+    with pytest.raises(errors.QuotaExceeded):
+        quota.reserve(session, user, "disk", 1)
+    quota.release(session, held)
+    assert quota.reserve(session, user, "disk", 1)
+
+
+RUN = "0190f0c4-0000-7000-8000-000000000000"
+
+
+@pytest.mark.parametrize("number", ["-1", "10000000000000000000"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "audit list --limit",
+        "audit export-seals --after",
+        "db prune --batch-size",
+        "quota disk-usage-update --workers",
+        "secret rotate --batch",
+        "workflow list --limit",
+        f"workflow logs {RUN} --tail",
+    ],
+)
+def test_the_command_line_has_the_bounds_of_the_library(
+    session: Session, database_uri: str, command: str, number: str
+) -> None:
+    make_run(session, make_user(session), id_=RUN)
+    session.commit()
+
+    refused = run(database_uri, *command.split(), number, PLATFORM_DB_SECRET_KEY=crypto.generate_key())
+
+    assert refused.exit_code == errors.InvalidArgument.exit_code
+    assert "must be a number from" in one_line(refused.stderr)
