@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import uuid
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -20,6 +23,7 @@ from platform_db.audit import (
     sealing,
     verify_audit_log,
 )
+from platform_db.audit.content import read_digests, split_digests
 from platform_db.lifecycle.transitions import override_guard, transition
 from platform_db.models import NOBODY, AuditLog, AuditLogAction, AuditSeal, register_audit_action
 from platform_db.states import RunStatus
@@ -292,6 +296,50 @@ def test_an_inserted_row_is_named(sealed: Factory) -> None:
     assert (caught.value.seal, caught.value.change, caught.value.row) == (1, "inserted", 0)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM platform.audit_seal_digests",
+        "UPDATE platform.audit_seal_digests SET digests = ''",
+        "UPDATE platform.audit_seal_digests SET digests = substr(digests, 41)",
+        "UPDATE platform.audit_seal_digests SET digests = overlay(digests PLACING sha256('') FROM 9)",
+    ],
+)
+def test_digests_that_were_changed_blame_no_row(sealed: Factory, change: str) -> None:
+    with sealed() as session:
+        as_superuser(session, f"{change} WHERE seal_number = 2")
+        assert verify_audit_log(session).rows == 20
+        as_superuser(session, "UPDATE platform.audit_log SET details = '{}' WHERE number = 9")
+        with pytest.raises(errors.AuditLogChanged, match="which would tell the row") as caught:
+            verify_audit_log(session)
+    assert (caught.value.seal, caught.value.change, caught.value.row) == (2, "changed", None)
+
+
+def test_an_edit_is_no_reordering_because_another_seals_digests_were_changed(sealed: Factory) -> None:
+    with sealed() as session:
+        as_superuser(session, "UPDATE platform.audit_log SET details = '{}' WHERE number = 9")
+        (digest,) = split_digests(read_digests(session, 9, 9, 1))
+        as_superuser(
+            session,
+            "UPDATE platform.audit_seal_digests SET digests = digests || int8send(16) ||"
+            f" '\\x{digest[1].hex()}' WHERE seal_number = 3",
+        )
+        with pytest.raises(errors.AuditLogChanged, match=r"row 9 .* was edited"):
+            verify_audit_log(session)
+
+
+def test_rows_beyond_what_was_sealed_are_not_read(sealed: Factory) -> None:
+    with sealed() as session:
+        as_superuser(
+            session,
+            "INSERT INTO platform.audit_log (number, id_, owner_id, action, created)"
+            " SELECT -n, gen_random_uuid(), gen_random_uuid(), 'x', now() FROM generate_series(1, 5000) AS n",
+        )
+        with pytest.raises(errors.AuditLogChanged) as caught:
+            verify_audit_log(session)
+    assert (caught.value.seal, caught.value.change, caught.value.row) == (1, "inserted", -5000)
+
+
 def test_a_rewritten_chain_is_told_by_what_was_exported(sealed: Factory) -> None:
     with sealed() as session:
         exported = [json.dumps(seal) for seal in audit.export_seals(session)]
@@ -478,6 +526,31 @@ def test_the_database_tells_how_old_a_row_is(sealed: Factory) -> None:
     with sealed() as session:
         assert [row.action for row in list_audit(session).rows] == ["apply_retention"]
         assert audit.verify_audit_log(session).removed_rows > 0
+
+
+CLOCK_AHEAD = """
+import datetime
+
+class Ahead(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + datetime.timedelta(days=800)
+
+datetime.datetime = Ahead
+from platform_db.cli import main
+main()
+"""
+
+
+def test_a_client_whose_clock_is_ahead_removes_nothing(database_uri: str, sealed: Factory) -> None:
+    pruned = subprocess.run(
+        [sys.executable, "-c", CLOCK_AHEAD, "audit", "prune", "--older-than", "730"],
+        env={**os.environ, "PLATFORM_DB_URI": database_uri},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert pruned.stdout == "removed the rows of 0 seals\n"
 
 
 def test_retention_removes_rows_keeps_hashes_and_says_so(sealed: Factory) -> None:
