@@ -6,5 +6,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=.ci/environment.sh
 . .ci/environment.sh
 
+enter_writable
 use_environment embedded
-exec "$environment/bin/platform-db" demo "$@"
+exec "$environment/bin/python" -m platform_db demo "$@"

@@ -43,7 +43,7 @@ lint_revisions() {
 
 run_types() { "$bin/python" -m mypy; }
 
-run_layers() { "$bin/lint-imports"; }
+run_layers() { "$bin/python" -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'; }
 
 # Coverage is that of all tests; a choice of them says nothing about it.
 run_tests() {
@@ -110,6 +110,7 @@ while [ $# -gt 0 ]; do
 done
 [ ${#steps[@]} -gt 0 ] || steps=("${all[@]}")
 
+enter_writable
 use_environment dev
 if [ ${#steps[@]} -eq 1 ]; then
     bin="$environment/bin"

@@ -50,6 +50,7 @@ setup(
         "pydantic-settings>=2.6",
         "rich>=13.9",
         "sqlalchemy>=2.0.36,<2.2",
+        "sqlalchemy-utils>=0.41.2",
         "tenacity>=9.0",
         "uuid-utils>=0.10",
     ],

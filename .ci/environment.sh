@@ -1,5 +1,6 @@
 # Sourced by run-tests.sh and run-demo.sh, in the project's directory, with bash: makes a virtual environment
-# with nothing but Python at hand, and finds it again the next time.
+# with nothing but Python at hand, and finds it again the next time. What pip writes into bin is not run by its name:
+# its first line does not survive a path with a $ in it.
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -24,6 +25,7 @@ make_environment() {
     shift 2
     log=$(mktemp)
     for tool in "uv venv --quiet --no-project --python" "$python -m venv" "virtualenv --quiet --python"; do
+        [ "$tool" = "$python -m venv" ] || command -v "${tool%% *}" >/dev/null || continue
         rm -rf "$directory"
         case $tool in
             *"-m venv") "$python" -m venv "$directory" ;;
@@ -31,11 +33,21 @@ make_environment() {
         esac >>"$log" 2>&1 && install_into "$directory" "$@" >>"$log" 2>&1 && rm -f "$log" && return
     done
     rm -rf "$directory"
-    cat "$log" >&2
-    rm -f "$log"
-    say "No environment could be made in $directory. That needs uv, virtualenv or Python's venv (Debian:" \
-        "python3-venv) and, the first time, the network."
+    explain "$log" "No environment could be made in $directory, which needs uv, virtualenv or Python's venv" \
+        "(Debian: python3-venv) and, the first time, the network"
     return 1
+}
+
+# explain LOG MESSAGE...: print the log, and last of all the message with the cause.
+explain() {
+    local log=$1 cause
+    shift
+    cat "$log" >&2
+    cause=$(grep -E '^ *(error|ERROR|[A-Za-z.]*(Error|Exception)): ' "$log" |
+        grep -v -e subprocess-exited-with-error -e 'Failed to build' | tail -n 1) ||
+        cause=$(tail -n 1 "$log")
+    rm -f "$log"
+    say "$*: ${cause:-no reason was given}"
 }
 
 # install_into DIRECTORY ARGUMENT...: as pip install would.
@@ -49,9 +61,22 @@ install_into() {
     fi
 }
 
+# Go on in a copy where the checkout cannot be written to: environments, caches and builds are made inside it.
+enter_writable() {
+    local copy
+    [ ! -w . ] || return 0
+    copy="${XDG_CACHE_HOME:-$HOME/.cache}/platform-db/$(pwd | cksum | tr ' ' -)"
+    say "$PWD cannot be written to: going on in a copy, $copy."
+    mkdir -p "$copy"
+    find "$copy" -mindepth 1 -maxdepth 1 ! -name '.venv*' -exec rm -rf {} +
+    tar --exclude='./.venv*' --exclude=./.git -cf - . | tar --no-same-owner -xf - -C "$copy"
+    chmod -R u+w "$copy"
+    cd "$copy"
+}
+
 # use_environment EXTRA: set $environment to one that has this package, in place, with that extra.
 use_environment() {
-    local python="" key installed
+    local python="" key installed log
     environment="$PWD/.venv"
     if [ -n "${PYTHON-}" ]; then
         python=$(find_python)
@@ -68,10 +93,12 @@ use_environment() {
     done
     say "Installing platform-db[$1] into $environment, once."
     if "$environment/bin/python" -c '' 2>/dev/null; then
-        install_into "$environment" --editable ".[$1]" || {
-            say "That failed. Where it should not have, remove $environment and try again."
+        log=$(mktemp)
+        install_into "$environment" --editable ".[$1]" >"$log" 2>&1 || {
+            explain "$log" "That failed; where it should not have, remove $environment and try again"
             return 1
         }
+        rm -f "$log"
     else
         python=${python:-$(find_python)}
         make_environment "$environment" "$python" --editable ".[$1]"

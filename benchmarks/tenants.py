@@ -39,8 +39,9 @@ FILL = (
     ORDER BY n DESC -- so that the first run moves its owner's counter, and no other
     """,
     """
-    INSERT INTO platform.status_change (owner_id, entity_id, revision, entity, from_status, to_status)
-    SELECT owner_id, id_, n, 'workflow', 'created', 'queued'
+    INSERT INTO platform.status_change
+        (owner_id, entity_id, revision, entity, from_status, to_status, number, at, transaction_id)
+    SELECT owner_id, id_, n, 'workflow', 'created', 'queued', nextval('platform.history_number'), now(), 0
     FROM platform.workflow CROSS JOIN generate_series(1, 3) AS n
     WHERE run_number_major BETWEEN :first AND :last
     """,

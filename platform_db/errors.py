@@ -1,8 +1,9 @@
 """Every error that platform-db raises, with its exit code.
 
 The first line of a class's docstring is its default message. An error carries its facts as attributes,
-``code`` (a stable word for programs), ``exit_code`` (for the command line) and ``hint`` (what to do).
-No error carries a secret.
+``code`` (a stable word for programs), ``exit_code`` (for the command line), ``http_status`` (for a service)
+and ``hint`` (what to do). From Python 3.11 on a traceback shows the hint below the message. No error carries
+a secret.
 
 ========= =======================================================
 Exit code Meaning
@@ -24,7 +25,9 @@ Exit code Meaning
 14        the models and the database differ
 15        the audit log or its seals were changed
 16        a database role or its privileges are missing
-130       interrupted
+17        the storage of workspaces is missing
+130       interrupted by Ctrl-C (SIGINT)
+143       terminated (SIGTERM)
 ========= =======================================================
 """
 
@@ -51,12 +54,18 @@ class PlatformDBError(Exception):
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
-    hint: ClassVar[str | None] = None
+    http_status: ClassVar[int] = 500
+    hint: str | None = None
 
-    def __init__(self, message: str | None = None) -> None:
+    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
+        """Take the docstring's first line for the message, and the class's hint, where none is given."""
         if message:
             message = hide_tokens(message)  # Somebody gave a token's value where an id or a name belongs.
         super().__init__(message or (inspect.getdoc(type(self)) or "").partition("\n")[0])
+        if hint is not None:
+            self.hint = hint
+        if self.hint is not None:
+            self.__notes__ = [f"hint: {self.hint}"]
 
 
 def exit_codes() -> dict[int, str]:
@@ -81,7 +90,7 @@ class InvalidSetting(PlatformDBError):
 
     code = "invalid_setting"
     exit_code = 3
-    hint = "correct PLATFORM_DB_URI, or the variable that the message names"
+    hint = "correct what the message names; the configuration page lists every variable with its unit"
 
 
 class Unreachable(PlatformDBError):
@@ -89,6 +98,7 @@ class Unreachable(PlatformDBError):
 
     code = "unreachable"
     exit_code = 4
+    http_status = 503
     hint = "check that the server runs and that PLATFORM_DB_URI or PLATFORM_DB_HOST names it"
 
 
@@ -97,6 +107,7 @@ class NeverMigrated(PlatformDBError):
 
     code = "never_migrated"
     exit_code = 5
+    http_status = 503
     hint = "run: platform-db alembic upgrade"
 
 
@@ -105,6 +116,7 @@ class SchemaBehind(PlatformDBError):
 
     code = "schema_behind"
     exit_code = 6
+    http_status = 503
     hint = "run: platform-db alembic upgrade"
 
 
@@ -113,6 +125,7 @@ class SchemaAhead(PlatformDBError):
 
     code = "schema_ahead"
     exit_code = 7
+    http_status = 503
     hint = "install the platform-db release that made this schema, or a newer one"
 
 
@@ -129,6 +142,7 @@ class AlreadyRunning(PlatformDBError):
 
     code = "already_running"
     exit_code = 8
+    http_status = 409
     hint = "wait for it to end; the claim of a run that was killed expires by itself"
 
 
@@ -138,6 +152,18 @@ class PartialFailure(PlatformDBError):
     code = "partial_failure"
     exit_code = 9
     hint = "the log names each item; the next run tries them again"
+
+
+class StorageMissing(PlatformDBError):
+    """The storage of workspaces is missing, or part of it."""
+
+    code = "storage_missing"
+    exit_code = 17
+    http_status = 503
+    hint = (
+        "mount the storage; touch .platform-db-root in a root that is empty; where so many workspaces were "
+        "removed on purpose, set PLATFORM_DB_MISSING_WORKSPACES_LIMIT=100 for one run"
+    )
 
 
 class Unhealthy(PlatformDBError):
@@ -153,6 +179,7 @@ class NotFound(PlatformDBError):
 
     code = "not_found"
     exit_code = 10
+    http_status = 404
 
 
 class WorkflowNotFound(NotFound):
@@ -185,6 +212,7 @@ class InvalidIdentifier(PlatformDBError):
 
     code = "invalid_identifier"
     exit_code = 2
+    http_status = 400
 
 
 class InvalidArgument(PlatformDBError, ValueError):
@@ -192,6 +220,7 @@ class InvalidArgument(PlatformDBError, ValueError):
 
     code = "invalid_argument"
     exit_code = 2
+    http_status = 400
 
 
 class InvalidAddress(PlatformDBError):
@@ -199,6 +228,7 @@ class InvalidAddress(PlatformDBError):
 
     code = "invalid_address"
     exit_code = 2
+    http_status = 400
     hint = "give one IP address; X-Forwarded-For may hold several"
 
 
@@ -207,6 +237,7 @@ class InvalidText(PlatformDBError):
 
     code = "invalid_text"
     exit_code = 2
+    http_status = 400
     hint = "logs take such bytes as they are; other text cannot hold them"
 
 
@@ -215,6 +246,7 @@ class UnknownStatus(PlatformDBError):
 
     code = "unknown_status"
     exit_code = 2
+    http_status = 400
 
 
 class AmbiguousIdentifier(InvalidIdentifier):
@@ -229,6 +261,7 @@ class Refused(PlatformDBError):
 
     code = "refused"
     exit_code = 11
+    http_status = 409
 
 
 class InvalidTransition(Refused):
@@ -308,6 +341,7 @@ class QuotaExceeded(Refused):
     """
 
     code = "quota_exceeded"
+    http_status = 403
 
     def __init__(
         self, user_id: str, resource: str, amount: int, used: int, reserved: int, limit: int
@@ -382,6 +416,7 @@ class AuthenticationError(TokenError):
     """
 
     code = "authentication"
+    http_status = 401
 
     def __init__(self, token_id: uuid.UUID | None = None, user_id: uuid.UUID | None = None) -> None:
         super().__init__("the token is not accepted")
@@ -420,6 +455,7 @@ class MissingScope(AuthenticationError):
     """The token has not all the scopes that are needed."""
 
     code = "missing_scope"
+    http_status = 403
 
 
 class TokenInText(PlatformDBError):
@@ -427,6 +463,7 @@ class TokenInText(PlatformDBError):
 
     code = "token_in_text"
     exit_code = 2
+    http_status = 400
     hint = "write the token's id; whoever has seen the value may use it, so revoke it"
 
 
@@ -486,6 +523,7 @@ class InvalidExport(PlatformDBError):
 
     code = "invalid_export"
     exit_code = 2
+    http_status = 400
     hint = "give what platform-db audit export-seals wrote, the oldest seal first; or begin earlier"
 
 
@@ -505,11 +543,35 @@ class SecretKeyError(PlatformDBError):
     hint = "set PLATFORM_DB_SECRET_KEY (make one with: platform-db secret generate)"
 
 
+class SecretKeyMissing(SecretKeyError):
+    """A secret key that stored secrets need is not configured."""
+
+    code = "secret_key_missing"
+    hint = "add the key with that id to PLATFORM_DB_SECRET_KEY, after the newest one and a comma"
+
+
 class DecryptionError(SecretKeyError):
     """A stored secret cannot be decrypted: it was altered, moved or cut."""
 
     code = "decryption"
     hint = "the stored value is not what platform-db wrote there; restore it from a backup"
+
+
+class Interrupted(KeyboardInterrupt):
+    """The work was interrupted: what is committed stays, and running it again does the rest.
+
+    No :class:`PlatformDBError`: nothing that goes on after an error may go on after this.
+
+    :param signal: the signal's number.
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(inspect.getdoc(type(self)).partition("\n")[0])  # type: ignore[union-attr]
+        self.signal = signal
+        self.exit_code = 128 + signal
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.signal,)
 
 
 class EmbeddedError(PlatformDBError):

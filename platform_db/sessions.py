@@ -17,14 +17,14 @@ from sqlalchemy import orm
 from sqlalchemy.engine import Engine
 
 from platform_db import schema
-from platform_db.database import create_engine, database_url, is_embedded
+from platform_db.database import create_engine, database_url, is_embedded, sqlstates
 from platform_db.database.session import PlatformSession, SessionFactory
 
 T = TypeVar("T")
 
-# SQLSTATEs after which the same transaction, tried again, may succeed: serialization_failure and
-# deadlock_detected (https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html).
-RETRYABLE = frozenset({"40001", "40P01"})
+# After these the same transaction, tried again, may succeed
+# (https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html).
+RETRYABLE = frozenset({sqlstates.SERIALIZATION_FAILURE, sqlstates.DEADLOCK_DETECTED})
 
 _engine: Engine | None = None
 _lock = threading.RLock()
@@ -120,4 +120,4 @@ def run_transaction(
 
 def is_retryable(error: BaseException) -> bool:
     """Tell whether a transaction that ended with ``error`` may succeed when it is run again."""
-    return isinstance(error, sa.exc.DBAPIError) and getattr(error.orig, "pgcode", None) in RETRYABLE
+    return isinstance(error, sa.exc.DBAPIError) and sqlstates.sqlstate_of(error) in RETRYABLE

@@ -124,7 +124,9 @@ def delete_user(
         nothing is changed.
     """
     session.flush()
-    # Whoever starts a run now waits for this to end, and then finds no owner; who did before is waited for.
+    # A transaction that starts a run now waits for this one, and then finds no owner; one that did before is
+    # waited for, with its row locks: so the lock that creators take comes first.
+    session.connection().execute(_LOCK_OWNER, {"id": str(user.id_)})
     locked = sa.select(User.id_).where(User.id_ == user.id_).with_for_update()
     if session.connection().execute(locked).one_or_none() is None:
         raise errors.UserNotFound(f"there is no user {user.id_}")
@@ -138,3 +140,6 @@ def delete_user(
     with recorded_as(session, actor_id=actor_id, details=details):
         session.delete(user)
         session.flush()
+
+
+_LOCK_OWNER = sa.text("SELECT platform.lock_owner(CAST(:id AS uuid))")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from click.testing import CliRunner, Result
 
@@ -23,15 +25,24 @@ def run(uri: str | None, *arguments: str, **variables: str) -> Result:
         _forget()
 
 
-def start(uri: str | None, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-    """Start ``platform-db`` in a process of its own."""
+def start(
+    uri: str | None, *arguments: str, before: Sequence[str] = (), stdin: int | None = None, **variables: str
+) -> subprocess.Popen[str]:
+    """Start ``platform-db`` in a process of its own, which Ctrl-C reaches even where these tests ignore it.
+
+    :param before: a command that runs it, such as ``nice``.
+    :param stdin: the descriptor of a terminal; it is then asked there, and not at that of these tests.
+    """
     environment = {name: value for name, value in os.environ.items() if name not in _configured()}
     return subprocess.Popen(
-        [sys.executable, "-m", "platform_db", *arguments],
+        [*before, sys.executable, "-m", "platform_db", *arguments],
         env={**environment, **_variables(uri, variables)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        stdin=stdin,
+        start_new_session=stdin is not None,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

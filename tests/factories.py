@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.models import (
@@ -22,6 +23,8 @@ from platform_db.models import (
 
 def make_user(session: Session, **values: Any) -> User:
     """Store a user."""
+    if "created" in values:
+        session.execute(sa.text("SET LOCAL platform.import = 'on'"))  # It keeps the time that it is given.
     user = User(**{"email": f"{uuid.uuid4()}@example.org", **values})
     session.add(user)
     session.commit()
@@ -49,7 +52,7 @@ def make_guarded(session: Session, owner: User, entity: str, status: str) -> Any
         row = Service(name=f"dask-{uuid.uuid4()}", owner_id=owner.id_, status=status)
     elif entity == "user_token":
         row = UserToken(
-            user_id=owner.id_, type_=UserTokenType.webhook, status=status, token=str(uuid.uuid4())
+            owner_id=owner.id_, type_=UserTokenType.webhook, status=status, token=str(uuid.uuid4())
         )
     else:
         row = WorkspaceRetentionRule(

@@ -1,7 +1,9 @@
 # ruff: noqa: E501, ISC004 (the statements are lists of lines)
 """Random queries and writes, as a service with a bug would make them inside a tenant's scope.
 
-Every operation reaches, or may reach, for the rows of another tenant. What it returns is what it saw.
+Every operation reaches, or may reach, for the rows of another tenant. What it returns is what it saw. Its SQL
+is dressed as tracing hooks and careless code do it: with comments, several statements in one text, savepoints
+in any order, and transactions that are ended in the middle.
 """
 
 from __future__ import annotations
@@ -13,13 +15,13 @@ from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
-from platform_db.models.policies import tenant_columns
 from sqlalchemy import orm
 from sqlalchemy.dialects.postgresql import insert
 
 from platform_db import workflows
 from platform_db.lifecycle import transitions
 from platform_db.models import Base, Job, LogChunk, Note, User, UserWorkflow, Workflow
+from platform_db.schema.objects import tenant_columns
 from platform_db.states import RunStatus
 from tests.tenants import Tenant
 
@@ -39,7 +41,31 @@ EXTRAS = (
     "CREATE FUNCTION platform.rename_runs(n text) RETURNS void LANGUAGE plpgsql"
     " AS 'BEGIN UPDATE platform.workflow SET type_ = n; END'",
     "GRANT SELECT ON platform.every_job TO platform_tenant",
+    "GRANT EXECUTE ON FUNCTION platform.every_run(), platform.rename_runs(text) TO platform_tenant",
+    "DO $$ BEGIN EXECUTE 'GRANT TEMPORARY ON DATABASE ' || current_database() || ' TO platform_tenant'; END $$",
 )
+
+# Around an SQL text. These leave the transaction open, as it was or as another one.
+IN_SCOPE = (
+    "{}",
+    "/* trace=1 */ {}",
+    "-- trace\n{}",
+    "SELECT 1; {}",
+    "SAVEPOINT s; {}",
+    "/* a */ SAVEPOINT s; /* b */ ROLLBACK TO SAVEPOINT s; {}",
+    "SAVEPOINT s; SAVEPOINT t; ROLLBACK TO s; -- c\n{}",
+    "SAVEPOINT s; RELEASE s; {}",
+)
+LEAVING = (
+    "{0}; BEGIN; {1}",
+    "/* a */ {0}; /* b */ BEGIN; SAVEPOINT s; {1}",
+    "{0} AND CHAIN; {1}",
+    "SELECT 1; {0}; {1}; BEGIN",
+    "SAVEPOINT s; {0}; BEGIN; ROLLBACK; BEGIN; {1}",
+)
+
+# These commit what they do outside the scope, which a login that is the tenants' role alone holds against.
+COMMITTING = ("{0}; {1}", "/* a */ {0}; {1}; COMMIT", "{0}; BEGIN; {1}; COMMIT; BEGIN")
 
 
 class Operations:
@@ -47,12 +73,14 @@ class Operations:
 
     :param own: the tenant of the scope.
     :param other: the tenant whose rows must not be touched.
+    :param commit_outside: whether texts may end the transaction and commit something after it.
     """
 
-    def __init__(self, seed: int, own: Tenant, other: Tenant) -> None:
+    def __init__(self, seed: int, own: Tenant, other: Tenant, *, commit_outside: bool = False) -> None:
         self.random = random.Random(seed)
         self.own = own
         self.other = other
+        self.leaving = (*LEAVING, *COMMITTING) if commit_outside else LEAVING
 
     def run(self, session: orm.Session) -> Any:
         """Do the next operation, and return what it saw."""
@@ -60,6 +88,14 @@ class Operations:
             [getattr(self, name) for name in sorted(dir(self)) if name.startswith(("read_", "write_"))]
         )
         return operation(session)
+
+    def dressed(self, sql: str) -> sa.TextClause:
+        """Return the SQL with comments, savepoints and other statements around it."""
+        if self.random.random() < 0.8:
+            return sa.text(self.random.choice(IN_SCOPE).format(sql))
+        return sa.text(
+            self.random.choice(self.leaving).format(self.random.choice(["COMMIT", "ROLLBACK"]), sql)
+        )
 
     def table(self) -> str:
         """Choose a table."""
@@ -143,7 +179,7 @@ class Operations:
 
     def read_users_relationships(self, session: orm.Session) -> Any:
         return [
-            (user.email, [run.id_ for run in user.workflows], [token.id_ for token in user.tokens])
+            (user.email, [run.id_ for run in user.workflows], session.scalars(user.tokens.select()).all())
             for user in session.scalars(sa.select(User))
         ]
 
@@ -165,7 +201,7 @@ class Operations:
         name, other = self.table(), self.table()
         owner = OWNERS[name]
         return session.execute(
-            sa.text(
+            self.dressed(
                 self.random.choice(
                     [
                         f"SELECT * FROM platform.{name}",
@@ -193,15 +229,40 @@ class Operations:
         cursor.copy_expert(f"COPY platform.{self.table()} TO STDOUT", target)
         return target.getvalue()
 
-    def read_after_savepoint(self, session: orm.Session) -> Any:
-        with (
-            session.begin_nested()
-            if self.random.random() < 0.3
-            else session.connection().begin_nested() as point
-        ):
-            self.read_core(session)
-            point.rollback()
-        return self.read_text(session)
+    def read_between_savepoints(self, session: orm.Session) -> Any:
+        seen = []
+        for _ in range(4):
+            self.savepoint(session)
+            seen.append(self.random.choice([self.read_core, self.read_text, self.read_orm])(session))
+        return seen
+
+    def savepoint(self, session: orm.Session) -> None:
+        """Make a savepoint, or roll back to one or release it, by any of three ways."""
+        points = session.info.setdefault("points", [])
+        way = self.random.choice(["begin", "text", "text", "end"])
+        if way == "begin":
+            points.append(
+                session.begin_nested() if self.random.random() < 0.5 else session.connection().begin_nested()
+            )
+        elif way == "end" and points:
+            getattr(
+                points.pop(self.random.randrange(len(points))), self.random.choice(["rollback", "commit"])
+            )()
+        else:
+            session.execute(
+                self.dressed(
+                    self.random.choice(
+                        [
+                            "SAVEPOINT a",
+                            "SAVEPOINT b; SAVEPOINT a",
+                            "SAVEPOINT a; ROLLBACK TO a",
+                            "SAVEPOINT a; SAVEPOINT b; ROLLBACK TO a; RELEASE a",
+                            "ROLLBACK TO a",
+                            "RELEASE b",
+                        ]
+                    )
+                )
+            )
 
     def read_memory(self, session: orm.Session) -> Any:
         return [
@@ -299,16 +360,35 @@ class Operations:
             )
         )
 
-    def write_after_savepoint(self, session: orm.Session) -> Any:
-        session.connection().begin_nested().rollback()
-        self.write_text(session)
+    def write_between_savepoints(self, session: orm.Session) -> Any:
+        for _ in range(4):
+            self.savepoint(session)
+            self.random.choice([self.write_text, self.write_orm_update, self.write_delete])(session)
+
+    def write_behind_sqlalchemy(self, session: orm.Session) -> Any:
+        cursor = session.connection().connection.cursor()
+        cursor.execute(f"{self.random.choice(['COMMIT', 'ROLLBACK'])}; BEGIN; DELETE FROM platform.note")
+        if self.random.random() < 0.5:
+            self.write_text(session)
+
+    def write_trigger(self, session: orm.Session) -> Any:
+        entity, row = self.random.choice([("workflow", self.own.run), ("job", self.own.job)])
+        owner = self.random.choice([self.own.id_, self.other.id_])
+        for sql in (
+            "CREATE TEMPORARY TABLE gone (owner_id uuid, id_ uuid) ON COMMIT DROP",
+            "CREATE TRIGGER forget AFTER DELETE ON gone"
+            f" FOR EACH ROW EXECUTE FUNCTION platform.forget('{entity}')",
+            f"INSERT INTO gone VALUES ('{owner}', '{row}')",
+            "DELETE FROM gone",
+        ):
+            session.execute(self.dressed(sql))
 
     def write_text(self, session: orm.Session) -> Any:
         other, own = self.other, self.own
         name = self.table()
         owner = OWNERS[name]
         session.execute(
-            sa.text(
+            self.dressed(
                 self.random.choice(
                     [
                         f"UPDATE platform.{name} SET {owner} = {owner}",

@@ -24,6 +24,12 @@ from platform_db.models import (
     WorkspaceRetentionRule,
 )
 from platform_db.tenancy import roles
+from platform_db.tenancy.privileges import Role
+
+# The role, the tenant and the name by which a connection is known.
+WHO = sa.text(
+    "SELECT current_user, current_setting('platform.user_id', true), current_setting('application_name')"
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,27 @@ class Tenant:
             (UserToken, self.token),
             (Note, self.note),
         ]
+
+
+def login_engine(engine: sa.Engine, login: str, role: Role | None = None) -> sa.Engine:
+    """Return an engine whose connections are a login that has the role's rights, or none of its own."""
+    factory = orm.sessionmaker(engine)
+    roles._run_again_if_concurrent(
+        factory,
+        f"CREATE ROLE {login} LOGIN",
+        lambda session: bool(session.scalar(sa.text(f"SELECT to_regrole('{login}') IS NOT NULL"))),
+    )
+    if role is not None:
+        roles.grant_privileges(factory, to=login, role=role)
+    own = sa.create_engine(engine.url)
+
+    @sa.event.listens_for(own, "connect")
+    def become(connection: sa.engine.interfaces.DBAPIConnection, record: object) -> None:
+        with connection.cursor() as cursor:  # type: ignore[attr-defined]
+            cursor.execute(f"SET SESSION AUTHORIZATION {login}")
+        connection.commit()
+
+    return own
 
 
 def prepare_roles(engine: sa.Engine) -> None:

@@ -127,8 +127,8 @@ def test_a_time_of_the_orm_is_the_databases(
     session_factory: Factory, session: orm.Session, tenants: tuple[Tenant, Tenant]
 ) -> None:
     mallory, ada = tenants
-    with tenant_scope(session, mallory.id_):
-        session.add(
+    with tenant_scope(session_factory, mallory.id_) as own:
+        own.add(
             AuditLog(
                 owner_id=mallory.id_,
                 action="grant_token",
@@ -136,7 +136,6 @@ def test_a_time_of_the_orm_is_the_databases(
                 created=datetime.max.replace(tzinfo=timezone.utc),
             )
         )
-        session.commit()
     assert audit.list_audit(session).rows[0].created < now(session)
     go_on(session_factory, ada)
 

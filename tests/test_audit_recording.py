@@ -168,14 +168,17 @@ def test_who_acts_is_said_once_for_the_transaction(session: Session, run: Workfl
     assert (newest.actor_id, newest.service) == (None, None)
 
 
-def test_a_tenant_is_recorded_inside_its_scope(session: Session, run: Workflow, reader: User) -> None:
-    prepare_roles(session.get_bind())  # type: ignore[arg-type]
-    owner, reader_id = run.owner_id, reader.id_
-    with tenant_scope(session, owner):
-        sharing.share_workflow(session, run, reader_id, actor_id=owner)
-        sharing.unshare_workflow(session, run, reader_id)
-        session.get_one(User, owner).resources[0].quota_limit = 1
-        session.commit()
+def test_a_tenant_is_recorded_inside_its_scope(
+    engine: sa.Engine, session: Session, run: Workflow, reader: User
+) -> None:
+    prepare_roles(engine)
+    owner, run_id, reader_id = run.owner_id, run.id_, reader.id_
+    session.commit()
+    with tenant_scope(engine, owner) as own:
+        own_run = own.get_one(Workflow, run_id)
+        sharing.share_workflow(own, own_run, reader_id, actor_id=owner)
+        sharing.unshare_workflow(own, own_run, reader_id)
+        own.get_one(User, owner).resources[0].quota_limit = 1
     assert [(action, user) for action, user, _, _ in recorded(session)] == [
         ("share_workflow", owner),
         ("unshare_workflow", owner),

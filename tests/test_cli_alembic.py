@@ -83,30 +83,30 @@ def test_history_shows_what_a_revision_says_of_itself() -> None:
 
 
 CRIPPLINGS = {
-    "DROP TRIGGER guard_job_update ON platform.job": "missing trigger guard_job_update on job",
-    "ALTER TABLE platform.job DISABLE TRIGGER guard_job_update": "altered trigger guard_job_update on job",
+    "DROP TRIGGER guard_update ON platform.job": "missing trigger guard_update on job",
+    "ALTER TABLE platform.job DISABLE TRIGGER guard_update": "altered trigger guard_update on job",
     """
-    CREATE OR REPLACE TRIGGER guard_job_update BEFORE UPDATE OF status ON platform.job
-        FOR EACH ROW EXECUTE FUNCTION platform.guard_job_status()
-    """: "altered trigger guard_job_update on job",
+    CREATE OR REPLACE TRIGGER guard_update BEFORE UPDATE OF status ON platform.job
+        FOR EACH ROW EXECUTE FUNCTION platform.guard_status('job', 'job', 'finished>running')
+    """: "altered trigger guard_update on job",
     """
-    CREATE OR REPLACE TRIGGER record_job_status AFTER UPDATE OF status ON platform.job
-        FOR EACH ROW WHEN (false) EXECUTE FUNCTION platform.record_job_status()
-    """: "altered trigger record_job_status on job",
+    CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.job
+        FOR EACH ROW WHEN (false) EXECUTE FUNCTION platform.record_status('job')
+    """: "altered trigger record_status on job",
     """
     CREATE TRIGGER swallow BEFORE INSERT ON platform.note
         FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()
     """: "unknown trigger swallow on note",
     """
-    CREATE OR REPLACE FUNCTION platform.record_workflow_status() RETURNS trigger LANGUAGE plpgsql
+    CREATE OR REPLACE FUNCTION platform.record_status() RETURNS trigger LANGUAGE plpgsql
         AS 'BEGIN RETURN NULL; END'
-    """: "altered function record_workflow_status",
+    """: "altered function record_status()",
     """
     CREATE OR REPLACE FUNCTION platform.guard_is_overridden() RETURNS boolean LANGUAGE sql RETURN true
-    """: "altered function guard_is_overridden",
-    "ALTER FUNCTION platform.touch() SECURITY DEFINER": "altered function touch",
+    """: "altered function guard_is_overridden()",
+    "ALTER FUNCTION platform.stamp_row() SECURITY DEFINER": "altered function stamp_row()",
     "DROP POLICY tenant ON platform.workflow": "missing policy tenant on workflow",
-    "ALTER TABLE platform.job DISABLE ROW LEVEL SECURITY": "missing row level security on job",
+    "ALTER TABLE platform.job DISABLE ROW LEVEL SECURITY": "altered table job",
 }
 
 
@@ -117,11 +117,11 @@ def test_check_agrees_with_a_migrated_database(database_uri: str) -> None:
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ("ALTER TABLE platform.workflow DROP COLUMN git_ref", "add_column workflow.git_ref"),
-        ("ALTER TABLE platform.workflow ADD COLUMN extra text", "remove_column workflow.extra"),
-        ("CREATE TABLE platform.extra ()", "remove_table extra"),
-        ("CREATE INDEX extra ON platform.workflow (name)", "remove_index extra"),
-        ("ALTER TABLE platform.workflow ALTER git_ref SET NOT NULL", "modify_nullable workflow.git_ref"),
+        ("ALTER TABLE platform.workflow DROP COLUMN git_ref", "missing column workflow.git_ref"),
+        ("ALTER TABLE platform.workflow ADD COLUMN extra text", "unknown column workflow.extra"),
+        ("CREATE TABLE platform.extra ()", "unknown table extra"),
+        ("CREATE INDEX extra ON platform.workflow (name)", "unknown index extra"),
+        ("ALTER TABLE platform.workflow ALTER git_ref SET NOT NULL", "altered column workflow.git_ref"),
         *CRIPPLINGS.items(),
     ],
 )
@@ -164,7 +164,7 @@ def test_init_refuses_a_schema_that_lacks_tables(database_uri: str) -> None:
     result = run(database_uri, "alembic", "init")
 
     assert result.exit_code == errors.Refused.exit_code
-    assert "it lacks note" in one_line(result.stderr)
+    assert "missing table note" in one_line(result.stderr)
     assert revision(database_uri) is None
 
 

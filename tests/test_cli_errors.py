@@ -10,17 +10,20 @@ import subprocess
 import sys
 import tempfile
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 import platform_db
-from platform_db import database, errors
+from platform_db import crypto, database, errors
 from platform_db.database import driver_errors
 from platform_db.embedded import binaries
 from tests.command_line import one_line, run, start
+from tests.factories import make_user
 
 SECRET = "s3cr3t"
 
@@ -67,7 +70,7 @@ def test_nothing_configured_names_the_choices() -> None:
         ("nonsense", "is not a URL"),
         (f"mysql://ada:{SECRET}@host/d", "starts with mysql:"),
         (f"postgresql://ada:{SECRET}@host:{SECRET}/d", "is not a URL"),
-        (f"postgresql://ada:first@{SECRET}@host/d", "write it as %40"),
+        (f"postgresql://ada:first@{SECRET}@host/d", "write % as %25, @ as %40"),
         (f"postgresql://ada@127.0.0.1:1/d?{SECRET}={SECRET}", "an option that the driver does not know"),
     ],
 )
@@ -115,22 +118,86 @@ def test_a_server_that_does_not_answer_is_given_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sqlstate", "refused", "message"),
+    ("sqlstate", "refused", "message", "hint"),
     [
-        ("28P01", 'password authentication failed for user "ada"', 'refuses the password of "ada"'),
-        ("3D000", 'database "d" does not exist', 'has no database "d"'),
-        ("28000", 'role "ada" does not exist', 'has no login "ada"'),
-        ("57P03", "the database system is starting up", "the database system is starting up"),
-        ("53300", "sorry, too many clients already", "sorry, too many clients already"),
+        (
+            "28P01",
+            'password authentication failed for user "ada"',
+            'refuses the password of "ada"',
+            "PLATFORM_DB_PASSWORD",
+        ),
+        ("3D000", 'database "d" does not exist', 'has no database "d"', "platform-db db create"),
+        ("28000", 'role "ada" does not exist', 'has no login "ada"', "PLATFORM_DB_USERNAME"),
+        ("42501", 'permission denied for database "d"', 'into the database "d"', "GRANT CONNECT"),
+        ("28000", 'no pg_hba.conf entry for host "::1", user "ada"', "lets nobody in", "pg_hba.conf"),
+        ("57P03", "the database system is starting up", "the database system is starting up", "server runs"),
+        ("53300", "sorry, too many clients already", "has no connection left", "PLATFORM_DB_POOL_SIZE"),
     ],
 )
-def test_a_server_that_refuses_says_why(sqlstate: str, refused: str, message: str) -> None:
+def test_a_server_that_refuses_says_why_and_what_to_do(
+    sqlstate: str, refused: str, message: str, hint: str
+) -> None:
     with server(refusal(sqlstate, refused)) as uri:
         result = run(uri, "db", "check")
 
     assert result.exit_code == errors.Unreachable.exit_code
-    assert message in one_line(result.stderr)
+    said, _, to_do = one_line(result.stderr).partition(" (")
+    assert message in said
+    assert hint in to_do
     assert SECRET not in result.output
+
+
+def test_a_login_that_lacks_a_privilege_is_told_where_to_look(engine: sa.Engine) -> None:
+    name = f"login_{uuid.uuid4().hex}"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
+        connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA platform TO {name}")
+    uri = engine.url.set(username=name, password="x").render_as_string(hide_password=False)
+
+    result = run(uri, "db", "check")
+
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP OWNED BY {name}")
+        connection.exec_driver_sql(f"DROP ROLE {name}")
+    assert "permission denied for table alembic_version (platform-db roles show" in one_line(result.stderr)
+
+
+def test_a_secret_key_that_is_missing_is_to_be_added(session: Session, secret_key: str) -> None:
+    make_user(session, access_token="value")
+    uri = session.get_bind().url.render_as_string(hide_password=False)
+
+    result = run(uri, "db", "check", PLATFORM_DB_SECRET_KEY=crypto.generate_key())
+
+    assert result.exit_code == errors.SecretKeyError.exit_code
+    assert "(add the key with that id to PLATFORM_DB_SECRET_KEY" in one_line(result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("command", "exit_code"),
+    [("show -999", 2), ("stamp -5", 1), ("upgrade head-999", 1), ("show nowhere", 1)],
+)
+def test_a_revision_that_there_is_not_is_one_line(database_uri: str, command: str, exit_code: int) -> None:
+    result = run(database_uri, "alembic", *command.split())
+
+    assert result.exit_code == exit_code
+    assert "revision" in one_line(result.stderr)
+
+
+@pytest.mark.parametrize("range_", [":x ::int", "::", "0001:head:", "a b:c", ":-"])
+def test_a_range_of_revisions_that_is_none_is_wrong_usage(range_: str) -> None:
+    result = run(None, "alembic", "history", "-r", range_)
+
+    assert result.exit_code == 2
+    assert "names no revision" in one_line(result.stderr)
+
+
+@pytest.mark.parametrize("command", ["create", "grant", "grant --to ada", "show", "show --json"])
+def test_roles_need_a_database(command: str) -> None:
+    for uri, class_ in ((None, errors.NotConfigured), ("postgresql://127.0.0.1:1/d", errors.Unreachable)):
+        result = run(uri, "roles", *command.split())
+
+        assert result.exit_code == class_.exit_code
+        assert one_line(result.stderr)
 
 
 def test_a_database_that_does_not_exist_is_named(empty_database_uri: str) -> None:
@@ -234,7 +301,8 @@ def test_an_interrupted_command_ends_with_130() -> None:
     waiting.send_signal(signal.SIGINT)
     _, stderr = waiting.communicate(timeout=20)
 
-    assert (waiting.returncode, stderr) == (130, "")
+    assert waiting.returncode == 130
+    assert "was interrupted" in one_line(stderr)
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

@@ -224,8 +224,10 @@ def test_the_age_of_what_only_grows_is_shown(session: Session, database_uri: str
 
 BREAKAGES = {
     "status changes of rows that are no more": """
-        INSERT INTO platform.status_change (owner_id, entity_id, revision, entity, from_status, to_status)
-        SELECT id_, gen_random_uuid(), 1, 'workflow', 'created', 'queued' FROM platform.user_ LIMIT 1""",
+        INSERT INTO platform.status_change
+            (owner_id, entity_id, revision, entity, from_status, to_status, number, at, transaction_id)
+        SELECT id_, gen_random_uuid(), 1, 'workflow', 'created', 'queued', 0, now(), 0
+        FROM platform.user_ LIMIT 1""",
     "revisions and statuses that their history does not tell": "DELETE FROM platform.status_change",
     "statuses that their times contradict": """
         UPDATE platform.workflow SET run_finished_at = now(), run_started_at = now() + interval '1 hour'""",
@@ -233,8 +235,8 @@ BREAKAGES = {
     "disk totals that are not the sum of their workspaces": """
         UPDATE platform.user_resource SET quota_used = 7
         FROM platform.resource WHERE id_ = resource_id AND type_ = 'disk'""",
-    "functions, triggers and policies that are not those of the models": """
-        DROP TRIGGER guard_workflow_update ON platform.workflow""",
+    "objects that are not those of the models": """
+        DROP TRIGGER guard_update ON platform.workflow""",
     "processing times that are not the sum of what was used": """
         UPDATE platform.user_resource SET quota_used = 7
         FROM platform.resource WHERE id_ = resource_id AND type_ = 'cpu'""",

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import crypto, embedded, errors, settings
-from platform_db.crypto.keys import KeyRing, generate_key
+from platform_db.crypto import KeyRing, generate_key
 from platform_db.models import UserToken
 from tests.factories import make_user
 

@@ -91,7 +91,7 @@ def test_a_database_of_another_version_is_left_alone_and_named(place: Path) -> N
     uri = embedded.ensure_running(place / "database", durable=False)
     schema.upgrade(uri)
     with schema.connect(uri) as connection, connection.begin():
-        connection.exec_driver_sql("DROP TRIGGER guard_workflow_update ON platform.workflow")
+        connection.exec_driver_sql("DROP TRIGGER guard_update ON platform.workflow")
 
     done = start(place)
 

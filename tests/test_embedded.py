@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import importlib.util
 import os
 import pwd
 import secrets
@@ -383,28 +384,21 @@ class TestAccess:
         nobody = pwd.getpwnam("nobody")
 
         def connect() -> str:
-            psql = [
-                embedded.binary("psql"),
-                "-XAt",
-                "-h",
-                home / "socket",
-                "-U",
-                "postgres",
-                "-c",
-                "SELECT 1",
-            ]
-            answer = subprocess.run(
-                psql,
-                user=nobody.pw_uid,
-                group=nobody.pw_gid,
-                extra_groups=[],
-                cwd="/",
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert answer.returncode != 0
-            return answer.stderr
+            # Forked, so that nothing must be readable for that user but the server's socket.
+            reading, writing = os.pipe()
+            if (child := os.fork()) == 0:
+                os.setgroups([])
+                os.setgid(nobody.pw_gid)
+                os.setuid(nobody.pw_uid)
+                try:
+                    query(uri, "SELECT 1")
+                except psycopg2.OperationalError as error:
+                    os.write(writing, str(error).encode())
+                os._exit(0)
+            os.close(writing)
+            os.waitpid(child, 0)
+            with os.fdopen(reading) as refusal:
+                return refusal.read()
 
         assert "Permission denied" in connect()
         # And if somebody opens the doors, the server itself still asks the kernel who it is.
@@ -457,6 +451,23 @@ class TestRefusals:
         with pytest.raises(errors.EmbeddedError, match="belongs to user id"):
             embedded.ensure_running(home)
 
+    @pytest.mark.parametrize("name", ["home", 'quote\'s "and" $HOME `x`'])
+    def test_binaries_below_a_path_that_a_shell_would_change(
+        self, place: Path, python: Any, name: str
+    ) -> None:
+        closed, home = place / "with $HOME `x`", place / name
+        self.copy_wheel(closed, mode=0o755)
+        shared = directory.default_directory().parent
+        before = set(shared.glob("server-*"))
+
+        process = python(USE_UNTIL_TOLD, home, env={**os.environ, "PYTHONPATH": f"{closed}:{Path.cwd()}"})
+        uri = process.stdout.readline().strip()
+
+        assert query(uri, "SELECT 1") == 1
+        tell_to_end(process)
+        for copy in set(shared.glob("server-*")) - before:
+            shutil.rmtree(copy)
+
     @as_root
     def test_parent_that_the_account_cannot_enter(self, place: Path) -> None:
         parent = place / "private"
@@ -468,15 +479,8 @@ class TestRefusals:
 
     @as_root
     def test_binaries_that_the_account_cannot_read(self, place: Path, home: Path, python: Any) -> None:
-        try:
-            wheel = binaries.installation_for(None).directory.relative_to(*sys.path[-1:])
-        except ValueError:
-            pytest.skip("the wheel is not installed")
         closed = place / "closed"
-        closed.mkdir(mode=0o700)
-        site = Path(sys.path[-1])
-        for name in (wheel.parts[0], f"{wheel.parts[0]}.libs"):
-            shutil.copytree(site / name, closed / name, ignore=shutil.ignore_patterns("include", "*.a"))
+        self.copy_wheel(closed, mode=0o700)
 
         process = python(USE_UNTIL_TOLD, home, env={**os.environ, "PYTHONPATH": f"{closed}:{Path.cwd()}"})
         uri = process.stdout.readline().strip()
@@ -485,6 +489,16 @@ class TestRefusals:
         assert list(home.glob("server-*/*/*/bin/postgres"))
         assert closed.stat().st_mode & 0o777 == 0o700
         tell_to_end(process)
+
+    def copy_wheel(self, target: Path, *, mode: int) -> None:
+        location = importlib.util.find_spec(binaries.WHEEL)
+        if location is None or not location.submodule_search_locations:
+            pytest.skip("the wheel is not installed")
+        target.mkdir()
+        target.chmod(mode)
+        package = Path(next(iter(location.submodule_search_locations)))
+        for source in (package, package.with_name(f"{package.name}.libs")):
+            shutil.copytree(source, target / source.name, ignore=shutil.ignore_patterns("include", "*.a"))
 
     def test_no_server_installed(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(binaries, "WHEEL", "no_such_wheel")

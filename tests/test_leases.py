@@ -39,7 +39,7 @@ def test_a_dead_workers_runs_fail_with_a_reason(session: Session) -> None:
     session.commit()
     assert (recovery.ids, recovery.by_status) == ([run.id_], {"failed": 1})
     assert (run.status, other.status) == (RunStatus.failed, RunStatus.running)
-    assert "its worker n1/7 died" in (history(session, run).entries[-1].reason or "")
+    assert "its worker n1/7 died" in (history(session, run).rows[-1].reason or "")
     assert recover(session, NOW).ids == []
     assert heartbeat(session, [run], holder="n1/7") == set()
 
@@ -136,7 +136,7 @@ def test_a_requeued_run_goes_on_as_a_restart_but_not_for_ever(session: Session) 
         transition(session, new, "running")
         run = new
     assert recovery.by_status == {"failed": 1}
-    assert "not restarted again" in (history(session, run).entries[-1].message or "")
+    assert "not restarted again" in (history(session, run).rows[-1].message or "")
 
 
 def test_a_run_that_cannot_be_restarted_fails_and_keeps_nobody_from_being_recovered(session: Session) -> None:
@@ -149,7 +149,7 @@ def test_a_run_that_cannot_be_restarted_fails_and_keeps_nobody_from_being_recove
     assert (bad.status, good.status) == (RunStatus.failed, RunStatus.failed)
     (restarted,) = session.scalars(sa.select(Workflow).where(Workflow.status == "queued"))
     assert restarted.name == good.name
-    message = history(session, bad).entries[-1].message or ""
+    message = history(session, bad).rows[-1].message or ""
     assert message == f"could not be restarted: there is no run 1 of '{bad.name}' to restart"
 
 

@@ -18,6 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql
 
 from platform_db import database, errors, schema
+from platform_db.crypto.column import Sealed
 from platform_db.models import Base
 from tests.command_line import one_line, run, start
 
@@ -31,7 +32,7 @@ def fill_every_table(connection: sa.Connection) -> None:
     for name, table in TABLES.items():
         rows = [_row(table)]
         if name == "user_":
-            other = {column: "other" if value == "1" else value for column, value in rows[0].items()}
+            other = {column: "other" if value == "/1" else value for column, value in rows[0].items()}
             rows.append({**other, "id_": OTHER})
         if name == "user_workflow":
             rows[0]["user_id"] = OTHER
@@ -54,7 +55,9 @@ def _value(column: sa.Column[Any]) -> Any:
         return ONE
     if isinstance(column.type, sa.DateTime):
         return datetime.now(timezone.utc)
-    return {sa.Text: "1", sa.Integer: 1, sa.BigInteger: 1, sa.LargeBinary: bytes(32)}[type(column.type)]
+    return {sa.Text: "/1", sa.Integer: 1, sa.BigInteger: 1, sa.LargeBinary: bytes(32), Sealed: bytes(32)}[
+        type(column.type)
+    ]
 
 
 def count_rows(connection: sa.Connection) -> dict[str, int]:

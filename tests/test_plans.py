@@ -29,14 +29,15 @@ RUNS = """
     FROM platform.user_ CROSS JOIN generate_series(1, :runs) AS n
 """
 CHANGES = """
-    INSERT INTO platform.status_change (owner_id, entity_id, revision, entity, from_status, to_status)
-    SELECT owner_id, id_, n, 'workflow', 'created', 'queued'
+    INSERT INTO platform.status_change
+        (owner_id, entity_id, revision, entity, from_status, to_status, number, at, transaction_id)
+    SELECT owner_id, id_, n, 'workflow', 'created', 'queued', n, now(), 0
     FROM platform.workflow CROSS JOIN generate_series(1, 3) AS n
 """
 
 CHUNKS = """
-    INSERT INTO platform.log_chunk (id_, owner_id, workflow_id, job_id, data, transaction_id)
-    SELECT gen_random_uuid(), :owner, :run, CASE WHEN n % 2 = 0 THEN CAST(:job AS uuid) END, 'line', n
+    INSERT INTO platform.log_chunk (owner_id, workflow_id, job_id, data)
+    SELECT :owner, :run, CASE WHEN n % 2 = 0 THEN CAST(:job AS uuid) END, 'line'
     FROM generate_series(1, 20000) AS n
 """
 

@@ -246,8 +246,8 @@ def test_what_leaves_audit_rows_of_its_own_has_no_rule(table: str) -> None:
 
 
 FILL_LOGS = """
-    INSERT INTO platform.log_chunk (id_, owner_id, workflow_id, data)
-    SELECT gen_random_uuid(), owner_id, id_, 'x' FROM platform.workflow CROSS JOIN generate_series(1, 10)
+    INSERT INTO platform.log_chunk (owner_id, workflow_id, data)
+    SELECT owner_id, id_, 'x' FROM platform.workflow CROSS JOIN generate_series(1, 10)
 """
 FINISH_HALF = """
     UPDATE platform.workflow SET status = 'finished', run_finished_at = now() WHERE run_number_major > 5000
@@ -288,19 +288,22 @@ def test_looking_for_what_is_due_uses_indexes(session: Session) -> None:
 
 FILL = """
     INSERT INTO platform.workflow
-        (id_, owner_id, name, type_, status, workspace_path, run_number_major, run_number_minor, updated)
+        (id_, owner_id, name, type_, status, workspace_path, run_number_major, run_number_minor, created,
+         updated)
     SELECT gen_random_uuid(), CAST(:owner AS uuid), 'old', 'serial', 'deleted', '/x', n, 0,
-           now() - interval '1 year'
+           now() - interval '1 year', now() - interval '1 year'
     FROM generate_series(1, :count) AS n
 """
 FILL_CHANGES = """
-    INSERT INTO platform.status_change (owner_id, entity_id, revision, entity, from_status, to_status)
-    SELECT owner_id, id_, n, 'workflow', 'created', 'deleted'
+    INSERT INTO platform.status_change
+        (owner_id, entity_id, revision, entity, from_status, to_status, number, at, transaction_id)
+    SELECT owner_id, id_, n, 'workflow', 'created', 'deleted', n, now(), 0
     FROM platform.workflow CROSS JOIN generate_series(1, 2) AS n WHERE name = 'old'
 """
 FILL_JOBS = """
-    INSERT INTO platform.job (id_, owner_id, workflow_id, status, started_at, finished_at)
-    SELECT gen_random_uuid(), owner_id, id_, 'finished', now(), now()
+    INSERT INTO platform.job
+        (id_, owner_id, workflow_id, status, started_at, finished_at, created, updated)
+    SELECT gen_random_uuid(), owner_id, id_, 'finished', now(), now(), now(), now()
     FROM platform.workflow WHERE name = 'old'
 """
 

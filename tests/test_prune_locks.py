@@ -118,12 +118,16 @@ def test_a_run_that_goes_takes_the_histories_of_its_jobs_along(session: Session)
 def test_a_tenant_may_delete_a_run_with_its_history(engine: sa.Engine, session: Session) -> None:
     prepare_roles(engine)
     run = make_life(session, "running")
-    owner_id = run.owner_id
-    with tenant_scope(session, owner_id):
-        session.execute(sa.delete(Workflow).where(Workflow.id_ == run.id_))
-        assert session.scalar(sa.select(sa.func.count()).select_from(StatusChange)) == 0
-    with pytest.raises(sa.exc.ProgrammingError, match="permission denied"), tenant_scope(session, owner_id):
-        session.execute(sa.delete(StatusChange))
+    owner_id, run_id = run.owner_id, run.id_
+    session.commit()
+    with tenant_scope(engine, owner_id) as own:
+        own.execute(sa.delete(Workflow).where(Workflow.id_ == run_id))
+        assert own.scalar(sa.select(sa.func.count()).select_from(StatusChange)) == 0
+    with (
+        pytest.raises(sa.exc.ProgrammingError, match="permission denied"),
+        tenant_scope(engine, owner_id) as own,
+    ):
+        own.execute(sa.delete(StatusChange))
 
 
 def test_nothing_is_noted_about_what_is_gone(
@@ -151,9 +155,9 @@ def test_what_changed_since_it_was_looked_at_stays(
     session: Session, session_factory: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     run_id = make_run(session, make_user(session), status="deleted").id_
-    session.execute(sa.text("ALTER TABLE platform.workflow DISABLE TRIGGER touch_workflow"))
+    session.execute(sa.text("ALTER TABLE platform.workflow DISABLE TRIGGER stamp_row"))
     session.execute(sa.text("UPDATE platform.workflow SET updated = now() - interval '1 year'"))
-    session.execute(sa.text("ALTER TABLE platform.workflow ENABLE TRIGGER touch_workflow"))
+    session.execute(sa.text("ALTER TABLE platform.workflow ENABLE TRIGGER stamp_row"))
     session.commit()
     sessions = 0
 
@@ -202,7 +206,7 @@ def test_a_result_that_was_used_lately_stays(
     session: Session, session_factory: sessionmaker[Session]
 ) -> None:
     used, unused = make_life(session, "finished"), make_life(session, "finished")
-    session.execute(sa.text("ALTER TABLE platform.job_cache DISABLE TRIGGER touch_job_cache"))
+    session.execute(sa.text("ALTER TABLE platform.job_cache DISABLE TRIGGER stamp_row"))
     session.execute(sa.text("UPDATE platform.job_cache SET updated = now() - interval '2 years'"))
     session.execute(sa.text("UPDATE platform.job_cache_use SET last_hit_at = now() - interval '2 years'"))
     session.commit()

@@ -45,7 +45,7 @@ def test_the_logs_of_a_run_that_somebody_holds_are_left_and_told(
         assert (result.rows, result.left) == (30, 15)
     (result,) = prune(session_factory, LOGS, archive=tmp_path)
     assert (result.rows, result.left) == (15, 0)
-    rows = [row["row"]["id_"] for row in read_archive(tmp_path)]
+    rows = [row["row"]["number"] for row in read_archive(tmp_path)]
     assert len(rows) == len(set(rows)) == 45
 
 
@@ -57,7 +57,8 @@ def test_what_another_one_is_pruning_is_left_to_it(
         other.execute(sa.text("SELECT FROM platform.workflow FOR NO KEY UPDATE"))
         other.execute(
             sa.text(
-                "DELETE FROM platform.log_chunk WHERE id_ IN (SELECT id_ FROM platform.log_chunk LIMIT 10)"
+                "DELETE FROM platform.log_chunk"
+                " WHERE number IN (SELECT number FROM platform.log_chunk LIMIT 10)"
             )
         )
         (result,) = prune(session_factory, LOGS)

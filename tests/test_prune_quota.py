@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import quota
+from platform_db import quota, settings
 from platform_db.health.deep_check import check_deeply
 from platform_db.models import InteractiveSession, ResourceType, User, UserResource, Workflow
 from platform_db.quota import Scope, reconcile, update_cpu_usage
@@ -19,6 +20,16 @@ from tests.test_prune import NOW
 
 HOUR = 3_600_000
 AGES_AGO = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let workspaces that were never made lie below a root that is there."""
+    (tmp_path / ".platform-db-root").touch()
+    monkeypatch.setenv("PLATFORM_DB_WORKSPACE_ROOT", str(tmp_path))
+    settings.reset_settings()
+    yield
+    settings.reset_settings()
 
 
 def lasting(hours: int, start: datetime = AGES_AGO) -> dict:

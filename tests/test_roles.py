@@ -18,9 +18,9 @@ from platform_db.database.session import PlatformSession
 from platform_db.models import Base, Workflow
 from platform_db.tenancy import roles, tenant_scope
 from platform_db.tenancy.drift import differences, read_grants
-from platform_db.tenancy.privileges import Role, privileges
+from platform_db.tenancy.privileges import OTHERS, Role, privileges, role_name
 from tests.command_line import one_line, run
-from tests.tenants import make_tenant, prepare_roles
+from tests.tenants import login_engine, make_tenant, prepare_roles
 
 LOGIN = "platform_test_login"
 
@@ -30,20 +30,7 @@ Factory = orm.sessionmaker[orm.Session]
 @pytest.fixture
 def login(engine: sa.Engine) -> Iterator[sa.Engine]:
     """Give an engine whose connections are a login that has no rights of its own."""
-    with orm.Session(engine) as session, session.begin():
-        roles._run_again_if_concurrent(
-            orm.sessionmaker(engine, class_=PlatformSession),
-            f"CREATE ROLE {LOGIN} LOGIN",
-            lambda session: bool(session.scalar(sa.text(f"SELECT to_regrole('{LOGIN}') IS NOT NULL"))),
-        )
-    own = sa.create_engine(engine.url)
-
-    @sa.event.listens_for(own, "connect")
-    def become(connection: sa.engine.interfaces.DBAPIConnection, record: object) -> None:
-        with connection.cursor() as cursor:  # type: ignore[attr-defined]
-            cursor.execute(f"SET SESSION AUTHORIZATION {LOGIN}")
-        connection.commit()
-
+    own = login_engine(engine, LOGIN)
     yield own
     own.dispose()
 
@@ -51,10 +38,12 @@ def login(engine: sa.Engine) -> Iterator[sa.Engine]:
 def test_what_is_granted_is_what_the_table_says(engine: sa.Engine, session: orm.Session) -> None:
     prepare_roles(engine)
     assert differences(session) == []
-    granted = read_grants(session)
-    for table, by_role in privileges().items():
-        for role in Role:
-            assert set(granted.get((table, role.value), ())) == set(by_role.get(role, ())), (table, role)
+    table = {("table", name): by_role for name, by_role in privileges().items()}
+    for (kind, name), granted in read_grants(session).items():
+        allowed = table[kind, name] if kind == "table" else OTHERS[kind]
+        assert {role: set(verbs) for role, verbs in granted.items()} == {
+            role_name(role): set(verbs) for role, verbs in allowed.items()
+        }, (kind, name)
 
 
 # What is changed, where it shows, and whether granting mends it.
@@ -69,11 +58,53 @@ CHANGES = [
     ),
     (
         "REVOKE USAGE ON ALL SEQUENCES IN SCHEMA platform FROM platform_service",
-        ("quota_version", "platform_service"),
+        ("sequence quota_version", "platform_service"),
         True,
     ),
     ("REVOKE USAGE ON SCHEMA platform FROM platform_tenant", ("schema platform", "platform_tenant"), True),
     ("GRANT CREATE ON SCHEMA platform TO PUBLIC", ("schema platform", "PUBLIC"), True),
+    (
+        "GRANT SELECT ON platform.job TO platform_service WITH GRANT OPTION",
+        ("job", "platform_service"),
+        True,
+    ),
+    (
+        "GRANT EXECUTE ON FUNCTION platform.forget() TO PUBLIC",
+        ("internal function forget()", "PUBLIC"),
+        True,
+    ),
+    (
+        "GRANT EXECUTE ON FUNCTION platform.forget_user() TO platform_tenant",
+        ("internal function forget_user()", "platform_tenant"),
+        True,
+    ),
+    (
+        "REVOKE EXECUTE ON FUNCTION platform.guard_is_overridden() FROM platform_service",
+        ("function guard_is_overridden()", "platform_service"),
+        True,
+    ),
+    (
+        "CREATE FUNCTION platform.mine() RETURNS void LANGUAGE sql SECURITY DEFINER AS ''",
+        ("internal function mine()", "PUBLIC"),
+        True,
+    ),
+    ("GRANT USAGE ON TYPE platform.run_status TO PUBLIC", ("type run_status", "PUBLIC"), True),
+    ("CREATE DOMAIN platform.mine AS text", ("type mine", "PUBLIC"), True),
+    (
+        "DO $$ BEGIN EXECUTE 'GRANT CONNECT ON DATABASE ' || current_database() || ' TO PUBLIC'; END $$",
+        ("database itself", "PUBLIC"),
+        True,
+    ),
+    (
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA platform GRANT EXECUTE ON FUNCTIONS TO PUBLIC",
+        ("default privileges FOR ROLE postgres IN SCHEMA platform ON FUNCTIONS", "PUBLIC"),
+        False,
+    ),
+    (
+        "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO platform_readonly",
+        ("default privileges FOR ROLE postgres ON TABLES", "platform_readonly"),
+        False,
+    ),
     ("DROP POLICY service ON platform.job", ("job", "policy service"), True),
     ("ALTER POLICY readonly ON platform.job TO platform_tenant", ("job", "policy readonly"), True),
     ("ALTER POLICY tenant ON platform.job USING (true)", ("job", "policy tenant"), False),
@@ -152,8 +183,8 @@ def test_the_page_shows_the_table() -> None:
     finally:
         del sys.path[0]
     shown = {row[0].strip(" *`"): row[1:] for row in privilege_rows()[1:]}
-    assert set(shown) == set(privileges())
-    for table, by_role in privileges().items():
+    assert set(shown) == {*privileges(), *OTHERS}
+    for table, by_role in {**OTHERS, **privileges()}.items():
         for role, cell in zip(Role, shown[table], strict=True):
             assert cell.upper() == (", ".join(by_role.get(role, ())) or "none").upper()
 
@@ -195,9 +226,8 @@ def test_a_login_without_the_roles_is_told_so(engine: sa.Engine, login: sa.Engin
     with orm.Session(engine) as session:
         tenant = make_tenant(session, "ann")
     with (
-        orm.Session(login) as session,
         pytest.raises(errors.RolesMissing, match="permission denied to set role"),
-        tenant_scope(session, tenant.id_),
+        tenant_scope(login, tenant.id_),
     ):
         pass
 
@@ -211,9 +241,8 @@ def test_a_services_login_works_and_cannot_change_what_is_recorded(
         with orm.Session(login) as session:
             ann, bob = make_tenant(session, "ann"), make_tenant(session, "bob")
             assert len(session.scalars(sa.select(Workflow)).all()) == 2
-            with tenant_scope(session, ann.id_):
-                assert [run.id_ for run in session.scalars(sa.select(Workflow))] == [ann.run]
-                session.commit()
+            with tenant_scope(login, ann.id_) as own:
+                assert [run.id_ for run in own.scalars(sa.select(Workflow))] == [ann.run]
             record_action(session, bob.id_, "grant_token")
             session.commit()
             factory = orm.sessionmaker(login)

@@ -167,14 +167,14 @@ def test_a_value_is_unique_across_tenants_under_both_keys(
     session.add(notebook)
     session.commit()
     use_keys(NEW, OLD)
-    own = InteractiveSession(name="n", path="/ann", owner_id=ann.id_, secret="open sesame")
     for write in (
-        lambda: tokens.issue(session, ann, type_="webhook", value="brought along"),
-        lambda: session.add(own),
+        lambda own: tokens.issue(own, ann.id_, type_="webhook", value="brought along"),
+        lambda own: own.add(
+            InteractiveSession(name="n", path="/ann", owner_id=ann.id_, secret="open sesame")
+        ),
     ):
-        with pytest.raises(errors.TokenError, match="in use already"), tenant_scope(session, ann.id_):
-            write()
-        session.rollback()
+        with pytest.raises(errors.TokenError, match="in use already"), tenant_scope(engine, ann) as own:
+            write(own)
     assert tokens.authenticate(session, "brought along").user_id == bob.id_
     assert tokens.find_interactive_session(session, "open sesame") is notebook
 

@@ -1,8 +1,9 @@
-"""A scope holds on each connection of its session, whoever rolls back what, and is nowhere afterwards."""
+"""The scope holds on each connection of its session until the transaction ends, and its end is noticed."""
 
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -11,10 +12,10 @@ from sqlalchemy import event, orm
 
 from platform_db import database, errors
 from platform_db.models import Note, Workflow
-from platform_db.tenancy import connections, tenant_scope, tenant_sessionmaker
-from tests.tenants import Tenant, make_tenant, prepare_roles
+from platform_db.tenancy import tenant_scope, tenant_sessionmaker
+from tests.tenants import WHO, Tenant, make_tenant, prepare_roles
 
-WHO = sa.text("SELECT current_user, current_setting('platform.user_id', true)")
+ENDED = "was ended on its connection"
 
 
 @pytest.fixture(autouse=True)
@@ -43,138 +44,171 @@ def bob(session: orm.Session) -> Tenant:
 
 def tenant_on(connection: sa.Connection) -> str | None:
     """Return the tenant that a connection is confined to, or None."""
-    role, tenant = connection.execute(WHO).one()
+    role, tenant, _ = connection.execute(WHO).one()
     return tenant if role == "platform_tenant" else None
 
 
-@pytest.mark.parametrize("used", [True, False])
+def notes(session: orm.Session) -> list[str]:
+    """Return all notes, as the superuser sees them."""
+    session.rollback()
+    return sorted(session.scalars(sa.select(Note.message)))
+
+
 def test_every_connection_of_the_session_is_in_the_scope(
-    engine: sa.Engine, second: sa.Engine, ann: Tenant, bob: Tenant, used: bool
+    engine: sa.Engine, second: sa.Engine, session: orm.Session, ann: Tenant, bob: Tenant
 ) -> None:
-    with orm.Session(engine, binds={Note: second}) as session:
-        if used:
-            assert len(session.scalars(sa.select(Note)).all()) == 2
-        with tenant_scope(session, ann.id_):
-            on_second = session.connection(bind_arguments={"mapper": Note})
-            assert tenant_on(on_second) == tenant_on(session.connection()) == str(ann.id_)
-            assert on_second.execute(sa.update(Note.__table__).values(message="x")).rowcount == 1
-            with tenant_scope(session, bob.id_):
-                assert tenant_on(on_second) == str(bob.id_)
-            assert tenant_on(on_second) == str(ann.id_)
-        assert tenant_on(on_second) is tenant_on(session.connection()) is None
-        session.commit()
-        assert sorted(note.message for note in session.scalars(sa.select(Note))) == ["bob", "x"]
+    with tenant_scope(orm.sessionmaker(engine, binds={Note: second}), ann.id_) as own:
+        on_second = own.connection(bind_arguments={"mapper": Note})
+        assert on_second is not own.connection()
+        assert tenant_on(on_second) == tenant_on(own.connection()) == str(ann.id_)
+        assert on_second.execute(sa.update(Note.__table__).values(message="x")).rowcount == 1
+    assert notes(session) == ["bob", "x"]
 
 
+@pytest.mark.parametrize("comment", ["", "/* trace=1 */ ", "-- trace\n"])
 @pytest.mark.parametrize("kind", ["orm", "core", "text"])
-def test_no_rollback_to_a_savepoint_ends_the_scope_or_outlives_it(
-    session: orm.Session, ann: Tenant, bob: Tenant, kind: str
+def test_no_rollback_to_a_savepoint_ends_the_scope(
+    engine: sa.Engine, ann: Tenant, bob: Tenant, kind: str, comment: str
 ) -> None:
-    class Text:
-        def __init__(self) -> None:
-            session.execute(sa.text("SAVEPOINT mine"))
+    def tag(connection: object, cursor: object, statement: str, parameters: object, *_: object) -> object:
+        return comment + statement, parameters
 
-        def rollback(self) -> None:
-            session.execute(sa.text("rollback to mine"))
+    event.listen(engine, "before_cursor_execute", tag, retval=True)
+    with tenant_scope(engine, ann.id_) as session:
 
-    begin = {"orm": session.begin_nested, "core": session.connection().begin_nested, "text": Text}[kind]
-    before = begin()
-    with tenant_scope(session, ann.id_):
-        inside = begin()
+        class Text:
+            def __init__(self) -> None:
+                session.execute(sa.text("SAVEPOINT mine"))
+
+            def rollback(self) -> None:
+                session.execute(sa.text("rollback to mine; SELECT 1"))
+
+        begin = {"orm": session.begin_nested, "core": session.connection().begin_nested, "text": Text}[kind]
+        outer = begin()
+        inner = begin()
         assert tenant_on(session.connection()) == str(ann.id_)
-        inside.rollback()
+        with pytest.raises(sa.exc.DataError):
+            session.execute(sa.text("SELECT 1/0"))
+        inner.rollback()
         assert tenant_on(session.connection()) == str(ann.id_)
-        before.rollback()
+        outer.rollback()
         assert tenant_on(session.connection()) == str(ann.id_)
-        left_open = begin()
-    assert tenant_on(session.connection()) is None
-    left_open.rollback()
-    assert tenant_on(session.connection()) is None
 
 
-def test_an_error_in_a_savepoint_of_the_scope_ends_with_both(
-    session: orm.Session, ann: Tenant, bob: Tenant
-) -> None:
-    savepoint = None
-    with pytest.raises(sa.exc.DataError), tenant_scope(session, ann.id_):
-        savepoint = session.begin_nested()
-        session.execute(sa.text("SELECT 1/0"))
-    assert savepoint is not None
-    savepoint.rollback()
-    assert tenant_on(session.connection()) is None
-
-    # A flush that fails rolls back to the savepoint by itself.
-    with pytest.raises(sa.exc.ProgrammingError), tenant_scope(session, ann.id_):
-        savepoint = session.begin_nested()
-        session.add(Workflow(name="x", owner_id=bob.id_, type_="serial", specification={}))
-        session.flush()
-    savepoint.rollback()
-    assert tenant_on(session.connection()) is None
-
-
-def test_a_session_on_a_connection_is_refused(engine: sa.Engine, ann: Tenant, bob: Tenant) -> None:
-    with engine.connect() as connection:
-        with orm.Session(connection) as session:
-            with pytest.raises(errors.Refused, match="bound to a connection"), tenant_scope(session, ann.id_):
-                pass
-            assert tenant_on(session.connection()) is None
-        assert tenant_on(connection) is None
-        with (
-            tenant_sessionmaker(None, lambda: ann.id_)(bind=connection) as session,
-            pytest.raises(errors.Refused, match="bound to a connection"),
-        ):
-            session.scalars(sa.select(Workflow))
-        assert tenant_on(connection) is None
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_transaction_that_is_ended_on_its_connection_is_not_followed_by_one_outside(
-    engine: sa.Engine, ann: Tenant, bob: Tenant, whole: bool
-) -> None:
-    with tenant_sessionmaker(engine, lambda: ann.id_)() as scoped, orm.Session(engine) as plain:
-        session = scoped if whole else plain
-        for end in ("rollback", "commit", "ROLLBACK", "commit;"):
-            with tenant_scope(session, ann.id_):
-                with pytest.raises(errors.Refused, match="was ended on its connection"):
-                    if end.isupper() or ";" in end:
-                        session.execute(sa.text(end))
-                    else:
-                        getattr(session.connection(), end)()
-                        session.execute(sa.text("SELECT 1"))
-                for _ in range(2):
-                    with pytest.raises((errors.Refused, sa.exc.SQLAlchemyError)):
-                        session.execute(sa.text("DELETE FROM platform.note"))
-                session.close()
-                assert tenant_on(session.connection()) == str(ann.id_)
-            session.close()
-
-
-def test_a_scope_that_could_not_be_entered_is_not_worked_outside_of(
+def test_an_error_in_a_savepoint_leaves_the_rest_in_the_scope(
     engine: sa.Engine, ann: Tenant, bob: Tenant
 ) -> None:
-    autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
-    with tenant_sessionmaker(autocommit, lambda: ann.id_)() as session:
-        with pytest.raises(errors.PlatformDBError, match="commits each statement"):
-            session.execute(sa.text("DELETE FROM platform.note"))
-        with pytest.raises(sa.exc.PendingRollbackError):
-            session.execute(sa.text("DELETE FROM platform.note"))
-    with engine.connect() as connection:
-        assert connection.execute(sa.text("SELECT count(*) FROM platform.note")).scalar() == 2
+    with tenant_scope(engine, ann.id_) as session:
+        with pytest.raises(sa.exc.DataError), session.begin_nested():
+            session.execute(sa.text("SELECT 1/0"))
+        # A flush that fails rolls back to the savepoint by itself.
+        with pytest.raises(sa.exc.ProgrammingError), session.begin_nested():
+            session.add(Workflow(name="x", owner_id=bob.id_, type_="serial", specification={}))
+        assert tenant_on(session.connection()) == str(ann.id_)
+
+
+STEAL = "SELECT message FROM platform.note"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rollback",
+        "/* trace */ COMMIT;",
+        "-- trace\nCOMMIT",
+        "END",
+        "ABORT",
+        "COMMIT AND CHAIN",
+        "ROLLBACK AND CHAIN",
+        "PREPARE TRANSACTION 'p'",
+        f"ROLLBACK; {STEAL}",
+        f"COMMIT; BEGIN; {STEAL}",
+        f"/* trace */ COMMIT; /* trace */ BEGIN; SAVEPOINT s; {STEAL}",
+        f"SELECT 1; ROLLBACK; BEGIN; {STEAL}",
+        "COMMIT; BEGIN; DELETE FROM platform.note",
+        "COMMIT; DELETE FROM platform.note; BEGIN",
+        "COMMIT; BEGIN; SET LOCAL platform.user_id = 'x'; UPDATE platform.note SET message = 'x'",
+        "RESET ALL",
+    ],
+)
+def test_a_statement_that_ends_the_scopes_transaction_gives_nothing_and_commits_nothing(
+    engine: sa.Engine, session: orm.Session, ann: Tenant, bob: Tenant, text: str
+) -> None:
+    with tenant_sessionmaker(engine, ann.id_)() as own:
+        with pytest.raises((errors.Refused, sa.exc.DBAPIError)) as caught:
+            own.execute(sa.text(text))
+        if not text.startswith("PREPARE"):  # which the server refuses where it keeps none
+            assert ENDED in str(caught.value)
+        for _ in range(2):
+            with pytest.raises((errors.Refused, sa.exc.SQLAlchemyError)):
+                own.execute(sa.text("DELETE FROM platform.note"))
+        own.rollback()
+        assert tenant_on(own.connection()) == str(ann.id_)
+    assert notes(session) == ["ann", "bob"]
+
+
+@pytest.mark.parametrize("end", ["rollback", "commit"])
+def test_a_transaction_that_is_ended_by_core_is_not_followed_by_one_outside(
+    engine: sa.Engine, session: orm.Session, ann: Tenant, bob: Tenant, end: str
+) -> None:
+    with tenant_sessionmaker(engine, ann.id_)() as own:
+        getattr(own.connection(), end)()
+        with pytest.raises((errors.Refused, sa.exc.InvalidRequestError)):
+            own.execute(sa.text("DELETE FROM platform.note"))
+    assert notes(session) == ["ann", "bob"]
+
+
+@pytest.mark.parametrize("then", ["execute", "commit"])
+@pytest.mark.parametrize("text", ["COMMIT", "COMMIT; BEGIN; DELETE FROM platform.note", "COMMIT; SELECT 1/0"])
+def test_what_is_done_behind_sqlalchemy_is_noticed_at_the_next_statement_or_the_commit(
+    engine: sa.Engine, session: orm.Session, ann: Tenant, bob: Tenant, text: str, then: str
+) -> None:
+    with tenant_sessionmaker(engine, ann.id_)() as own:
+        cursor = own.connection().connection.cursor()
+        try:
+            cursor.execute(text)
+        except Exception as error:
+            assert "division by zero" in str(error)
+        with pytest.raises(errors.Refused, match=ENDED):
+            own.commit() if then == "commit" else own.execute(sa.text("DELETE FROM platform.note"))
+    assert notes(session) == ["ann", "bob"]
+
+
+def test_an_error_after_the_transaction_was_ended_is_followed_by_nothing(
+    engine: sa.Engine, session: orm.Session, ann: Tenant, bob: Tenant
+) -> None:
+    for text in ("COMMIT; SELECT 1/0", "COMMIT; BEGIN; SELECT 1/0"):
+        with tenant_sessionmaker(engine, ann.id_)() as own:
+            with pytest.raises(sa.exc.DataError):
+                own.execute(sa.text(text))
+            with pytest.raises((errors.Refused, sa.exc.PendingRollbackError)):
+                own.execute(sa.text("DELETE FROM platform.note"))
+    assert notes(session) == ["ann", "bob"]
 
 
 def test_scopes_leave_nothing_in_memory(engine: sa.Engine, ann: Tenant) -> None:
+    left = []
     for _ in range(20):
-        with orm.Session(engine) as session, tenant_scope(session, ann.id_):
+        with tenant_scope(engine, ann.id_) as session:
             session.execute(WHO)
+            left += [weakref.ref(session), weakref.ref(session.connection()), weakref.ref(type(session))]
+    kept = type(session)
     del session
     gc.collect()
-    assert len(connections._watches) == 0
+    assert {reference() for reference in left} == {None, kept}  # one class, for all scopes
 
 
-def test_a_scope_adds_nothing_to_each_statement(session: orm.Session, ann: Tenant) -> None:
+def test_a_scope_adds_nothing_to_each_statement(engine: sa.Engine, ann: Tenant) -> None:
     said: list[str] = []
-    with tenant_scope(session, ann.id_):
+    with tenant_scope(engine, ann.id_) as session:
         event.listen(session.connection(), "before_cursor_execute", lambda *args: said.append(args[2]))
         for _ in range(3):
             session.execute(WHO)
-    assert len(said) == 3 + 2
+    assert len(said) == 3
+
+
+def test_the_mark_shows_whose_connection_it_is(database_uri: str, session: orm.Session, ann: Tenant) -> None:
+    engine = database.create_engine(database_uri, connect_args={"application_name": "a" * 63})
+    with tenant_scope(engine, ann.id_) as own:
+        assert own.execute(WHO).one()[2] == ("scope: " + "a" * 63)[:63]
+    engine.dispose()

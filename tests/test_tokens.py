@@ -408,7 +408,8 @@ def test_a_granted_value_is_not_replaced_by_whoever_saw_the_request_only(
     user = make_user(session)
     tokens.request(session, user)
     session.commit()
-    assert user.access_token_status == "requested"
+    requested = user.latest_access_token
+    assert (user.access_token_status, requested.token) == ("requested", None)
     with session_factory() as other:
         seen_by_other = other.get(User, user.id_)
         if way == "grant":
@@ -417,10 +418,12 @@ def test_a_granted_value_is_not_replaced_by_whoever_saw_the_request_only(
             seen_by_other.access_token = "handed out"
         other.commit()
     use_keys(monkeypatch, *keys)
-    user.access_token = "another"
+    requested.token, requested.status = "another", UserTokenStatus.active
     with pytest.raises(errors.TokenError, match="has already an active access token"):
         session.commit()
     session.rollback()
+    with pytest.raises(errors.TokenError, match="has already an active access token"):
+        user.access_token = "another"
     assert tokens.authenticate(session, "handed out").user_id == user.id_
 
 

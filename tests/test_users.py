@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
-from platform_db.models.policies import tenant_columns
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import database, errors, schema, users
@@ -19,6 +18,7 @@ from platform_db.lifecycle.history import add_note
 from platform_db.lifecycle.transitions import transition
 from platform_db.logs import append_log
 from platform_db.models import AuditLog, InteractiveSession, Job, Service, User, UserToken, Workflow
+from platform_db.schema.objects import tenant_columns
 from platform_db.testing import databases
 from platform_db.testing.plugin import migrate
 from platform_db.testing.server import RunServer
@@ -33,8 +33,7 @@ def test_a_user_is_created_and_found(session: Session) -> None:
     assert users.find_user(session, str(ada.id_)) is ada
     with pytest.raises(errors.UserExists):
         users.create_user(session, "ada@EXAMPLE.org")
-    assert list(users.list_users(session).rows) == [ada]
-    assert list(users.list_users(session, after=ada.id_).rows) == []
+    assert users.list_users(session) == ([ada], None)
     for unknown in ("nobody@example.org", uuid.uuid4()):
         with pytest.raises(errors.UserNotFound):
             users.find_user(session, unknown)

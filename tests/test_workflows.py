@@ -86,9 +86,9 @@ def test_sharing_shows_a_run_until_it_expires(session: Session, owner: User) -> 
 def test_pages_of_runs_newest_first(session: Session, owner: User) -> None:
     runs = [make_run(session, owner, status="running" if n % 2 else "created") for n in range(5)]
     make_run(session, make_user(session))
-    first = list_workflows(session, owner.id_, limit=3).rows
-    assert list(first) == runs[:1:-1]
-    assert list(list_workflows(session, owner.id_, after=first[-1]).rows) == runs[1::-1]
+    first = list_workflows(session, owner.id_, limit=3)
+    assert list(first.rows) == runs[:1:-1]
+    assert list(list_workflows(session, owner.id_, cursor=first.cursor).rows) == runs[1::-1]
     assert list(list_workflows(session, owner.id_, statuses=[RunStatus.running]).rows) == [runs[3], runs[1]]
 
 

@@ -13,9 +13,10 @@ from platform_db.workspaces import (
     Measurement,
     MissingWorkspaceError,
     WorkspaceError,
-    absolute_workspace_path,
     build_workspace_path,
+    canonical_workspace_path,
     get_disk_usage_or_zero,
+    is_managed_workspace,
     list_workspace,
     measure,
     measure_many,
@@ -62,16 +63,99 @@ def test_an_identifier_cannot_lead_elsewhere(identifier):
         build_workspace_path(USER, identifier)
 
 
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "/srv/w",
+        "/srv/w/",
+        "//srv/w",
+        "///srv//w//",
+        "/srv/./w/.",
+        "/srv/other/../w",
+        "/../srv/w",
+        "/srv/w/x/..",
+    ],
+)
+def test_a_workspace_has_one_path(spelling):
+    assert canonical_workspace_path(spelling) == "/srv/w"
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/srv/a\0b", "has a NUL character"),
+        ("users/u", "is relative, and PLATFORM_DB_SHARED_VOLUME_PATH is not set"),
+        ("", "is relative"),
+        ("/", "is the root of the file system"),
+        ("/srv/../..//.", "is the root of the file system"),
+        ("/" + "x" * 2048, "of 2049 bytes is longer than 2048"),
+        ("/" + "\xe9" * 1024, "of 2049 bytes is longer than 2048"),
+        ("/\udcff", "is not text in UTF-8"),
+        ("/\ud800", "is not text in UTF-8"),
+        (b"/\xff", "is not text in UTF-8"),
+    ],
+)
+def test_what_cannot_be_the_path_of_a_workspace_is_refused_in_one_line(path, reason):
+    with pytest.raises(errors.InvalidIdentifier, match=reason) as refused:
+        canonical_workspace_path(path)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_the_longest_path_is_no_longer_than_the_database_takes():
+    assert len(canonical_workspace_path("/" + "x" * 2047 + "/")) == 2048
+
+
 def test_a_relative_path_starts_at_the_shared_volume(environment, tmp_path):
-    assert absolute_workspace_path("users/u") == "users/u"
-    environment.setenv("PLATFORM_DB_SHARED_VOLUME_PATH", f"{tmp_path}/")
+    environment.setenv("PLATFORM_DB_SHARED_VOLUME_PATH", f"{tmp_path}//")
     settings.reset_settings()
-    assert absolute_workspace_path("users/u") == f"{tmp_path}/users/u"
-    assert absolute_workspace_path("/elsewhere") == "/elsewhere"
-    with pytest.raises(errors.InvalidIdentifier):
-        absolute_workspace_path("users/../../u")
+    assert canonical_workspace_path("users/u/") == f"{tmp_path}/users/u"
+    assert canonical_workspace_path("..users/./u") == f"{tmp_path}/..users/u"
+    assert canonical_workspace_path("/elsewhere") == "/elsewhere"
+    for outside in ("users/../../u", "..", ".", ""):
+        with pytest.raises(errors.InvalidIdentifier, match="leads out of the shared volume"):
+            canonical_workspace_path(outside)
     fill(tmp_path / "users/u", {"file": 5000})
     assert measure("users/u").bytes == measure(tmp_path / "users/u").bytes
+
+
+@pytest.mark.parametrize(
+    ("path", "managed"),
+    [
+        (f"/first/users/{USER}/workflows/w", True),
+        (f"/second/users/{USER}/anything", True),
+        (f"/volume/users/{USER}/w", True),
+        (f"users/{USER}/w", True),
+        (f"/first/./users//{USER}/w/", True),
+        (f"/first/users/{USER}", False),
+        (f"/first/users/{USER}/w/..", False),
+        ("/first/users", False),
+        ("/first", False),
+        (f"/first/users/{WORKFLOW}/workflows/w", False),
+        (f"/first/users/{USER}/../{WORKFLOW}/w", False),
+        (f"/first/users/{USER}0/w", False),
+        (f"/elsewhere/users/{USER}/w", False),
+        (f"/first/inner/users/{USER}/w", False),
+    ],
+)
+def test_what_lies_in_its_owners_part_of_a_root_is_managed(environment, path, managed):
+    environment.setenv("PLATFORM_DB_WORKSPACE_ROOT", "/first/, /second")
+    environment.setenv("PLATFORM_DB_SHARED_VOLUME_PATH", "/volume")
+    settings.reset_settings()
+    assert is_managed_workspace(path, USER) is managed
+
+
+def test_new_workspaces_go_to_the_first_root(environment):
+    environment.setenv("PLATFORM_DB_WORKSPACE_ROOT", "/first,/second")
+    settings.reset_settings()
+    assert build_workspace_path(USER).startswith("/first/users/")
+
+
+@pytest.mark.parametrize("root", ["relative", "/fine,relative", ","])
+def test_a_root_is_an_absolute_path(environment, root):
+    environment.setenv("PLATFORM_DB_WORKSPACE_ROOT", root)
+    settings.reset_settings()
+    with pytest.raises(errors.InvalidSetting, match="PLATFORM_DB_WORKSPACE_ROOT"):
+        settings.get_settings()
 
 
 def test_a_listing_has_a_row_for_each_name_and_adds_up(tmp_path):
@@ -224,7 +308,7 @@ def test_gentle_measures_the_same_and_pauses(tmp_path, monkeypatch):
 
 
 def test_an_unknown_method_is_refused_at_once(tmp_path):
-    with pytest.raises(ValueError, match="unknown method 'guess'; choose from auto, scan, du, ceph"):
+    with pytest.raises(ValueError, match="unknown method 'guess'; choose from auto, scan, ceph"):
         measure(tmp_path, method="guess")
     with pytest.raises(ValueError, match="unknown method"):
         measure_many([tmp_path], method="guess")

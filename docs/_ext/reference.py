@@ -16,7 +16,8 @@ from sqlalchemy.dialects import postgresql
 from platform_db import errors
 from platform_db.cli.command import Command
 from platform_db.models import Base
-from platform_db.settings.variables import PREFIX, Settings
+from platform_db.settings.environment import PREFIX
+from platform_db.settings.variables import Settings
 
 
 class SettingsTable(SphinxDirective):
@@ -40,15 +41,16 @@ class ExitCodes(SphinxDirective):
 
 
 class ErrorTable(SphinxDirective):
-    """``.. error-table::`` lists every error class with its exit code, what it says and what to do."""
+    """``.. error-table::`` lists every error class with its codes, what it says and what to do."""
 
     def run(self) -> list[nodes.Node]:
-        rows = [("Error", "Code", "Exit", "Message and hint")]
+        rows = [("Error", "Code", "Exit", "HTTP", "Message and hint")]
         for error in _classes(errors.PlatformDBError):
             message = (inspect.getdoc(error) or "").partition("\n")[0]
             hint = f" Hint: {error.hint}." if error.hint else ""
-            rows.append((f"``{error.__name__}``", f"``{error.code}``", str(error.exit_code), message + hint))
-        return _parsed(self, list_table(rows, widths="22 18 6 54"))
+            codes = (f"``{error.code}``", str(error.exit_code), str(error.http_status))
+            rows.append((f"``{error.__name__}``", *codes, message + hint))
+        return _parsed(self, list_table(rows, widths="22 18 6 6 48"))
 
 
 def list_table(rows: list[tuple[str, ...]], widths: str) -> list[str]:

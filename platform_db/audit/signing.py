@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import binascii
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from platform_db import errors
 from platform_db.settings import get_settings
+from platform_db.settings.secret_keys import decode_key
 
 
 def signing_key() -> Ed25519PrivateKey | None:
@@ -56,9 +56,6 @@ def is_signed(hash_: bytes, signature: bytes, keys: list[Ed25519PublicKey]) -> b
 
 def _decode(value: str, setting: str) -> bytes:
     try:
-        key = base64.b64decode(value, validate=True)
-    except binascii.Error:
-        key = b""
-    if len(key) != 32:
-        raise errors.InvalidSetting(f"PLATFORM_DB_{setting} is not 32 bytes in base64")
-    return key
+        return decode_key(value)
+    except ValueError as error:
+        raise errors.InvalidSetting(f"PLATFORM_DB_{setting} is {error}") from None

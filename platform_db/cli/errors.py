@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import importlib
 import sys
+import traceback
 from typing import IO, Any
 
 import click
 
 from platform_db import errors
 
-INTERRUPTED = 130
+PERMISSION_HINT = (
+    "platform-db roles show tells what each role may do; what migrates takes the schema's owner, "
+    "set as PLATFORM_DB_MIGRATION_URI"
+)
 
 
 class Program(click.Group):
@@ -50,11 +54,18 @@ class Program(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn an error into one line, unless ``--debug`` asks for all of it."""
+        from platform_db.database import interruptible
+
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise click.exceptions.Exit(INTERRUPTED) from None
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            with interruptible():
+                return super().invoke(ctx)
+        except (errors.Interrupted, click.Abort) as ending:
+            # At a prompt, click makes the one out of the other.
+            interrupted = ending.__context__ if isinstance(ending, click.Abort) else ending
+            if not isinstance(interrupted, errors.Interrupted):
+                raise
+            raise Failure(str(interrupted), interrupted.exit_code) from None
+        except (click.ClickException, click.exceptions.Exit):
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
@@ -63,8 +74,6 @@ class Program(click.Group):
             if failure is None:
                 raise
             if ctx.params.get("debug"):
-                import traceback
-
                 traceback.print_exception(error, file=sys.stderr)
             raise failure from None
 
@@ -94,17 +103,28 @@ def as_failure(error: Exception) -> Failure | None:
         if module in sys.modules and isinstance(error, getattr(sys.modules[module], name)):
             return Failure(str(error), 1)
     sqlalchemy = sys.modules.get("sqlalchemy.exc")
-    if sqlalchemy is None:
-        return None
-    if isinstance(error, sqlalchemy.DBAPIError):
+    if sqlalchemy is not None and isinstance(error, sqlalchemy.DBAPIError):
         from platform_db.database.driver_errors import as_connection_error
+        from platform_db.database.sqlstates import INSUFFICIENT_PRIVILEGE, sqlstate_of
 
         own = as_connection_error(error)
         if own is not None:
             return as_failure(own)
         # The server's detail may hold a row's values, and the whole text the statement's: both stay out.
         primary = getattr(getattr(error.orig, "diag", None), "message_primary", None)
-        return Failure(f"the database refused: {primary or type(error.orig).__name__}", 1)
-    if isinstance(error, sqlalchemy.SQLAlchemyError):
+        return Failure(
+            f"the database refused: {primary or type(error.orig).__name__}",
+            1,
+            PERMISSION_HINT if sqlstate_of(error) == INSUFFICIENT_PRIVILEGE else None,
+        )
+    if sqlalchemy is not None and isinstance(error, sqlalchemy.SQLAlchemyError):
         return Failure(f"the database could not be used: {type(error).__name__}", 1)
+    if _raised_in(error, "alembic"):
+        # It does not check what it is given: steps that lead out of the history end in an assertion.
+        return Failure("Alembic finds no such revision, or cannot do this with it", 1)
     return None
+
+
+def _raised_in(error: Exception, package: str) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith(f"{package}.")

@@ -8,8 +8,6 @@ whole database in hand. Both keys derive from one 32-byte secret by HKDF (RFC 58
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hmac
 import secrets
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from platform_db import errors
 from platform_db.settings import get_settings
+from platform_db.settings.secret_keys import KEY_BYTES, KEY_HINT, decode_key, split_keys
 
 if TYPE_CHECKING:
     from platform_db.settings.variables import Settings
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 VERSION = b"\x01"
 KEY_ID_BYTES = 4
 NONCE_BYTES = 12
-KEY_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -79,16 +77,13 @@ class KeyRing:
         :raises errors.SecretKeyError: names the position of the key that cannot be used, never the key.
         """
         keys = []
-        for position, part in enumerate(filter(None, (p.strip() for p in text.split(","))), start=1):
+        for position, part in enumerate(split_keys(text), start=1):
             try:
-                secret = base64.b64decode(
-                    part, altchars=b"-_" if set("-_") & set(part) else None, validate=True
-                )
-            except (binascii.Error, ValueError):
-                secret = b""
-            if len(secret) != KEY_BYTES:
-                raise errors.SecretKeyError(f"secret key number {position} is not 32 bytes in base64")
-            keys.append(Key.from_secret(secret))
+                keys.append(Key.from_secret(decode_key(part)))
+            except ValueError as error:
+                raise errors.SecretKeyError(
+                    f"secret key number {position} is {error}", hint=KEY_HINT
+                ) from None
         return cls(tuple(keys))
 
     @property
@@ -117,7 +112,7 @@ class KeyRing:
         header, nonce, sealed = _split(stored)
         key = self._by_id.get(header[1:])
         if key is None:
-            raise errors.SecretKeyError(f"the secret key with id {header[1:].hex()} is not configured")
+            raise errors.SecretKeyMissing(f"the secret key with id {header[1:].hex()} is not configured")
         try:
             return AESGCM(key.encryption).decrypt(nonce, sealed, header + context.encode()).decode()
         except InvalidTag:
@@ -144,11 +139,6 @@ def _split(stored: bytes) -> tuple[bytes, bytes, bytes]:
     if len(stored) < sealed_at + 16 or stored[:1] != VERSION:
         raise errors.DecryptionError
     return stored[:nonce_at], stored[nonce_at:sealed_at], stored[sealed_at:]
-
-
-def generate_key() -> str:
-    """Return a new secret key: 32 random bytes in base64."""
-    return base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
 
 
 _configured: tuple[Settings, KeyRing] | None = None

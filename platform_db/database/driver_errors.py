@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import ExceptionContext
 
 from platform_db import errors
+from platform_db.database import sqlstates
 from platform_db.identifiers import SCHEMA
+from platform_db.states import MACHINES
 
 # What a violated constraint means, for those that a caller is expected to meet.
 CONSTRAINT_ERRORS: dict[str, Callable[[], errors.PlatformDBError]] = {
@@ -29,7 +32,14 @@ CONSTRAINT_ERRORS: dict[str, Callable[[], errors.PlatformDBError]] = {
     "uq_workflow_owner_id_name_run_number_major_run_number_minor": lambda: errors.RunNumberError(
         "a run of this name has this number already"
     ),
-    "uq_interactive_session_secret_digest": lambda: errors.TokenError("this value is in use already"),
+    "pk_secret_digest": lambda: errors.TokenError("this value is in use already"),
+}
+
+# What the functions of the database refuse, beside status changes.
+RAISED_ERRORS: dict[str, Callable[[str], errors.PlatformDBError]] = {
+    sqlstates.APPEND_ONLY: errors.AppendOnly,
+    sqlstates.REFUSED: errors.Refused,
+    sqlstates.NO_SUCH_RUN: errors.RunNumberError,
 }
 
 
@@ -42,34 +52,40 @@ def raise_own_error(context: ExceptionContext) -> None:
     diagnostics = getattr(context.original_exception, "diag", None)
     if diagnostics is None:
         return
-    own = diagnostics.schema_name == SCHEMA
-    if own:
-        hide_values(context)
-    if diagnostics.sqlstate == "PD001":
-        entity_id, stored_status, status = diagnostics.message_detail.split(" ")
-        raise errors.InvalidTransition(diagnostics.table_name, entity_id, stored_status, status)
-    if diagnostics.sqlstate == "PD002":
-        raise errors.AppendOnly(diagnostics.message_primary)
-    if diagnostics.sqlstate == "PD003":
-        raise errors.Refused(diagnostics.message_primary)
-    if diagnostics.sqlstate == "PD004":
-        raise errors.RunNumberError(diagnostics.message_primary)
-    if own and diagnostics.constraint_name in CONSTRAINT_ERRORS:
+    if diagnostics.schema_name != SCHEMA or diagnostics.table_name is None:
+        return  # Other schemas may use the same SQLSTATEs and the same names of constraints.
+    hide_values(context)
+    detail = (diagnostics.message_detail or "").split(" ")
+    if (
+        diagnostics.sqlstate == sqlstates.INVALID_TRANSITION
+        and diagnostics.table_name in MACHINES
+        and len(detail) == 3
+    ):
+        raise errors.InvalidTransition(diagnostics.table_name, *detail)
+    if diagnostics.sqlstate in RAISED_ERRORS:
+        raise RAISED_ERRORS[diagnostics.sqlstate](diagnostics.message_primary)
+    if diagnostics.constraint_name in CONSTRAINT_ERRORS:
         raise CONSTRAINT_ERRORS[diagnostics.constraint_name]()
 
 
 def hide_values(context: ExceptionContext) -> None:
-    """Leave the server's message without what follows it: the row's and the statement's values.
+    """Leave the server's message alone of all that an error holds: no row's and no parameter's value.
 
     :raises errors.InvalidText: the driver refused a text, and its own error holds the whole of it.
     """
-    original, wrapper = context.original_exception, context.sqlalchemy_exception
+    original: Any = context.original_exception
+    wrapper = context.sqlalchemy_exception
+    if wrapper is not None:
+        wrapper.params = None  # They would be pickled with it.
     if isinstance(original, UnicodeEncodeError) or "NUL (0x00)" in str(original):
         raise errors.InvalidText from None
     message = getattr(getattr(original, "diag", None), "message_primary", None)
     if message is None:  # the client's own, of a connection that failed
         return
+    if original.pgcode.startswith(sqlstates.DATA_EXCEPTION_CLASS):
+        message = _QUOTED.sub('"…"', message)  # Such as: invalid input syntax for type integer: "…".
     original.args = (message,)
+    original.__setstate__({"pgerror": message, "pgcode": original.pgcode})
     if wrapper is not None:
         kind = type(original)
         wrapper.args = (f"({kind.__module__}.{kind.__name__}) {message}",)
@@ -98,10 +114,10 @@ def as_connection_error(error: sa.exc.DBAPIError) -> errors.PlatformDBError | No
     """
     if str(error.orig).startswith(("invalid dsn", "invalid connection option")):
         return errors.InvalidSetting("the database URI has an option that the driver does not know")
-    sqlstate = getattr(error.orig, "pgcode", None)
+    sqlstate = sqlstates.sqlstate_of(error)
     if not isinstance(error, sa.exc.OperationalError) or (
-        # Without a SQLSTATE the driver itself gave up; class 08 is a connection exception, 57P a shutdown.
-        sqlstate is not None and not sqlstate.startswith(("08", "57P"))
+        sqlstate is not None
+        and not sqlstate.startswith((sqlstates.CONNECTION_EXCEPTION_CLASS, sqlstates.SHUTDOWN_CLASS))
     ):
         return None
     # With several addresses each has its line; the last one is what the driver ended with.
@@ -109,25 +125,62 @@ def as_connection_error(error: sa.exc.DBAPIError) -> errors.PlatformDBError | No
     text = lines[-1] if lines else "no reason was given"
     server = _SERVER.search(text)
     where = f"the server at {':'.join(filter(None, server.groups()))}" if server else "the server"
-    for pattern, meaning in _CONNECTION_FAILURES:
+    for pattern, meaning, hint in _CONNECTION_FAILURES:
         if found := re.search(pattern, text):
-            return errors.Unreachable(meaning.format(*found.groups(), where=where))
+            return errors.Unreachable(meaning.format(*found.groups(), where=where), hint=hint)
     reason = text.rpartition(" failed: ")[2].removeprefix("FATAL:").strip()
     return errors.Unreachable(f"{where} cannot be used: {reason}")
 
 
 _SERVER = re.compile(r'connection to server (?:at|on socket) "([^"]+)"(?: \([^)]*\))?(?:, port (\d+))?')
 
+_QUOTED = re.compile('".*"', re.DOTALL)
+
+_LOGIN_HINT = "correct the password in PLATFORM_DB_URI, or PLATFORM_DB_PASSWORD"
+
+# What the driver says, what that means, and what to do where it is not to look for the server.
 _CONNECTION_FAILURES = (
-    (r'could not translate host name "([^"]*)"', 'the host name "{0}" cannot be resolved'),
-    (r'password authentication failed for user "([^"]*)"', '{where} refuses the password of "{0}"'),
-    (r"no password supplied", "{where} asks for a password, and none is configured"),
-    (r'database "([^"]*)" does not exist', '{where} has no database "{0}"'),
-    (r'role "([^"]*)" does not exist', '{where} has no login "{0}"'),
-    (r"[Cc]onnection refused|No such file or directory", "{where} is not running: nothing listens there"),
-    (r"timeout expired|timed out", "{where} did not answer in time"),
+    (r'could not translate host name "(.*)"', 'the host name "{0}" cannot be resolved', None),
+    (
+        r'password authentication failed for user "(.*)"',
+        '{where} refuses the password of "{0}"',
+        _LOGIN_HINT,
+    ),
+    (r"no password supplied", "{where} asks for a password, and none is configured", _LOGIN_HINT),
+    (
+        r'database "(.*)" does not exist',
+        '{where} has no database "{0}"',
+        "make it with: platform-db db create; or correct its name in PLATFORM_DB_URI or PLATFORM_DB_NAME",
+    ),
+    (
+        r'role "(.*)" does not exist',
+        '{where} has no login "{0}"',
+        "correct the user in PLATFORM_DB_URI or PLATFORM_DB_USERNAME, or have an administrator create it",
+    ),
+    (
+        r'permission denied for database "(.*)"',
+        '{where} does not let this login into the database "{0}"',
+        "have its owner run: GRANT CONNECT ON DATABASE … TO …",
+    ),
+    (
+        r"no pg_hba.conf entry|pg_hba.conf rejects",
+        "{where} lets nobody in from here, as this login, to this database",
+        "have an administrator add a line to pg_hba.conf; it may ask for ?sslmode=require in the URI",
+    ),
+    (
+        r"sorry, too many clients|remaining connection slots|too many connections",
+        "{where} has no connection left",
+        "lower PLATFORM_DB_POOL_SIZE and PLATFORM_DB_MAX_OVERFLOW, or raise the server's max_connections",
+    ),
+    (
+        r"[Cc]onnection refused|No such file or directory",
+        "{where} is not running: nothing listens there",
+        None,
+    ),
+    (r"timeout expired|timed out", "{where} did not answer in time", None),
     (
         r"(?:closed the connection|terminating connection|connection already closed)",
         "{where} ended the connection",
+        None,
     ),
 )

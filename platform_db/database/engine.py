@@ -1,7 +1,9 @@
-"""Engines with the configured pool and timeouts."""
+"""Engines with the configured pool and timeouts, and with what the package relies on pinned."""
 
 from __future__ import annotations
 
+import functools
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -9,44 +11,54 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine
 
 from platform_db.database import driver_errors, forking, liveness
-from platform_db.database.url import SECRET_OPTIONS, normalise_url
+from platform_db.database.url import SECRET_OPTIONS, database_url, is_embedded, normalise_url
 from platform_db.settings import get_settings
 
 if TYPE_CHECKING:
     from platform_db.settings.variables import Settings
 
+# Sent in the startup packet, where it wins over PGCLIENTENCODING and what the role or the database has.
+ENCODING = {"client_encoding": "UTF8"}
 
-def create_engine(url: URL | str, settings: Settings | None = None, **options: Any) -> Engine:
+# The driver writes it into BEGIN, so it costs no statement. The triggers and the guarded statements are made
+# for it: under REPEATABLE READ, as a role or a database may have it, concurrent writers fail.
+ISOLATION = "READ COMMITTED"
+
+# How each engine was made: from its URL, with the secrets that the engine does not show, and these arguments.
+_origins: weakref.WeakKeyDictionary[Engine, tuple[URL, dict[str, Any]]] = weakref.WeakKeyDictionary()
+
+
+def create_engine(database: URL | str | Engine, settings: Settings | None = None, **options: Any) -> Engine:
     """Return an engine with the configured pool and timeouts, whose errors are platform-db's.
 
     Statement parameters are never logged, nor shown in errors: they may hold secrets.
 
-    What the URL itself says of the connection counts, and the timeouts are added to its ``options``.
+    What the URL itself says of the connection counts, and the timeouts are added to its ``options``. The
+    client's encoding is UTF-8, and transactions are READ COMMITTED, whatever the role or the database has.
 
+    :param database: where to connect, or an engine whose connections are to be made the same way.
     :param options: overrides for :func:`sqlalchemy.create_engine`. ``options`` in ``connect_args`` takes the
         place of the timeouts.
     """
     settings = settings or get_settings()
-    url = normalise_url(url) if isinstance(url, str) else url
+    url, origin = _origin(database)
+    options = {
+        **origin,
+        **options,
+        "connect_args": {**origin["connect_args"], **options.get("connect_args", {})},
+    }
     # As arguments instead of in the URL, for an engine's representation shows that.
     secrets = {name: values[-1] for name, values in url.normalized_query.items() if name in SECRET_OPTIONS}
-    url = url.difference_update_query(secrets)
-    connect_args: dict[str, Any] = {
-        name: value
-        for name, value in (
-            ("application_name", settings.application_name),
-            ("connect_timeout", settings.connect_timeout),
-        )
-        if name not in url.query
+    shown = url.difference_update_query(secrets)
+    connect_args = {
+        **{name: value for name, value in _configured(settings).items() if name not in shown.query},
+        **_timeouts(settings),
+        **ENCODING,
+        **secrets,
+        **options["connect_args"],
     }
-    timeouts = {
-        "statement_timeout": settings.statement_timeout,
-        "lock_timeout": settings.lock_timeout,
-        "idle_in_transaction_session_timeout": settings.idle_in_transaction_timeout,
-    }
-    set_timeouts = " ".join(f"-c {name}={value}" for name, value in timeouts.items() if value)
-    if settings.connection_options and set_timeouts:
-        connect_args["options"] = set_timeouts
+    if "options" in connect_args and (own := shown.normalized_query.get("options")):
+        connect_args["options"] = " ".join([*own, connect_args["options"]]).strip()
     pool = {
         "pool_size": settings.pool_size,
         "max_overflow": settings.max_overflow,
@@ -55,15 +67,61 @@ def create_engine(url: URL | str, settings: Settings | None = None, **options: A
     }
     if "poolclass" in options:
         pool = {}
-    connect_args |= {**secrets, **options.pop("connect_args", {})}
-    if "options" in connect_args and (own := url.normalized_query.get("options")):
-        connect_args["options"] = " ".join([*own, connect_args["options"]]).strip()
-    engine = sa.create_engine(
-        url,
-        **{**pool, "connect_args": connect_args, "hide_parameters": True, **options},
-    )
+    defaults = {**pool, "hide_parameters": True, "isolation_level": ISOLATION}
+    engine = sa.create_engine(shown, **{**defaults, **options, "connect_args": connect_args})
+    _origins[engine] = url, {name: options[name] for name in options.keys() & {"connect_args", "creator"}}
     event.listen(engine, "handle_error", driver_errors.hide_values)
     forking.watch(engine)
     if settings.pool_pre_ping:
         liveness.check_before_use(engine)
     return engine
+
+
+def is_configured(engine: Engine) -> bool:
+    """Tell whether an engine was made from the URL of the configured server."""
+    settings = get_settings()
+    if is_embedded(settings) or (settings.uri is None and settings.host is None):
+        return False  # Looking at an embedded database would start it.
+    return _origin(engine)[0] == database_url(settings)
+
+
+def _origin(database: URL | str | Engine) -> tuple[URL, dict[str, Any]]:
+    if not isinstance(database, Engine):
+        return normalise_url(database) if isinstance(database, str) else database, {"connect_args": {}}
+    if database in _origins:
+        return _origins[database]
+    return database.url, {"connect_args": {}, "creator": functools.partial(_connection_of, database)}
+
+
+def _connection_of(engine: Engine) -> Any:
+    """Make a connection as an engine of somebody else's does, whatever it was made with, and keep it."""
+    connection = engine.raw_connection()
+    connection.detach()
+    return connection.dbapi_connection
+
+
+def _configured(settings: Settings) -> dict[str, Any]:
+    """Return what is told to the driver, unless the URL says it."""
+    connection = {
+        "application_name": settings.application_name,
+        "connect_timeout": settings.connect_timeout,
+    }
+    if seconds := settings.network_timeout:
+        # What was sent and is not acknowledged ends the connection by itself; an idle one is asked.
+        connection |= {
+            "tcp_user_timeout": seconds * 1000,
+            "keepalives_idle": max(1, seconds // 2),
+            "keepalives_interval": max(1, seconds // 6),
+            "keepalives_count": 3,
+        }
+    return connection
+
+
+def _timeouts(settings: Settings) -> dict[str, str]:
+    timeouts = {
+        "statement_timeout": settings.statement_timeout,
+        "lock_timeout": settings.lock_timeout,
+        "idle_in_transaction_session_timeout": settings.idle_in_transaction_timeout,
+    }
+    options = " ".join(f"-c {name}={value}" for name, value in timeouts.items() if value)
+    return {"options": options} if options and settings.connection_options else {}

@@ -22,8 +22,13 @@ def watch(engine: sa.Engine) -> None:
     event.listen(engine, "connect", lambda connection, record: _connections.add(connection))
 
 
+def connections() -> list[Any]:
+    """Return the driver's connections of this process that are open."""
+    return [connection for connection in _connections if not connection.closed]
+
+
 def _cut_off() -> None:
-    inherited = [connection for connection in _connections if not connection.closed]
+    inherited = connections()
     _connections.clear()
     if not inherited:
         return

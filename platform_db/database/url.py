@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -18,6 +19,13 @@ DRIVER = "postgresql+psycopg2"
 # What libpq takes as an option of the URL and nobody should see (``passfile`` and ``sslkey`` are paths).
 SECRET_OPTIONS = ("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
 
+_ESCAPED = (
+    "in a user or a password write % as %25, @ as %40, / as %2F, : as %3A, # as %23, ? as %3F, "
+    "or give it unescaped as PLATFORM_DB_PASSWORD, with PLATFORM_DB_HOST in place of the URI"
+)
+_USERINFO = re.compile(r"[\w+]+://([^@]*)@")
+_LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
 
 def normalise_url(uri: str) -> URL:
     """Return ``uri`` as a URL of the psycopg2 driver.
@@ -28,16 +36,21 @@ def normalise_url(uri: str) -> URL:
         url = sa.make_url(uri)
     except (sa.exc.ArgumentError, ValueError):
         raise errors.InvalidSetting(
-            "the database URI is not a URL such as postgresql://user@host/name"
+            "the database URI is not a URL such as postgresql://user@host/name", hint=_ESCAPED
         ) from None
     backend = url.drivername.partition("+")[0]
     if backend not in ("postgresql", "postgres"):
         raise errors.InvalidSetting(
             f"the database URI starts with {backend}:, not with postgresql: or embedded:"
         )
-    if "@" in (url.host or ""):
+    if "@" in f"{url.host}{url.database}":
         # Read on, the rest of the password would be taken for the server's name, and shown as such.
-        raise errors.InvalidSetting("the database URI has an @ in its password: write it as %40")
+        raise errors.InvalidSetting("the database URI has more than one @", hint=_ESCAPED)
+    userinfo = _USERINFO.match(uri)
+    if userinfo and (_LONE_PERCENT.search(userinfo[1]) or "\ufffd" in f"{url.username}{url.password}"):
+        raise errors.InvalidSetting(
+            "the database URI has a % in its user or password that begins no character's code", hint=_ESCAPED
+        )
     if password := url.normalized_query.get("password"):
         # As an option it would be shown with the URL.
         url = url.set(password=password[-1]).difference_update_query(["password"])

@@ -25,9 +25,9 @@ DEDICATED = "platform-db"
 CANDIDATES = (DEDICATED, "postgres")
 TIMEOUT = 120.0  # seconds that one command of the server may take
 
-# A child that another thread forks while pipes to a command are open would hold them open, and we would
-# wait for that child as well: forks wait until the command has been started.
-_spawning = threading.RLock()
+# A child that another thread forks inherits what is open: pipes to a command, and we would wait for that
+# child as well; a program that is being written, and the kernel would not run it. Forks wait for this lock.
+fork_lock = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def run(
     environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     arguments = list(map(str, command))
     try:
-        with _spawning:
+        with fork_lock:
             process = subprocess.Popen(  # noqa: S603
                 arguments,
                 cwd=directory,
@@ -162,5 +162,7 @@ def _by_name(name: str) -> pwd.struct_passwd | None:
 
 if sys.platform != "win32":
     os.register_at_fork(
-        before=_spawning.acquire, after_in_parent=_spawning.release, after_in_child=_spawning.release
+        before=fork_lock.acquire,
+        after_in_parent=fork_lock.release,
+        after_in_child=fork_lock.release,
     )

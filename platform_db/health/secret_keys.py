@@ -30,7 +30,7 @@ def require_secret_keys(connection: sa.Connection) -> None:
         for key_id in connection.execute(sa.text(_used(table, column))).scalars()
     }
     if missing := sorted(used - configured):
-        raise errors.SecretKeyError(
+        raise errors.SecretKeyMissing(
             f"stored secrets need the secret key with id {', '.join(missing)}, which is not configured"
         )
 

@@ -61,6 +61,7 @@ def migrate() -> None:
     # Without the services' timeouts; what the URL's own options say stays.
     with schema.connect(database_url(), options="") as connection:
         schema.lock_for_migration(connection, get_settings().migration_wait)
+        database.require_utf8(connection)
         connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
         connection.commit()
         schema.refuse_newer(connection)

@@ -172,6 +172,18 @@ class Usage:
         """Of what."""
         return relationship(lazy="joined", innerjoin=True)
 
+    @staticmethod
+    def constraints(column: str, table: str) -> tuple[sa.Constraint, ...]:
+        """Return the keys and checks of the figures of a table's rows.
+
+        :param column: refers to the row.
+        """
+        return (
+            sa.PrimaryKeyConstraint("owner_id", column, "resource_id"),
+            tenant_foreign_key(column, table),
+            sa.CheckConstraint("quota_used >= 0", name="used_not_negative"),
+        )
+
 
 class WorkflowResource(Usage, Base):
     """How much of a resource a workflow uses, and when that was measured.
@@ -192,9 +204,7 @@ class WorkflowResource(Usage, Base):
     apparent: Mapped[bool] = mapped_column(server_default="false")
 
     __table_args__ = (
-        sa.PrimaryKeyConstraint("owner_id", "workflow_id", "resource_id"),
-        tenant_foreign_key("workflow_id", "workflow"),
-        sa.CheckConstraint("quota_used >= 0", name="used_not_negative"),
+        *Usage.constraints("workflow_id", "workflow"),
         {"info": {STORAGE: "fillfactor = 80"}},
     )
 
@@ -207,11 +217,7 @@ class InteractiveSessionResource(Usage, Base):
 
     session_id: Mapped[uuid.UUID]
 
-    __table_args__ = (
-        sa.PrimaryKeyConstraint("owner_id", "session_id", "resource_id"),
-        tenant_foreign_key("session_id", "interactive_session"),
-        sa.CheckConstraint("quota_used >= 0", name="used_not_negative"),
-    )
+    __table_args__ = Usage.constraints("session_id", "interactive_session")
 
 
 class ServiceResource(Usage, Base):
@@ -222,11 +228,7 @@ class ServiceResource(Usage, Base):
 
     service_id: Mapped[uuid.UUID]
 
-    __table_args__ = (
-        sa.PrimaryKeyConstraint("owner_id", "service_id", "resource_id"),
-        tenant_foreign_key("service_id", "service"),
-        sa.CheckConstraint("quota_used >= 0", name="used_not_negative"),
-    )
+    __table_args__ = Usage.constraints("service_id", "service")
 
 
 class QuotaReservation(Identified, Timestamped, Base):

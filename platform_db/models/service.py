@@ -13,7 +13,7 @@ from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, relationship
 from platform_db.models.base import Base, session_of, tenant_foreign_key
 from platform_db.models.log_chunk import decode_log, encode_log
 from platform_db.models.resource import ServiceResource
-from platform_db.models.session import Running
+from platform_db.models.session import Running, WorkflowLink
 from platform_db.models.types import Timestamp, native_enum
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class ServiceLog(Base):
     service_id: Mapped[uuid.UUID]
     number: Mapped[int] = mapped_column(sa.BigInteger, server_default=sa.FetchedValue())
     at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.FetchedValue())
+    transaction_id: Mapped[int] = mapped_column(sa.BigInteger, server_default=sa.FetchedValue())
     data: Mapped[bytes] = mapped_column(sa.LargeBinary)
 
     __table_args__ = (
@@ -88,19 +89,11 @@ class ServiceLog(Base):
     )
 
 
-class WorkflowService(Base):
+class WorkflowService(WorkflowLink, Base):
     """The link between a workflow and a service that it uses."""
 
     __tablename__ = "workflow_service"
-    owner_from = ("workflow_id", "Workflow")
 
-    owner_id: Mapped[uuid.UUID]
-    workflow_id: Mapped[uuid.UUID]
     service_id: Mapped[uuid.UUID]
 
-    __table_args__ = (
-        sa.PrimaryKeyConstraint("owner_id", "workflow_id", "service_id"),
-        tenant_foreign_key("workflow_id", "workflow"),
-        tenant_foreign_key("service_id", "service"),
-        sa.Index("ix_workflow_service_owner_id_service_id", "owner_id", "service_id"),
-    )
+    __table_args__ = WorkflowLink.constraints("workflow_service", "service_id", "service")

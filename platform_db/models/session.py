@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import uuid
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -95,19 +95,34 @@ class InteractiveSession(Running, Base):
     )
 
 
-class WorkflowSession(Base):
-    """The link between a workflow and an interactive session on it."""
+class WorkflowLink:
+    """A link of a workflow with a session or service of the same owner."""
 
-    __tablename__ = "workflow_session"
-    owner_from = ("workflow_id", "Workflow")
+    owner_from: ClassVar[tuple[str, str] | None] = ("workflow_id", "Workflow")
 
     owner_id: Mapped[uuid.UUID]
     workflow_id: Mapped[uuid.UUID]
+
+    @staticmethod
+    def constraints(table: str, column: str, to: str) -> tuple[sa.schema.SchemaItem, ...]:
+        """Return the keys and the index of a table of links.
+
+        :param column: refers to what the workflow is linked with.
+        :param to: that row's table.
+        """
+        return (
+            sa.PrimaryKeyConstraint("owner_id", "workflow_id", column),
+            tenant_foreign_key("workflow_id", "workflow"),
+            tenant_foreign_key(column, to),
+            sa.Index(f"ix_{table}_owner_id_{column}", "owner_id", column),
+        )
+
+
+class WorkflowSession(WorkflowLink, Base):
+    """The link between a workflow and an interactive session on it."""
+
+    __tablename__ = "workflow_session"
+
     session_id: Mapped[uuid.UUID]
 
-    __table_args__ = (
-        sa.PrimaryKeyConstraint("owner_id", "workflow_id", "session_id"),
-        tenant_foreign_key("workflow_id", "workflow"),
-        tenant_foreign_key("session_id", "interactive_session"),
-        sa.Index("ix_workflow_session_owner_id_session_id", "owner_id", "session_id"),
-    )
+    __table_args__ = WorkflowLink.constraints("workflow_session", "session_id", "interactive_session")

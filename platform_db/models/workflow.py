@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, relationship
+from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, relationship, validates
 
 from platform_db import errors, priority, states
 from platform_db.identifiers import parse_id
@@ -29,7 +29,7 @@ from platform_db.models.retention import WorkspaceRetentionRule
 from platform_db.models.run_number import format_run_number, split_run_number, take_run_number
 from platform_db.models.types import Json, Timestamp, native_enum
 from platform_db.states import RunStatus, WorkspaceRetentionRuleStatus
-from platform_db.workspaces import build_workspace_path, list_workspace
+from platform_db.workspaces import build_workspace_path, canonical_workspace_path, list_workspace
 from platform_db.workspaces.listing import Row, Search
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ class Workflow(Identified, Timestamped, Base):
     :param restart: whether this run restarts an earlier one of the same name.
     :param run_number: with ``restart``, the run to restart, such as ``"2"`` or ``"2.3"`` (without it, the
         latest one); otherwise the number to give, for a run that comes from elsewhere.
-    :param workspace_path: where the run's files lie; by default below the owner's directory.
+    :param workspace_path: where the run's files lie, stored in its canonical form
+        (:func:`platform_db.workspaces.canonical_workspace_path`); by default below the owner's directory.
     """
 
     __tablename__ = "workflow"
@@ -110,6 +111,11 @@ class Workflow(Identified, Timestamped, Base):
         # What is indexed must fit into an index entry.
         sa.CheckConstraint("octet_length(name) BETWEEN 1 AND 1024", name="name_length"),
         sa.CheckConstraint("octet_length(workspace_path) <= 2048", name="workspace_path_length"),
+        # Statements compare paths as text, also for one that lies in another, so each has one form:
+        # absolute, without ".", "..", "//" or a slash at its end.
+        sa.CheckConstraint(
+            "workspace_path ~ '^(/(?![.]{1,2}(/|$))[^/]+)+$'", name="workspace_path_canonical"
+        ),
         sa.CheckConstraint("run_number_major >= 1 AND run_number_minor >= 0", name="run_number_positive"),
         sa.CheckConstraint("status <> 'running' OR run_started_at IS NOT NULL", name="running_has_start"),
         sa.CheckConstraint(
@@ -174,6 +180,10 @@ class Workflow(Identified, Timestamped, Base):
             self.owner_id = self.owner.id_
         if self.workspace_path is None and self.owner_id is not None:
             self.workspace_path = build_workspace_path(str(self.owner_id), str(self.id_))
+
+    @validates("workspace_path")
+    def _canonical_path(self, key: str, path: str) -> str:
+        return canonical_workspace_path(path)
 
     # -- run numbers
 

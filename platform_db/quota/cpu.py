@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -19,9 +19,17 @@ from platform_db.identifiers import parse_id
 from platform_db.leases.tasks import lease
 from platform_db.models import ResourceType, User, Workflow
 from platform_db.quota import figures
+from platform_db.quota.batches import run_batch
 from platform_db.quota.figures import Drift
 from platform_db.quota.periods import move_periods_on
-from platform_db.quota.resources import AnyResource, UserOrId, get_default_key, lock_users, user_id_of
+from platform_db.quota.resources import (
+    AnyResource,
+    UserOrId,
+    get_default_key,
+    lock_remaining_users,
+    lock_users,
+    user_id_of,
+)
 from platform_db.quota.scope import Scope, count_users, portions
 
 LEASE = "cpu-usage-update"
@@ -165,13 +173,23 @@ def _update(
     report = CpuReport()
     for user_ids in portions(factory, scope, resource):
         check()
-        with factory() as session, session.begin() as transaction:
-            update_users(session, resource, user_ids, report)
-            if not keep:
-                transaction.rollback()
+        portion = run_batch(factory, partial(_update_portion, resource=resource, users=user_ids, keep=keep))
         report.users += len(user_ids)
+        report.figures += portion.figures
+        report.totals += portion.totals
+        report.periods += portion.periods
         if progress:
             progress(report.users, max(total, report.users))
+    return report
+
+
+def _update_portion(
+    session: Session, resource: AnyResource, users: Sequence[uuid.UUID], keep: bool
+) -> CpuReport:
+    report = CpuReport()
+    update_users(session, resource, users, report)
+    if not keep:
+        session.rollback()
     return report
 
 
@@ -179,7 +197,7 @@ def update_users(
     session: Session, resource: AnyResource, user_ids: Sequence[uuid.UUID], report: CpuReport
 ) -> list[Drift]:
     """Bring the users' figures and totals up to date, and return the totals that changed."""
-    lock_users(session, user_ids, resource)
+    lock_remaining_users(session, user_ids, resource)
     report.periods += move_periods_on(session, resource, user_ids)
     parameters = {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
     connection = session.connection()
@@ -236,6 +254,8 @@ def update_users_cpu_quota(session: Session, user: UserOrId | None = None) -> No
     """
     session.flush()
     resource = get_default_key(session, ResourceType.cpu)
+    if user is not None:
+        lock_users(session, [user_id_of(user)], resource)
     user_ids = (
         list(session.scalars(sa.select(User.id_).order_by(User.id_))) if user is None else [user_id_of(user)]
     )

@@ -14,14 +14,16 @@ from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import ResourceType, User, Workflow, WorkflowResource
 from platform_db.quota import figures
-from platform_db.quota.figures import Drift, Figure
+from platform_db.quota.figures import MOST_BYTES, Drift, Figure, Workspace
 from platform_db.quota.resources import (
     AnyResource,
     UserOrId,
     get_default_quota_resource,
+    lock_remaining_users,
     lock_users,
     user_id_of,
 )
+from platform_db.workspaces.opening import require_storage
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ def store_workflow_disk_quota(
     :param bytes_to_sum: how many bytes were added; negative if they were removed.
     :raises errors.WorkflowNotFound: there is no such run.
     :raises errors.WorkspaceError: the workspace is there, but cannot be read; the figure stays.
+    :raises errors.StorageMissing: the workspace is not there, nor is its root; the figure stays.
     """
     session.flush()
     workflow_id = workflow.id_ if isinstance(workflow, Workflow) else parse_id(workflow, "workflow id")
@@ -52,9 +55,9 @@ def store_workflow_disk_quota(
         _measure(session, resource, row.owner_id, row.workspace_path)
     else:
         figures.change_figure(session, resource, row.owner_id, row.workspace_path, bytes_to_sum)
-    found = session.get_one(
-        WorkflowResource, (row.owner_id, workflow_id, resource.id_), populate_existing=True
-    )
+    found = session.get(WorkflowResource, (row.owner_id, workflow_id, resource.id_), populate_existing=True)
+    if found is None:
+        raise errors.WorkflowNotFound(f"workflow {workflow_id} was deleted meanwhile")
     if isinstance(workflow, Workflow):
         session.expire(workflow, ["resources"])
     return found
@@ -66,12 +69,21 @@ _FIND = sa.text("SELECT owner_id, workspace_path FROM platform.workflow WHERE id
 def _measure(session: Session, resource: AnyResource, owner_id: uuid.UUID, path: str) -> None:
     workspace = figures.read_workspace(session, resource, owner_id, path)
     try:
-        measured = workspaces.measure(workspace)
-        figure = Figure(workspace, measured.bytes, measured.method, measured.apparent)
+        figure = measured_figure(workspace, workspaces.measure(workspace))
     except workspaces.MissingWorkspaceError:
+        require_storage(path)
         figure = Figure(workspace, 0, "missing")
     figures.write_figures(session, resource, [figure])
     figures.expire_totals(session, resource, [owner_id])
+
+
+def measured_figure(workspace: Workspace, measured: workspaces.Measurement) -> Figure:
+    """Return the figure to store of a workspace that was measured.
+
+    What cannot be read does not lower it: closing a directory is no way around a quota.
+    """
+    used = max(measured.bytes, workspace.used or 0) if measured.unreadable else measured.bytes
+    return Figure(workspace, min(used, MOST_BYTES), measured.method, measured.apparent)
 
 
 @takes_session
@@ -95,6 +107,7 @@ def update_users_disk_quota(
         ):
             sum_totals(session, resource, user_ids)
     elif bytes_to_sum is None:
+        lock_users(session, [user_id_of(user)], resource)
         sum_totals(session, resource, [user_id_of(user)])
     else:
         figures.change_total(session, resource, user_id_of(user), bytes_to_sum)
@@ -117,7 +130,8 @@ _SUM_TOTALS = sa.text(
         GROUP BY w.owner_id, w.workspace_path
     ),
     sums AS (
-        SELECT total.owner_id, total.quota_used AS before, coalesce(sum(workspaces.used), 0) AS used
+        SELECT total.owner_id, total.quota_used AS before,
+               least(:most, coalesce(sum(workspaces.used), 0)) AS used
         FROM platform.user_resource AS total LEFT JOIN workspaces ON workspaces.owner_id = total.owner_id
         WHERE total.owner_id = ANY(CAST(:users AS uuid[])) AND total.resource_id = CAST(:resource AS uuid)
         GROUP BY total.owner_id, total.quota_used
@@ -136,9 +150,10 @@ def sum_totals(session: Session, resource: AnyResource, user_ids: Sequence[uuid.
 
     The rows are locked first: one statement that waited for another writer would sum what it saw before.
     """
-    lock_users(session, user_ids, resource)
+    lock_remaining_users(session, user_ids, resource)
     rows = session.connection().execute(
-        _SUM_TOTALS, {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
+        _SUM_TOTALS,
+        {"users": [str(user) for user in user_ids], "resource": str(resource.id_), "most": MOST_BYTES},
     )
     drifts = [Drift(row.owner_id, row.before, row.used) for row in rows if row.before != row.used]
     figures.expire_totals(session, resource, user_ids)

@@ -12,18 +12,22 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import sqlalchemy as sa
 
-from platform_db import errors, workspaces
+from platform_db import errors, settings, workspaces
 from platform_db.database.session import SessionFactory
 from platform_db.leases.tasks import lease
 from platform_db.models import ResourceType
-from platform_db.quota.disk import sum_totals
-from platform_db.quota.figures import Figure, Workspace, write_figures
+from platform_db.quota.batches import run_batch
+from platform_db.quota.disk import measured_figure, sum_totals
+from platform_db.quota.figures import MOST_BYTES, Figure, Workspace, write_figures
 from platform_db.quota.resources import AnyResource, get_default_key
 from platform_db.quota.scope import FIRST_ID, Scope, portions, users_in_scope
 from platform_db.workspaces.measure import Choice
+from platform_db.workspaces.opening import require_root, require_storage
+from platform_db.workspaces.paths import roots
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +37,8 @@ FIGURES_PER_BATCH = 1000
 # So that a slow disk's figures are stored, and its work is not lost, before a batch is full.
 SECONDS_PER_BATCH = 10.0
 PROBLEMS_KEPT = 20
+# So many workspaces may always be missing, whatever share of a small platform's that is.
+MISSING_ALLOWED = 20
 
 Progress = Callable[[int, int], None]
 """Is told how many items are done, and of how many."""
@@ -56,10 +62,11 @@ class DiskReport:
     :param runs: how many runs they belong to.
     :param bytes: the sum of the figures that were found.
     :param changed: how many figures differ from what was stored.
-    :param newer: how many were left alone, because a newer figure was stored meanwhile.
+    :param newer: how many were left alone: a newer figure was stored meanwhile, or the runs were deleted.
     :param stale: how many changed while they were measured; the next run measures them again.
     :param missing: how many workspaces do not exist, and so take nothing.
-    :param incomplete: how many have parts that cannot be read, which their figures lack.
+    :param incomplete: how many were measured only in part: some of it cannot be read, or it shows more bytes
+        than a figure holds. Their figures are not lowered.
     :param failed: how many could not be measured; their figures stay as they were.
     :param corrected_totals: how many users' totals were not the sum of their figures.
     :param problems: the first of what is incomplete or failed, in words.
@@ -106,6 +113,7 @@ def update_disk_usage(
     :param dry_run: measure and compare, but store nothing.
     :raises errors.AlreadyRunning: another run of the same scope is going on.
     :raises errors.ResourceNotFound: the default resources were never created.
+    :raises errors.StorageMissing: a root is missing or empty, or too many workspaces are missing.
     """
     scope, measuring = scope or Scope(), measuring or Measuring()
     with factory() as session, session.begin():
@@ -141,16 +149,14 @@ def _update(
         _write(factory, resource, batch, report)
     for user_ids in portions(factory, scope, resource):
         check()
-        with factory() as session, session.begin():
-            for drift in sum_totals(session, resource, user_ids):
-                logger.info("corrected the total of %s: %d -> %d", drift.user_id, drift.before, drift.used)
-                report.corrected_totals += 1
+        for drift in run_batch(factory, partial(sum_totals, resource=resource, user_ids=user_ids)):
+            logger.info("corrected the total of %s: %d -> %d", drift.user_id, drift.before, drift.used)
+            report.corrected_totals += 1
     return report
 
 
 def _write(factory: SessionFactory, resource: AnyResource, batch: list[Figure], report: DiskReport) -> None:
-    with factory() as session, session.begin():
-        written = write_figures(session, resource, batch)
+    written = run_batch(factory, partial(write_figures, resource=resource, figures=batch))
     report.newer += len(batch) - len(written)
     for figure in written:
         report.changed += figure.used != figure.before
@@ -165,8 +171,13 @@ def measure_workspaces(
     report: DiskReport,
     progress: Progress | None = None,
 ) -> Iterator[Figure]:
-    """Yield a figure for each workspace in scope that can be measured, as soon as there is one."""
-    total = _count(factory, resource, scope) if progress else 0
+    """Yield a figure for each workspace in scope that can be measured, as soon as there is one.
+
+    Missing is not empty: where a root is missing or empty, or too many workspaces are missing, this stops.
+    The figures that fall to 0 come last, once it is known how many they are.
+
+    :raises errors.StorageMissing: says which root, or how many workspaces.
+    """
     measured = workspaces.measure_many(
         _read_workspaces(factory, resource, scope),
         workers=measuring.workers,
@@ -174,26 +185,51 @@ def measure_workspaces(
         apparent=measuring.apparent,
         gentle=measuring.gentle,
     )
+    total, counted = _survey(factory, resource, scope)
+    most_missing = max(MISSING_ALLOWED, counted * settings.get_settings().missing_workspaces_limit // 100)
+    lost: list[Figure] = []
+    missing = 0
     for workspace, outcome in measured:
         report.workspaces += 1
         report.runs += workspace.runs
         if isinstance(outcome, workspaces.Measurement):
-            report.bytes += outcome.bytes
-            if outcome.unreadable:
+            figure = measured_figure(workspace, outcome)
+            report.bytes += figure.bytes
+            if outcome.unreadable or outcome.bytes > MOST_BYTES:
                 report.incomplete += 1
-                report.note(
-                    f"workspace {workspace.path!r} lacks {outcome.unreadable} unreadable files or "
-                    f"directories, first: {outcome.first_error}"
-                )
-            yield Figure(workspace, outcome.bytes, outcome.method, outcome.apparent)
+                report.note(_incomplete(workspace, outcome))
+            yield figure
         elif isinstance(outcome, workspaces.MissingWorkspaceError):
+            require_storage(workspace.path)
             report.missing += 1
-            yield Figure(workspace, 0, "missing")
+            figure = Figure(workspace, 0, "missing")
+            if not workspace.used:
+                yield figure
+            else:
+                lost.append(figure)
+                missing += not workspace.deleted
+                if missing > most_missing:
+                    raise errors.StorageMissing(
+                        f"more than {most_missing} of {counted} workspaces are missing, such as "
+                        f"{workspace.path!r}: nothing more is stored"
+                    )
         else:
             report.failed += 1
             report.note(str(outcome))
         if progress:
             progress(report.workspaces, max(total, report.workspaces))
+    for figure in lost:
+        require_storage(figure.workspace.path)
+        yield figure
+
+
+def _incomplete(workspace: Workspace, outcome: workspaces.Measurement) -> str:
+    if outcome.bytes > MOST_BYTES:
+        return f"workspace {workspace.path!r} shows {outcome.bytes} bytes; {MOST_BYTES} are counted"
+    return (
+        f"workspace {workspace.path!r} lacks {outcome.unreadable} unreadable files or directories, "
+        f"first: {outcome.first_error}"
+    )
 
 
 _IN_SCOPE = f"""
@@ -214,7 +250,8 @@ _PAGE = sa.text(
         SELECT nextval('platform.quota_version') AS version, clock_timestamp() AS read_at
     ),
     page AS (
-        SELECT w.owner_id, w.workspace_path AS path, count(*) AS runs, max(r.quota_used) AS used,
+        SELECT w.owner_id, w.workspace_path AS path, count(*) AS runs,
+               bool_and(w.status = 'deleted') AS deleted, max(r.quota_used) AS used,
                coalesce(max(r.delta), 0) AS delta
         {_IN_SCOPE}
         ORDER BY w.owner_id, w.workspace_path
@@ -224,7 +261,21 @@ _PAGE = sa.text(
     """
 )
 
-_COUNT = sa.text(f"SELECT count(*) FROM (SELECT {_IN_SCOPE}) AS workspaces")
+_SURVEY = sa.text(
+    f"""
+    WITH found AS MATERIALIZED (
+        SELECT w.workspace_path AS path, coalesce(max(r.quota_used), 0) > 0
+               AND NOT bool_and(w.status = 'deleted') AS counts
+        {_IN_SCOPE}
+    )
+    SELECT count(*) AS total, count(*) FILTER (WHERE counts) AS counted,
+           ARRAY(
+               SELECT root FROM unnest(CAST(:roots AS text[])) AS root
+               WHERE EXISTS (SELECT FROM found WHERE starts_with(found.path, rtrim(root, '/') || '/'))
+           ) AS roots
+    FROM found
+    """
+)
 
 
 def _read_workspaces(factory: SessionFactory, resource: AnyResource, scope: Scope) -> Iterator[Workspace]:
@@ -249,17 +300,26 @@ def _read_workspaces(factory: SessionFactory, resource: AnyResource, scope: Scop
         after = (page[-1].owner_id, page[-1].path)
 
 
-def _count(factory: SessionFactory, resource: AnyResource, scope: Scope) -> int:
+def _survey(factory: SessionFactory, resource: AnyResource, scope: Scope) -> tuple[int, int]:
+    """Return how many workspaces are in scope, and how many of them take space and have a run left.
+
+    :raises errors.StorageMissing: a root that one of them lies below is missing or empty.
+    """
     with factory() as session, session.begin():
-        return int(
-            session.connection().scalar(
-                _COUNT,
+        row = (
+            session.connection()
+            .execute(
+                _SURVEY,
                 {
                     **scope.parameters,
                     "resource": str(resource.id_),
                     "after_owner": str(FIRST_ID),
                     "after_path": "",
+                    "roots": list(roots()),
                 },
             )
-            or 0
+            .one()
         )
+    for root in row.roots:
+        require_root(root)
+    return row.total, row.counted

@@ -20,11 +20,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db import errors
 from platform_db.models import WorkflowResource
 from platform_db.models.resource import UserResource
-from platform_db.quota.resources import AnyResource, lock_users
+from platform_db.quota.resources import AnyResource, lock_remaining_users, lock_users
 
 logger = logging.getLogger(__name__)
+
+# A sparse file shows any size. So figures and totals stop here, at 4 EiB: what adds two of them, in SQL or
+# elsewhere, stays within a bigint.
+MOST_BYTES = 2**62
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Workspace(os.PathLike[str]):
 
     :param path: where it is.
     :param runs: how many runs share it.
+    :param deleted: whether all of them are deleted.
     :param used: the stored figure, in bytes; None where there is none yet.
     :param version: the version that a figure gets whose measuring begins now.
     :param delta: the sum of all changes reported so far, in bytes.
@@ -42,6 +48,7 @@ class Workspace(os.PathLike[str]):
     owner_id: uuid.UUID
     path: str
     runs: int
+    deleted: bool
     used: int | None
     version: int
     delta: int
@@ -56,7 +63,7 @@ class Figure:
     """What a workspace was found to take.
 
     :param bytes: allocated bytes; apparent ones if ``apparent``.
-    :param method: how it was found: ``scan``, ``du``, ``ceph``, or ``missing`` where there is no workspace.
+    :param method: how it was found: ``scan``, ``ceph``, or ``missing`` where there is no workspace.
     """
 
     workspace: Workspace
@@ -99,8 +106,8 @@ _READ = sa.text(
     WITH drawn AS MATERIALIZED (
         SELECT nextval('platform.quota_version') AS version, clock_timestamp() AS read_at
     )
-    SELECT w.owner_id, w.workspace_path AS path, count(*) AS runs, max(r.quota_used) AS used, drawn.version,
-           coalesce(max(r.delta), 0) AS delta, drawn.read_at
+    SELECT w.owner_id, w.workspace_path AS path, count(*) AS runs, bool_and(w.status = 'deleted') AS deleted,
+           max(r.quota_used) AS used, drawn.version, coalesce(max(r.delta), 0) AS delta, drawn.read_at
     FROM drawn CROSS JOIN platform.workflow AS w
     LEFT JOIN platform.workflow_resource AS r
         ON r.owner_id = w.owner_id AND r.workflow_id = w.id_ AND r.resource_id = CAST(:resource AS uuid)
@@ -111,11 +118,17 @@ _READ = sa.text(
 
 
 def read_workspace(session: Session, resource: AnyResource, owner_id: uuid.UUID, path: str) -> Workspace:
-    """Read what is stored of one workspace and draw a version, before measuring it."""
-    row = session.connection().execute(
+    """Read what is stored of one workspace and draw a version, before measuring it.
+
+    :raises errors.WorkflowNotFound: its runs are deleted.
+    """
+    rows = session.connection().execute(
         _READ, {"resource": str(resource.id_), "owner": str(owner_id), "path": path}
     )
-    return Workspace(**row.one()._mapping)
+    row = rows.one_or_none()
+    if row is None:
+        raise errors.WorkflowNotFound(f"there is no workflow in {path!r} any more")
+    return Workspace(**row._mapping)
 
 
 _WRITE = sa.text(
@@ -140,7 +153,7 @@ _WRITE = sa.text(
         FROM runs GROUP BY owner_id, path, version
     ),
     figures AS MATERIALIZED (
-        SELECT m.*, s.used AS before, greatest(0, m.bytes + s.delta - m.delta) AS used,
+        SELECT m.*, s.used AS before, least(:most, greatest(0, m.bytes + s.delta - m.delta)) AS used,
                s.delta AS current_delta, s.delta <> m.delta AS stale
         FROM measured AS m
         JOIN stored AS s ON s.owner_id = m.owner_id AND s.path = m.path AND s.version = m.version
@@ -167,8 +180,8 @@ _WRITE = sa.text(
 _CHANGE_TOTALS = sa.text(
     """
     UPDATE platform.user_resource AS total
-    SET quota_used = greatest(0, total.quota_used + change.amount)
-    FROM unnest(CAST(:users AS uuid[]), CAST(:amounts AS bigint[])) AS change (owner_id, amount)
+    SET quota_used = least(:most, greatest(0, total.quota_used + change.amount))
+    FROM unnest(CAST(:users AS uuid[]), CAST(:amounts AS numeric[])) AS change (owner_id, amount)
     WHERE total.owner_id = change.owner_id AND total.resource_id = CAST(:resource AS uuid)
     """
 )
@@ -177,15 +190,16 @@ _CHANGE_TOTALS = sa.text(
 def write_figures(session: Session, resource: AnyResource, figures: Sequence[Figure]) -> list[Written]:
     """Store figures, and change their owners' totals by the differences; return those that were stored.
 
-    A figure that is missing in the answer was not stored: a newer one is, or its runs are gone. Three
+    A figure that is missing in the answer was not stored: a newer one is, or its runs are deleted. Three
     statements, whatever the number of figures; a workspace must not be in it twice.
     """
     figures = sorted(figures, key=lambda figure: (figure.workspace.owner_id.bytes, figure.workspace.path))
-    lock_users(session, {figure.workspace.owner_id for figure in figures}, resource)
+    lock_remaining_users(session, {figure.workspace.owner_id for figure in figures}, resource)
     rows = session.connection().execute(
         _WRITE,
         {
             "resource": str(resource.id_),
+            "most": MOST_BYTES,
             "owners": [str(figure.workspace.owner_id) for figure in figures],
             "paths": [figure.workspace.path for figure in figures],
             "bytes": [figure.bytes for figure in figures],
@@ -213,6 +227,7 @@ def change_totals(session: Session, resource: AnyResource, changes: dict[uuid.UU
             {
                 "users": [str(user) for user in changes],
                 "amounts": list(changes.values()),
+                "most": MOST_BYTES,
                 "resource": str(resource.id_),
             },
         )

@@ -5,17 +5,19 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.database.session import SessionFactory
 from platform_db.models import ResourceType
+from platform_db.quota.batches import run_batch
 from platform_db.quota.cpu import CpuReport, update_users
 from platform_db.quota.disk import sum_totals
 from platform_db.quota.disk_update import FIGURES_PER_BATCH, DiskReport, Measuring, measure_workspaces
 from platform_db.quota.figures import Figure, write_figures
-from platform_db.quota.resources import AnyResource, get_default_key, lock_users
+from platform_db.quota.resources import AnyResource, get_default_key, lock_remaining_users
 from platform_db.quota.scope import Scope, portions
 
 
@@ -50,17 +52,14 @@ def reconcile(
 
     :param fix: store what was found, too; versions keep it from overwriting what others find meanwhile.
     :param report: is told of workspaces that cannot be measured.
+    :raises errors.StorageMissing: a root is missing or empty, or too many workspaces are missing.
     """
     scope, measuring, report = scope or Scope(), measuring or Measuring(), report or DiskReport()
     with factory() as session, session.begin():
         cpu, disk = (get_default_key(session, type_) for type_ in ResourceType)
     yield from _workspaces(factory, disk, scope, measuring, report, fix)
     for user_ids in portions(factory, scope, disk):
-        with factory() as session, session.begin() as transaction:
-            found = [*_totals(session, cpu, disk, user_ids), *_reserved(session, cpu, disk, user_ids)]
-            if not fix:
-                transaction.rollback()
-        yield from found
+        yield from run_batch(factory, partial(_figures, cpu=cpu, disk=disk, user_ids=user_ids, fix=fix))
 
 
 def _workspaces(
@@ -75,8 +74,7 @@ def _workspaces(
 
     def write() -> None:
         if fix and batch:
-            with factory() as session, session.begin():
-                write_figures(session, disk, batch)
+            run_batch(factory, partial(write_figures, resource=disk, figures=tuple(batch)))
         batch.clear()
 
     for figure in measure_workspaces(factory, disk, scope, measuring, report):
@@ -103,6 +101,15 @@ def _reason(figure: Figure) -> str:
     if figure.method == "missing":
         return "the workspace is gone"
     return "its files changed since it was measured"
+
+
+def _figures(
+    session: Session, cpu: AnyResource, disk: AnyResource, user_ids: list[uuid.UUID], fix: bool
+) -> list[Difference]:
+    found = [*_totals(session, cpu, disk, user_ids), *_reserved(session, cpu, disk, user_ids)]
+    if not fix:
+        session.rollback()
+    return found
 
 
 def _totals(
@@ -139,7 +146,7 @@ def _reserved(
     session: Session, cpu: AnyResource, disk: AnyResource, user_ids: list[uuid.UUID]
 ) -> Iterator[Difference]:
     for resource in (cpu, disk):
-        lock_users(session, user_ids, resource)
+        lock_remaining_users(session, user_ids, resource)
         rows = session.connection().execute(
             _CORRECT_RESERVED, {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
         )

@@ -94,19 +94,30 @@ LOCK_USERS = sa.text(
 
 
 def lock_users(session: Session, users: Iterable[uuid.UUID], resource: AnyResource) -> None:
-    """Lock everything that the users have of any resource, until the transaction ends.
-
-    Whoever writes a figure of a user locks these rows first, so that what the next statement reads stays as
-    it is, and so that no two writers wait for each other, in whatever order they change what. A row that is
-    missing is created, with the default limit.
+    """Lock everything that the users have of any resource; see :func:`lock_remaining_users`.
 
     :raises errors.UserNotFound: there is no such user.
     """
     wanted = set(users)
-    if missing := wanted - _lock(session, wanted, resource):
+    if missing := wanted - lock_remaining_users(session, wanted, resource):
+        raise errors.UserNotFound(f"there is no user {min(missing)}")
+
+
+def lock_remaining_users(
+    session: Session, users: Iterable[uuid.UUID], resource: AnyResource
+) -> set[uuid.UUID]:
+    """Lock everything that the users have of any resource until the transaction ends; return who is there.
+
+    Each writer of a user's figure locks these rows first, so that what the next statement reads stays as it
+    is, and so that no two writers wait for each other, in whatever order they change what. A row that is
+    missing is created, with the default limit. Jobs pass over users who were deleted meanwhile.
+    """
+    wanted = set(users)
+    locked = _lock(session, wanted, resource)
+    if missing := wanted - locked:
         UserResource.create_defaults(session, missing)
-        if missing := wanted - _lock(session, wanted, resource):
-            raise errors.UserNotFound(f"there is no user {min(missing)}")
+        locked |= _lock(session, missing, resource)
+    return locked
 
 
 def _lock(session: Session, users: Collection[uuid.UUID], resource: AnyResource) -> set[uuid.UUID]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,11 +20,16 @@ from platform_db.lifecycle.history import add_note
 from platform_db.lifecycle.transitions import transition
 from platform_db.models import AuditLog, AuditLogAction, Workflow, WorkspaceRetentionRule
 from platform_db.quota import store_workflow_disk_quota, update_users_disk_quota
+from platform_db.quota.batches import run_batch
 from platform_db.states import WorkspaceRetentionRuleStatus
-from platform_db.workspaces import MissingWorkspaceError, WorkspaceError
+from platform_db.workspaces import MissingWorkspaceError, WorkspaceError, is_managed_workspace
+from platform_db.workspaces.opening import require_storage
+from platform_db.workspaces.paths import other_names
 from platform_db.workspaces.removal import Removal, StopRemoval, remove_matching
 
 LEASE = "retention apply"
+# How long a run that comes to use a workspace may go unnoticed while files are removed there.
+SECONDS_BETWEEN_QUESTIONS = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,8 +85,10 @@ def apply_retention_rules(
     """Apply the rules that are due: remove what their patterns name, and account for the freed space.
 
     Files are removed outside any transaction. A rule is *pending* meanwhile, and one that a killed run left
-    so is taken up again. A rule whose workspace is in use by a run in progress waits; where such a run comes
-    while files are removed, the rest of them stays.
+    so is taken up again. A rule waits while a run in progress, of any owner, uses its workspace, a directory
+    in it or one above it; where such a run comes while files are removed, the rest of them stays. A rule of
+    an unmanaged workspace (:func:`~platform_db.workspaces.is_managed_workspace`) removes nothing, and is a
+    problem.
 
     :param dry_run: only tell which rules are due.
     :raises errors.AlreadyRunning: another run of it is going on.
@@ -90,7 +100,9 @@ def apply_retention_rules(
         for done, rule in enumerate(due):
             held.check()
             if dry_run:
-                report.rules.append(AppliedRule(rule.id_, rule.workflow_id, rule.workspace_files, Removal()))
+                report.rules.append(
+                    AppliedRule(rule.id_, rule.workflow_id, rule.workspace_files, Removal(), _obstacle(rule))
+                )
             elif (applied := _apply(factory, rule, held)) is not None:
                 report.rules.append(applied)
             if progress:
@@ -99,65 +111,99 @@ def apply_retention_rules(
 
 
 def _apply(factory: SessionFactory, rule: Any, held: HeldLease) -> AppliedRule | None:
-    with factory() as session, session.begin():
-        if not session.connection().execute(_FREE, {"id": rule.id_}).scalar():
+    removal, problem = Removal(), _obstacle(rule)
+    if problem is None:
+        names = {"names": other_names(rule.workspace_path)}
+        if not run_batch(factory, partial(_take, rule=rule, names=names)):
             return None
-        status = transition(
-            session,
-            rule.id_,
-            WorkspaceRetentionRuleStatus.pending,
-            model=WorkspaceRetentionRule,
-            on_conflict="report",
-        )
-        if status is not WorkspaceRetentionRuleStatus.pending:
-            return None
-
-    def pace() -> None:
-        held.check()
-        with factory() as session:
-            if not session.connection().execute(_GOES_ON, {"id": rule.id_}).scalar():
-                raise StopRemoval
-
-    problem = None
-    try:
-        removal = remove_matching(rule.workspace_path, rule.workspace_files, pace=pace)
-        if removal.failed:
-            problem = f"{removal.failed} files could not be removed: {removal.first_error}"
-    except MissingWorkspaceError:
-        removal = Removal()  # It was removed already, with more than the rule asks for.
-    except WorkspaceError as error:
-        removal, problem = Removal(), str(error)
-    with factory() as session, session.begin():
-        _record(session, rule, removal, problem)
+        removal, problem = _remove(factory, rule, names, held)
+        run_batch(factory, partial(_record, rule=rule, removal=removal, problem=problem))
     return AppliedRule(rule.id_, rule.workflow_id, rule.workspace_files, removal, problem)
 
 
-def _record(session: Session, rule: Any, removal: Removal, problem: str | None) -> None:
-    unfinished = problem or (_STOPPED if removal.stopped else None)
-    transition(
+def _obstacle(rule: Any) -> str | None:
+    """Return why nothing of this workspace may be removed now, whatever its runs do."""
+    if not is_managed_workspace(rule.workspace_path, rule.owner_id):
+        return f"workspace {rule.workspace_path!r} is unmanaged: it lies outside its owner's part of a root"
+    try:
+        require_storage(rule.workspace_path)
+    except errors.StorageMissing as error:
+        return str(error)
+    return None
+
+
+def _take(session: Session, rule: Any, names: dict[str, Any]) -> bool:
+    """Make a rule pending, if it may be applied now."""
+    parameters = {"id": rule.id_, "path": rule.workspace_path, **names}
+    if not session.connection().execute(_FREE, parameters).scalar():
+        return False
+    status = transition(
         session,
         rule.id_,
-        WorkspaceRetentionRuleStatus.active if unfinished else WorkspaceRetentionRuleStatus.applied,
+        WorkspaceRetentionRuleStatus.pending,
         model=WorkspaceRetentionRule,
-        reason=unfinished,
-        # A restart has inactivated it meanwhile, and so it stays.
-        expected_status=WorkspaceRetentionRuleStatus.pending,
         on_conflict="report",
     )
+    return status is WorkspaceRetentionRuleStatus.pending
+
+
+def _remove(
+    factory: SessionFactory, rule: Any, names: dict[str, Any], held: HeldLease
+) -> tuple[Removal, str | None]:
+    asked_at = time.monotonic()
+
+    def pace() -> None:
+        nonlocal asked_at
+        held.check()
+        if time.monotonic() - asked_at < SECONDS_BETWEEN_QUESTIONS:
+            return
+        with factory() as session:
+            if not session.connection().execute(_GOES_ON, {"id": rule.id_, **names}).scalar():
+                raise StopRemoval
+        asked_at = time.monotonic()
+
+    try:
+        removal = remove_matching(rule.workspace_path, rule.owner_id, rule.workspace_files, pace=pace)
+    except MissingWorkspaceError:
+        return Removal(), None  # It was removed already, with more than the rule asks for.
+    except (WorkspaceError, errors.StorageMissing) as error:
+        return Removal(), str(error)
+    if removal.failed:
+        return removal, f"{removal.failed} files could not be removed: {removal.first_error}"
+    return removal, None
+
+
+def _record(session: Session, rule: Any, removal: Removal, problem: str | None) -> None:
     details = {
         "rule": str(rule.id_),
         "workflow": str(rule.workflow_id),
         "files": removal.files,
         "bytes": removal.bytes,
     }
-    run = session.get_one(Workflow, (rule.owner_id, rule.workflow_id))
-    message = f"{rule.workspace_files}: removed {removal.files} files, freed {removal.bytes} bytes"
-    add_note(session, run, "retention", f"{message}; {unfinished}" if unfinished else message, details)
     session.add(AuditLog(owner_id=rule.owner_id, action=AuditLogAction.apply_retention, details=details))
     session.flush()
-    if removal.bytes:
-        store_workflow_disk_quota(session, run, bytes_to_sum=-removal.bytes)
-        update_users_disk_quota(session, rule.owner_id, bytes_to_sum=-removal.bytes)
+    unfinished = problem or (_STOPPED if removal.stopped else None)
+    message = f"{rule.workspace_files}: removed {removal.files} files, freed {removal.bytes} bytes"
+    # The owner, the run or the rule can be deleted meanwhile. The audit row stays.
+    with suppress(errors.NotFound):
+        if removal.bytes:
+            store_workflow_disk_quota(session, rule.workflow_id, bytes_to_sum=-removal.bytes)
+            update_users_disk_quota(session, rule.owner_id, bytes_to_sum=-removal.bytes)
+        run = session.get(Workflow, (rule.owner_id, rule.workflow_id))
+        if run is not None:
+            add_note(
+                session, run, "retention", f"{message}; {unfinished}" if unfinished else message, details
+            )
+        transition(
+            session,
+            rule.id_,
+            WorkspaceRetentionRuleStatus.active if unfinished else WorkspaceRetentionRuleStatus.applied,
+            model=WorkspaceRetentionRule,
+            reason=unfinished,
+            # A restart has inactivated it meanwhile, and so it stays.
+            expected_status=WorkspaceRetentionRuleStatus.pending,
+            on_conflict="report",
+        )
 
 
 _DUE = sa.text(
@@ -170,19 +216,24 @@ _DUE = sa.text(
     """
 )
 
+# A run of any owner sees these files if its workspace is the same directory, one above it or one in it.
+# Paths are canonical, so the text tells.
 _IN_USE = """
     EXISTS (
-        SELECT FROM platform.workflow AS run JOIN platform.workflow AS other
-          ON other.owner_id = run.owner_id AND other.workspace_path = run.workspace_path
-        WHERE run.owner_id = rule.owner_id AND run.id_ = rule.workflow_id
-          AND other.status IN ('created', 'queued', 'pending', 'running'))
+        SELECT FROM platform.workflow AS other CROSS JOIN unnest(CAST(:names AS text[])) AS path
+        WHERE other.status IN ('created', 'queued', 'pending', 'running')
+          AND (starts_with(other.workspace_path || '/', path || '/')
+               OR starts_with(path || '/', other.workspace_path || '/')))
 """
 
 # Locks the rule, so that a restart, which inactivates it, comes before or after, and is seen.
 _FREE = sa.text(
     f"""
-    SELECT NOT {_IN_USE} FROM platform.workspace_retention_rule AS rule WHERE rule.id_ = :id
-    FOR NO KEY UPDATE
+    SELECT run.workspace_path = :path AND NOT {_IN_USE}
+    FROM platform.workspace_retention_rule AS rule
+    JOIN platform.workflow AS run ON run.owner_id = rule.owner_id AND run.id_ = rule.workflow_id
+    WHERE rule.id_ = :id
+    FOR NO KEY UPDATE OF rule
     """
 )
 

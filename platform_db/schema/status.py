@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection
+from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.pool import NullPool
 
 from platform_db import database, errors
@@ -87,10 +87,10 @@ def revisions() -> list[str]:
 
 
 @contextmanager
-def connect(url: URL | str | None = None, **connect_args: Any) -> Iterator[Connection]:
+def connect(url: URL | str | Engine | None = None, **connect_args: Any) -> Iterator[Connection]:
     """Give a connection of its own, outside any pool.
 
-    :param url: the database; by default the configured one.
+    :param url: the database, or an engine on it; by default the configured one.
     :raises errors.Unreachable: says why.
     """
     engine = database.create_engine(

@@ -37,7 +37,8 @@ def init_db(engine: Engine | None = None, report: Report | None = None) -> None:
     """
     from platform_db.models import Resource
 
-    upgrade(engine.url if engine else None, report=report)
+    # The configured database may have another way in for migrations.
+    upgrade(None if engine is None or database.is_configured(engine) else engine, report=report)
     with orm.Session(engine or database.create_engine(database.database_url())) as session, session.begin():
         created = Resource.initialise_default_resources(session)
     for name in created if report else ():
@@ -52,10 +53,12 @@ def upgrade_new(engine: Engine) -> None:
     init_db(engine)
 
 
-def upgrade(url: URL | str | None = None, revision: str = "head", report: Report | None = None) -> None:
+def upgrade(
+    url: URL | str | Engine | None = None, revision: str = "head", report: Report | None = None
+) -> None:
     """Run the migrations up to ``revision``.
 
-    :param url: the database; by default the configured one, reached directly.
+    :param url: the database, or an engine on it; by default the configured one, reached directly.
     :param report: is told of each revision.
     :raises errors.SchemaAhead: the database is newer than the code; nothing is changed.
     :raises errors.AlreadyRunning: another process migrates for longer than ``PLATFORM_DB_MIGRATION_WAIT``.
@@ -77,7 +80,7 @@ def downgrade(url: URL | str | None = None, revision: str = "-1", report: Report
 
 
 def alembic_config(
-    url: URL | str | None = None,
+    url: URL | str | Engine | None = None,
     *,
     read_only: bool = False,
     report: Report | None = None,
@@ -85,7 +88,7 @@ def alembic_config(
 ) -> Config:
     """Return Alembic's configuration for this package's migrations.
 
-    :param url: the database; by default the configured one, looked up when it is needed.
+    :param url: the database, or an engine on it; by default the configured one, looked up when it is needed.
     :param read_only: for commands that only look: they wait for no migration and create nothing.
     :param report: is told of each revision that is run, taken back or stamped.
     :param options: further arguments of :class:`alembic.config.Config`.

@@ -25,7 +25,8 @@ def get_settings() -> Settings:
     """
     from pydantic import ValidationError
 
-    from platform_db.settings.variables import PREFIX, Settings
+    from platform_db.settings.environment import PREFIX
+    from platform_db.settings.variables import Settings
 
     try:
         return Settings()

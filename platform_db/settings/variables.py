@@ -1,59 +1,26 @@
 """Every setting, with its default and its unit.
 
-Each is read from the environment variable ``PLATFORM_DB_<NAME>``, or from the file that
-``PLATFORM_DB_<NAME>_FILE`` names, as Kubernetes and Docker mount secrets. An empty variable counts as
-unset, except for the termination policy, where empty means *none*.
+:mod:`platform_db.settings.environment` reads them.
 """
 
 from __future__ import annotations
 
-import base64
-import os
-from pathlib import Path
+import posixpath
 from typing import Any
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from platform_db import errors
-
-PREFIX = "PLATFORM_DB_"
-SECRET_KEY_BYTES = 32
-_FROM_URL_SAFE = str.maketrans("-_", "+/")
-EMPTY_IS_A_VALUE = frozenset({"workflow_termination_quota_update_policy"})
+from platform_db.settings.environment import Environment
+from platform_db.settings.secret_keys import KEY_HINT, decode_key, split_keys
 
 
-class Environment(PydanticBaseSettingsSource):
-    """Reads ``PLATFORM_DB_<NAME>``, or else the file that ``PLATFORM_DB_<NAME>_FILE`` names.
-
-    Values are plain text: lists are comma-separated, never JSON.
-    """
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        variable = PREFIX + field_name.upper()
-        empty_is_a_value = field_name in EMPTY_IS_A_VALUE
-        value = os.environ.get(variable)
-        if value is None or (value == "" and not empty_is_a_value):
-            path = os.environ.get(f"{variable}_FILE")
-            value = _read(path, variable) if path else None
-        return value if value or empty_is_a_value else None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        values = {
-            name: self.get_field_value(field, name)[0]
-            for name, field in self.settings_cls.model_fields.items()
-        }
-        return {name: value for name, value in values.items() if value is not None}
-
-
-def _read(path: str, variable: str) -> str:
-    """Return what the file holds. Its path is not shown: it may be a secret put into the wrong variable."""
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
-        raise errors.InvalidSetting(f"the file that {variable}_FILE names cannot be read: {reason}") from None
+def _canonical_path(path: str) -> str:
+    """Return a directory's path in the form that workspaces' paths have, so that the two can be compared."""
+    if not path.startswith("/"):
+        raise ValueError("a directory has to be given by its absolute path")
+    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 class Settings(BaseSettings):
@@ -91,6 +58,13 @@ class Settings(BaseSettings):
     )
     pool_pre_ping: bool = Field(True, description="Test a connection before each use.")
     connect_timeout: int = Field(10, ge=1, description="Seconds to wait for a new connection.")
+    network_timeout: int = Field(
+        60,
+        ge=0,
+        le=86_400,
+        description="Seconds after which a connection whose other end has gone silent is given up; "
+        "0 leaves that to the operating system.",
+    )
     statement_timeout: int = Field(0, ge=0, description="Milliseconds a statement may take; 0 is unlimited.")
     lock_timeout: int = Field(0, ge=0, description="Milliseconds to wait for a lock; 0 is unlimited.")
     idle_in_transaction_timeout: int = Field(
@@ -100,6 +74,11 @@ class Settings(BaseSettings):
         True, description="Send the timeouts as connection options; switch off where a pooler refuses them."
     )
     application_name: str = Field("platform-db", description="Shown in ``pg_stat_activity``.")
+    role_prefix: str = Field(
+        "platform",
+        pattern="^[a-z_][a-z0-9_]{0,52}$",
+        description="Begins the names of the database's roles, such as ``platform_service``.",
+    )
     migration_lock_timeout: int = Field(
         5000, ge=0, description="Milliseconds that a migration waits for a table lock before it gives up."
     )
@@ -135,15 +114,26 @@ class Settings(BaseSettings):
     job_cache_limit: int = Field(
         10_000, ge=0, description="Results that each user keeps in the job cache; 0 is none."
     )
-    workspace_root: str = Field("/var/platform", description="Directory that holds the users' workspaces.")
+    workspace_root: tuple[str, ...] = Field(
+        ("/var/platform",),
+        min_length=1,
+        description="Directories that hold the users' workspaces, comma-separated; new ones go to the first.",
+    )
     shared_volume_path: str | None = Field(
         None, description="Mount point of the shared volume; relative workspace paths start there."
+    )
+    missing_workspaces_limit: int = Field(
+        20,
+        ge=0,
+        le=100,
+        description="Percentage of workspaces beyond which missing ones stop the disk job; 100 is no limit.",
     )
 
     @field_validator(
         "audit_verify_keys",
         "workflow_termination_quota_update_policy",
         "keep_alive_jobs_with_statuses",
+        "workspace_root",
         mode="before",
     )
     @classmethod
@@ -152,18 +142,31 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("workspace_root", "shared_volume_path")
+    @classmethod
+    def _canonical_paths(cls, value: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
+        if isinstance(value, tuple):
+            return tuple(map(_canonical_path, value))
+        return None if value is None else _canonical_path(value)
+
     @field_validator("secret_key")
     @classmethod
     def _usable_keys(cls, value: SecretStr | None) -> SecretStr | None:
         # Here and not at the first use of a secret, which may come long after everything seemed fine.
-        keys = value.get_secret_value().split(",") if value else []
-        for position, key in enumerate(filter(None, map(str.strip, keys)), start=1):
+        for position, key in enumerate(split_keys(value.get_secret_value() if value else ""), start=1):
             try:
-                secret = base64.b64decode(key.translate(_FROM_URL_SAFE), validate=True)
-            except ValueError:
-                secret = b""
-            if len(secret) != SECRET_KEY_BYTES:
-                raise errors.SecretKeyError(f"secret key number {position} is not 32 bytes in base64")
+                decode_key(key)
+            except ValueError as error:
+                raise errors.SecretKeyError(
+                    f"secret key number {position} is {error}", hint=KEY_HINT
+                ) from None
+        return value
+
+    @field_validator("role_prefix")
+    @classmethod
+    def _not_the_servers(cls, value: str) -> str:
+        if f"{value}_".startswith("pg_"):
+            raise ValueError("PostgreSQL keeps role names that begin with pg_ for itself")
         return value
 
     @field_validator("workflow_termination_quota_update_policy")

@@ -1,7 +1,8 @@
 """In what a database differs from the table of privileges, and from what keeps tenants apart.
 
-Everything is compared as the server's catalogues tell it: what each role and everybody may do, the policies
-with their expressions, whether row-level security is on at all, and what the roles are on the server.
+Everything is compared as the server's catalogues tell it: what each role and everybody may do with each
+object of the schema, the policies with their expressions, whether row-level security is on at all, and what
+the roles are on the server.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from platform_db.schema.objects import (
     policy_statement,
     tenant_columns,
 )
-from platform_db.tenancy.privileges import COUNTING, Role, Verbs, policy_name, privileges, sees_every_tenant
+from platform_db.tenancy.privileges import (
+    OTHERS,
+    Role,
+    Verbs,
+    policy_name,
+    privileges,
+    role_name,
+    sees_every_tenant,
+)
 
 # As the server tells it back.
 STORED_CURRENT_TENANT = "(NULLIF(current_setting('platform.user_id'::text, true), ''::text))::uuid"
@@ -26,9 +35,9 @@ _Key = tuple[str, str]
 
 EVERYBODY = "PUBLIC"
 
-_SCHEMA_ITSELF = "schema platform"
-
 _SERVER = "the server"
+
+_DEFAULT = "default privileges"
 
 _GRANT = "platform-db roles grant"
 
@@ -37,7 +46,7 @@ _GRANT = "platform-db roles grant"
 class Difference:
     """Something in which the database differs from what it should be.
 
-    :ivar table: the table, sequence or other object.
+    :ivar table: the table or other object.
     :ivar role: the role or policy.
     :ivar mend: the command or the SQL that puts it right.
     """
@@ -51,13 +60,19 @@ class Difference:
 
 def differences(session: Session) -> list[Difference]:
     """Return in what the database differs from the table of privileges, and from what keeps tenants apart."""
+    granted = read_grants(session)
     return [
-        *_compare(_expected_grants(session), _found_grants(session), lambda key: _GRANT),
+        *_compare(_expected_grants(granted), _found_grants(granted), _mend_grant),
         *_compare(_expected_security(), _found_security(session), _mend_security),
         *_compare(_expected_policies(), _found_policies(session), _mend_policy),
-        *_compare(_EXPECTED_MEMBERSHIPS, _found_memberships(session), _mend_membership),
+        *_compare(_expected_memberships(), _found_memberships(session), _mend_membership),
         *_compare({}, _found_attributes(session), _mend_attributes),
     ]
+
+
+def uses_roles(session: Session) -> bool:
+    """Tell whether the roles have privileges in this database; where one login does all, they have none."""
+    return any(by_role.keys() - {EVERYBODY} for by_role in read_grants(session).values())
 
 
 def describe(found: list[Difference]) -> str:
@@ -69,9 +84,17 @@ def describe(found: list[Difference]) -> str:
     )
 
 
-def read_grants(session: Session) -> dict[_Key, Verbs]:
-    """Return what the database grants the roles and everybody, by table, sequence or schema, and role."""
-    return {(row.name, row.role): tuple(row.verbs) for row in session.execute(_READ_GRANTS)}
+def read_grants(session: Session) -> dict[_Key, dict[str, Verbs]]:
+    """Return what the roles and everybody may do, by kind and name of each object, and role.
+
+    The database itself is left out where its owner is another login, which alone can change it.
+    """
+    granted: dict[_Key, dict[str, Verbs]] = {}
+    for kind, name, role, verb in session.execute(_READ_GRANTS, {"names": _names()}):
+        by_role = granted.setdefault((kind, name), {})
+        if role is not None:
+            by_role[role] = (*by_role.get(role, ()), verb)
+    return granted
 
 
 def _compare(
@@ -87,25 +110,38 @@ def _compare(
 # -- privileges
 
 
-def _expected_grants(session: Session) -> dict[_Key, str]:
-    sequences = session.execute(_READ_SEQUENCES).scalars().all()
+def _expected_grants(granted: Mapping[_Key, object]) -> dict[_Key, str]:
+    others = {(kind, name): OTHERS[kind] for kind, name in granted if kind != "table"}
+    tables = {("table", name): by_role for name, by_role in privileges().items()}
     return {
-        **{(_SCHEMA_ITSELF, role.value): "USAGE" for role in Role},
-        **{(sequence, role.value): "USAGE" for sequence in sequences for role in COUNTING},
-        **{
-            (table, role.value): _listed(verbs)
-            for table, by_role in privileges().items()
-            for role, verbs in by_role.items()
-        },
+        (_label(*key), role_name(role)): _listed(verbs)
+        for key, by_role in {**others, **tables}.items()
+        for role, verbs in by_role.items()
     }
 
 
-def _found_grants(session: Session) -> dict[_Key, str]:
-    return {key: _listed(verbs) for key, verbs in read_grants(session).items()}
+def _found_grants(granted: Mapping[_Key, Mapping[str, Verbs]]) -> dict[_Key, str]:
+    return {
+        (_label(*key), role): _listed(verbs)
+        for key, by_role in granted.items()
+        for role, verbs in by_role.items()
+    }
+
+
+def _label(kind: str, name: str) -> str:
+    return name if kind == "table" else f"{kind} {name}"
 
 
 def _listed(verbs: Verbs) -> str:
     return ", ".join(sorted(verbs))
+
+
+def _mend_grant(key: _Key) -> str:
+    label, role = key
+    if not label.startswith(_DEFAULT):
+        return _GRANT
+    whose, _, kind = label.removeprefix(_DEFAULT).rpartition(" ON ")
+    return f"ALTER DEFAULT PRIVILEGES{whose} REVOKE ALL ON {kind} FROM {role}"
 
 
 # -- row-level security
@@ -129,7 +165,7 @@ def _mend_security(key: _Key) -> str:
 def _expected_policies() -> dict[_Key, str]:
     policies = {
         (table, f"policy {policy_name(role)}"): _policy(
-            role.value, command, "true", "true" if command == "ALL" else None
+            role_name(role), command, "true", "true" if command == "ALL" else None
         )
         for table, commands in sees_every_tenant().items()
         for role, command in commands.items()
@@ -171,52 +207,78 @@ def _mend_policy(key: _Key) -> str:
 def _found_memberships(session: Session) -> dict[_Key, str]:
     return {
         (f"the role {row.member}", f"membership in {row.role}"): "a member"
-        for row in session.execute(_READ_MEMBERSHIPS)
+        for row in session.execute(_READ_MEMBERSHIPS, {"names": _names()})
     }
 
 
-_EXPECTED_MEMBERSHIPS = {(f"the role {Role.service.value}", f"membership in {Role.tenant.value}"): "a member"}
+def _expected_memberships() -> dict[_Key, str]:
+    service, tenant = role_name(Role.service), role_name(Role.tenant)
+    return {(f"the role {service}", f"membership in {tenant}"): "a member"}
 
 
 def _mend_membership(key: _Key) -> str:
-    if key in _EXPECTED_MEMBERSHIPS:
+    if key in _expected_memberships():
         return "platform-db roles create"
     member, role = key[0].removeprefix("the role "), key[1].removeprefix("membership in ")
     return f'REVOKE "{role}" FROM {member}'
 
 
 def _found_attributes(session: Session) -> dict[_Key, str]:
-    return {(_SERVER, row.rolname): row.attributes for row in session.execute(_READ_ATTRIBUTES)}
+    rows = session.execute(_READ_ATTRIBUTES, {"names": _names()})
+    return {(_SERVER, row.rolname): row.attributes for row in rows}
 
 
 def _mend_attributes(key: _Key) -> str:
     return f"ALTER ROLE {key[1]} NOSUPERUSER NOBYPASSRLS"
 
 
-_NAMES = ", ".join(f"'{role.value}'" for role in Role)
+def _names() -> list[str]:
+    return [role_name(role) for role in Role]
+
 
 _OF_SCHEMA = "relnamespace = 'platform'::regnamespace"
 
-_READ_SEQUENCES = sa.text(f"SELECT relname FROM pg_class WHERE relkind = 'S' AND {_OF_SCHEMA}")
-
-# Privileges on single columns, too. Grantee 0 is everybody.
+# Each object with what is granted on it, if anything. Grantee 0 is everybody; acldefault() is what holds
+# where nothing was ever granted or revoked.
 _READ_GRANTS = sa.text(
     f"""
-    SELECT name, coalesce(rolname, '{EVERYBODY}') AS role, array_agg(verb ORDER BY verb) AS verbs
+    SELECT kind, name, role, verb
     FROM (
-        SELECT relname AS name, grantee, privilege_type AS verb
-        FROM pg_class CROSS JOIN LATERAL aclexplode(relacl)
-        WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_OF_SCHEMA}
-        UNION
-        SELECT relname, grantee, privilege_type || ' (' || attname || ')'
-        FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid CROSS JOIN LATERAL aclexplode(attacl)
-        WHERE {_OF_SCHEMA}
-        UNION
-        SELECT '{_SCHEMA_ITSELF}', grantee, privilege_type
-        FROM pg_namespace CROSS JOIN LATERAL aclexplode(nspacl) WHERE nspname = 'platform'
-    ) AS granted LEFT JOIN pg_roles ON pg_roles.oid = grantee
-    WHERE grantee = 0 OR rolname IN ({_NAMES})
-    GROUP BY name, rolname
+        SELECT CASE relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind, relname::text AS name,
+               NULL AS column_name, relacl AS acl
+        FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_OF_SCHEMA}
+        UNION ALL
+        SELECT 'table', relname, attname::text, attacl
+        FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid WHERE {_OF_SCHEMA} AND attacl IS NOT NULL
+        UNION ALL
+        SELECT CASE WHEN prosecdef OR prorettype = 'trigger'::regtype THEN 'internal ' ELSE '' END
+               || 'function', proname || '(' || pg_get_function_identity_arguments(oid) || ')', NULL,
+               coalesce(proacl, acldefault('f', proowner))
+        FROM pg_proc WHERE pronamespace = 'platform'::regnamespace
+        UNION ALL
+        SELECT 'type', typname, NULL, coalesce(typacl, acldefault('T', typowner))
+        FROM pg_type WHERE typnamespace = 'platform'::regnamespace AND typcategory <> 'A'
+        UNION ALL
+        SELECT 'schema', nspname, NULL, nspacl FROM pg_namespace WHERE nspname = 'platform'
+        UNION ALL
+        SELECT 'database', 'itself', NULL, coalesce(datacl, acldefault('d', datdba))
+        FROM pg_database WHERE datname = current_database() AND pg_has_role(datdba, 'USAGE')
+        UNION ALL
+        SELECT '{_DEFAULT}', 'FOR ROLE ' || defaclrole::regrole
+               || CASE defaclnamespace WHEN 0 THEN '' ELSE ' IN SCHEMA platform' END
+               || ' ON ' || CASE defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES'
+                            WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' END, NULL, defaclacl
+        FROM pg_default_acl
+        WHERE defaclnamespace = 'platform'::regnamespace
+           OR (defaclnamespace = 0 AND defaclobjtype IN ('r', 'S'))
+    ) AS object
+    LEFT JOIN LATERAL (
+        SELECT coalesce(rolname, '{EVERYBODY}') AS role,
+               privilege_type || coalesce(' (' || column_name || ')', '')
+               || CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS verb
+        FROM aclexplode(acl) LEFT JOIN pg_roles ON pg_roles.oid = grantee
+        WHERE grantee = 0 OR rolname = ANY (:names)
+    ) AS granted ON true
     """
 )
 
@@ -237,19 +299,19 @@ _READ_POLICIES = sa.text(
 )
 
 _READ_MEMBERSHIPS = sa.text(
-    f"""
+    """
     SELECT DISTINCT member.rolname AS member, role.rolname AS role
     FROM pg_auth_members
     JOIN pg_roles AS member ON member.oid = pg_auth_members.member
     JOIN pg_roles AS role ON role.oid = roleid
-    WHERE member.rolname IN ({_NAMES})
+    WHERE member.rolname = ANY (:names)
     """
 )
 
 _READ_ATTRIBUTES = sa.text(
-    f"""
+    """
     SELECT rolname, concat_ws(', ', CASE WHEN rolsuper THEN 'SUPERUSER' END,
                               CASE WHEN rolbypassrls THEN 'BYPASSRLS' END) AS attributes
-    FROM pg_roles WHERE (rolsuper OR rolbypassrls) AND rolname IN ({_NAMES})
+    FROM pg_roles WHERE (rolsuper OR rolbypassrls) AND rolname = ANY (:names)
     """
 )

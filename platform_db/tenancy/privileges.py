@@ -1,8 +1,8 @@
-"""Who may do what: role by table by verb, as data. Grants, tests and the documentation come from it.
+"""Who may do what with each object of the schema, as data. Grants, tests and the documentation come from it.
 
-Tables that are not named get what their kind gets: a tenant's table is read and written by services and by
-the tenant, any other by services alone. What is append-only is named, so is what holds the platform's own
-state.
+What is not in it, no role may do, and PUBLIC may do nothing at all. Tables that are not named get what their
+kind gets: a tenant's table is read and written by services and by the tenant, any other by services alone.
+What is append-only is named, so is what holds the platform's own state.
 """
 
 from __future__ import annotations
@@ -11,28 +11,22 @@ import enum
 
 from platform_db.models import Base
 from platform_db.schema.objects import tenant_columns
+from platform_db.settings import get_settings
 
 
-class Role(str, enum.Enum):
+class Role(enum.Enum):
     """The roles, and what each is for."""
 
-    service = "platform_service"
-    tenant = "platform_tenant"
-    readonly = "platform_readonly"
-    auditor = "platform_auditor"
-
-    @property
-    def purpose(self) -> str:
-        """What the role is for, in a sentence."""
-        return _PURPOSES[self]
+    service = "Services and cronjobs: sees every tenant's rows."
+    tenant = "What a service becomes inside tenant_scope(): sees one tenant's rows, or none."
+    readonly = "People and dashboards: reads every tenant's rows, but no token."
+    auditor = "Auditors: reads the audit log, its seals and the history, and nothing else."
 
 
-_PURPOSES = {
-    Role.service: "Services and cronjobs: sees every tenant's rows.",
-    Role.tenant: "What a service becomes inside tenant_scope(): sees one tenant's rows, or none.",
-    Role.readonly: "People and dashboards: reads every tenant's rows, but no token.",
-    Role.auditor: "Auditors: reads the audit log, its seals and the history, and nothing else.",
-}
+def role_name(role: Role) -> str:
+    """Return the role's name on the server, which begins with the prefix of the settings."""
+    return f"{get_settings().role_prefix}_{role.name}"
+
 
 READ = ("SELECT",)
 APPEND = ("SELECT", "INSERT")
@@ -41,8 +35,17 @@ ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 Verbs = tuple[str, ...]
 
-# Who writes rows that a sequence numbers.
-COUNTING = (Role.service, Role.tenant)
+# What is not a table, by its kind. Internal functions are called by triggers, which takes no privilege, or
+# run with their owner's rights: in a trigger on another table they could erase a history.
+OTHERS: dict[str, dict[Role, Verbs]] = {
+    "database": dict.fromkeys(Role, ("CONNECT",)),
+    "schema": dict.fromkeys(Role, ("USAGE",)),
+    "sequence": dict.fromkeys((Role.service, Role.tenant), ("USAGE",)),
+    "function": dict.fromkeys((Role.service, Role.tenant), ("EXECUTE",)),
+    "internal function": {},
+    "type": {},
+    "default privileges": {},
+}
 
 _TENANTS_TABLE: dict[Role, Verbs] = {Role.service: ALL, Role.tenant: ALL, Role.readonly: READ}
 

@@ -7,7 +7,7 @@ once and for several databases; what is there already is left as it is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import sqlalchemy as sa
@@ -15,53 +15,80 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.database.session import SessionFactory
+from platform_db.database.sqlstates import (
+    DUPLICATE_OBJECT,
+    INTERNAL_ERROR,
+    UNIQUE_VIOLATION,
+    sqlstate_of,
+)
 from platform_db.tenancy.drift import describe, differences
-from platform_db.tenancy.privileges import COUNTING, Role, policy_name, privileges, sees_every_tenant
+from platform_db.tenancy.privileges import OTHERS, Role, policy_name, privileges, role_name, sees_every_tenant
 
 ATTEMPTS = 20
 
-# SQLSTATEs of another run that made the same role at the same time: duplicate_object, unique_violation, and
-# internal_error for "tuple concurrently updated".
-_CONCURRENT = frozenset({"42710", "23505", "XX000"})
+# Of another run that made the same role at the same time; INTERNAL_ERROR is "tuple concurrently updated".
+_CONCURRENT = frozenset({DUPLICATE_OBJECT, UNIQUE_VIOLATION, INTERNAL_ERROR})
 
 
 def create_statements() -> list[str]:
     """Return the SQL that makes the roles, for an administrator; roles that exist are left as they are."""
     return [
         *(
-            f"DO $$ BEGIN CREATE ROLE {role.value} NOLOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
-            for role in Role
+            f"DO $$ BEGIN CREATE ROLE {name} NOLOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+            for name in map(role_name, Role)
         ),
-        f"GRANT {Role.tenant.value} TO {Role.service.value}",
+        _tenant_to_service(),
     ]
 
 
-def grant_statements(to: str | None = None) -> list[str]:
+def grant_statements(to: str | None = None, role: Role = Role.service) -> list[str]:
     """Return the SQL that gives the roles their privileges and policies in one database, and others none.
 
-    :param to: a login that is to be a member of ``platform_service``.
+    :param to: a login that is to be a member of the role.
     """
-    roles = ", ".join(role.value for role in Role)
+    everybody = f"PUBLIC, {_names(Role)}"
     statements = [
-        f"REVOKE ALL ON SCHEMA platform FROM PUBLIC, {roles}",
-        f"GRANT USAGE ON SCHEMA platform TO {roles}",
-        f"REVOKE ALL ON ALL TABLES IN SCHEMA platform FROM PUBLIC, {roles}",
-        f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA platform FROM PUBLIC, {roles}",
-        f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA platform TO {', '.join(role.value for role in COUNTING)}",
-    ]
-    callers = ", ".join(role.value for role in COUNTING)
-    statements.append(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA platform TO {callers}")
-    for table, by_role in privileges().items():
-        for role, verbs in by_role.items():
-            statements.append(f"GRANT {', '.join(verbs)} ON platform.{table} TO {role.value}")
-    for table, commands in sees_every_tenant().items():
-        for role, command in commands.items():
-            statements.append(f"DROP POLICY IF EXISTS {policy_name(role)} ON platform.{table}")
-            statements.append(
-                f"CREATE POLICY {policy_name(role)} ON platform.{table} FOR {command} TO {role.value}"
-                f" USING (true){' WITH CHECK (true)' if command == 'ALL' else ''}"
+        f"REVOKE ALL ON SCHEMA platform FROM {everybody} CASCADE",
+        f"GRANT USAGE ON SCHEMA platform TO {_names(OTHERS['schema'])}",
+        f"REVOKE ALL ON ALL TABLES IN SCHEMA platform FROM {everybody} CASCADE",
+        f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA platform FROM {everybody} CASCADE",
+        f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA platform TO {_names(OTHERS['sequence'])}",
+        f"REVOKE ALL ON ALL ROUTINES IN SCHEMA platform FROM {everybody} CASCADE",
+        _for_each(
+            "oid::regprocedure",
+            "pg_proc WHERE pronamespace = 'platform'::regnamespace"
+            " AND NOT prosecdef AND prorettype <> 'trigger'::regtype",
+            f"'GRANT EXECUTE ON ROUTINE ' || object || ' TO {_names(OTHERS['function'])}'",
+        ),
+        _for_each(
+            "oid::regtype",
+            "pg_type WHERE typnamespace = 'platform'::regnamespace AND typcategory <> 'A'",
+            f"'REVOKE ALL ON TYPE ' || object || ' FROM {everybody} CASCADE'",
+        ),
+        # Logins without a role have no business in this database, but for the schema's owner.
+        *(
+            _for_each(
+                "quote_ident(datname)",
+                "pg_database WHERE datname = current_database() AND pg_has_role(datdba, 'USAGE')",
+                statement,
             )
-    return statements if to is None else [*statements, _membership(to)]
+            for statement in (
+                f"'REVOKE ALL ON DATABASE ' || object || ' FROM {everybody} CASCADE'",
+                f"'GRANT CONNECT ON DATABASE ' || object || ' TO {_names(OTHERS['database'])}, ' || {_OWNER}",
+            )
+        ),
+    ]
+    for table, by_role in privileges().items():
+        for granted, verbs in by_role.items():
+            statements.append(f"GRANT {', '.join(verbs)} ON platform.{table} TO {role_name(granted)}")
+    for table, commands in sees_every_tenant().items():
+        for granted, command in commands.items():
+            statements.append(f"DROP POLICY IF EXISTS {policy_name(granted)} ON platform.{table}")
+            statements.append(
+                f"CREATE POLICY {policy_name(granted)} ON platform.{table} FOR {command}"
+                f" TO {role_name(granted)} USING (true){' WITH CHECK (true)' if command == 'ALL' else ''}"
+            )
+    return statements if to is None else [*statements, _membership(to, role)]
 
 
 def create_roles(factory: SessionFactory) -> list[str]:
@@ -82,17 +109,20 @@ def create_roles(factory: SessionFactory) -> list[str]:
         _run_again_if_concurrent(factory, f"CREATE ROLE {role} NOLOGIN", partial(_exists, role))
     if may_create:
         _run_again_if_concurrent(
-            factory, f"GRANT {Role.tenant.value} TO {Role.service.value}", _service_may_become_tenant
+            factory,
+            _tenant_to_service(),
+            partial(_is_member, role_name(Role.service), Role.tenant),
         )
     return missing
 
 
-def grant_privileges(factory: SessionFactory, *, to: str | None = None) -> None:
+def grant_privileges(factory: SessionFactory, *, to: str | None = None, role: Role = Role.service) -> None:
     """Give the roles their privileges and policies in this database, in a transaction of its own.
 
-    What a migration or an administrator must have changed is not changed back: it is told.
+    What a migration or an administrator must have changed is not changed back: it is told. The database is
+    closed to logins without a role where this login acts as the database's owner.
 
-    :param to: a login that is to be a member of ``platform_service``.
+    :param to: a login that is to be a member of the role.
     :raises errors.RolesMissing: the roles were not made yet, or the database still differs when all is
         granted.
     """
@@ -106,32 +136,44 @@ def grant_privileges(factory: SessionFactory, *, to: str | None = None) -> None:
                 session.connection().exec_driver_sql(statement)
             left = differences(session)
     if to is not None:
-        _run_again_if_concurrent(factory, _membership(to), partial(_is_member, to))
+        _run_again_if_concurrent(factory, _membership(to, role), partial(_is_member, to, role))
     if left:
         raise errors.RolesMissing(f"what could be granted is granted, but {describe(left)}")
 
 
-def _membership(login: str) -> str:
+def _names(roles: Iterable[Role]) -> str:
+    return ", ".join(map(role_name, roles))
+
+
+def _tenant_to_service() -> str:
+    return f"GRANT {role_name(Role.tenant)} TO {role_name(Role.service)}"
+
+
+def _membership(login: str, role: Role) -> str:
     name = login.replace('"', '""')
-    return f'GRANT {Role.service.value} TO "{name}"'
+    return f'GRANT {role_name(role)} TO "{name}"'
+
+
+def _for_each(object_: str, source: str, statement: str) -> str:
+    """Return a statement that runs another one on each object of a catalogue, by its quoted name."""
+    return (
+        f"DO $$ DECLARE object text; BEGIN FOR object IN SELECT {object_} FROM {source}"
+        f" LOOP EXECUTE {statement}; END LOOP; END $$"
+    )
 
 
 def _missing(session: Session) -> list[str]:
-    existing = set(session.execute(_READ_ROLES).scalars())
-    return [role.value for role in Role if role.value not in existing]
+    existing = set(session.execute(_READ_ROLES, {"names": [*map(role_name, Role)]}).scalars())
+    return [name for name in map(role_name, Role) if name not in existing]
 
 
 def _exists(role: str, session: Session) -> bool:
     return role not in _missing(session)
 
 
-def _is_member(login: str, session: Session) -> bool:
-    is_member: bool = session.execute(_IS_MEMBER, {"login": login}).scalar_one()
-    return is_member
-
-
-def _service_may_become_tenant(session: Session) -> bool:
-    is_member: bool = session.execute(_IS_TENANT).scalar_one()
+def _is_member(login: str, role: Role, session: Session) -> bool:
+    names = {"login": login, "role": role_name(role)}
+    is_member: bool = session.execute(_IS_MEMBER, names).scalar_one()
     return is_member
 
 
@@ -146,19 +188,17 @@ def _run_again_if_concurrent(
                     session.connection().exec_driver_sql(statement.replace("%", "%%"))
             return
         except sa.exc.DBAPIError as error:
-            if getattr(error.orig, "pgcode", None) not in _CONCURRENT or attempt == ATTEMPTS - 1:
+            if sqlstate_of(error) not in _CONCURRENT or attempt == ATTEMPTS - 1:
                 raise
             time.sleep(0.01 * attempt)
 
 
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('platform.roles', 0))")
 
-_NAMES = ", ".join(f"'{role.value}'" for role in Role)
+_OWNER = "(SELECT nspowner::regrole FROM pg_namespace WHERE nspname = 'platform')"
 
-_READ_ROLES = sa.text(f"SELECT rolname FROM pg_roles WHERE rolname IN ({_NAMES})")
+_READ_ROLES = sa.text("SELECT rolname FROM pg_roles WHERE rolname = ANY (:names)")
 
 _MAY_CREATE = sa.text("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user")
 
-_IS_TENANT = sa.text(f"SELECT pg_has_role('{Role.service.value}', '{Role.tenant.value}', 'MEMBER')")
-
-_IS_MEMBER = sa.text(f"SELECT pg_has_role(:login, '{Role.service.value}', 'MEMBER')")
+_IS_MEMBER = sa.text("SELECT pg_has_role(:login, :role, 'MEMBER')")

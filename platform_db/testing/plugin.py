@@ -6,10 +6,8 @@ afterwards. All processes of pytest-xdist share one server and one template.
 
 from __future__ import annotations
 
-import base64
 import itertools
 import os
-import secrets
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +16,7 @@ from sqlalchemy.engine import Engine
 
 from platform_db import database, schema, settings
 from platform_db.database.session import PlatformSession
+from platform_db.settings.secret_keys import generate_key
 from platform_db.testing import databases, server
 from platform_db.testing.server import RunServer
 
@@ -88,7 +87,7 @@ def session(session_factory: orm.sessionmaker[PlatformSession]) -> Iterator[Plat
 @pytest.fixture
 def secret_key(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Set a random secret key for the length of a test, and give it."""
-    key = base64.b64encode(secrets.token_bytes(32)).decode("ascii")
+    key = generate_key()
     monkeypatch.setenv("PLATFORM_DB_SECRET_KEY", key)
     settings.reset_settings()
     yield key

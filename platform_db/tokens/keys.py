@@ -89,7 +89,7 @@ class KeyReport:
         """
         missing = [key for key in self.keys if key.state == "missing"]
         if missing:
-            raise errors.SecretKeyError(
+            raise errors.SecretKeyMissing(
                 f"{sum(key.secrets for key in missing)} stored secrets need the secret key with id "
                 f"{', '.join(key.key_id for key in missing)}, which is not configured"
             )

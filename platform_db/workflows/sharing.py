@@ -18,6 +18,7 @@ from platform_db.audit import recorded_as
 from platform_db.cursors import Page
 from platform_db.database.paging import read_page
 from platform_db.database.session import takes_session
+from platform_db.database.sqlstates import FOREIGN_KEY_VIOLATION, sqlstate_of
 from platform_db.identifiers import parse_id
 from platform_db.models import User, UserWorkflow, Workflow
 from platform_db.models.base import identity_of
@@ -61,7 +62,7 @@ def share_workflow(
                 },
             )
     except sa.exc.IntegrityError as error:
-        if getattr(error.orig, "pgcode", None) != _FOREIGN_KEY_VIOLATION:
+        if sqlstate_of(error) != FOREIGN_KEY_VIOLATION:
             raise
         if error.orig.diag.constraint_name == "fk_user_workflow_user_id":  # type: ignore[union-attr]
             raise errors.UserNotFound(f"there is no user {user_id}") from None
@@ -129,8 +130,6 @@ def list_shared(
 def _id_of(user: User | uuid.UUID | str) -> uuid.UUID:
     return user.id_ if isinstance(user, User) else parse_id(user, "user id")
 
-
-_FOREIGN_KEY_VIOLATION = "23503"
 
 _INSERT = insert(UserWorkflow).values(
     {name: sa.bindparam(name) for name in ("owner_id", "workflow_id", "user_id", "message", "valid_until")}

@@ -12,14 +12,14 @@ from itertools import islice
 from typing import Literal, TypeVar
 
 from platform_db.bounds import require_limit
-from platform_db.workspaces import ceph, du
+from platform_db.workspaces import ceph
 from platform_db.workspaces.measurement import Measurement, Outcome, WorkspaceError, WorkspacePath, refusal
 from platform_db.workspaces.paths import resolve
 from platform_db.workspaces.workers import Worker, scan_here
 
 logger = logging.getLogger(__name__)
 
-Choice = Literal["auto", "scan", "du", "ceph"]
+Choice = Literal["auto", "scan", "ceph"]
 Path = TypeVar("Path", bound=WorkspacePath)
 
 MOST_WORKERS = 8
@@ -35,13 +35,13 @@ def measure(path: WorkspacePath, *, method: Choice = "auto", apparent: bool = Fa
     Symbolic links are never followed: not inside the workspace, and not if the workspace is one itself.
 
     :param path: the workspace; a relative path starts at the shared volume.
-    :param method: ``scan`` walks in Python, ``du`` calls GNU du, ``ceph`` asks CephFS; ``auto`` asks CephFS,
-        and scans where it is another file system. What CephFS says is always apparent.
+    :param method: ``scan`` walks, ``ceph`` asks CephFS; ``auto`` asks CephFS, and scans where it is another
+        file system. What CephFS says is always apparent.
     :param apparent: add up the sizes of files instead of the blocks that they occupy.
     :raises MissingWorkspaceError: there is no such workspace, or it disappeared meanwhile.
-    :raises WorkspaceError: its directory cannot be read, or the method is not available.
+    :raises WorkspaceError: its directory cannot be read, or the file system does not know the method.
     """
-    _check(method, apparent)
+    _check(method)
     outcome = _measure_one(path, method, apparent)
     if isinstance(outcome, WorkspaceError):
         raise outcome
@@ -66,9 +66,8 @@ def measure_many(
         help where the file system answers slowly.
     :param gentle: for file systems that others wait for: one worker, of the lowest CPU and I/O priority, that
         pauses for as long as it worked. Takes two to four times as long.
-    :raises WorkspaceError: the method is not available.
     """
-    _check(method, apparent)
+    _check(method)
     if workers is not None:
         require_limit(workers, "number of workers")
     count = 1 if gentle else workers or _default_workers()
@@ -142,18 +141,13 @@ def _measure_batch(paths: Sequence[WorkspacePath], worker: Worker, method: Choic
         outcomes.append(outcome)
         if outcome is None:
             names.append(name)
-    if method == "du":
-        measured = iter(du.measure_batch(names, worker.apparent, worker.gentle))
-    else:
-        measured = iter(worker.measure_batch(names))
+    measured = iter(worker.measure_batch(names))
     return [next(measured) if outcome is None else outcome for outcome in outcomes]
 
 
 def _measure_one(path: WorkspacePath, method: Choice, apparent: bool) -> Outcome:
     name, outcome = _without_walking(path, method)
-    if outcome is not None:
-        return outcome
-    return du.measure_batch([name], apparent)[0] if method == "du" else scan_here(name, apparent)
+    return scan_here(name, apparent) if outcome is None else outcome
 
 
 def _without_walking(path: WorkspacePath, method: Choice) -> tuple[bytes, Outcome | None]:
@@ -169,11 +163,9 @@ def _without_walking(path: WorkspacePath, method: Choice) -> tuple[bytes, Outcom
     return name, outcome
 
 
-def _check(method: Choice, apparent: bool) -> None:
-    if method not in {"auto", "scan", "du", "ceph"}:
-        raise ValueError(f"unknown method {method!r}; choose from auto, scan, du, ceph")
-    if method == "du":
-        du.require(apparent)
+def _check(method: Choice) -> None:
+    if method not in {"auto", "scan", "ceph"}:
+        raise ValueError(f"unknown method {method!r}; choose from auto, scan, ceph")
 
 
 def _default_workers() -> int:

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 from platform_db.errors import PlatformDBError
 
-Method: TypeAlias = Literal["scan", "du", "ceph"]
+Method: TypeAlias = Literal["scan", "ceph"]
 WorkspacePath: TypeAlias = "str | bytes | os.PathLike[str]"
 
 
@@ -43,6 +43,7 @@ class MissingWorkspaceError(WorkspaceError):
 
     code: ClassVar[str] = "workspace_missing"
     exit_code: ClassVar[int] = 10
+    http_status: ClassVar[int] = 404
 
 
 # ENOTDIR: a parent of the workspace is a file, so nothing can be there either.

@@ -1,45 +1,58 @@
-"""Opening a workspace where it has to be the very one that is meant: down from the root, through no link."""
+"""Opening the very directory that is meant: a root that is there, a workspace behind no link."""
 
 from __future__ import annotations
 
 import errno
 import os
-from pathlib import PurePosixPath
+from uuid import UUID
 
-from platform_db import settings
-from platform_db.workspaces.measurement import (
-    MissingWorkspaceError,
-    WorkspaceError,
-    WorkspacePath,
-    workspace_error,
-)
-from platform_db.workspaces.paths import resolve
+from platform_db import errors
+from platform_db.workspaces.measurement import MissingWorkspaceError, WorkspaceError, workspace_error
+from platform_db.workspaces.paths import managed_root, resolve, root_of
 from platform_db.workspaces.scan import OPEN_DIRECTORY
 
 
-def open_workspace(path: WorkspacePath) -> int:
-    """Return a descriptor of the workspace's directory, for the caller to close.
+def require_storage(path: str) -> None:
+    """Make sure that the root that the canonical ``path`` lies below is there, if it lies below one.
 
-    The root (``PLATFORM_DB_WORKSPACE_ROOT`` or ``PLATFORM_DB_SHARED_VOLUME_PATH``) is the operator's and may
-    be a link. What lies below it is the tenants', so each directory there is opened by itself.
+    So a workspace that is missing was removed, and is not on storage that is not mounted.
+
+    :raises errors.StorageMissing: the root is missing or empty.
+    """
+    root = root_of(path)
+    if root is not None:
+        require_root(root)
+
+
+def require_root(root: str) -> None:
+    """Make sure that a root is there and holds something.
+
+    :raises errors.StorageMissing: it is missing or empty.
+    """
+    os.close(_open_root(root))
+
+
+def open_workspace(path: str, owner_id: UUID) -> int:
+    """Return a descriptor of a managed workspace's directory, for the caller to close.
+
+    The root is the operator's and may be a link. What lies below it is the tenants', so each directory there
+    is opened by itself.
 
     :raises MissingWorkspaceError: it is gone, though its root is there and holds something.
-    :raises WorkspaceError: it does not lie below a root, or lies behind a link, is no directory or cannot be
-        read; or its root is missing or empty, as where storage is not mounted.
+    :raises WorkspaceError: it does not lie in its owner's part of a root, or lies behind a link, is no
+        directory or cannot be read.
+    :raises errors.StorageMissing: its root is missing or empty, as where storage is not mounted.
     """
-    name = resolve(path)
-    shown = name.decode(errors="backslashreplace")
-    root, below = _split(name, shown)
+    shown = os.fsdecode(resolve(path))
+    root = managed_root(shown, owner_id)
+    if root is None:
+        raise WorkspaceError(
+            f"workspace {shown!r} is not managed: it does not lie below ROOT/users/{owner_id} of any root"
+        )
+    directory = _open_root(root)
     try:
-        directory = os.open(root, OPEN_DIRECTORY & ~os.O_NOFOLLOW)
-    except OSError as error:
-        raise WorkspaceError(f"workspace root {str(root)!r} cannot be read: {error.strerror}") from None
-    try:
-        with os.scandir(directory) as entries:
-            if next(entries, None) is None:
-                raise WorkspaceError(f"workspace root {str(root)!r} is empty: is its storage mounted?")
-        for part in below:
-            parent, directory = directory, _open(part, directory, name, shown)
+        for part in shown.removeprefix(root).strip("/").split("/"):
+            parent, directory = directory, _open(part, directory, shown)
             os.close(parent)
     except BaseException:
         os.close(directory)
@@ -47,19 +60,19 @@ def open_workspace(path: WorkspacePath) -> int:
     return directory
 
 
-def _split(name: bytes, shown: str) -> tuple[PurePosixPath, tuple[bytes, ...]]:
-    """Return the root that the path lies below, and the names of the directories from there."""
-    path = PurePosixPath(os.fsdecode(name))
-    if ".." in path.parts:
-        raise WorkspaceError(f"workspace path {shown!r} has '..' in it")
-    configured = settings.get_settings()
-    for root in map(PurePosixPath, filter(None, (configured.workspace_root, configured.shared_volume_path))):
-        if root in path.parents and path.is_absolute():
-            return root, tuple(map(os.fsencode, path.relative_to(root).parts))
-    raise WorkspaceError(f"workspace {shown!r} does not lie below the root of workspaces")
+def _open_root(root: str) -> int:
+    try:
+        directory = os.open(root, OPEN_DIRECTORY & ~os.O_NOFOLLOW)
+    except OSError as error:
+        raise errors.StorageMissing(f"workspace root {root!r} cannot be read: {error.strerror}") from None
+    with os.scandir(directory) as entries:
+        if next(entries, None) is not None:
+            return directory
+    os.close(directory)
+    raise errors.StorageMissing(f"workspace root {root!r} is empty: is its storage mounted?")
 
 
-def _open(part: bytes, parent: int, name: bytes, shown: str) -> int:
+def _open(part: str, parent: int, shown: str) -> int:
     try:
         return os.open(part, OPEN_DIRECTORY, dir_fd=parent)
     except OSError as error:
@@ -67,4 +80,4 @@ def _open(part: bytes, parent: int, name: bytes, shown: str) -> int:
             raise MissingWorkspaceError(f"there is no workspace {shown!r}") from None
         if error.errno in {errno.ENOTDIR, errno.ELOOP}:
             raise WorkspaceError(f"workspace {shown!r} is no directory, or lies behind a link") from None
-        raise workspace_error(name, error.errno, error.strerror or str(error)) from None
+        raise workspace_error(os.fsencode(shown), error.errno, error.strerror or str(error)) from None

@@ -1,12 +1,16 @@
-"""Where a workspace is."""
+"""Where a workspace is: its one canonical path, and whether that lies in its owner's part of a root."""
 
 from __future__ import annotations
 
 import os
+import posixpath
 from uuid import UUID
 
 from platform_db import errors, settings
 from platform_db.workspaces.measurement import WorkspaceError, WorkspacePath
+
+# What an index entry has room for.
+LONGEST_PATH = 2048
 
 
 def build_workspace_path(
@@ -16,47 +20,105 @@ def build_workspace_path(
 ) -> str:
     """Return ``ROOT/users/USER/workflows/WORKFLOW``, or the directory of all the user's workspaces.
 
-    :param workspace_root_path: ROOT; by default the setting ``PLATFORM_DB_WORKSPACE_ROOT``.
+    :param workspace_root_path: ROOT; by default the first one of ``PLATFORM_DB_WORKSPACE_ROOT``.
     :raises errors.InvalidIdentifier: an id would lead out of its directory.
     """
-    root = settings.get_settings().workspace_root if workspace_root_path is None else workspace_root_path
+    root = settings.get_settings().workspace_root[0] if workspace_root_path is None else workspace_root_path
     path = f"{root.rstrip('/')}/users/{_directory_name(user_id)}/workflows"
     return path if workflow_id is None else f"{path}/{_directory_name(workflow_id)}"
 
 
-def absolute_workspace_path(path: str) -> str:
-    """Return ``path`` itself if it is absolute, else where it is on the shared volume.
+def canonical_workspace_path(path: WorkspacePath) -> str:
+    """Return the path in the form that is stored: absolute, without ``.``, ``..``, ``//`` or a last slash.
 
-    Without ``PLATFORM_DB_SHARED_VOLUME_PATH`` a relative path stays as it is.
+    Only the text decides: no link is followed. A relative path starts at the shared volume.
 
-    :raises errors.InvalidIdentifier: a relative path would lead out of the shared volume.
+    :raises errors.InvalidIdentifier: no workspace can have this path, or it is longer than
+        :data:`LONGEST_PATH` bytes in UTF-8.
     """
-    if path.startswith("/"):
-        return path
-    volume = settings.get_settings().shared_volume_path
-    if volume is None:
-        return path
-    if ".." in path.split("/"):
-        raise errors.InvalidIdentifier(f"workspace path {path!r} leads out of the shared volume")
-    return f"{volume.rstrip('/')}/{path}"
+    name = _canonical(path)
+    if len(name) > LONGEST_PATH:
+        raise errors.InvalidIdentifier(f"a workspace path of {len(name)} bytes is longer than {LONGEST_PATH}")
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise errors.InvalidIdentifier(f"workspace path {path!r} is not text in UTF-8") from None
+
+
+def is_managed_workspace(path: WorkspacePath, owner_id: UUID | str) -> bool:
+    """Tell whether a workspace lies in its owner's part of a root, below ``ROOT/users/OWNER/``.
+
+    Any other is measured, but its files are never removed.
+
+    :raises errors.InvalidIdentifier: no workspace can have this path.
+    """
+    return managed_root(canonical_workspace_path(path), owner_id) is not None
+
+
+def managed_root(path: str, owner_id: UUID | str) -> str | None:
+    """Return the root in whose part for ``owner_id`` the canonical ``path`` lies, or nothing."""
+    return next((root for root in roots() if path.startswith(f"{root.rstrip('/')}/users/{owner_id}/")), None)
+
+
+def root_of(path: str) -> str | None:
+    """Return the root that the canonical ``path`` lies below, or nothing."""
+    return next((root for root in roots() if path.startswith(f"{root.rstrip('/')}/")), None)
+
+
+def roots() -> tuple[str, ...]:
+    """Return the directories below which the platform's workspaces lie."""
+    configured = settings.get_settings()
+    volume = configured.shared_volume_path
+    return configured.workspace_root if volume is None else (*configured.workspace_root, volume)
+
+
+def other_names(path: str) -> list[str]:
+    """Return what the canonical ``path`` may be called as well, itself included.
+
+    Roots can be links or mounts of one directory, so what lies below one of them has a name below each.
+    """
+    names = {path}
+    spellings = {spelling.rstrip("/") for root in roots() for spelling in (root, os.path.realpath(root))}
+    for root in spellings:
+        if path.startswith(f"{root}/"):
+            names.update(f"{other}{path.removeprefix(root)}" for other in spellings)
+    return sorted(names)
 
 
 def resolve(path: WorkspacePath) -> bytes:
-    """Return the absolute path as the operating system takes it, whatever encoding its names are in.
+    """Return the canonical path as the operating system takes it, whatever encoding its names are in.
 
-    Slashes at the end are dropped: with one, a workspace that is a symbolic link would be followed.
-
-    :raises WorkspaceError: no file can have this path.
+    :raises WorkspaceError: no workspace can have this path.
     """
-    name = os.fsencode(path)
+    try:
+        return _canonical(path)
+    except errors.InvalidIdentifier as error:
+        raise WorkspaceError(str(error)) from None
+
+
+def _canonical(path: WorkspacePath) -> bytes:
+    try:
+        name = os.fsencode(path)
+    except UnicodeEncodeError:
+        raise errors.InvalidIdentifier(f"workspace path {path!r} is not text in UTF-8") from None
     if b"\0" in name:
-        raise WorkspaceError(f"workspace path {path!r} has a NUL character in it")
+        raise errors.InvalidIdentifier(f"workspace path {path!r} has a NUL character in it")
+    above = b""
     if not name.startswith(b"/"):
-        try:
-            name = os.fsencode(absolute_workspace_path(os.fsdecode(name)))
-        except errors.InvalidIdentifier as error:
-            raise WorkspaceError(str(error)) from None
-    return name.rstrip(b"/") or name[:1]
+        volume = settings.get_settings().shared_volume_path
+        if volume is None:
+            raise errors.InvalidIdentifier(
+                f"workspace path {path!r} is relative, and PLATFORM_DB_SHARED_VOLUME_PATH is not set"
+            )
+        above = os.fsencode(volume.rstrip("/"))
+        name = above + b"/" + name
+    # normpath keeps two slashes at the start, which POSIX lets a system read in its own way.
+    name = b"/" + posixpath.normpath(name).lstrip(b"/")
+    if name == b"/":
+        raise errors.InvalidIdentifier(f"workspace path {path!r} is the root of the file system")
+    if not name.startswith(above + b"/"):
+        raise errors.InvalidIdentifier(f"workspace path {path!r} leads out of the shared volume")
+    return name
 
 
 def _directory_name(identifier: UUID | str) -> str:

@@ -12,15 +12,15 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from uuid import UUID
 
-from platform_db.workspaces.measurement import WorkspacePath
 from platform_db.workspaces.opening import open_workspace
-from platform_db.workspaces.scan import EXHAUSTED, OPEN_DIRECTORIES, OPEN_DIRECTORY, VANISHED
+from platform_db.workspaces.scan import MOVED, Directory, Walk
 
 # How many names of a directory are handled between two calls of ``pace``.
 NAMES = 100
 
-# What stands below every directory that is removed as a whole.
+# Where every pattern stands in a directory that is removed as a whole.
 _ALL = frozenset({-1})
 
 
@@ -82,11 +82,14 @@ class _Pattern:
         return frozenset(reached)
 
 
-def remove_matching(path: WorkspacePath, pattern: str, *, pace: Callable[[], None] | None = None) -> Removal:
+def remove_matching(
+    path: str, owner_id: UUID, pattern: str, *, pace: Callable[[], None] | None = None
+) -> Removal:
     """Remove what ``pattern`` names in the workspace at ``path``; a directory goes with all that is in it.
 
     A pattern that starts at ``/`` or has ``..`` in it names nothing. Mounts are left alone.
 
+    :param owner_id: whose workspace it is; it has to lie in this user's part of a root.
     :param pattern: such as ``*.tmp``, ``data/*.root`` or ``**/*.log``: ``*`` stays within a name, ``**``
         stands for any directories.
     :param pace: called before each directory is read, and every :data:`NAMES` names in it. What was removed
@@ -94,163 +97,107 @@ def remove_matching(path: WorkspacePath, pattern: str, *, pace: Callable[[], Non
     :raises MissingWorkspaceError: there is no such workspace.
     :raises WorkspaceError: it may not be touched, or cannot be read; see
         :func:`~platform_db.workspaces.opening.open_workspace`.
+    :raises errors.StorageMissing: its root is missing or empty.
     """
     removal = Removal()
-    walk = _Walk(_Pattern(pattern), removal, pace)
+    walk = _Remover(open_workspace(path, owner_id), _Pattern(pattern), removal, pace)
     try:
-        walk.run(open_workspace(path))
+        walk.walk(walk.top)
     except StopRemoval:
         removal.stopped = True
+    removal.failed, removal.first_error = walk.failed, walk.first_error or None
     return removal
 
 
-class _Directory:
-    """A directory on the branch that is being walked.
+class _Remover(Walk):
+    """The walk through one workspace that removes what the pattern names.
 
-    :param named: whether it is to be removed itself.
-    :param states: where the pattern stands in it.
+    :param workspace: the workspace's directory, open.
     """
 
-    __slots__ = ("descriptor", "identity", "name", "named", "size", "states", "waiting")
-
-    def __init__(self, name: str, descriptor: int, named: bool, states: frozenset[int]) -> None:
-        status = os.fstat(descriptor)
-        self.name = name
-        self.descriptor: int | None = descriptor
-        self.identity = (status.st_dev, status.st_ino)
-        self.size = status.st_blocks * 512
-        self.named = named
-        self.states = states
-        self.waiting: list[tuple[str, bool, frozenset[int]]] = []
-
-    def close(self) -> None:
-        if self.descriptor is not None:
-            os.close(self.descriptor)
-            self.descriptor = None
-
-
-class _Walk:
-    """One walk through one workspace.
-
-    Only the lowest directories of the branch are open, as in :mod:`platform_db.workspaces.scan`: so there may
-    be any number in each other.
-    """
-
-    def __init__(self, pattern: _Pattern, removal: Removal, pace: Callable[[], None] | None) -> None:
+    def __init__(
+        self, workspace: int, pattern: _Pattern, removal: Removal, pace: Callable[[], None] | None
+    ) -> None:
+        super().__init__(pace)
         self.pattern = pattern
         self.removal = removal
-        self.pace = pace or (lambda: None)
-        self.branch: list[_Directory] = []
-        self.identities: set[tuple[int, int]] = set()
+        self.mount = _mount_of(workspace)
+        self.top = Directory(".", os.fstat(workspace), 0, pattern.start)
+        self.top.descriptor = workspace
 
-    def run(self, root: int) -> None:
-        """Remove what is named in the open directory ``root``, and close it."""
-        self.branch = [_Directory(".", root, False, self.pattern.start)]
-        self.identities = {self.branch[0].identity}
-        try:
-            if self.pattern.start:
-                self._read(self.branch[0])
-            while self.branch:
-                if self.branch[-1].waiting:
-                    self._enter(*self.branch[-1].waiting.pop())
-                else:
-                    self._leave(self.branch[-1])
-        finally:
-            for directory in self.branch:
-                directory.close()
-
-    def _read(self, directory: _Directory) -> None:
-        """Remove the files that are named in a directory, and note which directories are to be entered."""
-        self.pace()
+    def read(self, directory: Directory) -> None:
+        """Remove the files that are named in ``directory``, and note which directories are to be entered."""
+        self._pause()
         for number, name in enumerate(self._names(directory), 1):
-            # All is named below a directory that is named itself.
-            named, below = (
-                (True, _ALL) if directory.states == _ALL else self.pattern.step(directory.states, name)
-            )
+            named, below = directory.states == _ALL, directory.states
+            if not named:
+                named, below = self.pattern.step(directory.states, name)
             if named or below:
-                self._handle(directory, name, named, below)
+                self._handle(directory, name, named, _ALL if named else below)
             if number % NAMES == 0:
-                self.pace()
+                self._pause()
 
-    def _names(self, directory: _Directory) -> list[str]:
-        try:
-            with os.scandir(directory.descriptor) as entries:
-                return [entry.name for entry in entries]
-        except OSError as error:
-            self._note(error, directory.name)
-            return []
-
-    def _handle(self, parent: _Directory, name: str, named: bool, below: frozenset[int]) -> None:
-        try:
-            status = os.stat(name, dir_fd=parent.descriptor, follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode):
-                parent.waiting.append((name, named, _ALL if named else below))
-            elif named:
-                os.unlink(name, dir_fd=parent.descriptor)
-                self._count(status.st_blocks * 512 if status.st_nlink == 1 else 0)
-        except OSError as error:
-            self._note(error, name)
-
-    def _enter(self, name: str, named: bool, states: frozenset[int]) -> None:
-        try:
-            descriptor = os.open(name, OPEN_DIRECTORY, dir_fd=self.branch[-1].descriptor)
-        except OSError as error:
-            self._note(error, name)
-            return
-        directory = _Directory(name, descriptor, named, states)
-        # A mount, which may also show a directory inside itself.
-        if directory.identity[0] != self.branch[0].identity[0] or directory.identity in self.identities:
-            directory.close()
-            return
-        self.branch.append(directory)
-        self.identities.add(directory.identity)
-        if len(self.branch) > OPEN_DIRECTORIES:
-            self.branch[-1 - OPEN_DIRECTORIES].close()
-        self._read(directory)
-
-    def _leave(self, directory: _Directory) -> None:
-        """Go back to the directory above, and remove the one that was left if it is named."""
-        parent = self.branch[-2] if len(self.branch) > 1 else None
-        if parent is not None:
-            self._open_again(parent, directory)
+    def enter(self, directory: Directory, parent: Directory) -> bool:
+        """Open ``directory``, unless something is mounted there."""
+        if not super().enter(directory, parent):
+            return False
+        if directory.descriptor is not None and _mount_of(directory.descriptor) == self.mount:
+            return True
         directory.close()
-        self.identities.discard(self.branch.pop().identity)
-        if parent is None or not directory.named or parent.descriptor is None:
+        return False
+
+    def leave(self, directory: Directory, parent: Directory) -> None:
+        """Remove ``directory`` itself if it is named."""
+        if directory.states != _ALL:
+            return
+        if parent.descriptor is None:
+            self.fail(1, MOVED)
             return
         try:
             os.rmdir(directory.name, dir_fd=parent.descriptor)
         except OSError as error:
-            self._note(error, directory.name)
+            self.note(error, directory.name)
         else:
             self._count(directory.size)
 
-    def _open_again(self, parent: _Directory, directory: _Directory) -> None:
-        """Open ``parent`` again, from the directory in it, if it was closed."""
-        if parent.descriptor is None and directory.descriptor is not None:
-            try:
-                descriptor = os.open("..", OPEN_DIRECTORY, dir_fd=directory.descriptor)
-            except OSError as error:
-                self._note(error, "..")
-            else:
-                status = os.fstat(descriptor)
-                if (status.st_dev, status.st_ino) == parent.identity:
-                    parent.descriptor = descriptor
-                else:
-                    os.close(descriptor)
-        if parent.descriptor is None and (parent.waiting or directory.named):
-            self.removal.failed += len(parent.waiting) + directory.named
-            self.removal.first_error = self.removal.first_error or "a directory was moved meanwhile"
-            parent.waiting.clear()
+    def _pause(self) -> None:
+        if self.pace:
+            self.pace()
+
+    def _names(self, directory: Directory) -> list[str]:
+        try:
+            with os.scandir(directory.descriptor) as entries:
+                return [entry.name for entry in entries]
+        except OSError as error:
+            self.note(error, directory.name)
+            return []
+
+    def _handle(self, parent: Directory, name: str, named: bool, states: frozenset[int]) -> None:
+        try:
+            status = os.stat(name, dir_fd=parent.descriptor, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                parent.waiting.append(Directory(name, status, status.st_blocks * 512, states))
+            elif named:
+                os.unlink(name, dir_fd=parent.descriptor)
+                self._count(status.st_blocks * 512 if status.st_nlink == 1 else 0)
+        except OSError as error:
+            self.note(error, name)
 
     def _count(self, size: int) -> None:
         self.removal.files += 1
         self.removal.bytes += size
 
-    def _note(self, error: OSError, name: str) -> None:
-        if error.errno in EXHAUSTED:
-            raise error
-        if error.errno in VANISHED:
-            return
-        self.removal.failed += 1
-        shown = name.encode(errors="surrogateescape")[-100:].decode(errors="backslashreplace")
-        self.removal.first_error = self.removal.first_error or f"{error.strerror}: {shown!r}"
+
+def _mount_of(descriptor: int) -> int:
+    """Return the id of the mount that an open directory is on.
+
+    A bind mount of the same file system has the same device, so only Linux's own number tells it apart.
+    """
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}") as lines:  # noqa: PTH123 - one for each directory
+            for line in lines:
+                if line.startswith("mnt_id:"):
+                    return int(line.split()[1])
+    except OSError:
+        pass  # Not Linux, or /proc is not mounted.
+    return os.fstat(descriptor).st_dev

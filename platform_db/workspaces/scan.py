@@ -1,8 +1,9 @@
 """Measuring a directory tree in Python, to the byte as ``du --summarize --block-size=1`` does alone.
 
-Descends by file descriptor, one name at a time: so a symbolic link that takes a directory's place meanwhile
-is not followed, and neither the recursion limit nor the longest allowed path bounds the depth. Files are
-never opened, only asked for their metadata.
+:class:`Walk`, which removing uses too (:mod:`platform_db.workspaces.removal`), descends by file descriptor,
+one name at a time: so a symbolic link that takes a directory's place meanwhile is not followed, and neither
+the recursion limit nor the longest allowed path bounds the depth. Files are never opened, only asked for
+their metadata.
 
 Run as a script, this file is the worker of :mod:`platform_db.workspaces.measure`. It imports nothing but the
 quickest-loading part of the standard library, since every worker waits for these imports.
@@ -23,28 +24,132 @@ if TYPE_CHECKING:
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # How many directories of a branch stay open. Those further up are opened again through ".." on the way back.
 OPEN_DIRECTORIES = 32
-# Gone, or no longer a directory: somebody works in the workspace while it is measured. That is no error.
+# Gone, or no longer a directory: somebody works in the workspace while it is read. That is no error.
 VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
 # Our own shortage says nothing about the workspace, so no figure is made from it.
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 MESSAGE_LENGTH = 200
+MOVED = "a directory was moved meanwhile"
 
 
 class Directory:
-    """A directory on the branch that is being walked."""
+    """A directory of the tree.
 
-    __slots__ = ("descriptor", "identity", "name", "size", "waiting")
+    :param size: the bytes that count for it; a scan adds those of all that is in it.
+    :param states: for removing, where the pattern stands in it.
+    """
 
-    def __init__(self, name: bytes, identity: tuple[int, int], size: int, descriptor: int) -> None:
-        self.name = name  # from the workspace, starting with "/"; kept only where names are reported
-        self.identity = identity
+    __slots__ = ("descriptor", "identity", "name", "path", "size", "states", "waiting")
+
+    def __init__(
+        self, name: str, status: os.stat_result, size: int, states: frozenset[int] = frozenset()
+    ) -> None:
+        self.name = name
+        self.states = states
+        self.path = b""  # from the workspace, starting with "/"; kept only where names are reported
+        self.identity = (status.st_dev, status.st_ino)
         self.size = size
-        self.descriptor: int | None = descriptor
-        self.waiting: list[tuple[bytes, os.stat_result]] = []
+        self.descriptor: int | None = None
+        self.waiting: list[Directory] = []
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
 
 
-class Scan:
-    """One walk through one workspace.
+class Walk:
+    """One walk through one tree: reads a directory, walks through those that wait in it, leaves it.
+
+    :param pace: called before each directory is read; it may sleep, or raise to end the walk.
+    """
+
+    def __init__(self, pace: Callable[[], None] | None = None) -> None:
+        self.pace = pace
+        self.failed = 0  # how many names could not be read or handled
+        self.first_error = ""
+
+    def read(self, directory: Directory) -> None:
+        """Handle what stands directly in ``directory``, and note which directories wait there."""
+        raise NotImplementedError
+
+    def enter(self, directory: Directory, parent: Directory) -> bool:
+        """Open ``directory``; return whether to walk through it."""
+        try:
+            directory.descriptor = os.open(directory.name, OPEN_DIRECTORY, dir_fd=parent.descriptor)
+        except OSError as error:
+            self.note(error, directory.name)
+            return False
+        return True
+
+    def leave(self, directory: Directory, parent: Directory) -> None:
+        """Do what is to be done once all in ``directory``, which is closed by now, has been handled."""
+
+    def walk(self, top: Directory) -> None:
+        """Walk through the open directory ``top``, and close it."""
+        branch, identities = [top], {top.identity}
+        try:
+            self.read(top)
+            while True:
+                directory = branch[-1]
+                if directory.waiting:
+                    child = directory.waiting.pop()
+                    # A mount can show a directory inside itself; du leaves such a repetition out.
+                    if child.identity in identities or not self.enter(child, directory):
+                        continue
+                    branch.append(child)
+                    identities.add(child.identity)
+                    if len(branch) > OPEN_DIRECTORIES:
+                        branch[-1 - OPEN_DIRECTORIES].close()
+                    self.read(child)
+                elif len(branch) == 1:
+                    return
+                else:
+                    identities.discard(branch.pop().identity)
+                    self._open_again(branch[-1], directory)
+                    directory.close()
+                    self.leave(directory, branch[-1])
+        finally:
+            for directory in branch:
+                directory.close()
+
+    def note(self, error: OSError, name: str) -> bool:
+        """Count what cannot be read or handled; return whether it is there at all."""
+        if error.errno in EXHAUSTED:
+            raise error
+        if error.errno in VANISHED:
+            return False
+        shown = os.fsencode(name)[-MESSAGE_LENGTH // 2 :].decode(errors="backslashreplace")
+        self.fail(1, f"{error.strerror}: {shown!r}"[:MESSAGE_LENGTH])
+        return True
+
+    def fail(self, count: int, reason: str) -> None:
+        """Count so many names that could not be read or handled."""
+        self.failed += count
+        self.first_error = self.first_error or reason
+
+    def _open_again(self, parent: Directory, directory: Directory) -> None:
+        """Open ``parent`` again, from the directory in it, if it was closed."""
+        if parent.descriptor is not None:
+            return
+        if directory.descriptor is not None:
+            try:
+                parent.descriptor = os.open("..", OPEN_DIRECTORY, dir_fd=directory.descriptor)
+            except OSError as error:
+                self.note(error, "..")
+            else:
+                status = os.fstat(parent.descriptor)
+                if (status.st_dev, status.st_ino) != parent.identity:
+                    parent.close()
+        if parent.descriptor is None and parent.waiting:
+            # Somebody moved the branch away; what still waits up there was never seen.
+            self.fail(len(parent.waiting), MOVED)
+            parent.waiting.clear()
+
+
+class Scan(Walk):
+    """One walk through one workspace that adds up its bytes.
 
     :param apparent: add up the sizes of files and symbolic links, as ``du --apparent-size`` does from
         coreutils 9.2 on; what size a file system shows for a directory or a device means nothing.
@@ -58,11 +163,9 @@ class Scan:
         pace: Callable[[], None] | None = None,
         report: Callable[[bytes, int], None] | None = None,
     ) -> None:
+        super().__init__(pace)
         self.apparent = apparent
-        self.pace = pace
         self.report = report
-        self.unreadable = 0
-        self.first_error = ""
         self.linked: set[tuple[int, int]] = set()
 
     def run(self, path: bytes) -> int:
@@ -72,46 +175,17 @@ class Scan:
         :raises OSError: there is no such path, it is gone by now, or nothing of it can be read.
         """
         status = os.lstat(path)
-        if not stat.S_ISDIR(status.st_mode):
-            size = self._size(status)
-            if self.report:
-                self.report(b"", size)
-            return size
-        size = self._walk(os.open(path, OPEN_DIRECTORY), status)
-        # Half of a workspace that was removed meanwhile is no figure.
-        os.lstat(path)
-        return size
+        top = Directory("/", status, self._size(status))
+        if stat.S_ISDIR(status.st_mode):
+            top.descriptor = os.open(path, OPEN_DIRECTORY)
+            self.walk(top)
+            # Half of a workspace that was removed meanwhile is no figure.
+            os.lstat(path)
+        if self.report:
+            self.report(b"", top.size)
+        return top.size
 
-    def _walk(self, descriptor: int, status: os.stat_result) -> int:
-        branch = [Directory(b"", (status.st_dev, status.st_ino), self._size(status), descriptor)]
-        ancestors = {branch[0].identity}
-        try:
-            self._read(branch[0])
-            while True:
-                directory = branch[-1]
-                if directory.waiting:
-                    child = self._enter(directory, ancestors)
-                    if child is None:
-                        continue
-                    branch.append(child)
-                    ancestors.add(child.identity)
-                    if len(branch) > OPEN_DIRECTORIES:
-                        _close(branch[-1 - OPEN_DIRECTORIES])
-                    self._read(child)
-                    continue
-                if self.report:
-                    self.report(directory.name, directory.size)
-                if len(branch) == 1:
-                    return directory.size
-                self._leave(directory, branch[-2])
-                branch[-2].size += directory.size
-                ancestors.discard(directory.identity)
-                branch.pop()
-        finally:
-            for directory in branch:
-                _close(directory)
-
-    def _read(self, directory: Directory) -> None:
+    def read(self, directory: Directory) -> None:
         """Add what stands directly in ``directory``, and note which directories wait there."""
         if self.pace:
             self.pace()
@@ -122,62 +196,39 @@ class Scan:
                     try:
                         status = entry.stat(follow_symlinks=False)
                     except OSError as error:
-                        self._note(error, os.fsencode(entry.name))
+                        self.note(error, entry.name)
                         continue
+                    size = self._size(status) if apparent else status.st_blocks * 512
                     if stat.S_ISDIR(status.st_mode):
-                        waiting.append((os.fsencode(entry.name), status))
+                        waiting.append(Directory(entry.name, status, size))
                         continue
                     if status.st_nlink > 1:
                         identity = (status.st_dev, status.st_ino)
                         if identity in self.linked:
                             continue
                         self.linked.add(identity)
-                    size = self._size(status) if apparent else status.st_blocks * 512
                     total += size
                     if report:
-                        report(directory.name + b"/" + os.fsencode(entry.name), size)
+                        report(directory.path + b"/" + os.fsencode(entry.name), size)
         except OSError as error:
-            self._note(error, directory.name or b"/")
+            self.note(error, directory.name)
         directory.size += total
 
-    def _enter(self, parent: Directory, ancestors: set[tuple[int, int]]) -> Directory | None:
-        """Open the next directory that waits in ``parent``."""
-        name, status = parent.waiting.pop()
-        identity = (status.st_dev, status.st_ino)
-        # A mount can show a directory inside itself; du leaves such a repetition out.
-        if identity in ancestors:
-            return None
-        full_name = parent.name + b"/" + name if self.report else b""
-        size = self._size(status)
-        try:
-            descriptor = os.open(name, OPEN_DIRECTORY, dir_fd=parent.descriptor)
-        except OSError as error:
-            if self._note(error, name):
-                parent.size += size
-                if self.report:
-                    self.report(full_name, size)
-            return None
-        return Directory(full_name, identity, size, descriptor)
+    def enter(self, directory: Directory, parent: Directory) -> bool:
+        """Open ``directory``; one that cannot be read counts without what is in it."""
+        if self.report:
+            directory.path = parent.path + b"/" + os.fsencode(directory.name)
+        failed = self.failed
+        entered = super().enter(directory, parent)
+        if self.failed > failed:
+            self.leave(directory, parent)
+        return entered
 
-    def _leave(self, directory: Directory, parent: Directory) -> None:
-        """Close ``directory`` and make sure that its parent is open if anything still waits there."""
-        if parent.descriptor is None and directory.descriptor is not None:
-            try:
-                descriptor = os.open("..", OPEN_DIRECTORY, dir_fd=directory.descriptor)
-            except OSError as error:
-                self._note(error, b"..")
-            else:
-                status = os.fstat(descriptor)
-                if (status.st_dev, status.st_ino) == parent.identity:
-                    parent.descriptor = descriptor
-                else:
-                    os.close(descriptor)
-        if parent.descriptor is None and parent.waiting:
-            # Somebody moved the branch away; what still waits up there was never seen.
-            self.unreadable += len(parent.waiting)
-            self.first_error = self.first_error or "a directory was moved while it was read"
-            parent.waiting.clear()
-        _close(directory)
+    def leave(self, directory: Directory, parent: Directory) -> None:
+        """Add the bytes of ``directory``, with all that is in it, to its parent's."""
+        parent.size += directory.size
+        if self.report:
+            self.report(directory.path, directory.size)
 
     def _size(self, status: os.stat_result) -> int:
         if not self.apparent:
@@ -185,18 +236,6 @@ class Scan:
         if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
             return status.st_size
         return 0
-
-    def _note(self, error: OSError, name: bytes) -> bool:
-        """Count what cannot be read; return whether it is there at all."""
-        if error.errno in EXHAUSTED:
-            raise error
-        if error.errno in VANISHED:
-            return False
-        self.unreadable += 1
-        if not self.first_error:
-            shown = name[-MESSAGE_LENGTH // 2 :].decode(errors="backslashreplace")
-            self.first_error = f"{error.strerror}: {shown!r}"[:MESSAGE_LENGTH]
-        return True
 
 
 class Pace:
@@ -234,18 +273,12 @@ def serve(apparent: bool, gentle: bool) -> None:
         for path in paths:
             scan = Scan(apparent, pace)
             try:
-                answer = f"{scan.run(path)} {scan.unreadable} {scan.first_error}"
+                answer = f"{scan.run(path)} {scan.failed} {scan.first_error}"
             except OSError as error:
                 answer = f"!{error.errno} {error.strerror}"
             answers += answer.encode(errors="backslashreplace") + b"\0"
         while answers:
             del answers[: os.write(1, answers)]
-
-
-def _close(directory: Directory) -> None:
-    if directory.descriptor is not None:
-        os.close(directory.descriptor)
-        directory.descriptor = None
 
 
 if __name__ == "__main__":

@@ -103,4 +103,4 @@ def scan_here(path: bytes, apparent: bool, gentle: bool = False) -> Outcome:
         size = walk.run(path)
     except OSError as error:
         return workspace_error(path, error.errno, error.strerror or str(error))
-    return Measurement(size, "scan", apparent, walk.unreadable, walk.first_error or None)
+    return Measurement(size, "scan", apparent, walk.failed, walk.first_error or None)

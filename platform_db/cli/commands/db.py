@@ -114,6 +114,18 @@ def prune(
     retention.require_finished(results)
 
 
+@db.command(example="db create")
+def create() -> None:
+    """Create the configured database on its server, in UTF-8, where it is missing.
+
+    It takes a login that may create databases: PLATFORM_DB_MIGRATION_URI's, where that is set.
+    """
+    from platform_db import database
+
+    created = database.create_database()
+    click.echo("created the database" if created else "nothing to do: the database exists")
+
+
 @db.command(example="db stats")
 @json_option
 def stats(as_json: bool) -> None:

@@ -188,6 +188,7 @@ def _walk(session: Session, run_ids: list[UUID], console: Console) -> None:
     from collections import Counter
 
     from platform_db.lifecycle.transitions import set_actor, transition_many
+    from platform_db.models import Workflow
 
     set_actor(session, "demo")
     walks = {run_id: next(WALKS).split() for run_id in run_ids}

@@ -49,7 +49,7 @@ measuring_options = options(
     click.option("--workers", type=int, help="How many processes read the disk."),
     click.option(
         "--method",
-        type=click.Choice(["auto", "scan", "du", "ceph"]),
+        type=click.Choice(["auto", "scan", "ceph"]),
         default="auto",
         show_default=True,
         help="How to measure.",
@@ -272,7 +272,7 @@ def _describe_disk(report: DiskReport) -> str:
             (report.missing, "without a workspace"),
             (report.incomplete, "only in part readable"),
             (report.failed, "failed"),
-            (report.newer, "measured by another run meanwhile"),
+            (report.newer, "measured or deleted by others meanwhile"),
             (report.stale, "changed while they were read"),
             (report.corrected_totals, "totals corrected"),
         )

@@ -16,7 +16,10 @@ sql_option = click.option("--sql", "as_sql", is_flag=True, help="Print the SQL i
 
 @click.group(cls=Group)
 def roles() -> None:
-    """Make the database's roles and give them their privileges."""
+    """Make the database's roles and give them their privileges.
+
+    Their names begin with PLATFORM_DB_ROLE_PREFIX, so that each platform on a server has roles of its own.
+    """
 
 
 @roles.command(example="roles create --sql")
@@ -43,46 +46,72 @@ def create(as_sql: bool) -> None:
 
 
 @roles.command(example="roles grant --to api")
-@click.option("--to", metavar="LOGIN", help="Make this login a member of platform_service, too.")
+@click.option("--to", metavar="LOGIN", help="Make this login a member of a role, too.")
+@click.option(
+    "--as",
+    "role",
+    type=click.Choice(["service", "tenant", "readonly", "auditor"]),
+    default="service",
+    show_default=True,
+    help="The role of that login.",
+)
 @sql_option
-def grant(to: str | None, as_sql: bool) -> None:
+def grant(to: str | None, role: str, as_sql: bool) -> None:
     """Give the roles their privileges and policies in this database.
 
-    Run it as the tables' owner, after each upgrade. What it does not change, it tells: row-level security and
-    the tenants' policy, which migrations make, policies of others, and what the roles are on the server.
+    Run it as the tables' owner, after each upgrade. As the database's owner, it also takes CONNECT from
+    everybody but the roles. What it does not change, it tells: row-level security and the tenants' policy,
+    which migrations make, policies of others, and what the roles are on the server.
     """
     from platform_db import database
     from platform_db.tenancy import roles as library
+    from platform_db.tenancy.privileges import Role
 
     if as_sql:
-        _print(library.grant_statements(to))
+        _print(library.grant_statements(to, Role[role]))
         return
-    library.grant_privileges(session_factory(database.migration_url()), to=to)
+    library.grant_privileges(session_factory(database.migration_url()), to=to, role=Role[role])
     click.echo("the roles have their privileges in this database")
 
 
 @roles.command(example="roles show")
 @json_option
 def show(as_json: bool) -> None:
-    """Show what each role may do, and in what the database differs from it."""
+    """Show what each role may do, in what the database differs, and what the roles reach elsewhere."""
     from platform_db import database, errors
-    from platform_db.tenancy import drift
-    from platform_db.tenancy.privileges import Role, privileges
+    from platform_db.tenancy import drift, reach
+    from platform_db.tenancy.privileges import OTHERS, Role, privileges, role_name
 
     with session_factory(database.migration_url())() as session:
         differences = drift.differences(session)
+        elsewhere = reach.elsewhere(session)
+        close = reach.open_to_everybody(session)
     table: dict[str, dict[str, Any]] = {
-        name: {role.value: list(by_role.get(role, ())) for role in Role}
-        for name, by_role in privileges().items()
+        name: {role_name(role): list(by_role.get(role, ())) for role in Role}
+        for name, by_role in {**OTHERS, **privileges()}.items()
     }
     if as_json:
-        found = [difference.__dict__ for difference in differences]
-        click.echo(json.dumps({"privileges": table, "differences": found}))
+        shown = {
+            "privileges": table,
+            "differences": [difference.__dict__ for difference in differences],
+            "elsewhere": [found.__dict__ for found in elsewhere],
+            "open_to_everybody": close is not None,
+        }
+        click.echo(json.dumps(shown))
     else:
         for name, roles_ in table.items():
             click.echo(name)
             for role, verbs in roles_.items():
                 click.echo(f"  {role:<18} {', '.join(verbs) or '-'}")
+        for found in elsewhere:
+            connects = "may connect" if found.connects else "may not connect"
+            click.echo(
+                f"in the database {found.database}, {found.role} has {found.objects} objects, and {connects}"
+            )
+        if close:
+            click.echo(
+                f"each login of the server may connect to this database; its owner ends that by: {close}"
+            )
     if differences:
         raise errors.RolesMissing(drift.describe(differences))
 

@@ -32,10 +32,8 @@ DROP FUNCTION platform.activate_workspace_retention_rules,
     platform.refuse_change,
     platform.release_digests,
     platform.stamp_audit_row,
-    platform.stamp_log_chunk,
-    platform.stamp_note,
+    platform.stamp_entry,
     platform.stamp_row,
-    platform.stamp_service_log,
     platform.take_run_number CASCADE;
 
 DROP SEQUENCE platform.audit_number, platform.history_number, platform.log_number, platform.quota_version;

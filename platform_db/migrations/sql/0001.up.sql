@@ -352,6 +352,7 @@ CREATE TABLE platform.workflow (
     CONSTRAINT uq_workflow_owner_id_name_run_number_major_run_number_minor UNIQUE (owner_id, name, run_number_major, run_number_minor),
     CONSTRAINT ck_workflow_name_length CHECK (octet_length(name) BETWEEN 1 AND 1024),
     CONSTRAINT ck_workflow_workspace_path_length CHECK (octet_length(workspace_path) <= 2048),
+    CONSTRAINT ck_workflow_workspace_path_canonical CHECK (workspace_path ~ '^(/(?![.]{1,2}(/|$))[^/]+)+$'),
     CONSTRAINT ck_workflow_run_number_positive CHECK (run_number_major >= 1 AND run_number_minor >= 0),
     CONSTRAINT ck_workflow_running_has_start CHECK (status <> 'running' OR run_started_at IS NOT NULL),
     CONSTRAINT ck_workflow_finished_has_end CHECK (status NOT IN ('finished', 'failed') OR run_finished_at IS NOT NULL),
@@ -443,6 +444,7 @@ CREATE TABLE platform.service_log (
     service_id UUID NOT NULL,
     number BIGINT NOT NULL,
     at TIMESTAMP WITH TIME ZONE NOT NULL,
+    transaction_id BIGINT NOT NULL,
     data BYTEA NOT NULL,
     CONSTRAINT pk_service_log PRIMARY KEY (owner_id, service_id, number),
     CONSTRAINT fk_service_log_owner_id_service_id FOREIGN KEY(owner_id, service_id) REFERENCES platform.service (owner_id, id_) ON DELETE CASCADE
@@ -505,9 +507,9 @@ CREATE TABLE platform.workflow_resource (
 ) WITH (fillfactor = 80);
 
 CREATE TABLE platform.workflow_service (
+    service_id UUID NOT NULL,
     owner_id UUID NOT NULL,
     workflow_id UUID NOT NULL,
-    service_id UUID NOT NULL,
     CONSTRAINT pk_workflow_service PRIMARY KEY (owner_id, workflow_id, service_id),
     CONSTRAINT fk_workflow_service_owner_id_workflow_id FOREIGN KEY(owner_id, workflow_id) REFERENCES platform.workflow (owner_id, id_) ON DELETE CASCADE,
     CONSTRAINT fk_workflow_service_owner_id_service_id FOREIGN KEY(owner_id, service_id) REFERENCES platform.service (owner_id, id_) ON DELETE CASCADE
@@ -516,9 +518,9 @@ CREATE TABLE platform.workflow_service (
 CREATE INDEX ix_workflow_service_owner_id_service_id ON platform.workflow_service (owner_id, service_id);
 
 CREATE TABLE platform.workflow_session (
+    session_id UUID NOT NULL,
     owner_id UUID NOT NULL,
     workflow_id UUID NOT NULL,
-    session_id UUID NOT NULL,
     CONSTRAINT pk_workflow_session PRIMARY KEY (owner_id, workflow_id, session_id),
     CONSTRAINT fk_workflow_session_owner_id_workflow_id FOREIGN KEY(owner_id, workflow_id) REFERENCES platform.workflow (owner_id, id_) ON DELETE CASCADE,
     CONSTRAINT fk_workflow_session_owner_id_session_id FOREIGN KEY(owner_id, session_id) REFERENCES platform.interactive_session (owner_id, id_) ON DELETE CASCADE
@@ -628,11 +630,11 @@ BEGIN
 END
 $$;
 
--- Numbers an entry of a history. A reader goes by the numbers, which no clock turns back, and finds what commits
--- late by its transaction.
-CREATE FUNCTION platform.stamp_note() RETURNS trigger LANGUAGE plpgsql AS $$
+-- Numbers an entry of a history or a log. A reader goes by the numbers, which no clock turns back, and finds what
+-- commits late by its transaction. Argument: the sequence.
+CREATE FUNCTION platform.stamp_entry() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.number := nextval('platform.history_number');
+    NEW.number := nextval(TG_ARGV[0]);
     NEW.transaction_id := pg_current_xact_id()::text::bigint;
     IF NOT platform.is_import() THEN
         NEW.at := clock_timestamp();
@@ -641,36 +643,14 @@ BEGIN
 END
 $$;
 
--- The same for a piece of a run's or a job's log.
-CREATE FUNCTION platform.stamp_log_chunk() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    NEW.number := nextval('platform.log_number');
-    NEW.transaction_id := pg_current_xact_id()::text::bigint;
-    IF NOT platform.is_import() THEN
-        NEW.at := clock_timestamp();
-    END IF;
-    RETURN NEW;
-END
-$$;
+CREATE TRIGGER stamp_entry BEFORE INSERT ON platform.note
+    FOR EACH ROW EXECUTE FUNCTION platform.stamp_entry('platform.history_number');
 
-CREATE FUNCTION platform.stamp_service_log() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    NEW.number := nextval('platform.log_number');
-    IF NOT platform.is_import() THEN
-        NEW.at := clock_timestamp();
-    END IF;
-    RETURN NEW;
-END
-$$;
+CREATE TRIGGER stamp_entry BEFORE INSERT ON platform.log_chunk
+    FOR EACH ROW EXECUTE FUNCTION platform.stamp_entry('platform.log_number');
 
-CREATE TRIGGER stamp_note BEFORE INSERT ON platform.note
-    FOR EACH ROW EXECUTE FUNCTION platform.stamp_note();
-
-CREATE TRIGGER stamp_log_chunk BEFORE INSERT ON platform.log_chunk
-    FOR EACH ROW EXECUTE FUNCTION platform.stamp_log_chunk();
-
-CREATE TRIGGER stamp_service_log BEFORE INSERT ON platform.service_log
-    FOR EACH ROW EXECUTE FUNCTION platform.stamp_service_log();
+CREATE TRIGGER stamp_entry BEFORE INSERT ON platform.service_log
+    FOR EACH ROW EXECUTE FUNCTION platform.stamp_entry('platform.log_number');
 
 -- Run numbers: 1, 2, 3 … for each owner and name; a restart of run 2 is 2.1, 2.2 …
 --

@@ -20,11 +20,11 @@ BEGIN
 END
 $$;
 
--- Numbers an entry of a history. A reader goes by the numbers, which no clock turns back, and finds what commits
--- late by its transaction.
-CREATE FUNCTION platform.stamp_note() RETURNS trigger LANGUAGE plpgsql AS $$
+-- Numbers an entry of a history or a log. A reader goes by the numbers, which no clock turns back, and finds what
+-- commits late by its transaction. Argument: the sequence.
+CREATE FUNCTION platform.stamp_entry() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.number := nextval('platform.history_number');
+    NEW.number := nextval(TG_ARGV[0]);
     NEW.transaction_id := pg_current_xact_id()::text::bigint;
     IF NOT platform.is_import() THEN
         NEW.at := clock_timestamp();
@@ -33,33 +33,11 @@ BEGIN
 END
 $$;
 
--- The same for a piece of a run's or a job's log.
-CREATE FUNCTION platform.stamp_log_chunk() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    NEW.number := nextval('platform.log_number');
-    NEW.transaction_id := pg_current_xact_id()::text::bigint;
-    IF NOT platform.is_import() THEN
-        NEW.at := clock_timestamp();
-    END IF;
-    RETURN NEW;
-END
-$$;
+CREATE TRIGGER stamp_entry BEFORE INSERT ON platform.note
+    FOR EACH ROW EXECUTE FUNCTION platform.stamp_entry('platform.history_number');
 
-CREATE FUNCTION platform.stamp_service_log() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    NEW.number := nextval('platform.log_number');
-    IF NOT platform.is_import() THEN
-        NEW.at := clock_timestamp();
-    END IF;
-    RETURN NEW;
-END
-$$;
+CREATE TRIGGER stamp_entry BEFORE INSERT ON platform.log_chunk
+    FOR EACH ROW EXECUTE FUNCTION platform.stamp_entry('platform.log_number');
 
-CREATE TRIGGER stamp_note BEFORE INSERT ON platform.note
-    FOR EACH ROW EXECUTE FUNCTION platform.stamp_note();
-
-CREATE TRIGGER stamp_log_chunk BEFORE INSERT ON platform.log_chunk
-    FOR EACH ROW EXECUTE FUNCTION platform.stamp_log_chunk();
-
-CREATE TRIGGER stamp_service_log BEFORE INSERT ON platform.service_log
-    FOR EACH ROW EXECUTE FUNCTION platform.stamp_service_log();
+CREATE TRIGGER stamp_entry BEFORE INSERT ON platform.service_log
+    FOR EACH ROW EXECUTE FUNCTION platform.stamp_entry('platform.log_number');
