@@ -215,9 +215,12 @@ def test_a_row_that_commits_after_the_fence_was_put_up_is_sealed_next(
 
 def test_there_is_one_sealer_at_a_time(session_factory: Factory, session: orm.Session) -> None:
     record(session)
-    session.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('platform.audit_seal', 0))"))
-    with pytest.raises(errors.AlreadyRunning):
-        seal_audit_log(session_factory)
+    seal_audit_log(session_factory)
+    record(session)
+    session.execute(sa.text("SELECT FROM platform.audit_fence FOR UPDATE"))
+    for work in (lambda: seal_audit_log(session_factory), lambda: prune(session_factory, limit=1)):
+        with pytest.raises(errors.AlreadyRunning):
+            work()
 
 
 def test_a_fence_from_another_server_does_not_stop_the_sealer(

@@ -123,6 +123,21 @@ def test_no_row_of_one_tenant_stops_the_others(
     go_on(session_factory, ada)
 
 
+def test_no_lock_of_one_tenant_stops_the_others(
+    engine: sa.Engine, session_factory: Factory, tenants: tuple[Tenant, Tenant]
+) -> None:
+    mallory, ada = tenants
+    with engine.connect() as connection:
+        become(connection, mallory)
+        connection.exec_driver_sql("SELECT pg_advisory_lock(hashtextextended('platform.audit_seal', 0))")
+        connection.exec_driver_sql("LOCK TABLE platform.audit_log IN ROW EXCLUSIVE MODE")
+        connection.exec_driver_sql("SELECT FROM platform.audit_log")
+        go_on(session_factory, ada)
+        for table in ("audit_fence", "audit_seal"):
+            with pytest.raises(sa.exc.ProgrammingError, match="denied"), connection.begin_nested():
+                connection.exec_driver_sql(f"LOCK TABLE platform.{table} IN ACCESS SHARE MODE")
+
+
 def test_a_time_of_the_orm_is_the_databases(
     session_factory: Factory, session: orm.Session, tenants: tuple[Tenant, Tenant]
 ) -> None:
@@ -193,8 +208,7 @@ def test_thousands_of_large_rows_take_little_memory(
 def outcome(engine: sa.Engine, tenant: Tenant, statements: str) -> int | None:
     """Run statements as the tenant's role; return how many rows they leave, None where they are refused."""
     with engine.connect() as connection:
-        connection.exec_driver_sql("SET LOCAL ROLE platform_tenant")
-        connection.exec_driver_sql(f"SET LOCAL platform.user_id = '{tenant.id_}'")
+        become(connection, tenant)
         try:
             connection.exec_driver_sql(statements)
             inserted = connection.exec_driver_sql(
@@ -205,6 +219,12 @@ def outcome(engine: sa.Engine, tenant: Tenant, statements: str) -> int | None:
         except (sa.exc.DBAPIError, errors.PlatformDBError):
             return None
     return int(inserted)
+
+
+def become(connection: sa.Connection, tenant: Tenant) -> None:
+    """Be the tenant until the transaction ends."""
+    connection.exec_driver_sql("SET LOCAL ROLE platform_tenant")
+    connection.exec_driver_sql(f"SET LOCAL platform.user_id = '{tenant.id_}'")
 
 
 def fill(statement: str, names: dict[str, Any]) -> str:

@@ -52,7 +52,7 @@ def prune_seals(session: Session, older_than: timedelta, *, limit: int = SEALS) 
     """
     require_limit(limit)
     require_seconds(older_than, "age")
-    if not try_lock_chain(session):
+    if try_lock_chain(session) is None:
         raise errors.AlreadyRunning("another process is adding to the seals of the audit log")
     last = last_seal(session)
     if last is None:

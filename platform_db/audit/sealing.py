@@ -1,10 +1,10 @@
 """Sealing: chaining the settled rows of the audit log.
 
 A row is settled when no transaction can still commit a row with a smaller number. Writers draw numbers and
-commit in any order, so the sealer sets a fence: first it reads the greatest number, then it takes a
-transaction id of its own. A writer that drew a smaller number had a smaller id already. Once all transactions
-with smaller ids have ended (the snapshot's xmin has reached the fence), the sealer sees every row that they
-wrote.
+commit in any order, so the sealer sets a fence: first it reads the greatest number, then, in the next
+transaction, it takes a transaction id of its own. A writer that drew a smaller number had a smaller id
+already. Once all transactions with smaller ids have ended (the snapshot's xmin has reached the fence), the
+sealer sees every row that they wrote.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.audit.chain import add_seal, last_seal, try_lock_chain
+from platform_db.audit.chain import FENCE_UNSET, add_seal, last_seal, try_lock_chain
 from platform_db.audit.content import FIRST, TABLE, read_digests, split_digests
 from platform_db.audit.names import use_own_names
 from platform_db.bounds import require_seconds
@@ -61,14 +60,18 @@ def seal_audit_log(factory: SessionFactory, *, wait: float = 10.0) -> SealingRes
     while True:
         with factory() as session, session.begin():
             use_own_names(session)
-            if not try_lock_chain(session):
+            fence = try_lock_chain(session)
+            if fence is None:
                 raise errors.AlreadyRunning("another process is sealing the audit log")
             last = last_seal(session)
-            fence = _read_fence(session)
-            if fence is None or fence.stale or fence.last_row <= (last.last_row if last else 0):
-                if not fences or not _put_up_fence(session, last):
+            sealed = last.last_row if last else 0
+            if fence.last_row <= sealed:
+                if not fences or not _put_up_fence(session, sealed):
                     return result
                 fences -= 1
+                continue
+            if fence.stale:  # new, or another server's, restored from a dump
+                session.connection().execute(_STAMP_FENCE)
                 continue
             if fence.settled:
                 seal = _seal(session, last, fence.last_row)
@@ -81,17 +84,16 @@ def seal_audit_log(factory: SessionFactory, *, wait: float = 10.0) -> SealingRes
         time.sleep(POLL_SECONDS)
 
 
-def _read_fence(session: Session) -> Any:
-    return session.connection().execute(_READ_FENCE).one_or_none()
+def _put_up_fence(session: Session, sealed: int) -> bool:
+    """Set the fence behind the greatest number; tell whether there is anything before it.
 
-
-def _put_up_fence(session: Session, last: AuditSeal | None) -> bool:
-    """Set the fence behind the greatest number; tell whether there is anything before it."""
+    The next transaction stamps it: its id is newer than every number up to the greatest. This one took its
+    own with the lock, before it read.
+    """
     greatest = session.connection().execute(_GREATEST).scalar_one()
-    if greatest is None or (last is not None and greatest <= last.last_row):
+    if greatest is None or greatest <= sealed:
         return False
-    # A statement of its own: the transaction's id must be newer than every number up to the greatest.
-    session.connection().execute(_SET_FENCE, {"last_row": greatest})
+    session.connection().execute(_SET_FENCE, {"last_row": greatest, "unset": FENCE_UNSET})
     return True
 
 
@@ -116,26 +118,11 @@ def _seal(session: Session, last: AuditSeal | None, fence: int) -> AuditSeal:
     return seal
 
 
-# A fence from another server, restored from a dump, may lie in this one's future: then it is set again.
-_READ_FENCE = sa.text(
-    """
-    SELECT last_row,
-           transaction_id >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS stale,
-           transaction_id <= pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS settled
-    FROM platform.audit_fence
-    """
-)
-
 _GREATEST = sa.text(f"SELECT max(number) FROM {TABLE}")
 
-_SET_FENCE = sa.text(
-    """
-    INSERT INTO platform.audit_fence (last_row, transaction_id)
-    VALUES (:last_row, pg_current_xact_id()::text::bigint)
-    ON CONFLICT (singleton) DO UPDATE
-        SET last_row = excluded.last_row, transaction_id = excluded.transaction_id
-    """
-)
+_SET_FENCE = sa.text("UPDATE platform.audit_fence SET last_row = :last_row, transaction_id = :unset")
+
+_STAMP_FENCE = sa.text("UPDATE platform.audit_fence SET transaction_id = pg_current_xact_id()::text::bigint")
 
 # Whatever times an import or a superuser stored, retention finds what is old: no row is newer than its seal.
 _READ_TIMES = sa.text(

@@ -75,7 +75,8 @@ class AuditFence(Base):
     """How far to seal next: to ``last_row``, once every transaction before ``transaction_id`` has ended.
 
     A row's number is drawn by a transaction that has its id already. So whatever has a number up to
-    ``last_row`` belongs to a transaction before the one that put up the fence afterwards.
+    ``last_row`` belongs to a transaction before the one that stamps the fence afterwards. Its row is also the
+    lock of those who add to the chain.
     """
 
     __tablename__ = "audit_fence"
