@@ -15,7 +15,7 @@ from sqlalchemy import orm
 
 from platform_db import database, errors
 from platform_db.audit import seal_audit_log, verify_audit_log
-from platform_db.audit.content import ENTRY_BYTES
+from platform_db.audit.content import split_digests
 from platform_db.models import AuditSealDigests
 
 Factory = orm.sessionmaker[orm.Session]
@@ -115,12 +115,12 @@ def wait_for_the_lock_of_the_killed(factory: Factory) -> None:
             time.sleep(0.05)
 
 
-def sealed_numbers(session: orm.Session) -> list[bytes]:
+def sealed_numbers(session: orm.Session) -> list[int]:
     """Return the numbers of the rows that the seals speak of."""
     return [
-        digests[start : start + 8]
+        number
         for digests in session.scalars(sa.select(AuditSealDigests.digests))
-        for start in range(0, len(digests), ENTRY_BYTES)
+        for number, _ in split_digests(digests)
     ]
 
 

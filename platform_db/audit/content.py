@@ -8,6 +8,7 @@ reordered, and none is ever added: sealed rows must give the same line forever.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,26 +26,22 @@ TABLE = "platform.audit_log"
 # The first seal begins with the first row, whatever its number.
 FIRST = -(2**63)
 
-NUMBER_BYTES = 8
-
-ENTRY_BYTES = NUMBER_BYTES + hashlib.sha256().digest_size
+# A digest: the row's number and the SHA-256 of the rest of its line. Without the number, a row that was moved
+# elsewhere is recognised.
+DIGEST = struct.Struct(">q32s")
 
 
 def read_digests(session: Session, first: int, last: int, limit: int) -> bytes:
-    """Return the digests of the rows from ``first`` to ``last``, in their order, of ``limit`` rows at most.
-
-    A digest is the row's number (8 bytes, big endian) and the SHA-256 of the rest of its line. Without the
-    number, a row that was moved elsewhere is recognised.
-    """
-    connection = session.connection()
+    """Return the digests of the rows from ``first`` to ``last``, in their order, of ``limit`` rows at most."""
+    driver: Any = session.connection().connection
     statement = (
         f"COPY (SELECT {COLUMNS} FROM {TABLE} WHERE number >= {first:d} AND number <= {last:d}"
         f" ORDER BY number LIMIT {limit:d}) TO STDOUT (ENCODING 'UTF8')"
     )
     lines = _Lines()
     try:
-        cursor: Any = connection.connection.cursor()
-        cursor.copy_expert(statement, lines)
+        with driver.cursor() as cursor:
+            cursor.copy_expert(statement, lines)
     except psycopg2.Error as error:
         raise sa.exc.DBAPIError.instance(statement, None, error, psycopg2.Error) from error
     return bytes(lines.digests)
@@ -52,9 +49,7 @@ def read_digests(session: Session, first: int, last: int, limit: int) -> bytes:
 
 def split_digests(digests: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield each row's number and the SHA-256 of its line."""
-    for start in range(0, len(digests), ENTRY_BYTES):
-        entry = digests[start : start + ENTRY_BYTES]
-        yield int.from_bytes(entry[:NUMBER_BYTES], "big", signed=True), entry[NUMBER_BYTES:]
+    yield from DIGEST.iter_unpack(digests)
 
 
 class _Lines:
@@ -65,5 +60,4 @@ class _Lines:
 
     def write(self, line: bytes) -> None:
         number, _, rest = line.partition(b"\t")
-        self.digests += int(number).to_bytes(NUMBER_BYTES, "big", signed=True)
-        self.digests += hashlib.sha256(rest).digest()
+        self.digests += DIGEST.pack(int(number), hashlib.sha256(rest).digest())

@@ -101,7 +101,8 @@ CREATE TRIGGER record_unshare AFTER DELETE ON platform.user_workflow
 
 -- Append-only: this protects from accidents and bugs, whatever connects. A superuser can switch triggers off; that is
 -- what seals are for.
-CREATE FUNCTION platform.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.refuse_change() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION USING
         ERRCODE = 'PD002',
