@@ -32,7 +32,7 @@ DIGEST = struct.Struct(">q32s")
 
 
 def read_digests(session: Session, first: int, last: int, limit: int) -> bytes:
-    """Return the digests of the rows from ``first`` to ``last``, in their order, of ``limit`` rows at most."""
+    """Return the digests of the rows from ``first`` to ``last`` in their order, of ``limit`` at most."""
     driver: Any = session.connection().connection
     statement = (
         f"COPY (SELECT {COLUMNS} FROM {TABLE} WHERE number >= {first:d} AND number <= {last:d}"
