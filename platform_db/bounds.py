@@ -20,16 +20,19 @@ def require_limit(limit: int, what: str = "limit") -> int:
     return require_amount(limit, what, smallest=1, largest=LARGEST_LIMIT)
 
 
-def require_seconds(duration: timedelta | float, what: str = "duration") -> float:
+def require_seconds(
+    duration: timedelta | float, what: str = "duration", *, longest: timedelta = LONGEST
+) -> float:
     """Return a duration in seconds: from 0 to a hundred years.
 
     :param duration: seconds where it is a number.
     :param what: what the error calls it.
+    :param longest: a narrower bound.
     :raises errors.InvalidArgument: it is something else, such as NaN.
     """
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
-    if not 0 <= seconds <= LONGEST.total_seconds():
-        raise errors.InvalidArgument(f"the {what} must be from 0 seconds to {LONGEST.days} days")
+    if not 0 <= seconds <= longest.total_seconds():
+        raise errors.InvalidArgument(f"the {what} must be from 0 seconds to {longest.days} days")
     return seconds
 
 

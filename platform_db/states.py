@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
+from platform_db import errors
 from platform_db.settings import get_settings
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,17 @@ class Machine(Generic[S]):
     def alive(self) -> list[S]:
         """The statuses in which a row can still be worked on, in their order."""
         return [status for status in self.statuses if status not in self.ended]
+
+    def status(self, name: S | str) -> S:
+        """Return the status of this name.
+
+        :raises errors.UnknownStatus: there is none.
+        """
+        try:
+            return self.statuses(name)
+        except ValueError:
+            known = ", ".join(self.statuses)
+            raise errors.UnknownStatus(f"{self.entity} has no status {str(name)!r}, only {known}") from None
 
     def allows(self, stored: S, status: S) -> bool:
         """Tell whether ``status`` may be written over ``stored``; over itself it always may."""

@@ -24,6 +24,7 @@ from platform_db.audit import (
     verify_audit_log,
 )
 from platform_db.audit.content import read_digests, split_digests
+from platform_db.database.session import PlatformSession
 from platform_db.lifecycle.transitions import override_guard, transition
 from platform_db.models import NOBODY, AuditLog, AuditLogAction, AuditSeal, register_audit_action
 from platform_db.states import RunStatus
@@ -116,7 +117,7 @@ def test_a_service_names_itself_once_for_all_its_transactions(engine: sa.Engine)
         with session.begin():
             audit.set_origin(session, service="other")
             record_action(session, ANN, "share_workflow")
-    with orm.Session(engine) as session:
+    with PlatformSession(engine) as session:
         record_action(session, ANN, "share_workflow")
         assert [row.service for row in list_audit(session).rows] == [None, "other", "api", "api"]
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import database, errors
+from platform_db.database.session import PlatformSession
 from platform_db.lifecycle.history import add_note, history, whole_history
 from platform_db.lifecycle.transitions import transition
 from platform_db.models import Job, Note, RunStatus, StatusChange, Workflow
@@ -298,7 +299,7 @@ def make_moves(uri: str, owner: str, moves: int, number: int) -> None:
     """Ask for random statuses of random runs of this owner, legal or not."""
     chance = random.Random(number)
     engine = database.create_engine(uri)
-    with Session(engine) as session:
+    with PlatformSession(engine) as session:
         ids = session.scalars(sa.select(Workflow.id_).where(Workflow.owner_id == uuid.UUID(owner))).all()
         for _ in range(moves):
             wanted = chance.choice(list(RunStatus))

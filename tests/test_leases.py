@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import database, errors, leases
+from platform_db.database.session import PlatformSession
 from platform_db.identifiers import new_id
 from platform_db.leases import heartbeat, recover, recover_owned_by, release
 from platform_db.lifecycle.history import history
@@ -280,7 +281,7 @@ def test_heartbeats_do_not_touch_indexes(session: Session) -> None:
 def work(uri: str, run_ids: list[str], holder: str, beats) -> None:
     """Beat for the runs until killed."""
     engine = database.create_engine(uri)
-    with Session(engine) as session:
+    with PlatformSession(engine) as session:
         runs = [session.get_one(Workflow, uuid.UUID(run_id)) for run_id in run_ids]
         while True:
             heartbeat(session, runs, holder)

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import database, errors
+from platform_db.database.session import PlatformSession
 from platform_db.jobs.cache import store_result
 from platform_db.leases import heartbeat
 from platform_db.lifecycle.history import add_note
@@ -322,7 +323,7 @@ def fill(session: Session, count: int) -> None:
 
 def prune_all(uri: str) -> None:
     engine = database.create_engine(uri)
-    require_finished(prune(lambda: Session(engine), choose_rules(["workflow"])))
+    require_finished(prune(lambda: PlatformSession(engine), choose_rules(["workflow"])))
 
 
 @pytest.mark.parametrize("rows", [4_000, pytest.param(1_000_000, marks=pytest.mark.soak)])

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from platform_db import errors, settings
+from platform_db.database.session import PlatformSession
 from platform_db.models import Workflow
 from platform_db.tenancy import drift, reach, roles, tenant_scope
 from platform_db.tenancy.privileges import Role, role_name
@@ -67,7 +68,7 @@ def test_a_database_of_other_roles_differs(
     prepare_roles(engine)
     monkeypatch.delenv("PLATFORM_DB_ROLE_PREFIX")
     settings.reset_settings()
-    roles.create_roles(orm.sessionmaker(engine))
+    roles.create_roles(orm.sessionmaker(engine, class_=PlatformSession))
     assert ("job", "platform_service") in [(found.table, found.role) for found in drift.differences(session)]
 
 
@@ -88,12 +89,12 @@ def test_what_the_roles_reach_in_another_database_is_told(
 ) -> None:
     login = f"{prefix}_login"
     prepare_roles(engine)
-    roles.grant_privileges(orm.sessionmaker(engine), to=None)
+    roles.grant_privileges(orm.sessionmaker(engine, class_=PlatformSession), to=None)
     assert reach.elsewhere(session) == []
     with engine.begin() as connection:
         connection.exec_driver_sql(f"CREATE ROLE {login}")
     try:
-        roles.grant_privileges(orm.sessionmaker(engine), to=login, role=Role.readonly)
+        roles.grant_privileges(orm.sessionmaker(engine, class_=PlatformSession), to=login, role=Role.readonly)
         with second.begin() as connection:
             database = connection.dialect.identifier_preparer.quote(second.url.database)
             connection.exec_driver_sql("CREATE SCHEMA other")

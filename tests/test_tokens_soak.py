@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
 from platform_db import crypto, database, errors, settings, tokens
+from platform_db.database.session import PlatformSession
 from platform_db.models import User, UserToken, UserTokenStatus, UserTokenType
 from tests.factories import make_user
 from tests.processes import in_processes
@@ -47,7 +47,7 @@ def live(uri: str, key: str, user_ids: list[uuid.UUID], seconds: float, number: 
     engine = database.create_engine(uri, pool_size=1)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        with orm.Session(engine) as session:
+        with PlatformSession(engine) as session:
             user = session.get(User, dice.choice(user_ids))
             action = dice.choice(("request", "grant", "attribute", "revoke", "authenticate", "count"))
             try:
@@ -119,7 +119,7 @@ def serve(uri: str, user_id: uuid.UUID, directory: str, number: int) -> None:
     engine = database.create_engine(uri, pool_size=1)
     issued = []
     while not (directory_ / "stop").exists():
-        with orm.Session(engine) as session:
+        with PlatformSession(engine) as session:
             for value in random.choices(values + issued, k=20):
                 assert tokens.authenticate(session, value).user_id == user_id
             session.commit()

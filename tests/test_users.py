@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import database, errors, schema, users
+from platform_db.database.session import PlatformSession
 from platform_db.health.deep_check import check_deeply
 from platform_db.leases import heartbeat
 from platform_db.lifecycle.history import add_note
@@ -56,7 +57,7 @@ def c_locale_uri(postgres_server: RunServer) -> Iterator[str]:
 def test_a_user_is_the_one_that_was_named_whatever_the_locale(c_locale_uri: str) -> None:
     engine = database.create_engine(c_locale_uri)
     emails = ["ÉLODIE@example.org", "élodie@example.org"]
-    with Session(engine) as session:
+    with PlatformSession(engine) as session:
         upper, lower = (users.create_user(session, email) for email in emails)
         session.commit()
         assert [users.find_user(session, email) for email in emails] == [upper, lower]

@@ -49,6 +49,8 @@ def raise_own_error(context: ExceptionContext) -> None:
 
     It listens on all engines, so that the guard speaks the same way through one that somebody else made.
     """
+    if isinstance(context.original_exception, errors.PlatformDBError):
+        raise context.original_exception from None  # A column refused its value.
     diagnostics = getattr(context.original_exception, "diag", None)
     if diagnostics is None:
         return

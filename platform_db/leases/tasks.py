@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from platform_db.identifiers import new_id
 
 LEASE_SECONDS = 60.0
 RENEWALS_PER_LEASE = 4
+LONGEST = timedelta(days=1)
 
 # One statement: a read followed by a write would let two runs both find it free.
 _TAKE = sa.text(
@@ -28,6 +30,8 @@ _TAKE = sa.text(
     ON CONFLICT (name) DO UPDATE
     SET holder = excluded.holder, acquired_at = excluded.acquired_at, expires_at = excluded.expires_at
     WHERE lease.expires_at <= excluded.acquired_at OR lease.holder = :dead
+       -- Written before the server's clock was set back: no lease lasts so long.
+       OR lease.expires_at > excluded.acquired_at + CAST(:longest AS interval)
     RETURNING holder
     """
 )
@@ -62,7 +66,7 @@ def lease(factory: SessionFactory, name: str, *, seconds: float = LEASE_SECONDS)
 
     :raises errors.AlreadyRunning: another run holds it.
     """
-    require_seconds(seconds, "length of a lease")
+    require_seconds(seconds, "length of a lease", longest=LONGEST)
     # Distinct for each lease: a process may, in threads of its own, contend with itself.
     holder = f"{_process(os.getpid())} {new_id()}"
     _take(factory, name, holder, seconds)
@@ -83,7 +87,13 @@ def lease(factory: SessionFactory, name: str, *, seconds: float = LEASE_SECONDS)
 def _take(factory: SessionFactory, name: str, holder: str, seconds: float) -> None:
     with factory() as session, session.begin():
         connection = session.connection()
-        parameters = {"name": name, "holder": holder, "seconds": seconds, "dead": ""}
+        parameters = {
+            "name": name,
+            "holder": holder,
+            "seconds": seconds,
+            "longest": LONGEST,
+            "dead": "",
+        }
         if connection.execute(_TAKE, parameters).one_or_none():
             return
         other = connection.execute(_READ, {"name": name}).one_or_none()

@@ -281,11 +281,8 @@ class _Target(NamedTuple):
 
         :raises errors.UnknownStatus: there is none.
         """
-        try:
-            return self.status_type(name)
-        except ValueError:
-            known = ", ".join(self.status_type)
-            raise errors.UnknownStatus(f"{self.entity} has no status {str(name)!r}, only {known}") from None
+        status: Status = MACHINES[self.entity].status(name)
+        return status
 
     def statuses(self, given: Statuses | None) -> tuple[Status, ...] | None:
         """Return one status, or several, as members of the row's enumeration."""

@@ -9,11 +9,12 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, object_session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, object_session, validates
 
 from platform_db import errors
 from platform_db.identifiers import SCHEMA, new_id
 from platform_db.models.types import Timestamp
+from platform_db.states import MACHINES, Status
 
 NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s",
@@ -87,6 +88,15 @@ class Timestamped:
         server_onupdate=sa.FetchedValue(),
         sort_order=91,
     )
+
+
+class Guarded:
+    """A row with a status that the database guards. It may be set by its name."""
+
+    @validates("status")
+    def _status_by_name(self, key: str, status: Status | str) -> Status:
+        named: Status = MACHINES[self.__tablename__].status(status)  # type: ignore[attr-defined]
+        return named
 
 
 def tenant_keys(table: str) -> tuple[sa.Constraint, ...]:

@@ -16,6 +16,7 @@ from platform_db.models.base import (
     SET_BY_TRIGGER,
     STORAGE,
     Base,
+    Guarded,
     Identified,
     Timestamped,
     room_above,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from platform_db.models.workflow import Workflow
 
 
-class Job(Identified, Timestamped, Base):
+class Job(Guarded, Identified, Timestamped, Base):
     """One job of a run."""
 
     __tablename__ = "job"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from platform_db.models.base import Base, Identified, Timestamped, tenant_foreign_key, tenant_keys
+from platform_db.models.base import Base, Guarded, Identified, Timestamped, tenant_foreign_key, tenant_keys
 from platform_db.models.types import Timestamp, native_enum
 from platform_db.states import WorkspaceRetentionRuleStatus
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from platform_db.models.workflow import Workflow
 
 
-class WorkspaceRetentionRule(Identified, Timestamped, Base):
+class WorkspaceRetentionRule(Guarded, Identified, Timestamped, Base):
     """A rule: files that match ``workspace_files`` go ``retention_days`` after the run has ended.
 
     The database activates a run's rules when it finishes or fails, and inactivates them when a run that

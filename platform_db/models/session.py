@@ -14,6 +14,7 @@ from platform_db.crypto.column import Sealed
 from platform_db.models.base import (
     SET_BY_TRIGGER,
     Base,
+    Guarded,
     Identified,
     Timestamped,
     tenant_foreign_key,
@@ -34,7 +35,7 @@ class InteractiveSessionType(str, enum.Enum):
     jupyter = "jupyter"
 
 
-class Running(Identified, Timestamped):
+class Running(Guarded, Identified, Timestamped):
     """What sessions and services share: an owner, a guarded status, and the times that the guard keeps."""
 
     owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_"))

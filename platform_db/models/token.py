@@ -12,7 +12,15 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym
 
 from platform_db.crypto.column import Sealed
-from platform_db.models.base import STORAGE, Base, Identified, Timestamped, tenant_foreign_key, tenant_keys
+from platform_db.models.base import (
+    STORAGE,
+    Base,
+    Guarded,
+    Identified,
+    Timestamped,
+    tenant_foreign_key,
+    tenant_keys,
+)
 from platform_db.models.secret import SecretAttribute, key_id_index, other_digests_column
 from platform_db.models.types import Timestamp, native_enum
 from platform_db.states import UserTokenStatus
@@ -33,7 +41,7 @@ class UserTokenType(str, enum.Enum):
     webhook = "webhook"
 
 
-class UserToken(Identified, Timestamped, Base):
+class UserToken(Guarded, Identified, Timestamped, Base):
     """A token of a user. Its value is encrypted, and found by a keyed digest.
 
     Once it is granted, it keeps its value: the database refuses another one with ``TokenError``.

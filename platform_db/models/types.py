@@ -3,17 +3,53 @@
 from __future__ import annotations
 
 import enum
+import math
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ENUM, JSONB
 
+from platform_db import errors
 from platform_db.identifiers import SCHEMA
 
-Json = JSONB(none_as_null=True)
 Timestamp = sa.DateTime(timezone=True)
 
-# Which transaction wrote a row. A reader that pages on keeps its snapshot, and so finds what committed late.
-CURRENT_TRANSACTION = sa.text("pg_current_xact_id()::text::bigint")
+
+class Json(sa.TypeDecorator[Any]):
+    """A column of ``jsonb``. What that has no place for is refused before it reaches the server.
+
+    There it would end the transaction: NUL, half of a surrogate pair, and numbers that are none.
+    """
+
+    impl = JSONB(none_as_null=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        """Look through the value.
+
+        :raises errors.InvalidText: names the place, as ``labels.team[0]`` without the column.
+        """
+        _require_storable(value, "")
+        return value
+
+
+def _require_storable(value: Any, place: str) -> None:
+    if isinstance(value, str):
+        if not is_text(value):
+            where = place and f" at {place}"
+            raise errors.InvalidText(f"the text{where} has a NUL or half of a surrogate pair")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            where = place and f" at {place}"
+            raise errors.InvalidText(f"{value}{where} is no number that JSON has")
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            shown = str(key).encode("unicode_escape").decode("ascii")
+            _require_storable(key, f"the key {shown}")
+            _require_storable(part, f"{place}.{shown}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            _require_storable(part, f"{place}[{number}]")
 
 
 def is_text(text: str) -> bool:

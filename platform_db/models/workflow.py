@@ -17,6 +17,7 @@ from platform_db.models.base import (
     SET_BY_TRIGGER,
     STORAGE,
     Base,
+    Guarded,
     Identified,
     Timestamped,
     room_above,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from platform_db.models.user import User
 
 
-class Workflow(Identified, Timestamped, Base):
+class Workflow(Guarded, Identified, Timestamped, Base):
     """One run of a workflow.
 
     Its run number is given by the database when it is written. Its status is guarded there, too
@@ -363,5 +364,16 @@ class Workflow(Identified, Timestamped, Base):
                 session.expire(rule)
 
     def workspace_has_pending_retention_rules(self) -> bool:
-        """Tell whether a rule of this run is being applied."""
-        return any(r.status is WorkspaceRetentionRuleStatus.pending for r in self.retention_rules)
+        """Tell whether a rule of this run, or of one that shares its workspace, is being applied."""
+        pending = (
+            sa.select(WorkspaceRetentionRule.id_)
+            .join(WorkspaceRetentionRule.workflow)
+            .where(
+                Workflow.owner_id == self.owner_id,
+                Workflow.workspace_path == self.workspace_path,
+                WorkspaceRetentionRule.owner_id == self.owner_id,
+                WorkspaceRetentionRule.status == WorkspaceRetentionRuleStatus.pending,
+            )
+            .limit(1)
+        )
+        return session_of(self).scalar(pending) is not None

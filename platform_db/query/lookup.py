@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.crypto.column import Sealed
 from platform_db.database.session import takes_session
 from platform_db.models import Base, Workflow
 from platform_db.models.base import identity_of
@@ -71,7 +72,7 @@ def describe(row: Base) -> dict[str, Any]:
     values = {}
     for attribute in sa.inspect(type(row)).column_attrs:
         column = attribute.columns[0]
-        if isinstance(column.type, sa.LargeBinary | sa.TypeDecorator):
+        if isinstance(column.type, sa.LargeBinary | Sealed):
             values[attribute.key] = None if getattr(row, attribute.key) is None else "(hidden)"
             continue
         value = getattr(row, attribute.key)

@@ -1,0 +1,96 @@
+"""Values that the database has no place for are refused before it is asked, by every way."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from platform_db import errors
+from platform_db.database.session import PlatformSession
+from platform_db.leases.tasks import lease
+from platform_db.lifecycle import add_note, transition
+from platform_db.models import RunStatus, UserToken, UserTokenStatus, Workflow
+from tests.factories import make_run, make_user
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        ({"team": "a\0b"}, "at team has a NUL"),
+        ({"a": [{"b": "\ud800"}]}, r"at a\[0\].b has a NUL or half of a surrogate"),
+        ({"a": math.nan}, "nan at a is no number"),
+        ({"a": [1.0, -math.inf]}, r"-inf at a\[1\] is no number"),
+        ({"k\0": 1}, r"at the key k\\x00 has a NUL"),
+        ("\0", "the text has a NUL"),
+    ],
+)
+def test_what_json_cannot_hold_is_refused_by_its_place(
+    session: PlatformSession, value: Any, place: str
+) -> None:
+    run = make_run(session, make_user(session))
+    with pytest.raises(errors.InvalidText, match=place):
+        session.execute(sa.update(Workflow).where(Workflow.owner_id == run.owner_id).values(labels=value))
+    with pytest.raises(errors.InvalidText, match=place):
+        add_note(session, run, "topic", "message", value)
+    # The server was never asked, so the transaction goes on.
+    transition(session, run, "queued")
+    session.commit()
+    run.labels = value
+    with pytest.raises(errors.InvalidText, match=place):
+        session.flush()
+    session.rollback()
+    assert run.status is RunStatus.queued
+
+
+def test_a_status_may_be_set_by_its_name(session: PlatformSession, secret_key: str) -> None:
+    user = make_user(session)
+    run = make_run(session, user)
+    run.status = "queued"
+    assert run.status is RunStatus.queued
+    token = UserToken(owner_id=user.id_, type_="webhook", status="requested")
+    session.add(token)
+    session.commit()
+    token.status = "revoked"
+    assert token.status is UserTokenStatus.revoked
+    with pytest.raises(errors.UnknownStatus, match="no status 'gone', only requested"):
+        token.status = "gone"
+    assert RunStatus.should_cleanup_job("failed")
+
+
+def test_a_rule_of_any_run_that_shares_the_workspace_is_pending_for_all(session: PlatformSession) -> None:
+    user = make_user(session)
+    one = make_run(session, user, workspace_path="/var/platform/shared")
+    other = make_run(session, user, workspace_path="/var/platform/shared")
+    apart = make_run(session, user)
+    one.set_workspace_retention_rules([{"workspace_files": "*", "retention_days": 1}])
+    session.commit()
+    assert not other.workspace_has_pending_retention_rules()
+    one.activate_workspace_retention_rules()
+    one.retention_rules[0].status = "pending"
+    session.commit()
+    assert [run.workspace_has_pending_retention_rules() for run in (one, other, apart)] == [True, True, False]
+
+
+def test_a_lease_from_before_the_servers_clock_was_set_back_blocks_no_job(
+    session: PlatformSession, session_factory: Any
+) -> None:
+    for days, free in ((2, True), (0.5, False)):
+        session.execute(
+            sa.text(
+                "INSERT INTO platform.task_lease"
+                " VALUES ('job', 'elsewhere ? 1 ?', now() + CAST(:ahead AS interval), now() + :ahead)"
+            ),
+            {"ahead": timedelta(days=days)},
+        )
+        session.commit()
+        if free:
+            with lease(session_factory, "job"):
+                pass
+            session.execute(sa.text("DELETE FROM platform.task_lease"))
+        else:
+            with pytest.raises(errors.AlreadyRunning), lease(session_factory, "job"):
+                pass
