@@ -461,7 +461,8 @@ class AuditLogChanged(PlatformDBError):
     """The audit log, or a seal of it, was changed.
 
     :param seal: the number of the first seal that does not hold.
-    :param change: what was done: ``edited``, ``deleted``, ``inserted``, ``reordered`` (a row), or
+    :param change: what was done: ``edited``, ``deleted``, ``inserted``, ``reordered`` (a row), ``present`` (a
+        row that retention removed, as a seal says), ``changed`` (rows, and what would tell which), or
         ``altered``, ``missing``, ``unsigned``, ``forged`` (the seal itself), ``unrecorded`` (the removal of
         rows, by retention as the seal says).
     :param row: the number of the first row concerned, where it can be told.
@@ -474,14 +475,17 @@ class AuditLogChanged(PlatformDBError):
 
     def __init__(self, seal: int, change: str, row: int | None = None, row_id: str | None = None) -> None:
         what = f"seal {seal} does not hold: "
-        if row is not None:
-            what += f"row {row}{f' ({row_id})' if row_id else ''} was {change}"
+        named = f"row {row}{f' ({row_id})' if row_id else ''}"
+        if change == "present":
+            what += f"{named} is there, and a later seal says that retention removed it"
+        elif row is not None:
+            what += f"{named} was {change}"
         elif change in ("altered", "missing", "unsigned", "forged"):
             what += f"the seal itself is {change}"
         elif change == "unrecorded":
             what += "it removes the rows of others, and no audit row says so"
         else:
-            what += f"a row was {change}"
+            what += "its rows were changed, and so were its digests, which would tell the row"
         super().__init__(what)
         self.seal = seal
         self.change = change
