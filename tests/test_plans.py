@@ -86,6 +86,8 @@ def test_listing_what_is_in_progress_uses_an_index(session: Session, run: Workfl
     plan = plans_of(session, lambda: list_workflows(session, run.owner_id, statuses=[RunStatus.running]).rows)
     assert "Index" in plan
     assert "Seq Scan" not in plan
+    plan = plans_of(session, lambda: list_workflows(session, None).rows)
+    assert "ix_workflow_created" in plan
     query = sa.select(Workflow.id_).where(Workflow.status == RunStatus.running).order_by(Workflow.id_)
     text = str(query.limit(10).compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))
     assert "ix_workflow_in_progress" in "\n".join(session.execute(sa.text(f"EXPLAIN {text}")).scalars())

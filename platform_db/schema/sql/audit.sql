@@ -1,12 +1,12 @@
 -- The audit log: its numbers and times, the rows that triggers write, and what keeps it append-only.
 
 -- A number is drawn after its transaction has an id: the fence of the seals rests on this order. Number and time
--- are the database's, whatever was sent, and whatever functions the writer's search_path finds.
+-- are the database's, whatever was sent (an import's times excepted), and whatever functions the writer's search_path finds.
 CREATE FUNCTION platform.stamp_audit_row() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_catalog.pg_current_xact_id();
     NEW.number := pg_catalog.nextval('platform.audit_number');
-    IF NOT platform.is_import() THEN
+    IF NEW.created IS NULL OR NOT platform.is_import() THEN
         NEW.created := pg_catalog.clock_timestamp();
     END IF;
     RETURN NEW;
@@ -55,7 +55,7 @@ CREATE TRIGGER record_creation AFTER INSERT ON platform.user_
     FOR EACH ROW WHEN (NOT platform.is_import()) EXECUTE FUNCTION platform.record_user('create_user');
 
 CREATE TRIGGER record_deletion AFTER DELETE ON platform.user_
-    FOR EACH ROW EXECUTE FUNCTION platform.record_user('delete_user');
+    FOR EACH ROW WHEN (NOT platform.is_import()) EXECUTE FUNCTION platform.record_user('delete_user');
 
 CREATE FUNCTION platform.record_quota_limit() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $$
@@ -72,7 +72,7 @@ END
 $$;
 
 CREATE TRIGGER record_quota_limit AFTER UPDATE OF quota_limit ON platform.user_resource
-    FOR EACH ROW WHEN (OLD.quota_limit IS DISTINCT FROM NEW.quota_limit)
+    FOR EACH ROW WHEN (OLD.quota_limit IS DISTINCT FROM NEW.quota_limit AND NOT platform.is_import())
     EXECUTE FUNCTION platform.record_quota_limit();
 
 -- Argument: the action. A time in JSON is written in the session's time zone; in an audit row it is UTC.
@@ -96,7 +96,7 @@ CREATE TRIGGER record_share AFTER INSERT OR UPDATE ON platform.user_workflow
 
 -- A share that goes with its run or its user, by a foreign key and so inside a trigger, is not recorded.
 CREATE TRIGGER record_unshare AFTER DELETE ON platform.user_workflow
-    FOR EACH ROW WHEN (pg_trigger_depth() = 0)
+    FOR EACH ROW WHEN (pg_trigger_depth() = 0 AND NOT platform.is_import())
     EXECUTE FUNCTION platform.record_sharing('unshare_workflow');
 
 -- Append-only: this protects from accidents and bugs, whatever connects. A superuser can switch triggers off; that is
