@@ -8,7 +8,6 @@ Setting the status that a row already has is no change, and never an error; the 
 from __future__ import annotations
 
 import enum
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,8 +15,6 @@ from typing import Any, Generic, TypeVar
 
 from platform_db import errors
 from platform_db.settings import get_settings
-
-logger = logging.getLogger(__name__)
 
 
 class Status(str, enum.Enum):
@@ -32,16 +29,9 @@ class Status(str, enum.Enum):
 
         :param status: a status, or its name.
 
-        It is, unless ``PLATFORM_DB_KEEP_ALIVE_JOBS_WITH_STATUSES`` names the status. A name there that no
-        status has is logged as a warning.
+        It is, unless ``PLATFORM_DB_KEEP_ALIVE_JOBS_WITH_STATUSES`` names the status.
         """
-        keep_alive = get_settings().keep_alive_jobs_with_statuses
-        unknown = sorted(set(keep_alive) - {member.value for member in cls})
-        if unknown:
-            logger.warning(
-                "PLATFORM_DB_KEEP_ALIVE_JOBS_WITH_STATUSES names no known status: %s", ", ".join(unknown)
-            )
-        return cls(status).value not in keep_alive
+        return cls(status).value not in get_settings().keep_alive_jobs_with_statuses
 
 
 class RunStatus(Status):
