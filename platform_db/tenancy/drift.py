@@ -87,8 +87,8 @@ def as_error(found: list[Difference], *, before: str = "") -> errors.RolesMissin
     """
     first = found[0]
     return errors.RolesMissing(
-        f"{before}the database differs in {len(found)} place{'s' if len(found) > 1 else ''}: on {first.table},"
-        f" {first.role} has {first.found} instead of {first.expected}",
+        f"{before}the database differs in {len(found)} place{'s' if len(found) > 1 else ''}:"
+        f" on {first.table}, {first.role} has {first.found} instead of {first.expected}",
         hint=f"run: {first.mend}",
     )
 
@@ -302,7 +302,8 @@ _READ_OWNERS = sa.text(
         SELECT 'TABLE' AS word, quote_ident(relname) AS name, relowner AS owner
         FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_OF_SCHEMA}
         UNION ALL
-        SELECT 'ROUTINE', quote_ident(proname) || '(' || pg_get_function_identity_arguments(oid) || ')', proowner
+        SELECT 'ROUTINE', quote_ident(proname) || '(' || pg_get_function_identity_arguments(oid) || ')',
+               proowner
         FROM pg_proc WHERE pronamespace = 'platform'::regnamespace
         UNION ALL
         SELECT 'TYPE', quote_ident(typname), typowner
@@ -316,7 +317,8 @@ _READ_OWNERS = sa.text(
 # A function there may stand in for one of the server's in a statement that does not name the schema.
 _READ_SHADOWING = sa.text(
     f"""
-    SELECT 'schema public' AS on_, role, 'CREATE' AS found, 'REVOKE CREATE ON SCHEMA public FROM ' || role AS mend
+    SELECT 'schema public' AS on_, role, 'CREATE' AS found,
+           'REVOKE CREATE ON SCHEMA public FROM ' || role AS mend
     FROM pg_namespace CROSS JOIN LATERAL aclexplode(nspacl) LEFT JOIN pg_roles ON pg_roles.oid = grantee
     CROSS JOIN LATERAL (SELECT coalesce(quote_ident(rolname), '{EVERYBODY}') AS role) AS grantee_
     WHERE nspname = 'public' AND privilege_type = 'CREATE' AND rolsuper IS NOT TRUE

@@ -1,8 +1,8 @@
 """Who may do what with each object of the schema, as data. Grants, tests and the documentation come from it.
 
-No role may do what is not in it, and PUBLIC may do nothing at all. A table that is not named gets the privileges
-of its kind: services and the tenant read and write a tenant's table, services alone any other. Append-only
-tables and those with the platform's own state are named.
+No role may do what is not in it, and PUBLIC may do nothing at all. A table that is not named gets the
+privileges of its kind: services and the tenant read and write a tenant's table, services alone any other.
+Append-only tables and those with the platform's own state are named.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from platform_db.tenancy.privileges import Role, role_name
 
 @dataclass(frozen=True)
 class Reach:
-    """Another database of the server in which a role has something that is ours, or that a member of ours acts as.
+    """Another database of the server in which a role of ours has something, or one that a member acts as.
 
     :ivar role: the role or the login.
     :ivar objects: how many objects there name it: in privileges and policies, or as their owner.
