@@ -19,9 +19,10 @@ from platform_db.identifiers import parse_id
 from platform_db.leases.tasks import lease
 from platform_db.models import ResourceType, User, Workflow
 from platform_db.quota import figures
-from platform_db.quota.batches import run_batch
+from platform_db.quota.batches import run_each
 from platform_db.quota.figures import Drift
 from platform_db.quota.periods import move_periods_on
+from platform_db.quota.problems import Problems
 from platform_db.quota.resources import (
     AnyResource,
     UserOrId,
@@ -121,19 +122,34 @@ _SUM_TOTALS = sa.text(
 
 
 @dataclass
-class CpuReport:
+class CpuReport(Problems):
     """What a run of the CPU job did.
 
     :param users: how many were looked at.
+    :param failed_users: how many could not be updated; what is stored of them stays.
     :param figures: how many figures of runs, sessions and services changed.
     :param totals: how many users' totals changed.
     :param periods: for how many users a new period began.
     """
 
     users: int = 0
+    failed_users: int = 0
     figures: int = 0
     totals: int = 0
     periods: int = 0
+
+    def fail(self, user_id: uuid.UUID, reason: str) -> None:
+        """Note that a user could not be updated."""
+        self.failed_users += 1
+        self.note(f"the processing time of user {user_id} could not be updated: {reason}")
+
+    def raise_for_problems(self) -> None:
+        """Raise :class:`errors.PartialFailure` where a user could not be updated."""
+        if self.failed_users:
+            raise errors.PartialFailure(
+                f"{self.failed_users} of {self.users} users could not be updated; "
+                f"the first: {self.problems[0]}"
+            )
 
 
 def update_cpu_usage(
@@ -173,18 +189,19 @@ def _update(
     report = CpuReport()
     for user_ids in portions(factory, scope, resource):
         check()
-        portion = run_batch(factory, partial(_update_portion, resource=resource, users=user_ids, keep=keep))
+        work = partial(_update_portion, resource=resource, keep=keep)
+        for done in run_each(factory, user_ids, work, report.fail):
+            report.figures += done.figures
+            report.totals += done.totals
+            report.periods += done.periods
         report.users += len(user_ids)
-        report.figures += portion.figures
-        report.totals += portion.totals
-        report.periods += portion.periods
         if progress:
             progress(report.users, max(total, report.users))
     return report
 
 
 def _update_portion(
-    session: Session, resource: AnyResource, users: Sequence[uuid.UUID], keep: bool
+    session: Session, users: Sequence[uuid.UUID], resource: AnyResource, keep: bool
 ) -> CpuReport:
     report = CpuReport()
     update_users(session, resource, users, report)
