@@ -11,7 +11,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from platform_db import errors
@@ -64,11 +64,11 @@ def number(part: str) -> int:
 
 
 def time(part: str) -> datetime:
-    """Read a time with its zone, in ISO 8601."""
+    """Read a time with its zone, in ISO 8601; return it in UTC, since PostgreSQL takes fewer zones than Python."""
     found = datetime.fromisoformat(part)
     if found.tzinfo is None or not 1900 < found.year < 9000:
         raise ValueError(part)
-    return found
+    return found.astimezone(timezone.utc)
 
 
 def id_(part: str) -> uuid.UUID:
