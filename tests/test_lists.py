@@ -66,6 +66,17 @@ def test_two_writers_whose_clocks_differ_are_read_in_the_order_of_their_commits(
     assert [run.name for run in list_workflows(session, owner_id).rows] == ["third", "second", "first"]
 
 
+def test_a_page_ends_where_the_stored_time_says_and_not_the_object(session: PlatformSession) -> None:
+    owner = make_user(session)
+    clock = datetime.now(timezone.utc) - timedelta(hours=1)
+    made = [Workflow(uuid.uuid4(), name, owner.id_, {}, "serial", created=clock) for name in ("a", "b", "c")]
+    for run in made:
+        session.add(run)
+        session.flush()
+    listed = read_all(lambda cursor: list_workflows(session, owner.id_, limit=1, cursor=cursor))
+    assert listed == made[::-1]
+
+
 def test_the_latest_access_token_is_the_one_that_was_made_last(
     session: PlatformSession, secret_key: str
 ) -> None:
