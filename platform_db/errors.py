@@ -67,6 +67,13 @@ class PlatformDBError(Exception):
         if self.hint is not None:
             self.__notes__ = [f"hint: {self.hint}"]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the constructor's arguments: an error with facts has an attribute for each of them."""
+        names = list(inspect.signature(type(self)).parameters)
+        if names[0] == "message":
+            return super().__reduce__()  # type: ignore[return-value]
+        return type(self), tuple(getattr(self, name) for name in names)
+
 
 def exit_codes() -> dict[int, str]:
     """Return every exit code with its meaning, as the table above lists them."""
@@ -282,9 +289,6 @@ class InvalidTransition(Refused):
         self.stored_status = stored_status
         self.status = status
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.entity, self.entity_id, self.stored_status, self.status)
-
 
 class Conflict(Refused):
     """The row is not as the caller expected.
@@ -318,16 +322,6 @@ class Conflict(Refused):
         self.stored_status = stored_status
         self.stored_revision = stored_revision
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (
-            self.entity,
-            self.entity_id,
-            self.condition,
-            self.expected,
-            self.stored_status,
-            self.stored_revision,
-        )
-
 
 class QuotaExceeded(Refused):
     """There is not so much left of the user's quota.
@@ -356,16 +350,6 @@ class QuotaExceeded(Refused):
         self.used = used
         self.reserved = reserved
         self.limit = limit
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (
-            self.user_id,
-            self.resource,
-            self.amount,
-            self.used,
-            self.reserved,
-            self.limit,
-        )
 
 
 class RunNumberError(Refused):
@@ -396,9 +380,6 @@ class UserHasWork(Refused):
         self.user_id = user_id
         self.work = work
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.user_id, self.work)
-
 
 class TokenError(Refused):
     """The token cannot be used that way."""
@@ -422,9 +403,6 @@ class AuthenticationError(TokenError):
         super().__init__("the token is not accepted")
         self.token_id = token_id
         self.user_id = user_id
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.token_id, self.user_id)
 
 
 class MalformedToken(AuthenticationError):
@@ -483,7 +461,8 @@ class AuditLogChanged(PlatformDBError):
     """The audit log, or a seal of it, was changed.
 
     :param seal: the number of the first seal that does not hold.
-    :param change: what was done: ``edited``, ``deleted``, ``inserted``, ``reordered`` (a row), or
+    :param change: what was done: ``edited``, ``deleted``, ``inserted``, ``reordered`` (a row), ``present`` (a
+        row that retention removed, as a seal says), ``changed`` (rows, and what would tell which), or
         ``altered``, ``missing``, ``unsigned``, ``forged`` (the seal itself), ``unrecorded`` (the removal of
         rows, by retention as the seal says).
     :param row: the number of the first row concerned, where it can be told.
@@ -496,22 +475,22 @@ class AuditLogChanged(PlatformDBError):
 
     def __init__(self, seal: int, change: str, row: int | None = None, row_id: str | None = None) -> None:
         what = f"seal {seal} does not hold: "
-        if row is not None:
-            what += f"row {row}{f' ({row_id})' if row_id else ''} was {change}"
+        named = f"row {row}{f' ({row_id})' if row_id else ''}"
+        if change == "present":
+            what += f"{named} is there, and a later seal says that retention removed it"
+        elif row is not None:
+            what += f"{named} was {change}"
         elif change in ("altered", "missing", "unsigned", "forged"):
             what += f"the seal itself is {change}"
         elif change == "unrecorded":
             what += "it removes the rows of others, and no audit row says so"
         else:
-            what += f"a row was {change}"
+            what += "its rows were changed, and so were its digests, which would tell the row"
         super().__init__(what)
         self.seal = seal
         self.change = change
         self.row = row
         self.row_id = row_id
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.seal, self.change, self.row, self.row_id)
 
 
 class InvalidExport(PlatformDBError):

@@ -114,7 +114,8 @@ def delete_user(
 ) -> None:
     """Forget a user: the row goes, with tokens, limits, shares and history.
 
-    The audit log stays; it has ids only.
+    The audit log stays; it has ids only. A transaction that has written of the user and then creates a run
+    can deadlock with this one: :func:`~platform_db.sessions.run_transaction` runs either again.
 
     :param delete_work: also delete the user's runs, with jobs and logs, interactive sessions and services.
         Nothing on any disk or cluster is touched: stop what runs first.

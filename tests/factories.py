@@ -25,6 +25,7 @@ def make_user(session: Session, **values: Any) -> User:
     """Store a user."""
     if "created" in values:
         session.execute(sa.text("SET LOCAL platform.import = 'on'"))  # It keeps the time that it is given.
+        values.setdefault("updated", values["created"])
     user = User(**{"email": f"{uuid.uuid4()}@example.org", **values})
     session.add(user)
     session.commit()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import uuid
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -20,6 +23,7 @@ from platform_db.audit import (
     sealing,
     verify_audit_log,
 )
+from platform_db.audit.content import read_digests, split_digests
 from platform_db.database.session import PlatformSession
 from platform_db.lifecycle.transitions import override_guard, transition
 from platform_db.models import NOBODY, AuditLog, AuditLogAction, AuditSeal, register_audit_action
@@ -212,9 +216,12 @@ def test_a_row_that_commits_after_the_fence_was_put_up_is_sealed_next(
 
 def test_there_is_one_sealer_at_a_time(session_factory: Factory, session: orm.Session) -> None:
     record(session)
-    session.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('platform.audit_seal', 0))"))
-    with pytest.raises(errors.AlreadyRunning):
-        seal_audit_log(session_factory)
+    seal_audit_log(session_factory)
+    record(session)
+    session.execute(sa.text("SELECT FROM platform.audit_fence FOR UPDATE"))
+    for work in (lambda: seal_audit_log(session_factory), lambda: prune(session_factory, limit=1)):
+        with pytest.raises(errors.AlreadyRunning):
+            work()
 
 
 def test_a_fence_from_another_server_does_not_stop_the_sealer(
@@ -285,12 +292,56 @@ def test_an_inserted_row_is_named(sealed: Factory) -> None:
         as_superuser(session, "DELETE FROM platform.audit_log WHERE number = 12")
         as_superuser(
             session,
-            "INSERT INTO platform.audit_log (number, id_, owner_id, action) OVERRIDING SYSTEM VALUE"
-            " VALUES (0, gen_random_uuid(), gen_random_uuid(), 'grant_token')",
+            "INSERT INTO platform.audit_log (number, id_, owner_id, action, created)"
+            " VALUES (0, gen_random_uuid(), gen_random_uuid(), 'grant_token', now())",
         )
         with pytest.raises(errors.AuditLogChanged) as caught:
             verify_audit_log(session)
     assert (caught.value.seal, caught.value.change, caught.value.row) == (1, "inserted", 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM platform.audit_seal_digests",
+        "UPDATE platform.audit_seal_digests SET digests = ''",
+        "UPDATE platform.audit_seal_digests SET digests = substr(digests, 41)",
+        "UPDATE platform.audit_seal_digests SET digests = overlay(digests PLACING sha256('') FROM 9)",
+    ],
+)
+def test_digests_that_were_changed_blame_no_row(sealed: Factory, change: str) -> None:
+    with sealed() as session:
+        as_superuser(session, f"{change} WHERE seal_number = 2")
+        assert verify_audit_log(session).rows == 20
+        as_superuser(session, "UPDATE platform.audit_log SET details = '{}' WHERE number = 9")
+        with pytest.raises(errors.AuditLogChanged, match="which would tell the row") as caught:
+            verify_audit_log(session)
+    assert (caught.value.seal, caught.value.change, caught.value.row) == (2, "changed", None)
+
+
+def test_an_edit_is_no_reordering_because_another_seals_digests_were_changed(sealed: Factory) -> None:
+    with sealed() as session:
+        as_superuser(session, "UPDATE platform.audit_log SET details = '{}' WHERE number = 9")
+        (digest,) = split_digests(read_digests(session, 9, 9, 1))
+        as_superuser(
+            session,
+            "UPDATE platform.audit_seal_digests SET digests = digests || int8send(16) ||"
+            f" '\\x{digest[1].hex()}' WHERE seal_number = 3",
+        )
+        with pytest.raises(errors.AuditLogChanged, match=r"row 9 .* was edited"):
+            verify_audit_log(session)
+
+
+def test_rows_beyond_what_was_sealed_are_not_read(sealed: Factory) -> None:
+    with sealed() as session:
+        as_superuser(
+            session,
+            "INSERT INTO platform.audit_log (number, id_, owner_id, action, created)"
+            " SELECT -n, gen_random_uuid(), gen_random_uuid(), 'x', now() FROM generate_series(1, 5000) AS n",
+        )
+        with pytest.raises(errors.AuditLogChanged) as caught:
+            verify_audit_log(session)
+    assert (caught.value.seal, caught.value.change, caught.value.row) == (1, "inserted", -5000)
 
 
 def test_a_rewritten_chain_is_told_by_what_was_exported(sealed: Factory) -> None:
@@ -417,14 +468,12 @@ def test_lists_are_filtered_and_paged(session: orm.Session) -> None:
     assert [row.action for row in list_audit(session, actor_id=BOB).rows] == ["revoke_token"]
     assert len(list_audit(session, action="grant_token").rows) == 7
     assert list_audit(session, until=datetime(2020, 1, 1, tzinfo=timezone.utc)).rows == []
-    pages: list[AuditLog] = []
     page = list_audit(session, limit=3)
-    while True:
-        pages.extend(page.rows)
-        if page.cursor is None:
-            break
+    numbers = [row.number for row in page.rows]
+    while page.cursor:
         page = list_audit(session, limit=3, cursor=page.cursor)
-    assert [row.number for row in pages] == [8, 7, 6, 5, 4, 3, 2, 1]
+        numbers += [row.number for row in page.rows]
+    assert numbers == [8, 7, 6, 5, 4, 3, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -439,11 +488,14 @@ def test_lists_are_filtered_and_paged(session: orm.Session) -> None:
 def test_each_filter_has_an_index(session: orm.Session, filters: dict[str, Any], index: str) -> None:
     session.execute(
         sa.text(
-            "INSERT INTO platform.audit_log (id_, owner_id, actor_id, action, created)"
-            " SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'grant_token',"
-            " timestamptz '2020-01-01' + n * interval '1 s' FROM generate_series(1, 3000) AS n"
+            "INSERT INTO platform.audit_log (id_, owner_id, actor_id, action)"
+            " SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'grant_token'"
+            " FROM generate_series(1, 3000)"
         )
     )
+    for _ in range(20):
+        record_action(session, ANN, "share_workflow", actor_id=ANN)
+    session.flush()
     session.execute(sa.text("ANALYZE platform.audit_log"))
     first = list_audit(session, **filters, limit=10)
     plans: list[str] = []
@@ -480,14 +532,38 @@ def test_the_database_tells_how_old_a_row_is(sealed: Factory) -> None:
         assert audit.verify_audit_log(session).removed_rows > 0
 
 
+CLOCK_AHEAD = """
+import datetime
+
+class Ahead(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + datetime.timedelta(days=800)
+
+datetime.datetime = Ahead
+from platform_db.cli import main
+main()
+"""
+
+
+def test_a_client_whose_clock_is_ahead_removes_nothing(database_uri: str, sealed: Factory) -> None:
+    pruned = subprocess.run(
+        [sys.executable, "-c", CLOCK_AHEAD, "audit", "prune", "--older-than", "730"],
+        env={**os.environ, "PLATFORM_DB_URI": database_uri},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert pruned.stdout == "removed the rows of 0 seals\n"
+
+
 def test_retention_removes_rows_keeps_hashes_and_says_so(sealed: Factory) -> None:
     with sealed() as session:
         as_superuser(session, "UPDATE platform.audit_seal SET last_created = '2020-01-01' WHERE number <= 2")
         rehash(session)
-        before = datetime(2021, 1, 1, tzinfo=timezone.utc)
-        assert prune_seals(session, before) == 2
+        assert prune_seals(session, YEAR) == 2
         session.commit()
-        assert prune_seals(session, before) == 0
+        assert prune_seals(session, YEAR) == 0
         (said,) = list_audit(session, user_id=NOBODY).rows
         assert said.details is not None
         assert (said.action, said.details["rows"], said.details["last_seal"]) == ("apply_retention", 10, 2)
@@ -499,10 +575,10 @@ def test_retention_removes_rows_keeps_hashes_and_says_so(sealed: Factory) -> Non
         session.rollback()
         as_superuser(
             session,
-            "INSERT INTO platform.audit_log (number, id_, owner_id, action) OVERRIDING SYSTEM VALUE"
-            " VALUES (3, gen_random_uuid(), gen_random_uuid(), 'grant_token')",
+            "INSERT INTO platform.audit_log (number, id_, owner_id, action, created)"
+            " VALUES (3, gen_random_uuid(), gen_random_uuid(), 'grant_token', now())",
         )
-        with pytest.raises(errors.AuditLogChanged, match=r"seal 1 does not hold: row 3 .* was inserted"):
+        with pytest.raises(errors.AuditLogChanged, match=r"row 3 .* is there, and a later seal says"):
             verify_audit_log(session)
 
 
@@ -520,7 +596,7 @@ def rehash(session: orm.Session) -> None:
 
 
 def make_old(session: orm.Session, condition: str = "true") -> None:
-    """Let the rows of seals, and the seals, be from before :data:`OLD`."""
+    """Let the rows of seals, and the seals, be older than :data:`YEAR`."""
     as_superuser(
         session,
         "UPDATE platform.audit_seal SET sealed_at = '2020-01-01',"
@@ -530,7 +606,7 @@ def make_old(session: orm.Session, condition: str = "true") -> None:
     rehash(session)
 
 
-OLD = datetime(2021, 1, 1, tzinfo=timezone.utc)
+YEAR = timedelta(days=365)
 
 
 def prune(factory: Factory, limit: int) -> int:
@@ -538,7 +614,7 @@ def prune(factory: Factory, limit: int) -> int:
     pruned = 0
     while True:
         with factory() as session, session.begin():
-            seals = prune_seals(session, OLD, limit=limit)
+            seals = prune_seals(session, YEAR, limit=limit)
         if not seals:
             return pruned
         pruned += seals

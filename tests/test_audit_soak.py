@@ -15,6 +15,7 @@ from sqlalchemy import orm
 
 from platform_db import database, errors
 from platform_db.audit import seal_audit_log, verify_audit_log
+from platform_db.audit.content import split_digests
 from platform_db.models import AuditSealDigests
 
 Factory = orm.sessionmaker[orm.Session]
@@ -114,12 +115,12 @@ def wait_for_the_lock_of_the_killed(factory: Factory) -> None:
             time.sleep(0.05)
 
 
-def sealed_numbers(session: orm.Session) -> list[bytes]:
+def sealed_numbers(session: orm.Session) -> list[int]:
     """Return the numbers of the rows that the seals speak of."""
     return [
-        digests[start : start + 8]
+        number
         for digests in session.scalars(sa.select(AuditSealDigests.digests))
-        for start in range(0, len(digests), 24)
+        for number, _ in split_digests(digests)
     ]
 
 
@@ -165,8 +166,8 @@ def delete(session: orm.Session, number: int, other: int, gap: int) -> tuple[str
 def insert(session: orm.Session, number: int, other: int, gap: int) -> tuple[str, int]:
     execute(
         session,
-        "INSERT INTO platform.audit_log (number, id_, owner_id, action) OVERRIDING SYSTEM VALUE"
-        f" VALUES ({gap}, gen_random_uuid(), gen_random_uuid(), 'grant_token')",
+        "INSERT INTO platform.audit_log (number, id_, owner_id, action, created)"
+        f" VALUES ({gap}, gen_random_uuid(), gen_random_uuid(), 'grant_token', now())",
     )
     return "inserted", gap
 
@@ -178,7 +179,6 @@ def swap(session: orm.Session, number: int, other: int, gap: int) -> tuple[str, 
             session,
             f"WITH moved AS (DELETE FROM platform.audit_log WHERE number = {old} RETURNING *)"
             " INSERT INTO platform.audit_log (number, id_, owner_id, action, details, created)"
-            " OVERRIDING SYSTEM VALUE"
             f" SELECT {new}, id_, owner_id, action, details, created FROM moved",
         )
     return "reordered", min(number, other)

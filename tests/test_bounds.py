@@ -34,7 +34,7 @@ LIMITS: dict[str, Call] = {
         session, make_run(session, make_user(session)), limit=n
     ),
     "a report's runs": lambda session, _, n: report_workflows(session, uuid.uuid4(), limit=n),
-    "seals to prune": lambda session, _, n: audit.prune_seals(session, sa.func.now(), limit=n),
+    "seals to prune": lambda session, _, n: audit.prune_seals(session, NOW, limit=n),
     "rows to prune": lambda _, __, n: choose_rules(batch=n),
     "rows to recover": lambda session, _, n: leases.recover(session, NOW, batch=n),
     "results to evict": lambda session, _, n: jobs.evict_cached_results(session, uuid.uuid4(), 0, batch=n),

@@ -144,10 +144,11 @@ def test_rows_are_pruned(session: Session, database_uri: str, tmp_path: Path) ->
 @pytest.fixture
 def due_workspace(session: Session, tmp_path: Path) -> Path:
     """Give a workspace with a file that a rule names whose time has come."""
-    workspace = tmp_path / "workspace"
-    workspace.mkdir()
+    owner = make_user(session)
+    workspace = tmp_path / "users" / str(owner.id_) / "workspace"
+    workspace.mkdir(parents=True)
     (workspace / "a.tmp").write_text("x")
-    found = make_run(session, make_user(session), status="finished", workspace_path=str(workspace))
+    found = make_run(session, owner, status="finished", workspace_path=str(workspace))
     session.add(
         WorkspaceRetentionRule(
             workflow_id=found.id_,
@@ -162,7 +163,7 @@ def due_workspace(session: Session, tmp_path: Path) -> Path:
 
 
 def test_retention_is_applied(database_uri: str, due_workspace: Path) -> None:
-    root = {"PLATFORM_DB_WORKSPACE_ROOT": str(due_workspace.parent)}
+    root = {"PLATFORM_DB_WORKSPACE_ROOT": str(due_workspace.parents[2])}
     (due,) = json.loads(run(database_uri, "retention", "apply", "--dry-run", "--json", **root).stdout)
     assert (due["pattern"], due["files"]) == ("*.tmp", 0)
     (applied,) = json.loads(run(database_uri, "retention", "apply", "--json", **root).stdout)
@@ -175,7 +176,7 @@ def test_a_file_that_cannot_be_removed_is_told(
     def refuse(name: str, **_: object) -> None:
         raise PermissionError(errno.EPERM, "not permitted")
 
-    root = {"PLATFORM_DB_WORKSPACE_ROOT": str(due_workspace.parent)}
+    root = {"PLATFORM_DB_WORKSPACE_ROOT": str(due_workspace.parents[2])}
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", refuse)
         result = run(database_uri, "retention", "apply", "--json", **root)

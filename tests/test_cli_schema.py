@@ -39,6 +39,7 @@ ARGUMENTS = {
 OTHERS = {
     "audit public-key",
     "db compact",
+    "db create",
     "db url",
     "db version",
     "db wait",

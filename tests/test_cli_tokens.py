@@ -180,7 +180,7 @@ def test_keys_are_told_rotated_and_missed(cli: Cli, session: Session) -> None:
         missed = cli(*command)
         assert missed.exit_code == errors.SecretKeyError.exit_code
         assert f"stored secrets need the secret key with id {old}" in one_line(missed.stderr)
-    assert json.loads(cli("db", "check", "--json").stdout)["state"] == "secret_key"
+    assert json.loads(cli("db", "check", "--json").stdout)["state"] == "secret_key_missing"
     cli.keys = None
     assert cli("db", "check").exit_code == 0
     cli.keys = f"{NEW},{OLD}"

@@ -16,16 +16,16 @@ from platform_db.workflows import count_by_status, list_workflows
 TENANTS, RUNS_EACH = 1000, 10
 
 USERS = """
-    INSERT INTO platform.user_ (id_, email)
-    SELECT gen_random_uuid(), n || '@example.org' FROM generate_series(1, :tenants) AS n
+    INSERT INTO platform.user_ (id_, email, created, updated)
+    SELECT gen_random_uuid(), n || '@example.org', now(), now() FROM generate_series(1, :tenants) AS n
 """
 RUNS = """
     INSERT INTO platform.workflow
         (id_, owner_id, name, type_, status, workspace_path, run_number_major, run_number_minor, revision,
-         run_started_at, run_finished_at)
+         run_started_at, run_finished_at, created, updated)
     SELECT gen_random_uuid(), user_.id_, 'run', 'serial',
            CASE WHEN n = 1 THEN 'running' ELSE 'finished' END::platform.run_status, '/x/' || n, n, 0, 3,
-           now(), CASE WHEN n = 1 THEN NULL ELSE now() END
+           now(), CASE WHEN n = 1 THEN NULL ELSE now() END, now(), now()
     FROM platform.user_ CROSS JOIN generate_series(1, :runs) AS n
 """
 CHANGES = """
@@ -86,15 +86,17 @@ def test_listing_what_is_in_progress_uses_an_index(session: Session, run: Workfl
     plan = plans_of(session, lambda: list_workflows(session, run.owner_id, statuses=[RunStatus.running]).rows)
     assert "Index" in plan
     assert "Seq Scan" not in plan
+    plan = plans_of(session, lambda: list_workflows(session, None).rows)
+    assert "ix_workflow_created" in plan
     query = sa.select(Workflow.id_).where(Workflow.status == RunStatus.running).order_by(Workflow.id_)
     text = str(query.limit(10).compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))
     assert "ix_workflow_in_progress" in "\n".join(session.execute(sa.text(f"EXPLAIN {text}")).scalars())
 
 
 def test_a_page_of_a_history_uses_an_index(session: Session, run: Workflow) -> None:
-    token = history(session, run, limit=1).token
-    for asked in (None, token):
-        plan = plans_of(session, lambda asked=asked: history(session, run, limit=1, token=asked))
+    cursor = history(session, run, limit=1).cursor
+    for asked in (None, cursor):
+        plan = plans_of(session, lambda asked=asked: history(session, run, limit=1, cursor=asked))
         assert "pk_status_change" in plan
         assert "Seq Scan on status_change" not in plan
         assert "Seq Scan on workflow" not in plan
@@ -110,7 +112,7 @@ def test_looking_for_what_was_logged_since_uses_an_index_by_transaction(
     session.commit()
     session.execute(sa.text("ANALYZE platform.log_chunk"))
     for row in (run, job):
-        token = read_new_log(session, row, chunks=20000).token
-        plan = plans_of(session, lambda row=row, token=token: read_new_log(session, row, token))
+        cursor = read_new_log(session, row, chunks=10_000).cursor
+        plan = plans_of(session, lambda row=row, cursor=cursor: read_new_log(session, row, cursor))
         assert "ix_log_chunk_owner_id_workflow_id_transaction_id" in plan
         assert "Seq Scan on log_chunk" not in plan

@@ -247,8 +247,8 @@ def test_what_leaves_audit_rows_of_its_own_has_no_rule(table: str) -> None:
 
 
 FILL_LOGS = """
-    INSERT INTO platform.log_chunk (owner_id, workflow_id, data)
-    SELECT owner_id, id_, 'x' FROM platform.workflow CROSS JOIN generate_series(1, 10)
+    INSERT INTO platform.log_chunk (owner_id, workflow_id, number, at, data, transaction_id)
+    SELECT owner_id, id_, n, now(), 'x', 0 FROM platform.workflow CROSS JOIN generate_series(1, 10) AS n
 """
 FINISH_HALF = """
     UPDATE platform.workflow SET status = 'finished', run_finished_at = now() WHERE run_number_major > 5000
@@ -283,7 +283,6 @@ def test_looking_for_what_is_due_uses_indexes(session: Session) -> None:
     by_run = re.compile(r"\b(pk_log_chunk|ix_log_chunk_owner_id_workflow_id_transaction_id)\b")
     assert by_run.search(plan(members["log_chunk"].select()))
     for statement in (prune_log._look(logs), prune_log._take(logs), prune_log._count(logs)):
-        assert "uq_workflow_id_" in plan(statement)
         assert by_run.search(plan(statement))
 
 

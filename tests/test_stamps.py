@@ -11,7 +11,17 @@ import sqlalchemy as sa
 from platform_db import errors
 from platform_db.database.session import PlatformSession
 from platform_db.lifecycle import add_note, history, transition
-from platform_db.models import AuditLog, ExtraTransition, Note, RunStatus, StatusChange, User, Workflow
+from platform_db.models import (
+    AuditLog,
+    ExtraTransition,
+    Note,
+    RunStatus,
+    StatusChange,
+    User,
+    UserResource,
+    Workflow,
+)
+from platform_db.workflows import share_workflow
 from tests.factories import make_run, make_user
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
@@ -92,3 +102,41 @@ def test_a_row_keeps_its_owner_and_its_id(session: PlatformSession) -> None:
     for values in ({"owner_id": make_user(session).id_}, {"id_": uuid.uuid4()}):
         with pytest.raises(errors.Refused, match="keeps its id and its owner"), session.begin_nested():
             session.execute(sa.update(Workflow).where(Workflow.owner_id == run.owner_id).values(values))
+
+
+def test_an_import_that_brings_no_times_gets_them(session: PlatformSession) -> None:
+    session.execute(sa.text("SET LOCAL platform.import = 'on'"))
+    user = make_user(session)
+    run = make_run(session, user)
+    transition(session, run, "queued")
+    add_note(session, run, "started")
+    session.add(AuditLog(owner_id=user.id_, action="login"))
+    session.commit()
+    assert user.created and run.created and user.updated
+    assert [entry.at is not None for entry in history(session, run).rows] == [True, True]
+    assert session.scalars(sa.select(AuditLog.created)).one()
+
+
+def test_what_an_import_removes_or_limits_is_silent(session: PlatformSession) -> None:
+    users = [make_user(session) for _ in range(3)]
+    run = make_run(session, users[0])
+    share_workflow(session, run, users[1])
+    session.commit()
+    known = session.scalars(sa.select(AuditLog.id_)).all()
+    session.execute(sa.text("SET LOCAL platform.import = 'on'"))
+    session.execute(sa.update(UserResource).values(quota_limit=5))
+    session.execute(sa.text("DELETE FROM platform.user_workflow"))
+    session.delete(users[2])
+    session.commit()
+    assert session.scalars(sa.select(AuditLog.id_)).all() == known
+
+
+@pytest.mark.parametrize(
+    ("entity", "reason"), [("user_token", "they come back"), ("workflows", "misspelt"), ("workflow", "")]
+)
+def test_an_extra_transition_is_of_a_known_entity_and_has_a_reason(
+    session: PlatformSession, entity: str, reason: str
+) -> None:
+    session.add(ExtraTransition(entity=entity, from_status="revoked", to_status="active", reason=reason))
+    with pytest.raises(sa.exc.IntegrityError, match="known_entity|has_reason"):
+        session.commit()

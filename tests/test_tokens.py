@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 
 import pytest
 import sqlalchemy as sa
@@ -286,6 +286,28 @@ def test_an_expired_token_makes_room_for_a_new_one(session: Session) -> None:
             tokens.authenticate(session, old)
 
 
+def test_an_expired_token_can_be_given_more_time(session: Session) -> None:
+    user = make_user(session)
+    value = tokens.issue(session, user, expires_in=timedelta(hours=1))
+    expire(session, value)
+    token = tokens.find_token(session, value)
+    token.expires_at = datetime.now(timezone.utc) + timedelta(hours=1)
+    session.commit()
+    assert tokens.authenticate(session, value).user_id == user.id_
+
+
+def test_what_a_flush_of_tokens_ends_says_why(session: Session) -> None:
+    user = make_user(session)
+    value = tokens.issue(session, user, expires_in=timedelta(hours=1))
+    expire(session, value)
+    old = tokens.find_token(session, value)
+    user.access_token = "another"
+    session.flush()
+    assert old.status is UserTokenStatus.revoked
+    change = session.scalars(sa.select(StatusChange).where(StatusChange.to_status == "revoked")).one()
+    assert change.reason == "expired"
+
+
 def test_what_cannot_be_issued_is_refused(session: Session) -> None:
     user = make_user(session)
     with pytest.raises(errors.UserNotFound):
@@ -435,6 +457,9 @@ def test_a_token_that_was_granted_keeps_its_value(session: Session) -> None:
     for write in (
         lambda: setattr(token, "token", "another"),
         lambda: session.execute(sa.update(UserToken).values(token_digest=digest)),
+        lambda: session.execute(
+            sa.update(UserToken).values(status="revoked", encrypted_token=None, token_digest=None)
+        ),
     ):
         with pytest.raises(errors.TokenError, match="keeps its value"):
             write()

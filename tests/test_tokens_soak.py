@@ -60,7 +60,8 @@ def live(uri: str, key: str, user_ids: list[uuid.UUID], seconds: float, number: 
                 elif action == "count":
                     assert set(session.scalars(sa.text(ACTIVE))) <= {1}
                 elif action == "revoke":
-                    open_ = [token for token in user.tokens if token.status is not UserTokenStatus.revoked]
+                    rows = session.scalars(user.tokens.select())
+                    open_ = [token for token in rows if token.status is not UserTokenStatus.revoked]
                     for token in open_:
                         tokens.revoke(session, token)
                     session.commit()
@@ -216,7 +217,7 @@ def copy_tokens(session: Session, user_id: uuid.UUID, count: int, values: list[s
             rows.append(
                 {
                     "id_": id_,
-                    "user_id": user_id,
+                    "owner_id": user_id,
                     "type_": UserTokenType.webhook,
                     "status": UserTokenStatus.active,
                     "encrypted_token": ring.encrypt(value, f"user_token.token:{id_}"),

@@ -10,15 +10,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.audit.names import own_names
 from platform_db.bounds import require_amount
 from platform_db.database.session import takes_session
 from platform_db.models import AuditSeal
 
 NO_HASH = bytes(32)
-
-# No two sealers, nor a sealer and retention, add to the chain at once. A lock of the transaction: behind a
-# pooler no other session inherits it.
-_LOCK = sa.text("SELECT pg_try_advisory_xact_lock(hashtextextended('platform.audit_seal', 0))")
 
 _LAST = sa.select(AuditSeal).order_by(AuditSeal.number.desc()).limit(1)
 
@@ -26,10 +23,33 @@ _LAST = sa.select(AuditSeal).order_by(AuditSeal.number.desc()).limit(1)
 PAGE = 500
 
 
-def try_lock_chain(session: Session) -> bool:
-    """Take the chain's lock until the transaction ends, unless another transaction has it."""
-    taken: bool = session.connection().execute(_LOCK).scalar_one()
-    return taken
+def try_lock_chain(session: Session) -> sa.Row[Any] | None:
+    """Take the chain's lock until the transaction ends, and return the fence; None where it is taken.
+
+    No two sealers, nor a sealer and retention, add to the chain at once. The lock is on the fence's row,
+    which no tenant may lock. Any login can take an advisory lock, and keep it.
+    """
+    connection = session.connection()
+    connection.execute(_ENSURE_FENCE, {"unset": FENCE_UNSET})
+    return connection.execute(_LOCK_FENCE).one_or_none()
+
+
+# The fence's transaction, until one is known.
+FENCE_UNSET = 2**63 - 1
+
+_ENSURE_FENCE = sa.text(
+    "INSERT INTO platform.audit_fence (last_row, transaction_id) VALUES (0, :unset) ON CONFLICT DO NOTHING"
+)
+
+_LOCK_FENCE = sa.text(
+    """
+    SELECT last_row,
+           transaction_id >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS stale,
+           transaction_id <= pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS settled
+    FROM platform.audit_fence
+    FOR UPDATE SKIP LOCKED
+    """
+)
 
 
 def last_seal(session: Session) -> AuditSeal | None:
@@ -74,13 +94,14 @@ def read_seals(session: Session, *, after: int = 0) -> Iterator[AuditSeal]:
     """Yield the seals after the one with this number, in their order, a page at a time."""
     require_amount(after, "number of a seal")
     while True:
-        page = session.scalars(
-            sa.select(AuditSeal)
-            .where(AuditSeal.number > after)
-            .order_by(AuditSeal.number)
-            .limit(PAGE)
-            .execution_options(populate_existing=True)
-        ).all()
+        with own_names(session):
+            page = session.scalars(
+                sa.select(AuditSeal)
+                .where(AuditSeal.number > after)
+                .order_by(AuditSeal.number)
+                .limit(PAGE)
+                .execution_options(populate_existing=True)
+            ).all()
         yield from page
         if len(page) < PAGE:
             return

@@ -1,31 +1,63 @@
-"""What is hashed of a row: its number, a space and its columns as a JSON array, ended by a line feed.
+"""What is hashed of a row, and how it is read: as a line that PostgreSQL writes and the client hashes.
 
-PostgreSQL writes and hashes it, so that verifying does not move the log to the client. Nothing in it
-depends on the settings of a session: a time is its seconds since 1970, and JSON writes no line feed inside
-a line. The columns are never reordered, and none is ever added: sealed rows must give the same text
-forever.
+The line is COPY's text format of the columns below. Only output functions of built-in types have a part in
+it, and no setting of a session. The rows stream: neither side holds more than one. The columns are never
+reordered, and none is ever added: sealed rows must give the same line forever.
 """
 
 from __future__ import annotations
 
-CONTENT = (
-    "json_build_array(id_, owner_id, actor_id, action, details, request_id, address, service,"
-    " extract(epoch FROM created))::text"
+import hashlib
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg2
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+COLUMNS = (
+    "number, id_, owner_id, actor_id, action, details, request_id, address, service,"
+    " extract(epoch FROM created)"
 )
-
-# What follows takes rows of ``number`` and ``content``, so that a statement which needs both hashes writes a
-# row's JSON once.
-LINE = "number || ' ' || content || E'\\n'"
-
-CONTENT_HASH = f"sha256(convert_to(coalesce(string_agg({LINE}, '' ORDER BY number), ''), 'UTF8'))"
-
-DIGEST_BYTES = 16
-
-# Without the number: a row that was moved elsewhere is recognised by its content.
-DIGEST = f"substr(sha256(convert_to(content, 'UTF8')), 1, {DIGEST_BYTES})"
-
-DIGESTS = f"coalesce(string_agg(int8send(number) || {DIGEST}, ''::bytea ORDER BY number), '')"
 
 TABLE = "platform.audit_log"
 
-ROWS = f"(SELECT number, id_, created, {CONTENT} AS content FROM {TABLE}) AS log"
+# The first seal begins with the first row, whatever its number.
+FIRST = -(2**63)
+
+# A digest: the row's number and the SHA-256 of the rest of its line. Without the number, a row that was moved
+# elsewhere is recognised.
+DIGEST = struct.Struct(">q32s")
+
+
+def read_digests(session: Session, first: int, last: int, limit: int) -> bytes:
+    """Return the digests of the rows from ``first`` to ``last`` in their order, of ``limit`` at most."""
+    driver: Any = session.connection().connection
+    statement = (
+        f"COPY (SELECT {COLUMNS} FROM {TABLE} WHERE number >= {first:d} AND number <= {last:d}"
+        f" ORDER BY number LIMIT {limit:d}) TO STDOUT (ENCODING 'UTF8')"
+    )
+    lines = _Lines()
+    try:
+        with driver.cursor() as cursor:
+            cursor.copy_expert(statement, lines)
+    except psycopg2.Error as error:
+        raise sa.exc.DBAPIError.instance(statement, None, error, psycopg2.Error) from error
+    return bytes(lines.digests)
+
+
+def split_digests(digests: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield each row's number and the SHA-256 of its line."""
+    yield from DIGEST.iter_unpack(digests)
+
+
+class _Lines:
+    """Takes a row's line at a time from the driver."""
+
+    def __init__(self) -> None:
+        self.digests = bytearray()
+
+    def write(self, line: bytes) -> None:
+        number, _, rest = line.partition(b"\t")
+        self.digests += DIGEST.pack(int(number), hashlib.sha256(rest).digest())

@@ -16,8 +16,8 @@ from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import AuditLog, AuditLogAction
 
-# Rows that an export fetches at a time.
-PAGE = 1000
+# Rows that an export fetches at a time: 64 KiB of details each, at most.
+PAGE = 100
 
 
 @takes_session

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit.chain import add_seal, last_seal, read_seals, try_lock_chain
+from platform_db.audit.names import use_own_names
 from platform_db.audit.recording import record_action
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.database.session import SessionFactory, takes_session
@@ -22,29 +23,24 @@ SEALS = 100
 def prune_audit_log(factory: SessionFactory, older_than: timedelta) -> int:
     """Remove the rows of the oldest seals, as far as all their rows are older, and return of how many seals.
 
-    Each call of :func:`prune_seals` is a transaction of its own. The database's clock tells the age.
+    Each call of :func:`prune_seals` is a transaction of its own.
 
     :param factory: makes the sessions, as the tables' owner.
     :raises errors.AlreadyRunning: a sealer, or another call, is at it.
     """
-    require_seconds(older_than, "age")
-    with factory() as session, session.begin():
-        before = session.connection().execute(_AGO, {"age": older_than}).scalar_one()
     pruned = 0
     while True:
         with factory() as session, session.begin():
-            seals = prune_seals(session, before)
+            use_own_names(session)
+            seals = prune_seals(session, older_than)
         if not seals:
             return pruned
         pruned += seals
 
 
-_AGO = sa.text("SELECT clock_timestamp() - CAST(:age AS interval)")
-
-
 @takes_session
-def prune_seals(session: Session, before: datetime, *, limit: int = SEALS) -> int:
-    """Remove the rows of the oldest seals, as far as all their rows are older than ``before``.
+def prune_seals(session: Session, older_than: timedelta, *, limit: int = SEALS) -> int:
+    """Remove the rows of the oldest seals, as far as all their rows are older, by the database's clock.
 
     A seal of its own records what was removed, without which the database refuses the deletion, and so does
     an audit row. Only the tables' owner may do it. Call it again, in another transaction, until it returns
@@ -55,11 +51,13 @@ def prune_seals(session: Session, before: datetime, *, limit: int = SEALS) -> in
     :raises errors.AlreadyRunning: a sealer, or another call, is working.
     """
     require_limit(limit)
-    if not try_lock_chain(session):
+    require_seconds(older_than, "age")
+    if try_lock_chain(session) is None:
         raise errors.AlreadyRunning("another process is adding to the seals of the audit log")
     last = last_seal(session)
     if last is None:
         return 0
+    now, before = session.connection().execute(_READ_CLOCK, {"age": older_than}).one()
     old = _old_seals(session, last.first_kept_seal, before, limit)
     pruned = sum(seal.row_count > 0 for seal in old)
     if not pruned:
@@ -85,7 +83,7 @@ def prune_seals(session: Session, before: datetime, *, limit: int = SEALS) -> in
         last_created=None,
         content_hash=hashlib.sha256().digest(),
         first_kept_seal=end + 1,
-        sealed_at=session.scalars(sa.select(sa.func.clock_timestamp())).one(),
+        sealed_at=now,
     )
     session.execute(
         sa.delete(AuditLog)
@@ -98,6 +96,9 @@ def prune_seals(session: Session, before: datetime, *, limit: int = SEALS) -> in
         .execution_options(synchronize_session=False)
     )
     return pruned
+
+
+_READ_CLOCK = sa.text("SELECT now, now - CAST(:age AS interval) FROM clock_timestamp() AS now")
 
 
 def _old_seals(session: Session, first: int, before: datetime, limit: int) -> list[AuditSeal]:

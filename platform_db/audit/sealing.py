@@ -1,29 +1,30 @@
 """Sealing: chaining the settled rows of the audit log.
 
 A row is settled when no transaction can still commit a row with a smaller number. Writers draw numbers and
-commit in any order, so the sealer sets a fence: first it reads the greatest number, then it takes a
-transaction id of its own. A writer that drew a smaller number had a smaller id already. Once all transactions
-with smaller ids have ended (the snapshot's xmin has reached the fence), the sealer sees every row that they
-wrote.
+commit in any order, so the sealer sets a fence: first it reads the greatest number, then, in the next
+transaction, it takes a transaction id of its own. A writer that drew a smaller number had a smaller id
+already. Once all transactions with smaller ids have ended (the snapshot's xmin has reached the fence), the
+sealer sees every row that they wrote.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.audit.chain import add_seal, last_seal, try_lock_chain
-from platform_db.audit.content import CONTENT_HASH, DIGESTS, ROWS, TABLE
+from platform_db.audit.chain import FENCE_UNSET, add_seal, last_seal, try_lock_chain
+from platform_db.audit.content import FIRST, TABLE, read_digests, split_digests
+from platform_db.audit.names import use_own_names
 from platform_db.bounds import require_seconds
 from platform_db.database.session import SessionFactory
 from platform_db.models import AuditSeal, AuditSealDigests
 
-# Rows per seal: a seal is hashed in the server's memory, about 2 MB.
+# Rows per seal. They stream through the sealer, however large they are: it holds 40 bytes of each.
 SEAL_ROWS = 5000
 
 POLL_SECONDS = 0.05
@@ -58,14 +59,19 @@ def seal_audit_log(factory: SessionFactory, *, wait: float = 10.0) -> SealingRes
     fences = 1
     while True:
         with factory() as session, session.begin():
-            if not try_lock_chain(session):
+            use_own_names(session)
+            fence = try_lock_chain(session)
+            if fence is None:
                 raise errors.AlreadyRunning("another process is sealing the audit log")
             last = last_seal(session)
-            fence = _read_fence(session)
-            if fence is None or fence.stale or fence.last_row <= (last.last_row if last else 0):
-                if not fences or not _put_up_fence(session, last):
+            sealed = last.last_row if last else 0
+            if fence.last_row <= sealed:
+                if not fences or not _put_up_fence(session, sealed):
                     return result
                 fences -= 1
+                continue
+            if fence.stale:  # new, or another server's, restored from a dump
+                session.connection().execute(_STAMP_FENCE)
                 continue
             if fence.settled:
                 seal = _seal(session, last, fence.last_row)
@@ -78,67 +84,51 @@ def seal_audit_log(factory: SessionFactory, *, wait: float = 10.0) -> SealingRes
         time.sleep(POLL_SECONDS)
 
 
-def _read_fence(session: Session) -> Any:
-    return session.connection().execute(_READ_FENCE).one_or_none()
+def _put_up_fence(session: Session, sealed: int) -> bool:
+    """Set the fence behind the greatest number; tell whether there is anything before it.
 
-
-def _put_up_fence(session: Session, last: AuditSeal | None) -> bool:
-    """Set the fence behind the greatest number; tell whether there is anything before it."""
+    The next transaction stamps it: its id is newer than every number up to the greatest. This one took its
+    own with the lock, before it read.
+    """
     greatest = session.connection().execute(_GREATEST).scalar_one()
-    if greatest is None or (last is not None and greatest <= last.last_row):
+    if greatest is None or greatest <= sealed:
         return False
-    # A statement of its own: the transaction's id must be newer than every number up to the greatest.
-    session.connection().execute(_SET_FENCE, {"last_row": greatest})
+    session.connection().execute(_SET_FENCE, {"last_row": greatest, "unset": FENCE_UNSET})
     return True
 
 
 def _seal(session: Session, last: AuditSeal | None, fence: int) -> AuditSeal:
     """Add the seal of the next rows up to the fence."""
-    after = last.last_row if last else 0
-    found = (
-        session.connection().execute(_READ_ROWS, {"after": after, "fence": fence, "limit": SEAL_ROWS}).one()
-    )
+    first = last.last_row + 1 if last else FIRST
+    digests = read_digests(session, first, fence, SEAL_ROWS)
+    numbers = [number for number, _ in split_digests(digests)]
+    last_row = numbers[-1] if len(numbers) == SEAL_ROWS else fence
+    times = session.connection().execute(_READ_TIMES, {"first": first, "last": last_row}).one()
     seal = add_seal(
         session,
         last,
-        last_row=found.last_row if found.row_count == SEAL_ROWS else fence,
-        row_count=found.row_count,
-        last_created=found.last_created,
-        content_hash=bytes(found.content_hash),
-        sealed_at=found.sealed_at,
+        last_row=last_row,
+        row_count=len(numbers),
+        last_created=times.last_created if numbers else None,
+        content_hash=hashlib.sha256(digests).digest(),
+        sealed_at=times.sealed_at,
     )
-    session.add(AuditSealDigests(seal_number=seal.number, digests=bytes(found.digests)))
+    session.add(AuditSealDigests(seal_number=seal.number, digests=digests))
     session.flush()
     return seal
 
 
-# A fence from another server, restored from a dump, may lie in this one's future: then it is set again.
-_READ_FENCE = sa.text(
-    """
-    SELECT last_row,
-           transaction_id >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS stale,
-           transaction_id <= pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS settled
-    FROM platform.audit_fence
-    """
-)
-
 _GREATEST = sa.text(f"SELECT max(number) FROM {TABLE}")
 
-_SET_FENCE = sa.text(
-    """
-    INSERT INTO platform.audit_fence (last_row, transaction_id)
-    VALUES (:last_row, pg_current_xact_id()::text::bigint)
-    ON CONFLICT (singleton) DO UPDATE
-        SET last_row = excluded.last_row, transaction_id = excluded.transaction_id
-    """
-)
+_SET_FENCE = sa.text("UPDATE platform.audit_fence SET last_row = :last_row, transaction_id = :unset")
 
-_READ_ROWS = sa.text(
+_STAMP_FENCE = sa.text("UPDATE platform.audit_fence SET transaction_id = pg_current_xact_id()::text::bigint")
+
+# Whatever times an import or a superuser stored, retention finds what is old: no row is newer than its seal.
+_READ_TIMES = sa.text(
     f"""
-    SELECT count(*) AS row_count, max(number) AS last_row, max(created) AS last_created,
-           {CONTENT_HASH} AS content_hash, {DIGESTS} AS digests, clock_timestamp() AS sealed_at
-    FROM (
-        SELECT * FROM {ROWS} WHERE number > :after AND number <= :fence ORDER BY number LIMIT :limit
-    ) AS log
+    SELECT greatest(least(max(created), clock_timestamp()), timestamptz '1901-01-01Z') AS last_created,
+           clock_timestamp() AS sealed_at
+    FROM {TABLE} WHERE number >= :first AND number <= :last
     """
 )

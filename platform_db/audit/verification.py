@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from itertools import zip_longest
+from math import inf
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit.chain import NO_HASH, read_seals, seal_hash
-from platform_db.audit.content import CONTENT_HASH, DIGEST, DIGEST_BYTES, ROWS, TABLE
+from platform_db.audit.content import FIRST, TABLE, read_digests, split_digests
 from platform_db.audit.exported import ExportedSeals
+from platform_db.audit.names import own_names
 from platform_db.audit.signing import is_signed, verify_keys
 from platform_db.database.session import takes_session
-from platform_db.models import NOBODY, AuditLog, AuditLogAction, AuditSeal, AuditSealDigests
+from platform_db.models import NOBODY, AuditLog, AuditLogAction, AuditSeal
 
 
 @dataclass
@@ -63,22 +66,28 @@ def verify_audit_log(
     :raises errors.AuditLogChanged: names the first seal that does not hold, and the row.
     :raises errors.InvalidExport: ``against`` is something else, or has none of the seals that were read.
     """
+    with own_names(session):
+        return _verify(session, since, None if against is None else ExportedSeals(against), unsigned_until)
+
+
+def _verify(
+    session: Session, since: datetime | None, exported: ExportedSeals | None, unsigned_until: int
+) -> VerificationResult:
     result = VerificationResult()
     chain = _Chain(unsigned_until)
-    exported = None if against is None else ExportedSeals(against)
     before = session.scalars(_BEFORE, {"since": since}).one_or_none() if since else None
     if before is not None:
         chain.begin_with(before)
         if exported is not None:
             exported.check(before)
     for seal in read_seals(session, after=chain.number):
-        after, kept_from = chain.last_row, chain.kept_from
+        first, kept_from = chain.last_row + 1 if chain.number else FIRST, chain.kept_from
         chain.check(seal)
         if exported is not None:
             exported.check(seal)
         if seal.first_kept_seal > kept_from:
             _check_removal(session, seal, kept_from)
-        _check_rows(session, seal, after, result)
+        _check_rows(session, seal, first, result)
         result.seals += 1
         result.unsigned_seals += seal.signature is None
     if exported is not None:
@@ -146,48 +155,50 @@ def _check_removal(session: Session, seal: AuditSeal, kept_from: int) -> None:
         raise errors.AuditLogChanged(seal.number, "unrecorded")
 
 
-def _check_rows(session: Session, seal: AuditSeal, after: int, result: VerificationResult) -> None:
-    """Check the rows of one seal, in one statement: retention may be removing others meanwhile."""
-    span = {"after": after if seal.number > 1 else None, "last_row": seal.last_row}
-    found = session.connection().execute(_READ_SEALED, span).one()
-    if seal.number < (found.first_kept_seal or 1) and found.row_count == 0:
-        result.removed_seals += seal.row_count > 0
-        result.removed_rows += seal.row_count
+def _check_rows(session: Session, seal: AuditSeal, first: int, result: VerificationResult) -> None:
+    """Check the rows of one seal."""
+    # One more than it has: whatever was inserted, no more is held.
+    digests = read_digests(session, first, seal.last_row, seal.row_count + 1)
+    if hashlib.sha256(digests).digest() == seal.content_hash:
+        result.rows += seal.row_count
         return
-    if found.row_count != seal.row_count or bytes(found.content_hash) != seal.content_hash:
-        raise _find_change(session, seal, span)
-    result.rows += seal.row_count
+    # Only now: retention may have removed them meanwhile.
+    if seal.number >= session.connection().execute(_FIRST_KEPT_SEAL).scalar_one():
+        raise _find_change(session, seal, digests)
+    span = {"first": first, "last": seal.last_row}
+    present = session.connection().execute(_FIRST_ROW, span).one_or_none()
+    if present is not None:
+        raise errors.AuditLogChanged(seal.number, "present", present.number, str(present.id_))
+    result.removed_seals += 1
+    result.removed_rows += seal.row_count
 
 
-def _find_change(session: Session, seal: AuditSeal, span: dict[str, Any]) -> errors.AuditLogChanged:
-    """Compare the rows with the digests that were stored with their seal, and name the first that differs."""
-    stored_digests = session.get(AuditSealDigests, seal.number)
-    sealed = dict(_split_digests(stored_digests.digests if stored_digests else b""))
-    stored = {
-        row.number: (bytes(row.digest), str(row.id_))
-        for row in session.connection().execute(_READ_DIGESTS, span)
-    }
-    if stored and not sealed:
-        return errors.AuditLogChanged(seal.number, "inserted", min(stored), stored[min(stored)][1])
-    if len(sealed) != seal.row_count:
+def _find_change(session: Session, seal: AuditSeal, stored: bytes) -> errors.AuditLogChanged:
+    """Compare the rows with the digests that were stored with their seal, and name the first that differs.
+
+    Digests that are not the seal's own tell nothing: they may have been changed to blame another row.
+    """
+    sealed = bytes(session.connection().execute(_READ_DIGESTS, {"seal": seal.number}).scalar() or b"")
+    if hashlib.sha256(sealed).digest() != seal.content_hash:
         return errors.AuditLogChanged(seal.number, "changed")
-    for number in sorted({*sealed, *stored}):
-        if number not in stored:
-            return errors.AuditLogChanged(seal.number, "deleted", number)
-        digest, row_id = stored[number]
-        if number not in sealed:
-            return errors.AuditLogChanged(seal.number, "inserted", number, row_id)
-        if digest != sealed[number]:
-            moved = session.connection().execute(_IS_SEALED, {"digest": digest}).scalar_one()
-            change = "reordered" if moved else "edited"
-            return errors.AuditLogChanged(seal.number, change, number, row_id)
-    return errors.AuditLogChanged(seal.number, "changed")
+    pairs = zip_longest(split_digests(sealed), split_digests(stored), fillvalue=(inf, b""))
+    (expected, _), (row, digest) = next((was, is_) for was, is_ in pairs if was != is_)
+    if row > expected:
+        return errors.AuditLogChanged(seal.number, "deleted", int(expected))
+    found = session.connection().execute(_FIRST_ROW, {"first": row, "last": row}).one()
+    moved = row == expected and _is_sealed(session, digest)
+    change = "inserted" if row < expected else "reordered" if moved else "edited"
+    return errors.AuditLogChanged(seal.number, change, found.number, str(found.id_))
 
 
-def _split_digests(digests: bytes) -> Iterator[tuple[int, bytes]]:
-    for start in range(0, len(digests), 8 + DIGEST_BYTES):
-        entry = digests[start : start + 8 + DIGEST_BYTES]
-        yield int.from_bytes(entry[:8], "big", signed=True), entry[8:]
+def _is_sealed(session: Session, digest: bytes) -> bool:
+    """Tell whether some seal has a row of this content, whatever its number."""
+    for content_hash, digests in session.connection().execute(_DIGESTS_WITH, {"digest": digest}):
+        if hashlib.sha256(digests).digest() == bytes(content_hash) and any(
+            digest == other for _, other in split_digests(bytes(digests))
+        ):
+            return True
+    return False
 
 
 _BEFORE = (
@@ -197,14 +208,19 @@ _BEFORE = (
     .limit(1)
 )
 
-# The first seal begins with the first row, whatever its number.
-_SPAN = "(CAST(:after AS bigint) IS NULL OR number > :after) AND number <= :last_row"
+_FIRST_KEPT_SEAL = sa.text("SELECT first_kept_seal FROM platform.audit_seal ORDER BY number DESC LIMIT 1")
 
-_READ_SEALED = sa.text(
-    f"""
-    SELECT count(*) AS row_count, {CONTENT_HASH} AS content_hash,
-           (SELECT first_kept_seal FROM platform.audit_seal ORDER BY number DESC LIMIT 1) AS first_kept_seal
-    FROM {ROWS} WHERE {_SPAN}
+_FIRST_ROW = sa.text(
+    f"SELECT number, id_ FROM {TABLE} WHERE number >= :first AND number <= :last ORDER BY number LIMIT 1"
+)
+
+_READ_DIGESTS = sa.text("SELECT digests FROM platform.audit_seal_digests WHERE seal_number = :seal")
+
+_DIGESTS_WITH = sa.text(
+    """
+    SELECT content_hash, digests
+    FROM platform.audit_seal_digests JOIN platform.audit_seal ON number = seal_number
+    WHERE position(CAST(:digest AS bytea) IN digests) > 0
     """
 )
 
@@ -217,13 +233,6 @@ _IS_REMOVAL_RECORDED = sa.text(
           AND details @> CAST(:details AS jsonb)
     ) OR :next < (SELECT first_kept_seal FROM platform.audit_seal ORDER BY number DESC LIMIT 1)
     """
-)
-
-_READ_DIGESTS = sa.text(f"SELECT number, id_, {DIGEST} AS digest FROM {ROWS} WHERE {_SPAN}")
-
-_IS_SEALED = sa.text(
-    "SELECT EXISTS (SELECT FROM platform.audit_seal_digests"
-    " WHERE position(CAST(:digest AS bytea) IN digests) > 0)"
 )
 
 _COUNT_UNSEALED = sa.text(f"SELECT count(*) FROM {TABLE} WHERE number > :after")

@@ -135,6 +135,7 @@ CHECKS = {
     "status changes of rows that are no more": _orphans("status_change"),
     "notes on rows that are no more": _orphans("note"),
     "leases of rows that are no more": _orphans("lease"),
+    "digests of secrets that are no more": _orphans("secret_digest"),
     "revisions and statuses that their history does not tell": _stories(),
     "statuses that their times contradict": _times(),
     "run counters behind their runs": """

@@ -55,6 +55,24 @@ def _setting(name: str, type_: str) -> sa.TextClause:
     return sa.text(f"(nullif(current_setting('platform.{name}', true), ''))::{type_}")
 
 
+class _ReadableTime(sa.TypeDecorator[datetime]):
+    """A time that Python and the cursors of lists can hold: one beyond is read as the nearest of them.
+
+    The database stamps each row, but imports and superusers can store any time.
+    """
+
+    impl = Timestamp
+    cache_ok = True
+
+    def column_expression(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """Return what is read of a column."""
+        return sa.func.greatest(sa.func.least(column, _LATEST, type_=self), _EARLIEST, type_=self)
+
+
+_EARLIEST: sa.ColumnElement[Any] = sa.literal_column("timestamptz '1901-01-01Z'")
+_LATEST: sa.ColumnElement[Any] = sa.literal_column("timestamptz '8999-12-31Z'")
+
+
 class AuditLog(Identified, Base):
     """One action. Rows outlive the user they speak of, are never updated, and go by retention alone.
 
@@ -80,7 +98,7 @@ class AuditLog(Identified, Base):
     request_id: Mapped[str | None] = mapped_column(sa.Text, server_default=_setting("request_id", "text"))
     address: Mapped[str | None] = mapped_column(INET, server_default=_setting("address", "inet"))
     service: Mapped[str | None] = mapped_column(sa.Text, server_default=_setting("service", "text"))
-    created: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.FetchedValue())
+    created: Mapped[datetime] = mapped_column(_ReadableTime, server_default=sa.FetchedValue())
 
     user_id: Mapped[uuid.UUID] = synonym("owner_id")
 
@@ -94,6 +112,12 @@ class AuditLog(Identified, Base):
         sa.Index("ix_audit_log_created_number", "created", "number"),
         # What one tenant writes must not stop those who seal, list and prune for all.
         sa.CheckConstraint("octet_length(details::text) <= 65536", name="details_bounded"),
+        # What readers of JSON agree on: nesting that no parser gives up at, numbers that a double holds.
+        sa.CheckConstraint(
+            "jsonb_typeof(details) = 'object' AND NOT details @? '$.**{32}'"
+            " AND NOT details @? '$.** ? (@ > 1e308 || @ < -1e308)'",
+            name="details_readable",
+        ),
         sa.CheckConstraint(
             "octet_length(action) <= 256 AND octet_length(request_id) <= 1024"
             " AND octet_length(service) <= 1024",

@@ -45,21 +45,32 @@ def _lock_owners(session: Session) -> None:
     access token ends the one whose time is over: it stands in the way.
     """
     owners = {row.owner_id for row in session.new if isinstance(row, Workflow)}
-    if len(owners) == 1:
-        owners.clear()
     tokens = [row for row in (*session.new, *session.dirty) if isinstance(row, UserToken)]
-    owners |= {row.owner_id for row in tokens}
-    if locked := sorted(str(owner) for owner in owners if owner is not None):
+    if tokens or len(owners) > 1:
+        owners |= {row.owner_id for row in tokens}
+        locked = sorted(str(owner) for owner in owners if owner is not None)
         session.connection().execute(_LOCK_OWNERS, {"ids": locked})
-    granted = {row.owner_id for row in tokens if (row.type_, row.status) == _GRANTED}
-    if granted:
-        ended = session.connection().execute(_END_EXPIRED, {"ids": [str(owner) for owner in granted]})
-        for token_id, owner_id in ended:
-            details = {"token_id": str(token_id), "reason": "expired"}
-            session.add(AuditLog(owner_id=owner_id, action=AuditLogAction.revoke_token, details=details))
+    if granted := {str(row.owner_id) for row in tokens if _is_granted(row)}:
+        _end_expired(session, granted, written={row.id_ for row in tokens})
 
 
-_GRANTED = (UserTokenType.access, UserTokenStatus.active)
+def _is_granted(token: UserToken) -> bool:
+    """Tell whether this flush makes it an active access token, rather than extends one."""
+    is_access = (token.type_, token.status) == (UserTokenType.access, UserTokenStatus.active)
+    return is_access and sa.inspect(token).attrs.status.history.has_changes()
+
+
+def _end_expired(session: Session, owners: set[str], *, written: set[uuid.UUID]) -> None:
+    parameters = {"owners": sorted(owners), "written": sorted(str(id_) for id_ in written)}
+    ended = session.connection().execute(_END_EXPIRED, parameters).all()
+    for token_id, owner_id in ended:
+        details = {"token_id": str(token_id), "reason": "expired"}
+        session.add(AuditLog(owner_id=owner_id, action=AuditLogAction.revoke_token, details=details))
+        if (
+            token := session.identity_map.get(session.identity_key(UserToken, (owner_id, token_id)))
+        ) is not None:
+            session.expire(token)
+
 
 _LOCK_OWNERS = sa.text(
     "SELECT platform.lock_owner(id_) FROM unnest(CAST(:ids AS uuid[])) AS owner (id_) ORDER BY id_"
@@ -67,9 +78,12 @@ _LOCK_OWNERS = sa.text(
 
 _END_EXPIRED = sa.text(
     """
-    UPDATE platform.user_token SET status = 'revoked'
-    WHERE owner_id = ANY(CAST(:ids AS uuid[])) AND type_ = 'access' AND status = 'active'
-      AND expires_at <= statement_timestamp()
+    WITH why AS MATERIALIZED (
+        SELECT set_config('platform.statement_reason', statement_timestamp()::text || ' expired', true)
+    )
+    UPDATE platform.user_token SET status = 'revoked' FROM why
+    WHERE owner_id = ANY(CAST(:owners AS uuid[])) AND type_ = 'access' AND status = 'active'
+      AND expires_at <= statement_timestamp() AND NOT id_ = ANY(CAST(:written AS uuid[]))
     RETURNING id_, owner_id
     """
 )

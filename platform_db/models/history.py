@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from platform_db.models.base import ONLY_GROWING, STORAGE, Base, Identified, tenant_keys
 from platform_db.models.types import Json, Timestamp
+from platform_db.states import MACHINES
 
 
 class StatusChange(Base):
@@ -69,6 +70,10 @@ class Note(Identified, Base):
     )
 
 
+# A revoked token stays revoked: who was shut out must not come back by a row of configuration.
+_EXTENSIBLE = sorted(set(MACHINES) - {"user_token"})
+
+
 class ExtraTransition(Base):
     """A transition that a platform allows beyond :mod:`platform_db.states`; none by default.
 
@@ -84,7 +89,11 @@ class ExtraTransition(Base):
     to_status: Mapped[str] = mapped_column(sa.Text)
     reason: Mapped[str] = mapped_column(sa.Text)
 
-    __table_args__ = (sa.PrimaryKeyConstraint("entity", "from_status", "to_status"),)
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("entity", "from_status", "to_status"),
+        sa.CheckConstraint(sa.column("entity").in_(_EXTENSIBLE), name="known_entity"),
+        sa.CheckConstraint("reason <> ''", name="has_reason"),
+    )
 
 
 # Gives the places of entries in histories, whatever row they speak of.

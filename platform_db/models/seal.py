@@ -22,8 +22,9 @@ class AuditSeal(Base):
     :param previous_hash: the hash of the seal before; zeros for the first.
     :param last_row: the number of the last audit row that it may cover.
     :param row_count: how many rows it covers.
-    :param last_created: the latest ``created`` of its rows; by it retention finds what is old.
-    :param content_hash: SHA-256 of its rows.
+    :param last_created: the latest ``created`` of its rows, and not after the seal was made; by it retention
+        finds what is old.
+    :param content_hash: SHA-256 of the digests of its rows.
     :param first_kept_seal: the first seal whose rows were still kept when this one was made; the rows of
         those before it were removed by retention.
     :param hash: SHA-256 of all of the above and of ``sealed_at``.
@@ -59,7 +60,7 @@ class AuditSeal(Base):
 class AuditSealDigests(Base):
     """The digests of a seal's rows: they name the row where a seal's content is found changed.
 
-    :param digests: per row its number (8 bytes, big endian) and 16 bytes of its content's SHA-256.
+    :param digests: per row its number (8 bytes, big endian) and the SHA-256 of the rest of its line.
     """
 
     __tablename__ = "audit_seal_digests"
@@ -74,7 +75,8 @@ class AuditFence(Base):
     """How far to seal next: to ``last_row``, once every transaction before ``transaction_id`` has ended.
 
     A row's number is drawn by a transaction that has its id already. So whatever has a number up to
-    ``last_row`` belongs to a transaction before the one that put up the fence afterwards.
+    ``last_row`` belongs to a transaction before the one that stamps the fence afterwards. Its row is also the
+    lock of those who add to the chain.
     """
 
     __tablename__ = "audit_fence"

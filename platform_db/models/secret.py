@@ -8,6 +8,7 @@ from typing import Any, overload
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm.attributes import flag_modified
 
 from platform_db import crypto
 from platform_db.crypto.column import Sealed
@@ -65,6 +66,7 @@ class SecretAttribute:
         if value is None:
             setattr(row, self.encrypted, None)
             setattr(row, self.digest, None)
+            setattr(row, self.other_digests, None)
             return
         require_well_formed(value)
         ring = crypto.get_key_ring()
@@ -72,6 +74,9 @@ class SecretAttribute:
         setattr(row, self.encrypted, ring.encrypt(value, self.context(row)))
         setattr(row, self.digest, digest)
         setattr(row, self.other_digests, other_digests)
+        flag_modified(
+            row, self.other_digests
+        )  # The database keeps none: what was handed over before is no more.
 
 
 class SecretDigest(Base):
@@ -89,4 +94,5 @@ class SecretDigest(Base):
     __table_args__ = (
         sa.PrimaryKeyConstraint("digest"),
         sa.Index("ix_secret_digest_entity_id", "entity_id"),
+        sa.CheckConstraint("octet_length(digest) = 32", name="is_sha256"),
     )

@@ -100,6 +100,7 @@ class Workflow(Guarded, Identified, Timestamped, Base):
     __table_args__ = (
         *tenant_keys("workflow"),
         sa.UniqueConstraint("owner_id", "name", "run_number_major", "run_number_minor"),
+        sa.Index("ix_workflow_created", "created", "id_"),
         sa.Index("ix_workflow_owner_id_created", "owner_id", "created", "id_"),
         sa.Index("ix_workflow_owner_id_status", "owner_id", "status"),
         sa.Index("ix_workflow_owner_id_workspace_path", "owner_id", "workspace_path"),

@@ -101,13 +101,14 @@ CREATE TRIGGER record_status AFTER UPDATE OF status ON platform.{entity}
     EXECUTE FUNCTION platform.record_status('{entity}')"""
     yield f"""\
 CREATE TRIGGER forget AFTER DELETE ON platform.{entity}
-    FOR EACH ROW EXECUTE FUNCTION platform.forget('{entity}')"""
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.forget('{entity}')"""
     if machine.is_leased:
         alive = ", ".join(f"'{status.value}'" for status in machine.alive)
         yield f"""\
 CREATE TRIGGER drop_former_lease AFTER UPDATE OF status ON platform.{entity}
     FOR EACH ROW WHEN (OLD.status NOT IN ({alive}) AND NEW.status IN ({alive}))
-    EXECUTE FUNCTION platform.drop_former_lease()"""
+    EXECUTE FUNCTION platform.drop_former_lease('{entity}')"""
 
 
 def tenant_columns() -> dict[str, str]:

@@ -55,6 +55,7 @@ CREATE TABLE platform.audit_log (
     CONSTRAINT uq_audit_log_id_ UNIQUE (id_),
     CONSTRAINT uq_audit_log_number UNIQUE (number),
     CONSTRAINT ck_audit_log_details_bounded CHECK (octet_length(details::text) <= 65536),
+    CONSTRAINT ck_audit_log_details_readable CHECK (jsonb_typeof(details) = 'object' AND NOT details @? '$.**{32}' AND NOT details @? '$.** ? (@ > 1e308 || @ < -1e308)'),
     CONSTRAINT ck_audit_log_texts_bounded CHECK (octet_length(action) <= 256 AND octet_length(request_id) <= 1024 AND octet_length(service) <= 1024)
 );
 
@@ -90,7 +91,9 @@ CREATE TABLE platform.extra_transition (
     from_status TEXT NOT NULL,
     to_status TEXT NOT NULL,
     reason TEXT NOT NULL,
-    CONSTRAINT pk_extra_transition PRIMARY KEY (entity, from_status, to_status)
+    CONSTRAINT pk_extra_transition PRIMARY KEY (entity, from_status, to_status),
+    CONSTRAINT ck_extra_transition_known_entity CHECK (entity IN ('interactive_session', 'job', 'service', 'workflow', 'workspace_retention_rule')),
+    CONSTRAINT ck_extra_transition_has_reason CHECK (reason <> '')
 );
 
 CREATE TABLE platform.lease (
@@ -139,7 +142,8 @@ CREATE TABLE platform.secret_digest (
     digest BYTEA NOT NULL,
     entity TEXT NOT NULL,
     entity_id UUID NOT NULL,
-    CONSTRAINT pk_secret_digest PRIMARY KEY (digest)
+    CONSTRAINT pk_secret_digest PRIMARY KEY (digest),
+    CONSTRAINT ck_secret_digest_is_sha256 CHECK (octet_length(digest) = 32)
 );
 
 CREATE INDEX ix_secret_digest_entity_id ON platform.secret_digest (entity_id);
@@ -358,6 +362,8 @@ CREATE TABLE platform.workflow (
     CONSTRAINT ck_workflow_stopped_has_end CHECK (status <> 'stopped' OR run_stopped_at IS NOT NULL),
     CONSTRAINT fk_workflow_owner_id FOREIGN KEY(owner_id) REFERENCES platform.user_ (id_)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
+
+CREATE INDEX ix_workflow_created ON platform.workflow (created, id_);
 
 CREATE INDEX ix_workflow_deleted ON platform.workflow (id_) WHERE status = 'deleted';
 
@@ -615,14 +621,18 @@ CREATE FUNCTION platform.is_import() RETURNS boolean LANGUAGE sql STABLE
     RETURN coalesce(current_setting('platform.import', true), '') = 'on'
        AND has_table_privilege('platform.user_', 'TRUNCATE');
 
--- Keeps created and updated. clock_timestamp() and not now(): rows of one transaction have an order, too.
+-- Keeps created and updated. clock_timestamp() and not now(): rows of one transaction have an order, too. Functions
+-- are named with their schema, as whatever the writer's search_path finds first would have a say in the times.
 CREATE FUNCTION platform.stamp_row() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'UPDATE' THEN
         NEW.created := OLD.created;
-        NEW.updated := clock_timestamp();
-    ELSIF NOT platform.is_import() THEN
-        NEW.created := clock_timestamp();
+        NEW.updated := pg_catalog.clock_timestamp();
+    ELSIF platform.is_import() THEN
+        NEW.created := coalesce(NEW.created, pg_catalog.clock_timestamp());
+        NEW.updated := coalesce(NEW.updated, NEW.created);
+    ELSE
+        NEW.created := pg_catalog.clock_timestamp();
         NEW.updated := NEW.created;
     END IF;
     RETURN NEW;
@@ -633,10 +643,10 @@ $$;
 -- commits late by its transaction. Argument: the sequence.
 CREATE FUNCTION platform.stamp_entry() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.number := nextval(TG_ARGV[0]);
-    NEW.transaction_id := pg_current_xact_id()::text::bigint;
-    IF NOT platform.is_import() THEN
-        NEW.at := clock_timestamp();
+    NEW.number := pg_catalog.nextval(TG_ARGV[0]);
+    NEW.transaction_id := pg_catalog.pg_current_xact_id()::text::bigint;
+    IF NEW.at IS NULL OR NOT platform.is_import() THEN
+        NEW.at := pg_catalog.clock_timestamp();
     END IF;
     RETURN NEW;
 END
@@ -721,7 +731,8 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION platform.number_run() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.number_run() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP = 'INSERT' AND NEW.run_number_minor IS NULL
         AND (NEW.restart OR NEW.run_number_major IS NULL)
@@ -777,8 +788,9 @@ $$;
 -- Before a row is written: refuses what may not follow, keeps the times of its status, and counts its revision.
 -- Arguments: the entity, the times that it keeps (run, job or none), and each legal transition as from>to.
 -- Times come from clock_timestamp(): a row's changes happen one after another under its lock, in transactions
--- that may have begun in another order.
-CREATE FUNCTION platform.guard_status() RETURNS trigger LANGUAGE plpgsql AS $$
+-- that may have begun in another order. Its names and operators are PostgreSQL's own, whatever the search_path.
+CREATE FUNCTION platform.guard_status() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
         NEW.revision := 0;
@@ -821,7 +833,8 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION platform.keep_identity() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.keep_identity() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION USING
         ERRCODE = 'PD003',
@@ -858,16 +871,19 @@ BEGIN
 END
 $$;
 
--- What speaks of any row by its id has no foreign key to it.
+-- What speaks of any row by its id has no foreign key to it. Of each statement at once, which makes pruning fast.
 CREATE FUNCTION platform.forget() RETURNS trigger LANGUAGE plpgsql
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    DELETE FROM platform.lease
-    WHERE owner_id = OLD.owner_id AND entity_id = OLD.id_ AND entity = TG_ARGV[0];
-    DELETE FROM platform.note
-    WHERE owner_id = OLD.owner_id AND entity_id = OLD.id_ AND entity = TG_ARGV[0];
-    DELETE FROM platform.status_change
-    WHERE owner_id = OLD.owner_id AND entity_id = OLD.id_ AND entity = TG_ARGV[0];
+    IF NOT EXISTS (SELECT FROM deleted) THEN
+        RETURN NULL; -- A cascade runs for each parent, also for one without children.
+    END IF;
+    DELETE FROM platform.lease AS gone USING deleted
+    WHERE gone.owner_id = deleted.owner_id AND gone.entity_id = deleted.id_ AND gone.entity = TG_ARGV[0];
+    DELETE FROM platform.note AS gone USING deleted
+    WHERE gone.owner_id = deleted.owner_id AND gone.entity_id = deleted.id_ AND gone.entity = TG_ARGV[0];
+    DELETE FROM platform.status_change AS gone USING deleted
+    WHERE gone.owner_id = deleted.owner_id AND gone.entity_id = deleted.id_ AND gone.entity = TG_ARGV[0];
     RETURN NULL;
 END
 $$;
@@ -888,10 +904,11 @@ CREATE TRIGGER forget_user AFTER DELETE ON platform.user_
     FOR EACH ROW EXECUTE FUNCTION platform.forget_user();
 
 -- A row that is started again loses the lease of its life before. At the start and not at the end: ends are
--- many, and each would wait for a worker that beats at this moment.
-CREATE FUNCTION platform.drop_former_lease() RETURNS trigger LANGUAGE plpgsql AS $$
+-- many, and each would wait for a worker that beats at this moment. Argument: the entity.
+CREATE FUNCTION platform.drop_former_lease() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    DELETE FROM platform.lease WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_;
+    DELETE FROM platform.lease WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_ AND entity = TG_ARGV[0];
     RETURN NULL;
 END
 $$;
@@ -988,7 +1005,8 @@ CREATE TRIGGER record_workspace_retention
 -- Tokens: looking one up, noting its use, and keeping its value.
 
 -- The row of a token's last use is there from the start: from then on it is only updated, which need not wait.
-CREATE FUNCTION platform.add_user_token_last_use() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.add_user_token_last_use() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO platform.user_token_last_use (owner_id, token_id) VALUES (NEW.owner_id, NEW.id_);
     RETURN NULL;
@@ -1000,7 +1018,8 @@ CREATE TRIGGER add_user_token_last_use AFTER INSERT ON platform.user_token
 
 -- A value that was granted has been handed out: another in its place would leave it valid nowhere and revoked
 -- nowhere. Encrypting it under another key changes the key's id, and hands over no other digests.
-CREATE FUNCTION platform.keep_user_token_value() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.keep_user_token_value() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION USING
         ERRCODE = 'unique_violation',
@@ -1016,9 +1035,10 @@ $$;
 CREATE TRIGGER keep_user_token_value
     BEFORE UPDATE OF token, token_digest, other_token_digests ON platform.user_token
     FOR EACH ROW WHEN (
-        OLD.status <> 'requested' AND OLD.token_digest <> NEW.token_digest
+        OLD.status <> 'requested' AND OLD.token_digest IS DISTINCT FROM NEW.token_digest
         AND (NEW.other_token_digests IS NOT NULL
-            OR substring(OLD.token FROM 2 FOR 4) = substring(NEW.token FROM 2 FOR 4)))
+            OR substring(OLD.token FROM 2 FOR 4) IS NOT DISTINCT FROM substring(NEW.token FROM 2 FOR 4)
+            OR OLD.token IS NULL OR NEW.token IS NULL))
     EXECUTE FUNCTION platform.keep_user_token_value();
 
 -- A function of PL/pgSQL, because it keeps its plan: planning takes longer than looking up. One value of JSON,
@@ -1060,6 +1080,12 @@ CREATE FUNCTION platform.claim_digests(the_entity text, the_id uuid, digests byt
     LANGUAGE plpgsql AS $$
 BEGIN
     digests := array_remove(digests, NULL);
+    IF cardinality(digests) > 16 THEN -- A key ring holds two, or a few; a writer could fill a table that all share.
+        RAISE EXCEPTION USING
+            ERRCODE = 'check_violation',
+            MESSAGE = format('a secret has at most 16 digests, not %s', cardinality(digests)),
+            SCHEMA = 'platform', TABLE = 'secret_digest', CONSTRAINT = 'ck_secret_digest_few';
+    END IF;
     DELETE FROM platform.secret_digest
     WHERE entity = the_entity AND entity_id = the_id AND NOT digest = ANY (digests);
     INSERT INTO platform.secret_digest (digest, entity, entity_id)
@@ -1116,13 +1142,13 @@ CREATE TRIGGER release_digests AFTER DELETE ON platform.interactive_session
 -- The audit log: its numbers and times, the rows that triggers write, and what keeps it append-only.
 
 -- A number is drawn after its transaction has an id: the fence of the seals rests on this order. Number and time
--- are the database's, whatever was sent.
+-- are the database's, whatever was sent (an import's times excepted), and whatever functions the writer's search_path finds.
 CREATE FUNCTION platform.stamp_audit_row() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_current_xact_id();
-    NEW.number := nextval('platform.audit_number');
-    IF NOT platform.is_import() THEN
-        NEW.created := clock_timestamp();
+    PERFORM pg_catalog.pg_current_xact_id();
+    NEW.number := pg_catalog.nextval('platform.audit_number');
+    IF NEW.created IS NULL OR NOT platform.is_import() THEN
+        NEW.created := pg_catalog.clock_timestamp();
     END IF;
     RETURN NEW;
 END
@@ -1133,8 +1159,10 @@ CREATE TRIGGER stamp_audit_row BEFORE INSERT ON platform.audit_log
 
 -- What the database can see, it records: Python, bulk SQL and psql all leave the same rows. Who and from where comes
 -- from the transaction, as for every audit row. Its setting platform.details is what else there is to say of a user.
+-- Names mean PostgreSQL's own, whatever the search_path: a session that causes a row has no say in its facts.
 
-CREATE FUNCTION platform.record_guard_override() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.record_guard_override() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO platform.audit_log (id_, owner_id, action, details)
     VALUES (
@@ -1152,7 +1180,8 @@ CREATE TRIGGER record_guard_override AFTER INSERT ON platform.status_change
     FOR EACH ROW WHEN (NEW.overridden) EXECUTE FUNCTION platform.record_guard_override();
 
 -- Argument: the action.
-CREATE FUNCTION platform.record_user() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.record_user() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO platform.audit_log (id_, owner_id, action, details)
     VALUES (
@@ -1167,9 +1196,10 @@ CREATE TRIGGER record_creation AFTER INSERT ON platform.user_
     FOR EACH ROW WHEN (NOT platform.is_import()) EXECUTE FUNCTION platform.record_user('create_user');
 
 CREATE TRIGGER record_deletion AFTER DELETE ON platform.user_
-    FOR EACH ROW EXECUTE FUNCTION platform.record_user('delete_user');
+    FOR EACH ROW WHEN (NOT platform.is_import()) EXECUTE FUNCTION platform.record_user('delete_user');
 
-CREATE FUNCTION platform.record_quota_limit() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.record_quota_limit() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO platform.audit_log (id_, owner_id, action, details)
     VALUES (
@@ -1183,12 +1213,12 @@ END
 $$;
 
 CREATE TRIGGER record_quota_limit AFTER UPDATE OF quota_limit ON platform.user_resource
-    FOR EACH ROW WHEN (OLD.quota_limit IS DISTINCT FROM NEW.quota_limit)
+    FOR EACH ROW WHEN (OLD.quota_limit IS DISTINCT FROM NEW.quota_limit AND NOT platform.is_import())
     EXECUTE FUNCTION platform.record_quota_limit();
 
 -- Argument: the action. A time in JSON is written in the session's time zone; in an audit row it is UTC.
 CREATE FUNCTION platform.record_sharing() RETURNS trigger LANGUAGE plpgsql
-    SET timezone = 'UTC' AS $$
+    SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
 DECLARE
     share platform.user_workflow := coalesce(NEW, OLD);
     details jsonb := jsonb_build_object('workflow_id', share.workflow_id, 'user_id', share.user_id);
@@ -1207,12 +1237,13 @@ CREATE TRIGGER record_share AFTER INSERT OR UPDATE ON platform.user_workflow
 
 -- A share that goes with its run or its user, by a foreign key and so inside a trigger, is not recorded.
 CREATE TRIGGER record_unshare AFTER DELETE ON platform.user_workflow
-    FOR EACH ROW WHEN (pg_trigger_depth() = 0)
+    FOR EACH ROW WHEN (pg_trigger_depth() = 0 AND NOT platform.is_import())
     EXECUTE FUNCTION platform.record_sharing('unshare_workflow');
 
 -- Append-only: this protects from accidents and bugs, whatever connects. A superuser can switch triggers off; that is
 -- what seals are for.
-CREATE FUNCTION platform.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.refuse_change() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION USING
         ERRCODE = 'PD002',
@@ -1232,7 +1263,8 @@ CREATE TRIGGER refuse_change BEFORE UPDATE OR TRUNCATE ON platform.audit_seal_di
 
 -- Rows may go once a seal says that they are no longer kept: retention makes that seal first, and with a signing
 -- key no other writer can make one that verifies.
-CREATE FUNCTION platform.keep_audit_rows() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.keep_audit_rows() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     kept_from bigint := coalesce(
         (SELECT first_kept_seal FROM platform.audit_seal ORDER BY number DESC LIMIT 1), 1);
@@ -1314,11 +1346,12 @@ CREATE TRIGGER record_status AFTER UPDATE OF status ON platform.workflow
     EXECUTE FUNCTION platform.record_status('workflow');
 
 CREATE TRIGGER forget AFTER DELETE ON platform.workflow
-    FOR EACH ROW EXECUTE FUNCTION platform.forget('workflow');
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.forget('workflow');
 
 CREATE TRIGGER drop_former_lease AFTER UPDATE OF status ON platform.workflow
     FOR EACH ROW WHEN (OLD.status NOT IN ('created', 'queued', 'pending', 'running') AND NEW.status IN ('created', 'queued', 'pending', 'running'))
-    EXECUTE FUNCTION platform.drop_former_lease();
+    EXECUTE FUNCTION platform.drop_former_lease('workflow');
 
 CREATE TRIGGER guard_insert BEFORE INSERT ON platform.job
     FOR EACH ROW EXECUTE FUNCTION platform.guard_status('job', 'job', 'created>queued', 'created>running', 'created>finished', 'created>failed', 'created>stopped', 'queued>running', 'queued>finished', 'queued>failed', 'queued>stopped', 'running>finished', 'running>failed', 'running>stopped');
@@ -1336,11 +1369,12 @@ CREATE TRIGGER record_status AFTER UPDATE OF status ON platform.job
     EXECUTE FUNCTION platform.record_status('job');
 
 CREATE TRIGGER forget AFTER DELETE ON platform.job
-    FOR EACH ROW EXECUTE FUNCTION platform.forget('job');
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.forget('job');
 
 CREATE TRIGGER drop_former_lease AFTER UPDATE OF status ON platform.job
     FOR EACH ROW WHEN (OLD.status NOT IN ('created', 'queued', 'running') AND NEW.status IN ('created', 'queued', 'running'))
-    EXECUTE FUNCTION platform.drop_former_lease();
+    EXECUTE FUNCTION platform.drop_former_lease('job');
 
 CREATE TRIGGER guard_insert BEFORE INSERT ON platform.interactive_session
     FOR EACH ROW EXECUTE FUNCTION platform.guard_status('interactive_session', 'run', 'created>queued', 'created>pending', 'created>running', 'created>failed', 'created>stopped', 'created>deleted', 'queued>pending', 'queued>running', 'queued>failed', 'queued>stopped', 'queued>deleted', 'pending>running', 'pending>failed', 'pending>stopped', 'pending>deleted', 'running>finished', 'running>failed', 'running>stopped', 'running>deleted', 'finished>deleted', 'failed>deleted', 'stopped>deleted');
@@ -1358,11 +1392,12 @@ CREATE TRIGGER record_status AFTER UPDATE OF status ON platform.interactive_sess
     EXECUTE FUNCTION platform.record_status('interactive_session');
 
 CREATE TRIGGER forget AFTER DELETE ON platform.interactive_session
-    FOR EACH ROW EXECUTE FUNCTION platform.forget('interactive_session');
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.forget('interactive_session');
 
 CREATE TRIGGER drop_former_lease AFTER UPDATE OF status ON platform.interactive_session
     FOR EACH ROW WHEN (OLD.status NOT IN ('created', 'queued', 'pending', 'running') AND NEW.status IN ('created', 'queued', 'pending', 'running'))
-    EXECUTE FUNCTION platform.drop_former_lease();
+    EXECUTE FUNCTION platform.drop_former_lease('interactive_session');
 
 CREATE TRIGGER guard_insert BEFORE INSERT ON platform.service
     FOR EACH ROW EXECUTE FUNCTION platform.guard_status('service', 'run', 'created>queued', 'created>pending', 'created>running', 'created>failed', 'created>stopped', 'created>deleted', 'queued>pending', 'queued>running', 'queued>failed', 'queued>stopped', 'queued>deleted', 'pending>running', 'pending>failed', 'pending>stopped', 'pending>deleted', 'running>finished', 'running>failed', 'running>stopped', 'running>deleted', 'finished>deleted', 'failed>deleted', 'stopped>deleted');
@@ -1380,11 +1415,12 @@ CREATE TRIGGER record_status AFTER UPDATE OF status ON platform.service
     EXECUTE FUNCTION platform.record_status('service');
 
 CREATE TRIGGER forget AFTER DELETE ON platform.service
-    FOR EACH ROW EXECUTE FUNCTION platform.forget('service');
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.forget('service');
 
 CREATE TRIGGER drop_former_lease AFTER UPDATE OF status ON platform.service
     FOR EACH ROW WHEN (OLD.status NOT IN ('created', 'queued', 'pending', 'running') AND NEW.status IN ('created', 'queued', 'pending', 'running'))
-    EXECUTE FUNCTION platform.drop_former_lease();
+    EXECUTE FUNCTION platform.drop_former_lease('service');
 
 CREATE TRIGGER guard_insert BEFORE INSERT ON platform.user_token
     FOR EACH ROW EXECUTE FUNCTION platform.guard_status('user_token', 'none', 'requested>active', 'requested>revoked', 'active>revoked');
@@ -1402,7 +1438,8 @@ CREATE TRIGGER record_status AFTER UPDATE OF status ON platform.user_token
     EXECUTE FUNCTION platform.record_status('user_token');
 
 CREATE TRIGGER forget AFTER DELETE ON platform.user_token
-    FOR EACH ROW EXECUTE FUNCTION platform.forget('user_token');
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.forget('user_token');
 
 CREATE TRIGGER guard_insert BEFORE INSERT ON platform.workspace_retention_rule
     FOR EACH ROW EXECUTE FUNCTION platform.guard_status('workspace_retention_rule', 'none', 'created>active', 'created>inactive', 'active>inactive', 'active>pending', 'inactive>active', 'pending>active', 'pending>inactive', 'pending>applied');
@@ -1420,7 +1457,8 @@ CREATE TRIGGER record_status AFTER UPDATE OF status ON platform.workspace_retent
     EXECUTE FUNCTION platform.record_status('workspace_retention_rule');
 
 CREATE TRIGGER forget AFTER DELETE ON platform.workspace_retention_rule
-    FOR EACH ROW EXECUTE FUNCTION platform.forget('workspace_retention_rule');
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.forget('workspace_retention_rule');
 
 ALTER TABLE platform.audit_log ENABLE ROW LEVEL SECURITY;
 

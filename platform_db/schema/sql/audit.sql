@@ -1,13 +1,13 @@
 -- The audit log: its numbers and times, the rows that triggers write, and what keeps it append-only.
 
 -- A number is drawn after its transaction has an id: the fence of the seals rests on this order. Number and time
--- are the database's, whatever was sent.
+-- are the database's, whatever was sent (an import's times excepted), and whatever functions the writer's search_path finds.
 CREATE FUNCTION platform.stamp_audit_row() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_current_xact_id();
-    NEW.number := nextval('platform.audit_number');
-    IF NOT platform.is_import() THEN
-        NEW.created := clock_timestamp();
+    PERFORM pg_catalog.pg_current_xact_id();
+    NEW.number := pg_catalog.nextval('platform.audit_number');
+    IF NEW.created IS NULL OR NOT platform.is_import() THEN
+        NEW.created := pg_catalog.clock_timestamp();
     END IF;
     RETURN NEW;
 END
@@ -18,8 +18,10 @@ CREATE TRIGGER stamp_audit_row BEFORE INSERT ON platform.audit_log
 
 -- What the database can see, it records: Python, bulk SQL and psql all leave the same rows. Who and from where comes
 -- from the transaction, as for every audit row. Its setting platform.details is what else there is to say of a user.
+-- Names mean PostgreSQL's own, whatever the search_path: a session that causes a row has no say in its facts.
 
-CREATE FUNCTION platform.record_guard_override() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.record_guard_override() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO platform.audit_log (id_, owner_id, action, details)
     VALUES (
@@ -37,7 +39,8 @@ CREATE TRIGGER record_guard_override AFTER INSERT ON platform.status_change
     FOR EACH ROW WHEN (NEW.overridden) EXECUTE FUNCTION platform.record_guard_override();
 
 -- Argument: the action.
-CREATE FUNCTION platform.record_user() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.record_user() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO platform.audit_log (id_, owner_id, action, details)
     VALUES (
@@ -52,9 +55,10 @@ CREATE TRIGGER record_creation AFTER INSERT ON platform.user_
     FOR EACH ROW WHEN (NOT platform.is_import()) EXECUTE FUNCTION platform.record_user('create_user');
 
 CREATE TRIGGER record_deletion AFTER DELETE ON platform.user_
-    FOR EACH ROW EXECUTE FUNCTION platform.record_user('delete_user');
+    FOR EACH ROW WHEN (NOT platform.is_import()) EXECUTE FUNCTION platform.record_user('delete_user');
 
-CREATE FUNCTION platform.record_quota_limit() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.record_quota_limit() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO platform.audit_log (id_, owner_id, action, details)
     VALUES (
@@ -68,12 +72,12 @@ END
 $$;
 
 CREATE TRIGGER record_quota_limit AFTER UPDATE OF quota_limit ON platform.user_resource
-    FOR EACH ROW WHEN (OLD.quota_limit IS DISTINCT FROM NEW.quota_limit)
+    FOR EACH ROW WHEN (OLD.quota_limit IS DISTINCT FROM NEW.quota_limit AND NOT platform.is_import())
     EXECUTE FUNCTION platform.record_quota_limit();
 
 -- Argument: the action. A time in JSON is written in the session's time zone; in an audit row it is UTC.
 CREATE FUNCTION platform.record_sharing() RETURNS trigger LANGUAGE plpgsql
-    SET timezone = 'UTC' AS $$
+    SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
 DECLARE
     share platform.user_workflow := coalesce(NEW, OLD);
     details jsonb := jsonb_build_object('workflow_id', share.workflow_id, 'user_id', share.user_id);
@@ -92,12 +96,13 @@ CREATE TRIGGER record_share AFTER INSERT OR UPDATE ON platform.user_workflow
 
 -- A share that goes with its run or its user, by a foreign key and so inside a trigger, is not recorded.
 CREATE TRIGGER record_unshare AFTER DELETE ON platform.user_workflow
-    FOR EACH ROW WHEN (pg_trigger_depth() = 0)
+    FOR EACH ROW WHEN (pg_trigger_depth() = 0 AND NOT platform.is_import())
     EXECUTE FUNCTION platform.record_sharing('unshare_workflow');
 
 -- Append-only: this protects from accidents and bugs, whatever connects. A superuser can switch triggers off; that is
 -- what seals are for.
-CREATE FUNCTION platform.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.refuse_change() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION USING
         ERRCODE = 'PD002',
@@ -117,7 +122,8 @@ CREATE TRIGGER refuse_change BEFORE UPDATE OR TRUNCATE ON platform.audit_seal_di
 
 -- Rows may go once a seal says that they are no longer kept: retention makes that seal first, and with a signing
 -- key no other writer can make one that verifies.
-CREATE FUNCTION platform.keep_audit_rows() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.keep_audit_rows() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     kept_from bigint := coalesce(
         (SELECT first_kept_seal FROM platform.audit_seal ORDER BY number DESC LIMIT 1), 1);

@@ -26,8 +26,9 @@ $$;
 -- Before a row is written: refuses what may not follow, keeps the times of its status, and counts its revision.
 -- Arguments: the entity, the times that it keeps (run, job or none), and each legal transition as from>to.
 -- Times come from clock_timestamp(): a row's changes happen one after another under its lock, in transactions
--- that may have begun in another order.
-CREATE FUNCTION platform.guard_status() RETURNS trigger LANGUAGE plpgsql AS $$
+-- that may have begun in another order. Its names and operators are PostgreSQL's own, whatever the search_path.
+CREATE FUNCTION platform.guard_status() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
         NEW.revision := 0;
@@ -70,7 +71,8 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION platform.keep_identity() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.keep_identity() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION USING
         ERRCODE = 'PD003',

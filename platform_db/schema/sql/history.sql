@@ -26,16 +26,19 @@ BEGIN
 END
 $$;
 
--- What speaks of any row by its id has no foreign key to it.
+-- What speaks of any row by its id has no foreign key to it. Of each statement at once, which makes pruning fast.
 CREATE FUNCTION platform.forget() RETURNS trigger LANGUAGE plpgsql
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    DELETE FROM platform.lease
-    WHERE owner_id = OLD.owner_id AND entity_id = OLD.id_ AND entity = TG_ARGV[0];
-    DELETE FROM platform.note
-    WHERE owner_id = OLD.owner_id AND entity_id = OLD.id_ AND entity = TG_ARGV[0];
-    DELETE FROM platform.status_change
-    WHERE owner_id = OLD.owner_id AND entity_id = OLD.id_ AND entity = TG_ARGV[0];
+    IF NOT EXISTS (SELECT FROM deleted) THEN
+        RETURN NULL; -- A cascade runs for each parent, also for one without children.
+    END IF;
+    DELETE FROM platform.lease AS gone USING deleted
+    WHERE gone.owner_id = deleted.owner_id AND gone.entity_id = deleted.id_ AND gone.entity = TG_ARGV[0];
+    DELETE FROM platform.note AS gone USING deleted
+    WHERE gone.owner_id = deleted.owner_id AND gone.entity_id = deleted.id_ AND gone.entity = TG_ARGV[0];
+    DELETE FROM platform.status_change AS gone USING deleted
+    WHERE gone.owner_id = deleted.owner_id AND gone.entity_id = deleted.id_ AND gone.entity = TG_ARGV[0];
     RETURN NULL;
 END
 $$;

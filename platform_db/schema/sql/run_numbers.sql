@@ -68,7 +68,8 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION platform.number_run() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.number_run() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP = 'INSERT' AND NEW.run_number_minor IS NULL
         AND (NEW.restart OR NEW.run_number_major IS NULL)

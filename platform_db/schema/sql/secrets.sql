@@ -9,6 +9,12 @@ CREATE FUNCTION platform.claim_digests(the_entity text, the_id uuid, digests byt
     LANGUAGE plpgsql AS $$
 BEGIN
     digests := array_remove(digests, NULL);
+    IF cardinality(digests) > 16 THEN -- A key ring holds two, or a few; a writer could fill a table that all share.
+        RAISE EXCEPTION USING
+            ERRCODE = 'check_violation',
+            MESSAGE = format('a secret has at most 16 digests, not %s', cardinality(digests)),
+            SCHEMA = 'platform', TABLE = 'secret_digest', CONSTRAINT = 'ck_secret_digest_few';
+    END IF;
     DELETE FROM platform.secret_digest
     WHERE entity = the_entity AND entity_id = the_id AND NOT digest = ANY (digests);
     INSERT INTO platform.secret_digest (digest, entity, entity_id)

@@ -6,14 +6,18 @@ CREATE FUNCTION platform.is_import() RETURNS boolean LANGUAGE sql STABLE
     RETURN coalesce(current_setting('platform.import', true), '') = 'on'
        AND has_table_privilege('platform.user_', 'TRUNCATE');
 
--- Keeps created and updated. clock_timestamp() and not now(): rows of one transaction have an order, too.
+-- Keeps created and updated. clock_timestamp() and not now(): rows of one transaction have an order, too. Functions
+-- are named with their schema, as whatever the writer's search_path finds first would have a say in the times.
 CREATE FUNCTION platform.stamp_row() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'UPDATE' THEN
         NEW.created := OLD.created;
-        NEW.updated := clock_timestamp();
-    ELSIF NOT platform.is_import() THEN
-        NEW.created := clock_timestamp();
+        NEW.updated := pg_catalog.clock_timestamp();
+    ELSIF platform.is_import() THEN
+        NEW.created := coalesce(NEW.created, pg_catalog.clock_timestamp());
+        NEW.updated := coalesce(NEW.updated, NEW.created);
+    ELSE
+        NEW.created := pg_catalog.clock_timestamp();
         NEW.updated := NEW.created;
     END IF;
     RETURN NEW;
@@ -24,10 +28,10 @@ $$;
 -- commits late by its transaction. Argument: the sequence.
 CREATE FUNCTION platform.stamp_entry() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.number := nextval(TG_ARGV[0]);
-    NEW.transaction_id := pg_current_xact_id()::text::bigint;
-    IF NOT platform.is_import() THEN
-        NEW.at := clock_timestamp();
+    NEW.number := pg_catalog.nextval(TG_ARGV[0]);
+    NEW.transaction_id := pg_catalog.pg_current_xact_id()::text::bigint;
+    IF NEW.at IS NULL OR NOT platform.is_import() THEN
+        NEW.at := pg_catalog.clock_timestamp();
     END IF;
     RETURN NEW;
 END

@@ -1,7 +1,8 @@
 -- Tokens: looking one up, noting its use, and keeping its value.
 
 -- The row of a token's last use is there from the start: from then on it is only updated, which need not wait.
-CREATE FUNCTION platform.add_user_token_last_use() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.add_user_token_last_use() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO platform.user_token_last_use (owner_id, token_id) VALUES (NEW.owner_id, NEW.id_);
     RETURN NULL;
@@ -13,7 +14,8 @@ CREATE TRIGGER add_user_token_last_use AFTER INSERT ON platform.user_token
 
 -- A value that was granted has been handed out: another in its place would leave it valid nowhere and revoked
 -- nowhere. Encrypting it under another key changes the key's id, and hands over no other digests.
-CREATE FUNCTION platform.keep_user_token_value() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION platform.keep_user_token_value() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION USING
         ERRCODE = 'unique_violation',
@@ -29,9 +31,10 @@ $$;
 CREATE TRIGGER keep_user_token_value
     BEFORE UPDATE OF token, token_digest, other_token_digests ON platform.user_token
     FOR EACH ROW WHEN (
-        OLD.status <> 'requested' AND OLD.token_digest <> NEW.token_digest
+        OLD.status <> 'requested' AND OLD.token_digest IS DISTINCT FROM NEW.token_digest
         AND (NEW.other_token_digests IS NOT NULL
-            OR substring(OLD.token FROM 2 FOR 4) = substring(NEW.token FROM 2 FOR 4)))
+            OR substring(OLD.token FROM 2 FOR 4) IS NOT DISTINCT FROM substring(NEW.token FROM 2 FOR 4)
+            OR OLD.token IS NULL OR NEW.token IS NULL))
     EXECUTE FUNCTION platform.keep_user_token_value();
 
 -- A function of PL/pgSQL, because it keeps its plan: planning takes longer than looking up. One value of JSON,
