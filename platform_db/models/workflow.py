@@ -264,7 +264,7 @@ class Workflow(Guarded, Identified, Timestamped, Base):
     @staticmethod
     def update_workflow_status(
         session: Session,
-        workflow_uuid: uuid.UUID | str,
+        workflow_uuid: Workflow | uuid.UUID | str,
         status: RunStatus,
         new_logs: str | bytes = "",
         message: str | None = None,

@@ -75,6 +75,12 @@ def in_tenant_scope(session: Session) -> bool:
     return isinstance(session, _TenantSession)
 
 
+@takes_session
+def tenant_of(session: Session) -> uuid.UUID | None:
+    """Return the id of the tenant whose rows alone the session sees; None outside of any tenant's scope."""
+    return session.tenant if isinstance(session, _TenantSession) else None
+
+
 class _TenantSession(PlatformSession):
     """A session that belongs to one tenant."""
 
