@@ -23,6 +23,7 @@ from platform_db.models import (
     UserTokenType,
 )
 from platform_db.states import USER_TOKEN
+from platform_db.tenancy import in_tenant_scope
 
 
 @takes_session
@@ -46,7 +47,10 @@ def find_interactive_session(session: Session, secret: str) -> InteractiveSessio
 
     :raises errors.UnknownToken: there is none.
     :raises errors.MalformedToken: this cannot be a secret.
+    :raises errors.Refused: the session is in a tenant's scope, which has no digests of secrets.
     """
+    if in_tenant_scope(session):
+        raise errors.Refused("a secret may be any tenant's: find it outside the tenant's scope")
     require_well_formed(secret)
     ids = sa.select(SecretDigest.entity_id).where(
         SecretDigest.digest.in_(get_key_ring().digests(secret)),
