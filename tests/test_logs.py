@@ -194,6 +194,20 @@ def test_what_a_closed_session_had_appended_does_not_count(session: Session) -> 
     assert session.scalars(sa.select(LogSize.bytes_)).one() == 1
 
 
+def test_what_a_savepoint_took_back_makes_room_again(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    append_log(session, run, "12345", limit=10)
+    for _ in range(3):
+        outer = session.begin_nested()
+        with session.begin_nested():
+            append_log(session, run, "67890", limit=10)
+        outer.rollback()
+    assert append_log(session, run, "abcde", limit=10) == 5
+    session.commit()
+    assert run.logs == "12345abcde"
+    assert session.scalars(sa.select(LogSize.bytes_)).one() == 10
+
+
 def test_what_was_appended_before_a_savepoint_counts_whatever_becomes_of_it(session: Session) -> None:
     run = make_run(session, make_user(session))
     append_log(session, run, "x" * 10)
