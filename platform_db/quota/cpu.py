@@ -26,17 +26,16 @@ from platform_db.models import (
     WorkflowResource,
 )
 from platform_db.models.expiry import expire_rows
+from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.quota import figures
 from platform_db.quota.batches import run_batch
 from platform_db.quota.figures import Drift
 from platform_db.quota.periods import move_periods_on
 from platform_db.quota.resources import (
     AnyResource,
-    UserOrId,
     get_default_key,
     lock_remaining_users,
     lock_users,
-    user_id_of,
 )
 from platform_db.quota.scope import Scope, count_users, portions
 

@@ -13,15 +13,14 @@ from platform_db import errors, workspaces
 from platform_db.database.session import takes_session
 from platform_db.lifecycle.target import RunTarget
 from platform_db.models import ResourceType, User, Workflow, WorkflowResource
+from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.quota import figures
 from platform_db.quota.figures import MOST_BYTES, Drift, Figure, Workspace
 from platform_db.quota.resources import (
     AnyResource,
-    UserOrId,
     get_default_quota_resource,
     lock_remaining_users,
     lock_users,
-    user_id_of,
 )
 from platform_db.workspaces.opening import require_storage
 

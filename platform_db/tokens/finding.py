@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload
 
@@ -13,15 +11,14 @@ from platform_db.crypto.token_format import require_well_formed
 from platform_db.cursors import Page
 from platform_db.database.paging import read_page
 from platform_db.database.session import takes_session
-from platform_db.identifiers import parse_id
 from platform_db.models import (
     InteractiveSession,
     SecretDigest,
-    User,
     UserToken,
     UserTokenStatus,
     UserTokenType,
 )
+from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.states import USER_TOKEN
 from platform_db.tenancy import in_tenant_scope
 
@@ -67,7 +64,7 @@ def find_interactive_session(session: Session, secret: str) -> InteractiveSessio
 @takes_session
 def list_tokens(
     session: Session,
-    user: User | uuid.UUID | str,
+    user: UserOrId,
     *,
     type_: UserTokenType | str | None = None,
     status: UserTokenStatus | str | None = None,
@@ -83,7 +80,7 @@ def list_tokens(
     :raises errors.InvalidIdentifier: this list gave no such cursor.
     :raises errors.UnknownStatus: there is no status of this name.
     """
-    user_id = user.id_ if isinstance(user, User) else parse_id(user, "user id")
+    user_id = user_id_of(user)
     statement = (
         sa.select(UserToken).where(UserToken.owner_id == user_id).options(joinedload(UserToken.last_use))
     )
