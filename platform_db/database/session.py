@@ -52,4 +52,4 @@ def takes_session(function: Callable[Concatenate[Session, P], R]) -> Callable[Co
     def call(session: Any, *args: P.args, **options: P.kwargs) -> R:
         return function(session() if isinstance(session, scoped_session) else session, *args, **options)
 
-    return call
+    return call  # type: ignore[return-value]  # Types have no word for "by its name, too".
