@@ -33,6 +33,7 @@ def tail_log(
     """Return the last lines of a log as text, without reading the rest of it.
 
     :param model: what an id is the id of.
+    :raises errors.NotFound: there is no such run or job.
     """
     return decode_log(read_log_tail(session, row, lines, model=model))
 
@@ -45,7 +46,10 @@ def read_log_tail(
     *,
     model: type[Logged] | None = None,
 ) -> bytes:
-    """Return the last lines of a log as they were written, without reading the rest of it."""
+    """Return the last lines of a log as they were written, without reading the rest of it.
+
+    :raises errors.NotFound: there is no such run or job.
+    """
     require_amount(lines, "number of lines")
     session.flush()
     target = LogTarget.of(row, model).within(session)
@@ -57,6 +61,8 @@ def read_log_tail(
         if len(chunks) < read:
             break
         before, read = chunks[-1].number, read * 2
+    if not data:
+        _status(session, target)
     return b"".join(data.splitlines(keepends=True)[-lines:] if lines > 0 else [])
 
 
@@ -73,14 +79,32 @@ def read_log(
 
     Of the chunks outside this range only the lengths are read, yet those of all: to go through a long log,
     use :func:`stream_log`.
+
+    :raises errors.NotFound: there is no such run or job.
+    :raises errors.InvalidArgument: a place is negative, or more than a ``bigint`` column holds.
     """
+    require_amount(start, "start")
+    end = require_amount(cursors.LARGEST_NUMBER if end is None else end, "end")
     session.flush()
     target = LogTarget.of(row, model).within(session)
-    parameters = {**target.parameters, "start": start, "end": cursors.LARGEST_NUMBER if end is None else end}
+    parameters = {**target.parameters, "start": start, "end": end}
     chunks = session.connection().execute(_RANGE[target.key], parameters).all()
+    if not chunks:
+        _status(session, target)
     first = chunks[0].start if chunks else start
     data = b"".join(bytes(chunk.data) for chunk in chunks)
-    return data[start - first : None if end is None else max(0, end - first)]
+    return data[start - first : max(0, end - first)]
+
+
+def _status(session: Session, target: LogTarget) -> str:
+    """Return the status of the run or job whose log it is.
+
+    :raises errors.NotFound: there is none.
+    """
+    status: str | None = session.connection().execute(_STATUS[target.key], target.parameters).scalar()
+    if status is None:
+        raise target.not_found()
+    return status
 
 
 class NewChunks(NamedTuple):
@@ -129,9 +153,7 @@ def _read_new(session: Session, target: LogTarget, cursor: str | None, chunks: i
         last, *parts = cursors.decode(query, cursor, cursors.number, *READERS)
         seen = Seen(*parts)
     connection = session.connection()
-    status = connection.execute(_STATUS[target.key], target.parameters).scalar()
-    if status is None:
-        raise target.not_found()
+    status = _status(session, target)
     parameters = {**target.parameters, "last": last, "chunks": chunks, **(seen.parameters() if seen else {})}
     rows = connection.execute((_NEW_AND_LATE if seen else _NEW)[target.key], parameters).all()
     ahead = [row for row in rows if row.number is not None and not row.late]
