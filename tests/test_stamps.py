@@ -109,8 +109,8 @@ def test_an_import_that_brings_no_times_gets_them(session: PlatformSession) -> N
     user = make_user(session)
     run = make_run(session, user)
     transition(session, run, "queued")
-    add_note(session, run, "started")
-    session.add(AuditLog(owner_id=user.id_, action="login"))
+    add_note(session, run, "engine", "started")
+    session.add(AuditLog(owner_id=user.id_, action="create_user"))
     session.commit()
     assert user.created and run.created and user.updated
     assert [entry.at is not None for entry in history(session, run).rows] == [True, True]
@@ -138,5 +138,5 @@ def test_an_extra_transition_is_of_a_known_entity_and_has_a_reason(
     session: PlatformSession, entity: str, reason: str
 ) -> None:
     session.add(ExtraTransition(entity=entity, from_status="revoked", to_status="active", reason=reason))
-    with pytest.raises(sa.exc.IntegrityError, match="known_entity|has_reason"):
+    with pytest.raises(sa.exc.IntegrityError, match=r"known_entity|has_reason"):
         session.commit()
