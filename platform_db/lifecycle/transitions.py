@@ -119,7 +119,7 @@ def transition(
         refusal = target.refusal(stored_status, revision, wanted, expected, expected_revision)
         target.forget(session, stored.owner_id)
         if refusal is None and stored_status != wanted:
-            continue  # Between the two statements another writer made it legal: try again.
+            continue  # Another writer changed the row between the two statements, and it is allowed now.
         if refusal is None or on_conflict == "report":
             return stored_status
         raise refusal
@@ -231,9 +231,9 @@ _READ_SETTINGS = sa.text(
 
 
 class _Expected(NamedTuple):
-    """Which statuses the caller expects, and which not; None is any, and none.
+    """Which statuses the caller expects, and which not; None sets no condition.
 
-    An empty list is no None: who computed what to expect, and found nothing, expects no row.
+    An empty list of expected statuses differs from None: it matches no row.
     """
 
     statuses: tuple[Status, ...] | None

@@ -1,9 +1,9 @@
 """Whether a database has what the models and the files of SQL say, down to the last trigger.
 
-The server itself tells both sides: ``catalogue.json`` holds what its catalogues tell of a database that the
-models and files made, one object a line, and this reads the same of another one. No text of SQL is taken
-apart, and nothing is written to look. A test holds the file together with the models, the files and the
-migrations. ``python -m platform_db.schema.compare`` writes it, from the configured database.
+Both sides come from the server's catalogues: ``catalogue.json`` describes a database that the models and
+files made, one object a line, and this module reads the same from the database in question. It parses no SQL
+and writes nothing. A test compares the file with the models, the files and the migrations.
+``python -m platform_db.schema.compare`` writes it, from the configured database.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _SCHEMA = "(SELECT oid FROM pg_namespace WHERE nspname = 'platform')"
 
 
 def _owner(column: str) -> str:
-    """Return the expression that tells of an object whether its owner is another than the schema's."""
+    """Return the expression that tells whether the owner of an object differs from the schema's."""
     schemas = "(SELECT nspowner FROM pg_namespace WHERE nspname = 'platform')"
     return f"CASE WHEN {column} <> {schemas} THEN 'of another owner' END"
 

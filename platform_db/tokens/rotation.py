@@ -138,7 +138,7 @@ class _Batches:
 
     def move(self, session: Session, rows: Sequence[Any]) -> int:
         """Encrypt and digest the rows' secrets with the newest key, and return how many there were."""
-        moved = [values for row in rows if (values := self._sealed_anew(row)) is not None]
+        moved = [values for row in rows if (values := self._sealed_with_newest_key(row)) is not None]
         if not moved:
             return 0
         try:
@@ -155,7 +155,7 @@ class _Batches:
             self.rotation.failed[self.column.context(values["id"])] = str(error)
             return 0
 
-    def _sealed_anew(self, row: Any) -> dict[str, Any] | None:
+    def _sealed_with_newest_key(self, row: Any) -> dict[str, Any] | None:
         context = self.column.context(row.id_)
         try:
             value = self.ring.decrypt(bytes(row.secret), context)
