@@ -300,7 +300,7 @@ class Conflict(Refused):
     """
 
     code = "conflict"
-    hint = "read the row again and decide anew"
+    hint = "read the row and decide again"
 
     def __init__(
         self,

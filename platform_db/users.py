@@ -19,7 +19,7 @@ from platform_db.models.types import is_text
 USERS_PER_PAGE = 1000
 
 WORK: tuple[type[Workflow | InteractiveSession | Service], ...] = (Workflow, InteractiveSession, Service)
-"""What a user may have that is not simply forgotten with the user."""
+"""The work of a user: rows that are deleted with the user only where the caller says so."""
 
 
 @takes_session

@@ -45,7 +45,7 @@ class Key:
     def digest(self, value: bytes) -> bytes:
         """Return the HMAC-SHA-256 of ``value``.
 
-        A copy of what has read the key already: setting it up anew takes three times as long.
+        A copy of what has read the key already: setting it up again takes three times as long.
         """
         code = self.digestion.copy()
         code.update(value)

@@ -55,7 +55,7 @@ class Base(DeclarativeBase):
 
     @classmethod
     def owned_by(cls, tenant: uuid.UUID) -> sa.ColumnElement[bool]:
-        """Return the condition that a row is the tenant's; true where rows belong to nobody in particular."""
+        """Return the condition that a row is the tenant's; true where rows have no owner."""
         if cls is Base:
             # SQLAlchemy asks the base itself, once, to see which parts of a criterion are parameters.
             return sa.column("owner_id", sa.Uuid) == tenant
