@@ -84,9 +84,12 @@ class User(Identified, Timestamped, Base):
 
     @property
     def access_token_status(self) -> str | None:
-        """The status of the latest access token, by name."""
+        """The status of the latest access token, by name; ``expired`` once an active one's time is over."""
         latest = self.latest_access_token
-        return latest.status.value if latest else None
+        if latest is None:
+            return None
+        expired = latest.status is UserTokenStatus.active and self.active_token is None
+        return "expired" if expired else latest.status.value
 
     @property
     def access_token(self) -> str | None:
