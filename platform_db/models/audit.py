@@ -55,7 +55,7 @@ def _setting(name: str, type_: str) -> sa.TextClause:
     return sa.text(f"(nullif(current_setting('platform.{name}', true), ''))::{type_}")
 
 
-class _ReadableTime(sa.TypeDecorator[datetime]):
+class ReadableTime(sa.TypeDecorator[datetime]):
     """A time that Python and the cursors of lists can hold: one beyond is read as the nearest of them.
 
     The database stamps each row, but imports and superusers can store any time.
@@ -98,7 +98,7 @@ class AuditLog(Identified, Base):
     request_id: Mapped[str | None] = mapped_column(sa.Text, server_default=_setting("request_id", "text"))
     address: Mapped[str | None] = mapped_column(INET, server_default=_setting("address", "inet"))
     service: Mapped[str | None] = mapped_column(sa.Text, server_default=_setting("service", "text"))
-    created: Mapped[datetime] = mapped_column(_ReadableTime, server_default=sa.FetchedValue())
+    created: Mapped[datetime] = mapped_column(ReadableTime, server_default=sa.FetchedValue())
 
     user_id: Mapped[uuid.UUID] = synonym("owner_id")
 
