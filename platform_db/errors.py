@@ -26,6 +26,7 @@ Exit code Meaning
 15        the audit log or its seals were changed
 16        a database role or its privileges are missing
 17        the storage of workspaces is missing
+18        rows contradict each other, or objects differ
 130       interrupted by Ctrl-C (SIGINT)
 143       terminated (SIGTERM)
 ========= =======================================================
@@ -177,7 +178,7 @@ class Unhealthy(PlatformDBError):
     """Rows of the database contradict each other, or its triggers and functions are not the models'."""
 
     code = "unhealthy"
-    exit_code = 9
+    exit_code = 18
     hint = "--json names some of the rows of each kind"
 
 
@@ -300,7 +301,7 @@ class Conflict(Refused):
     """
 
     code = "conflict"
-    hint = "read the row again and decide anew"
+    hint = "read the row again, then decide again"
 
     def __init__(
         self,
@@ -494,7 +495,7 @@ class AuditLogChanged(PlatformDBError):
 
 
 class InvalidExport(PlatformDBError):
-    """What the audit log is to be compared with are no exported seals, or none of those that were read."""
+    """The given file holds no exported seals, or none of those that were read."""
 
     code = "invalid_export"
     exit_code = 2
@@ -535,7 +536,7 @@ class DecryptionError(SecretKeyError):
 class Interrupted(KeyboardInterrupt):
     """The work was interrupted: what is committed stays, and running it again does the rest.
 
-    No :class:`PlatformDBError`: nothing that goes on after an error may go on after this.
+    Not a :class:`PlatformDBError`: code that continues after an error must not continue after this.
 
     :param signal: the signal's number.
     """
