@@ -61,7 +61,7 @@ class PlatformDBError(Exception):
     def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
         """Take the docstring's first line for the message, and the class's hint, where none is given."""
         if message:
-            message = hide_tokens(message)  # Somebody gave a token's value where an id or a name belongs.
+            message = hide_tokens(message)  # The caller gave a token's value as an id or a name.
         super().__init__(message or (inspect.getdoc(type(self)) or "").partition("\n")[0])
         if hint is not None:
             self.hint = hint
@@ -142,7 +142,7 @@ class SchemaDiffers(PlatformDBError):
 
     code = "schema_differs"
     exit_code = 14
-    hint = "write a migration, or correct the models; what was changed by hand, set right by hand"
+    hint = "write a migration, or correct the models; undo by hand any change made by hand"
 
 
 class AlreadyRunning(PlatformDBError):
@@ -443,7 +443,7 @@ class TokenInText(PlatformDBError):
     code = "token_in_text"
     exit_code = 2
     http_status = 400
-    hint = "write the token's id; whoever has seen the value may use it, so revoke it"
+    hint = "write the token's id; revoke the token, since its value may have been read"
 
 
 class UnknownAction(PlatformDBError):

@@ -125,7 +125,7 @@ def delete_user(
 
     :param delete_work: also delete the user's runs, with jobs and logs, interactive sessions and services.
         Nothing on any disk or cluster is touched: stop what runs first.
-    :param at_most: delete no more work than this, which :func:`count_work` gave before somebody agreed.
+    :param at_most: delete no more work than this, which :func:`count_work` returned before the confirmation.
     :param actor_id: the user who does this, for the audit log.
     :raises errors.UserHasWork: there is work, and ``delete_work`` is not set, or more than ``at_most``;
         nothing is changed.

@@ -81,7 +81,7 @@ class AuditLog(Identified, Base):
 
     :param number: the place in the log, given by the database; not without gaps.
     :param owner_id: whom it is about, also ``user_id``; :data:`NOBODY` where that is no user in particular.
-    :param actor_id: the user who did it; None where nobody said who, as where the platform itself did it.
+    :param actor_id: the user who did it; None where none was given, as for an act of the platform.
     :param details: what else there is to know, in ids and plain values.
     :param request_id: the request that caused it.
     :param address: the network address that the request came from.

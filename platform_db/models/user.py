@@ -174,7 +174,7 @@ class User(Identified, Timestamped, Base):
     def log_action(self, action: AuditLogAction | str, details: Mapping[str, Any] | None = None) -> AuditLog:
         """Add an audit row about this user; it is stored with the session's transaction.
 
-        :raises errors.UnknownAction: nobody registered that action.
+        :raises errors.UnknownAction: the action is not registered.
         :raises errors.TokenInText: a token's value is in the details.
         """
         session = session_of(self)
