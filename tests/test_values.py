@@ -96,13 +96,13 @@ def test_a_rule_of_any_run_that_shares_the_workspace_is_pending_for_all(session:
 def test_a_lease_from_before_the_servers_clock_was_set_back_blocks_no_job(
     session: PlatformSession, session_factory: Any
 ) -> None:
-    for days, free in ((2, True), (0.5, False)):
+    for ahead, free in ((timedelta(hours=23), True), (timedelta(seconds=30), False)):
         session.execute(
             sa.text(
-                "INSERT INTO platform.task_lease"
-                " VALUES ('job', 'elsewhere ? 1 ?', now() + CAST(:ahead AS interval), now() + :ahead)"
+                "INSERT INTO platform.task_lease VALUES ('job', 'elsewhere ? 1 ?',"
+                " now() + CAST(:ahead AS interval), now() + :ahead + interval '1 minute')"
             ),
-            {"ahead": timedelta(days=days)},
+            {"ahead": ahead},
         )
         session.commit()
         if free:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.database.session import SessionFactory, takes_session
-from platform_db.leases.holding import MODELS
+from platform_db.leases.holding import CLOCK_ERROR, MODELS
 from platform_db.lifecycle.history import add_note
 from platform_db.lifecycle.target import Key
 from platform_db.lifecycle.transitions import transition_many
@@ -132,7 +132,7 @@ def _parse(policies: Mapping[str, Policy | str]) -> dict[str, Policy]:
             parsed[table] = Policy(policy)
         except ValueError:
             raise errors.InvalidArgument(
-                f"{policy} is no policy; choose from {', '.join(p.value for p in Policy)}"
+                f"{policy!r} is no policy for a {table}; choose from {', '.join(p.value for p in Policy)}"
             ) from None
         if parsed[table] is Policy.requeue and table != "workflow":
             raise errors.InvalidArgument(f"a {table} cannot be queued again; only a workflow can")
@@ -142,6 +142,7 @@ def _parse(policies: Mapping[str, Policy | str]) -> dict[str, Policy]:
 def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[str, Any]) -> Recovery:
     session.flush()
     recovery = Recovery()
+    parameters = {**parameters, "clock_error": CLOCK_ERROR}
     connection = session.connection()
     for table in MODELS:
         policy = policies.get(table, Policy.nothing)
@@ -248,8 +249,10 @@ _FORGET = sa.text(
     """
 )
 
+# A worker that lives replaces a heartbeat from before the clock was set back by its next one.
 _DEAD = """
-    (CAST(:age AS interval) IS NULL OR lease.heartbeat_at < clock_timestamp() - CAST(:age AS interval))
+    (CAST(:age AS interval) IS NULL OR lease.heartbeat_at < clock_timestamp() - CAST(:age AS interval)
+        OR lease.heartbeat_at > clock_timestamp() + CAST(:clock_error AS interval))
     AND (CAST(:node AS text) IS NULL OR lease.holder = :node OR starts_with(lease.holder, :node || '/'))
 """
 
