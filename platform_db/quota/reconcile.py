@@ -54,7 +54,7 @@ def reconcile(
     fix: bool = False,
     report: DiskReport | None = None,
 ) -> Iterator[Difference]:
-    """Compute everything in scope anew and yield what differs from what is stored.
+    """Compute everything in scope again and yield what differs from what is stored.
 
     :param fix: store what was found, too; versions keep it from overwriting what others find meanwhile.
     :param report: is told of workspaces and users that fail.
