@@ -24,6 +24,7 @@ from platform_db.models.base import (
     session_of,
     tenant_keys,
 )
+from platform_db.models.expiry import expire_rows
 from platform_db.models.log_chunk import LogChunk, encode_log, read_logs
 from platform_db.models.resource import WorkflowResource, quota_usage
 from platform_db.models.retention import WorkspaceRetentionRule
@@ -249,7 +250,7 @@ class Workflow(Guarded, Identified, Timestamped, Base):
     def update_workflow_timestamp(self, status: RunStatus) -> None:
         """Set the time that belongs to ``status`` to now, by the database's clock, at the next flush.
 
-        The guard does so by itself with every change of the status; this is for setting a time anew.
+        The guard sets it with every change of the status; this is for setting a time again.
         """
         now = sa.func.clock_timestamp()
         if status is RunStatus.running:
@@ -263,7 +264,7 @@ class Workflow(Guarded, Identified, Timestamped, Base):
     @staticmethod
     def update_workflow_status(
         session: Session,
-        workflow_uuid: uuid.UUID | str,
+        workflow_uuid: Workflow | uuid.UUID | str,
         status: RunStatus,
         new_logs: str | bytes = "",
         message: str | None = None,
@@ -360,9 +361,7 @@ class Workflow(Guarded, Identified, Timestamped, Base):
         session.flush()
         session.execute(sa.select(function))
         session.expire(self, ["retention_rules"])
-        for rule in session.identity_map.values():
-            if isinstance(rule, WorkspaceRetentionRule):
-                session.expire(rule)
+        expire_rows(session, WorkspaceRetentionRule, {self.owner_id})
 
     def workspace_has_pending_retention_rules(self) -> bool:
         """Tell whether a rule of this run, or of one that shares its workspace, is being applied."""

@@ -13,22 +13,30 @@ from functools import cache, partial
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import errors
 from platform_db.database.session import SessionFactory, takes_session
-from platform_db.identifiers import parse_id
 from platform_db.leases.tasks import lease
-from platform_db.models import ResourceType, User, Workflow
+from platform_db.lifecycle.target import Key, RunTarget
+from platform_db.models import (
+    InteractiveSessionResource,
+    ResourceType,
+    ServiceResource,
+    User,
+    UserResource,
+    Workflow,
+    WorkflowResource,
+)
+from platform_db.models.expiry import expire_rows
+from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.quota import figures
-from platform_db.quota.batches import run_batch
+from platform_db.quota.batches import run_each
 from platform_db.quota.figures import Drift
 from platform_db.quota.periods import move_periods_on
+from platform_db.quota.problems import Problems
 from platform_db.quota.resources import (
     AnyResource,
-    UserOrId,
     get_default_key,
     lock_remaining_users,
     lock_users,
-    user_id_of,
 )
 from platform_db.quota.scope import Scope, count_users, portions
 
@@ -55,11 +63,14 @@ _END = {
 }
 
 
+_ONE = "e.owner_id = CAST(:owner AS uuid) AND e.id_ = CAST(:id AS uuid)"
+
+
 @cache
 def _store(entity: str, one: bool) -> sa.TextClause:
     """Return the statement that stores the figures of runs, sessions or services that differ from it.
 
-    :param one: of the one with this id, whoever owns it; otherwise of all that the users own.
+    :param one: of one of them; otherwise of all that the users own.
     """
     table, key = CONSUMERS[entity]
     # greatest() knows no "unknown": without a period, everything counts.
@@ -76,7 +87,7 @@ def _store(entity: str, one: bool) -> sa.TextClause:
                 ON total.owner_id = e.owner_id AND total.resource_id = CAST(:resource AS uuid)
             LEFT JOIN platform.{table} AS f
                 ON f.owner_id = e.owner_id AND f.{key} = e.id_ AND f.resource_id = CAST(:resource AS uuid)
-            WHERE {"e.id_ = CAST(:id AS uuid)" if one else "e.owner_id = ANY(CAST(:users AS uuid[]))"}
+            WHERE {_ONE if one else "e.owner_id = ANY(CAST(:users AS uuid[]))"}
         ),
         changed AS MATERIALIZED (
             SELECT * FROM spans WHERE used <> before OR (before IS NULL AND ended)
@@ -121,19 +132,34 @@ _SUM_TOTALS = sa.text(
 
 
 @dataclass
-class CpuReport:
+class CpuReport(Problems):
     """What a run of the CPU job did.
 
     :param users: how many were looked at.
+    :param failed_users: how many could not be updated; what is stored of them stays.
     :param figures: how many figures of runs, sessions and services changed.
     :param totals: how many users' totals changed.
     :param periods: for how many users a new period began.
     """
 
     users: int = 0
+    failed_users: int = 0
     figures: int = 0
     totals: int = 0
     periods: int = 0
+
+    def fail(self, user_id: uuid.UUID, reason: str) -> None:
+        """Note that a user could not be updated."""
+        self.failed_users += 1
+        self.note(f"the processing time of user {user_id} could not be updated: {reason}")
+
+    def raise_for_problems(self) -> None:
+        """Raise :class:`errors.PartialFailure` where a user could not be updated."""
+        if self.failed_users:
+            raise errors.PartialFailure(
+                f"{self.failed_users} of {self.users} users could not be updated; "
+                f"the first: {self.problems[0]}"
+            )
 
 
 def update_cpu_usage(
@@ -173,18 +199,19 @@ def _update(
     report = CpuReport()
     for user_ids in portions(factory, scope, resource):
         check()
-        portion = run_batch(factory, partial(_update_portion, resource=resource, users=user_ids, keep=keep))
+        work = partial(_update_portion, resource=resource, keep=keep)
+        for done in run_each(factory, user_ids, work, report.fail):
+            report.figures += done.figures
+            report.totals += done.totals
+            report.periods += done.periods
         report.users += len(user_ids)
-        report.figures += portion.figures
-        report.totals += portion.totals
-        report.periods += portion.periods
         if progress:
             progress(report.users, max(total, report.users))
     return report
 
 
 def _update_portion(
-    session: Session, resource: AnyResource, users: Sequence[uuid.UUID], keep: bool
+    session: Session, users: Sequence[uuid.UUID], resource: AnyResource, keep: bool
 ) -> CpuReport:
     report = CpuReport()
     update_users(session, resource, users, report)
@@ -211,38 +238,38 @@ def update_users(
 
 
 @takes_session
-def update_workflow_cpu_quota(session: Session, workflow: Workflow | uuid.UUID | str) -> int:
+def update_workflow_cpu_quota(session: Session, workflow: Workflow | Key | uuid.UUID | str) -> int:
     """Store the processing time of a run, change its owner's total by the difference, and return it.
 
     :returns: milliseconds from the run's start to its end; 0 while it has not ended.
     :raises errors.WorkflowNotFound: there is no such run.
     """
     session.flush()
-    workflow_id = workflow.id_ if isinstance(workflow, Workflow) else parse_id(workflow, "workflow id")
+    target = RunTarget.of(workflow, Workflow)
+    owner_id, workflow_id = target.key(session)
     resource = get_default_key(session, ResourceType.cpu)
     connection = session.connection()
-    owner_id = connection.scalar(_OWNER, {"id": str(workflow_id)})
-    if owner_id is None:
-        raise errors.WorkflowNotFound(f"there is no workflow {workflow_id}")
     lock_users(session, [owner_id], resource)
-    parameters = {"id": str(workflow_id), "resource": str(resource.id_)}
+    parameters = {"owner": str(owner_id), "id": str(workflow_id), "resource": str(resource.id_)}
     change = connection.execute(_store("workflow", one=True), parameters).one().change
     figures.change_totals(session, resource, {owner_id: int(change)})
     figures.expire_figures(session, resource, owner_id, [workflow_id])
     figures.expire_totals(session, resource, [owner_id])
     if isinstance(workflow, Workflow):
         session.expire(workflow, ["resources"])
-    return int(connection.scalar(_FIGURE, parameters) or 0)
+    used: int | None = connection.scalar(_FIGURE, parameters)
+    if used is None:
+        raise target.not_found()
+    return used
 
 
-_OWNER = sa.text("SELECT owner_id FROM platform.workflow WHERE id_ = CAST(:id AS uuid)")
 _FIGURE = sa.text(
     """
-    SELECT f.quota_used FROM platform.workflow AS w
-    JOIN platform.workflow_resource AS f
-        ON f.owner_id = w.owner_id AND f.workflow_id = w.id_ AND f.resource_id = CAST(:resource AS uuid)
-    WHERE w.id_ = CAST(:id AS uuid)
-    """
+    SELECT coalesce(f.quota_used, 0) FROM platform.workflow AS e
+    LEFT JOIN platform.workflow_resource AS f
+        ON f.owner_id = e.owner_id AND f.workflow_id = e.id_ AND f.resource_id = CAST(:resource AS uuid)
+    WHERE """
+    + _ONE
 )
 
 
@@ -260,6 +287,7 @@ def update_users_cpu_quota(session: Session, user: UserOrId | None = None) -> No
         list(session.scalars(sa.select(User.id_).order_by(User.id_))) if user is None else [user_id_of(user)]
     )
     update_users(session, resource, user_ids, CpuReport())
-    figures.expire_totals(session, resource, user_ids)
+    for model in (UserResource, WorkflowResource, InteractiveSessionResource, ServiceResource):
+        expire_rows(session, model, set(user_ids))
     if isinstance(user, User):
         session.expire(user, ["resources"])

@@ -15,7 +15,7 @@ from platform_db.quota.reservations import release_expired_reservations
 from platform_db.quota.scope import Scope
 
 ShowProgress = Callable[[str], AbstractContextManager[Progress | None]]
-"""Is told what is counted, and gives what is told how far that is."""
+"""Takes the name of what is counted, and returns a context whose value is called with the progress."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,12 @@ class UsageReport:
 
     cpu: CpuReport | None = None
     disk: DiskReport | None = None
+
+    def raise_for_problems(self) -> None:
+        """Raise :class:`errors.PartialFailure` where a workspace or a user could not be updated."""
+        for report in (self.cpu, self.disk):
+            if report is not None:
+                report.raise_for_problems()
 
 
 def update_usage(
