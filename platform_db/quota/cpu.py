@@ -13,6 +13,7 @@ from functools import cache, partial
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db import errors
 from platform_db.database.session import SessionFactory, takes_session
 from platform_db.leases.tasks import lease
 from platform_db.lifecycle.target import Key, RunTarget
