@@ -10,8 +10,8 @@ import base64
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timezone
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from platform_db import errors
@@ -31,6 +31,18 @@ class Page(NamedTuple, Generic[T]):
 
     rows: Sequence[T]
     cursor: str | None
+
+
+def read_all(ask: Callable[[str | None], Page[T]]) -> Iterator[T]:
+    """Yield the rows of all pages of a list.
+
+    :param ask: returns the page that begins at a cursor, the first one for None.
+    """
+    page = ask(None)
+    yield from page.rows
+    while page.cursor is not None:
+        page = ask(page.cursor)
+        yield from page.rows
 
 
 def encode(query: Sequence[object], place: Sequence[object]) -> str:
@@ -64,11 +76,11 @@ def number(part: str) -> int:
 
 
 def time(part: str) -> datetime:
-    """Read a time with its zone, in ISO 8601."""
+    """Read a time with its zone, in ISO 8601, as one in UTC: PostgreSQL takes fewer zones than Python."""
     found = datetime.fromisoformat(part)
     if found.tzinfo is None or not 1900 < found.year < 9000:
         raise ValueError(part)
-    return found
+    return found.astimezone(timezone.utc)
 
 
 def id_(part: str) -> uuid.UUID:

@@ -54,7 +54,7 @@ def test_every_secret_moves_and_nobody_notices(
     use_keys(NEW)
     session.expire_all()
     assert {tokens.authenticate(session, value).user_id for value in values} == {user.id_}
-    assert {token.token for token in tokens.list_tokens(session, user)} == {*values, None}
+    assert {token.token for token in tokens.list_tokens(session, user).rows} == {*values, None}
     assert tokens.find_interactive_session(session, secret).secret == secret
     assert {use.key_id for use in tokens.key_uses(session)} == {key_id(NEW)}
     (row,) = session.scalars(sa.select(AuditLog).where(AuditLog.action == "rotate_keys"))

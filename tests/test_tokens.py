@@ -149,7 +149,7 @@ def test_without_a_key_nobody_gets_in_and_the_rest_works(
     settings.reset_settings()
     with pytest.raises(errors.SecretKeyError, match="no secret key is configured"):
         tokens.authenticate(session, "own")
-    (listed,) = tokens.list_tokens(session, user)
+    (listed,) = tokens.list_tokens(session, user).rows
     assert [use.rows for use in tokens.key_uses(session)] == [1]
     assert tokens.revoke(session, listed)
 
@@ -166,7 +166,7 @@ def test_use_is_noted_at_most_once_a_minute(session: Session) -> None:
     user = make_user(session)
     value = tokens.issue(session, user)
     session.commit()
-    (token,) = tokens.list_tokens(session, user)
+    (token,) = tokens.list_tokens(session, user).rows
     assert token.last_used_at is None
     seen = []
     for wait_a_minute in (False, False, True):
@@ -326,7 +326,7 @@ def test_what_cannot_be_issued_is_refused(session: Session) -> None:
     with pytest.raises(errors.NotFound):
         tokens.revoke(session, uuid.uuid4())
     session.commit()
-    assert len(tokens.list_tokens(session, user)) == 1
+    assert len(tokens.list_tokens(session, user).rows) == 1
 
 
 def test_a_value_of_the_platforms_own_is_accepted_once(session: Session) -> None:
@@ -373,7 +373,7 @@ def test_expired_tokens_are_revoked_and_long_revoked_ones_purged(
     session.commit()
     assert tokens.purge(session_factory, revoked_for=timedelta(days=1), batch=1) == 2
     session.expire_all()
-    statuses = [token.status for token in tokens.list_tokens(session, user)]
+    statuses = [token.status for token in tokens.list_tokens(session, user).rows]
     assert sorted(statuses) == ["active", "active", "revoked"]
     actions = [action for action, _ in audit(session)]
     assert actions[5:] == ["revoke_token"] * 3 + ["purge_token"] * 2

@@ -25,7 +25,10 @@ def read_page(
     cursor: str | None,
     descending: bool = True,
 ) -> Page[T]:
-    """Return a page of a list of objects, each of which has the columns of its order.
+    """Return a page of a list of objects.
+
+    The cursor has the order's values as they are stored: an object that the session made may hold another
+    time than the one that the database gave its row.
 
     :param statement: selects the objects, without order and limit.
     :param order: a time and an id or number, as mapped attributes; an index has them in this order.
@@ -35,17 +38,16 @@ def read_page(
     :raises errors.InvalidArgument: the limit is out of range.
     """
     require_limit(limit)
-    by_time, by_key = order
-    read_key = cursors.number if isinstance(by_key.type, sa.Integer) else cursors.id_
+    read_key = cursors.number if isinstance(order[1].type, sa.Integer) else cursors.id_
     if cursor is not None:
         place = cursors.decode(query, cursor, cursors.time, read_key)
         here = sa.tuple_(*order)
         there = sa.tuple_(*(sa.literal(part, column.type) for part, column in zip(place, order, strict=True)))
         statement = statement.where(here < there if descending else here > there)
     ordered = statement.order_by(*(column.desc() if descending else column for column in order))
-    rows = session.scalars(ordered.limit(limit + 1)).all()
-    if len(rows) <= limit:
+    found = session.execute(ordered.add_columns(*order).limit(limit + 1)).all()
+    rows: list[T] = [row[0] for row in found[:limit]]
+    if len(found) <= limit:
         return Page(rows, None)
-    last: Any = rows[limit - 1]
-    place = [getattr(last, by_time.key).isoformat(), getattr(last, by_key.key)]
-    return Page(rows[:limit], cursors.encode(query, place))
+    *_, time, key = found[limit - 1]
+    return Page(rows, cursors.encode(query, [time.isoformat(), key]))

@@ -20,7 +20,8 @@ from platform_db.database.session import SessionFactory, takes_session
 from platform_db.leases.holding import MODELS
 from platform_db.lifecycle.history import add_note
 from platform_db.lifecycle.transitions import transition_many
-from platform_db.models import Job, Workflow
+from platform_db.models import Job, Workflow, WorkspaceRetentionRule
+from platform_db.models.expiry import expire_rows
 from platform_db.states import MACHINES, JobStatus, RunStatus
 
 BATCH = 100
@@ -212,6 +213,7 @@ def _queue_restart(session: Session, run: Workflow, reason: str) -> None:
     )
     session.add(restarted)
     session.flush()
+    expire_rows(session, WorkspaceRetentionRule, {run.owner_id})
     add_note(
         session, run, "recovery", f"restarted as {restarted.run_number}", {"restart": str(restarted.id_)}
     )

@@ -99,10 +99,10 @@ def update_many(entity: str, status: Status, conditions: Conditions) -> sa.TextC
             UPDATE platform.{entity} AS target SET status = '{status.value}'
             FROM locked {", note" if conditions.reason else ""}
             WHERE target.owner_id = locked.owner_id AND target.id_ = locked.id_ AND locked.allowed
-            RETURNING target.id_, target.status, target.revision
+            RETURNING target.owner_id, target.id_, target.status, target.revision
         )
-        SELECT id_::text, true AS changed, status, revision FROM changed
+        SELECT id_::text, owner_id, true AS changed, status, revision FROM changed
         UNION ALL
-        SELECT id_::text, false, status, revision FROM locked WHERE NOT allowed
+        SELECT id_::text, owner_id, false, status, revision FROM locked WHERE NOT allowed
         """
     )

@@ -30,7 +30,8 @@ from platform_db.models import (
     WorkspaceRetentionRule,
 )
 from platform_db.models.base import identity_of
-from platform_db.states import MACHINES, Status
+from platform_db.models.expiry import expire_on_rollback, expire_row, expire_rows
+from platform_db.states import MACHINES, RunStatus, Status
 
 Guarded = Workflow | Job | InteractiveSession | Service | UserToken | WorkspaceRetentionRule
 """A row that has a guarded status."""
@@ -108,7 +109,9 @@ def transition(
         result = connection.execute(update, parameters)
         if result.rowcount:
             if holds_rows:
-                target.take_over(session, wanted, result.one())
+                written = result.one()
+                target.take_over(session, wanted, written)
+                target.forget_followers(session, wanted, {written.owner_id})
             return wanted
         stored = connection.execute(read, parameters).one_or_none()
         if stored is None:
@@ -171,17 +174,16 @@ def transition_many(
     found = {id_: values for id_, *values in session.connection().execute(statement, parameters)}
     results = []
     for target, id_, expected_one in zip(targets, parameters["ids"], revisions, strict=True):
-        changed, stored, revision = found.get(id_, (False, None, None))
+        owner_id, changed, stored, revision = found.get(id_, (target.owner_id, False, None, None))
         refusal: errors.PlatformDBError | None = None
         if stored is None or revision is None:
             refusal = target.not_found()
         elif not changed:
             refusal = target.refusal(target.status_type(stored), revision, wanted, expected, expected_one)
         results.append(TransitionResult(target.id_, changed, stored, revision, refusal))
-    touched = {target.id_ for target in targets}
-    for key in list(session.identity_map.keys()):
-        if key[0] is first.model and key[1][1] in touched:
-            first.forget(session, *key[1])
+        if owner_id is not None:
+            target.forget(session, owner_id)
+    first.forget_followers(session, wanted, {owner_id for owner_id, changed, *_ in found.values() if changed})
     return results
 
 
@@ -323,29 +325,25 @@ class _Target(NamedTuple):
 
     def take_over(self, session: Session, status: Status, written: Any) -> None:
         """Give the session's object what the statement wrote, without another query."""
-        row = self._loaded(session, written.owner_id, self.id_)
+        row = session.identity_map.get((self.model, (written.owner_id, self.id_), None))
         if row is None:
             return
         set_committed_value(row, "status", status)
         for name in ("revision", *MACHINES[self.entity].times):
             set_committed_value(row, name, getattr(written, name))
         session.expire(row, ["updated"])
-        _expire_on_rollback(session, row)
-        for rule in row.__dict__.get("retention_rules", ()):
-            session.expire(rule)  # They follow the run.
+        expire_on_rollback(session, row)
 
-    def forget(self, session: Session, owner_id: uuid.UUID, id_: uuid.UUID | None = None) -> None:
+    def forget(self, session: Session, owner_id: uuid.UUID) -> None:
         """Let the session's object read its status again when it is next asked."""
-        row = self._loaded(session, owner_id, id_ or self.id_)
-        if row is not None:
-            session.expire(row, ["status", "revision", "updated", *MACHINES[self.entity].times])
-            _expire_on_rollback(session, row)
+        names = ["status", "revision", "updated", *MACHINES[self.entity].times]
+        expire_row(session, self.model, (owner_id, self.id_), names)
 
-    def _loaded(self, session: Session, owner_id: uuid.UUID, id_: uuid.UUID) -> Base | None:
-        found: Base | None = session.identity_map.get((self.model, (owner_id, id_), None))
-        return found
+    def forget_followers(self, session: Session, status: Status, owner_ids: Collection[uuid.UUID]) -> None:
+        """Let the session's retention rules be read again where they follow runs with this new status."""
+        if self.model is Workflow and status in _RULES_FOLLOW:
+            expire_rows(session, WorkspaceRetentionRule, owner_ids)
 
 
-def _expire_on_rollback(session: Session, row: Base) -> None:
-    """Let rolling back to a savepoint expire the object, as it does after the ORM's own UPDATE."""
-    session._register_altered([sa.inspect(row)])
+# schema/sql/workspace_retention.sql: an end activates rules, a restart inactivates them.
+_RULES_FOLLOW = (RunStatus.finished, RunStatus.failed, RunStatus.running)

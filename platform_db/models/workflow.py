@@ -24,6 +24,7 @@ from platform_db.models.base import (
     session_of,
     tenant_keys,
 )
+from platform_db.models.expiry import expire_rows
 from platform_db.models.log_chunk import LogChunk, encode_log, read_logs
 from platform_db.models.resource import WorkflowResource, quota_usage
 from platform_db.models.retention import WorkspaceRetentionRule
@@ -360,9 +361,7 @@ class Workflow(Guarded, Identified, Timestamped, Base):
         session.flush()
         session.execute(sa.select(function))
         session.expire(self, ["retention_rules"])
-        for rule in session.identity_map.values():
-            if isinstance(rule, WorkspaceRetentionRule):
-                session.expire(rule)
+        expire_rows(session, WorkspaceRetentionRule, {self.owner_id})
 
     def workspace_has_pending_retention_rules(self) -> bool:
         """Tell whether a rule of this run, or of one that shares its workspace, is being applied."""

@@ -17,7 +17,16 @@ from platform_db import errors
 from platform_db.database.session import SessionFactory, takes_session
 from platform_db.identifiers import parse_id
 from platform_db.leases.tasks import lease
-from platform_db.models import ResourceType, User, Workflow
+from platform_db.models import (
+    InteractiveSessionResource,
+    ResourceType,
+    ServiceResource,
+    User,
+    UserResource,
+    Workflow,
+    WorkflowResource,
+)
+from platform_db.models.expiry import expire_rows
 from platform_db.quota import figures
 from platform_db.quota.batches import run_batch
 from platform_db.quota.figures import Drift
@@ -260,6 +269,7 @@ def update_users_cpu_quota(session: Session, user: UserOrId | None = None) -> No
         list(session.scalars(sa.select(User.id_).order_by(User.id_))) if user is None else [user_id_of(user)]
     )
     update_users(session, resource, user_ids, CpuReport())
-    figures.expire_totals(session, resource, user_ids)
+    for model in (UserResource, WorkflowResource, InteractiveSessionResource, ServiceResource):
+        expire_rows(session, model, set(user_ids))
     if isinstance(user, User):
         session.expire(user, ["resources"])

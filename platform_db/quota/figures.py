@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.models import WorkflowResource
+from platform_db.models.expiry import expire_row
 from platform_db.models.resource import UserResource
 from platform_db.quota.resources import AnyResource, lock_remaining_users, lock_users
 
@@ -323,18 +324,10 @@ def expire_figures(
 ) -> None:
     """Let the session's objects of these figures read their values again."""
     for workflow_id in workflow_ids:
-        _expire(session, WorkflowResource, (owner_id, workflow_id, resource.id_))
+        expire_row(session, WorkflowResource, (owner_id, workflow_id, resource.id_))
 
 
 def expire_totals(session: Session, resource: AnyResource, user_ids: Sequence[uuid.UUID]) -> None:
     """Let the session's objects of these totals read their values again."""
     for user_id in user_ids:
-        _expire(session, UserResource, (user_id, resource.id_))
-
-
-def _expire(session: Session, model: type[Any], key: tuple[uuid.UUID, ...]) -> None:
-    if not len(session.identity_map):
-        return  # Most jobs hold no objects, and then need no mappers.
-    row = session.identity_map.get(session.identity_key(model, key))
-    if row is not None:
-        session.expire(row)
+        expire_row(session, UserResource, (user_id, resource.id_))

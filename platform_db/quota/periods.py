@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.database.session import takes_session
+from platform_db.models import UserResource
+from platform_db.models.expiry import expire_rows
 from platform_db.quota.resources import AnyResource
 from platform_db.settings import get_settings
 
@@ -83,4 +85,6 @@ def initialise_default_periods(session: Session, resource: AnyResource) -> list[
             "there is no default period: set PLATFORM_DB_DEFAULT_QUOTA_CPU_PERIOD_RESET_MONTHS to its months"
         )
     rows = session.connection().execute(_INITIALISE, {"resource": str(resource.id_), "months": months})
-    return sorted(rows.scalars())
+    user_ids = sorted(rows.scalars())
+    expire_rows(session, UserResource, set(user_ids))
+    return user_ids

@@ -18,7 +18,8 @@ from platform_db import errors
 from platform_db.bounds import LARGEST_AMOUNT, require_amount, require_seconds
 from platform_db.database.session import SessionFactory, takes_session
 from platform_db.identifiers import new_id, parse_id
-from platform_db.models import QuotaReservation, Resource, ResourceType
+from platform_db.models import QuotaReservation, Resource, ResourceType, UserResource
+from platform_db.models.expiry import expire_row, expire_rows
 from platform_db.quota.resources import (
     LOCK_USERS,
     UserOrId,
@@ -120,6 +121,7 @@ def reserve(
     for _ in range(2):
         row = connection.execute(_RESERVE, {**parameters, "id": str(new_id())}).one_or_none()
         if row is not None:
+            expire_rows(session, UserResource, {user_id})
             return Reservation(**row._mapping)
         found = get_resource(session, resource)
         lock_users(session, [user_id], found)
@@ -192,10 +194,13 @@ def _end(
         if isinstance(reservation, Reservation | QuotaReservation)
         else parse_id(reservation, "reservation id")
     )
-    if session.connection().execute(statement, {"id": str(id_), **parameters}).one_or_none() is None:
+    total = session.connection().execute(statement, {"id": str(id_), **parameters}).one_or_none()
+    if total is None:
         raise errors.ReservationNotFound(
             f"there is no reservation {id_}: it was committed, released or expired"
         )
+    expire_row(session, QuotaReservation, (total.owner_id, id_))
+    expire_row(session, UserResource, (total.owner_id, total.resource_id))
 
 
 _EXPIRED_USERS = sa.text(

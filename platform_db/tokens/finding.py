@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload
@@ -11,6 +10,8 @@ from sqlalchemy.orm import Session, joinedload
 from platform_db import errors
 from platform_db.crypto.keys import get_key_ring
 from platform_db.crypto.token_format import require_well_formed
+from platform_db.cursors import Page
+from platform_db.database.paging import read_page
 from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import (
@@ -21,6 +22,7 @@ from platform_db.models import (
     UserTokenStatus,
     UserTokenType,
 )
+from platform_db.states import USER_TOKEN
 
 
 @takes_session
@@ -63,24 +65,36 @@ def list_tokens(
     session: Session,
     user: User | uuid.UUID | str,
     *,
-    type_: UserTokenType | None = None,
-    status: UserTokenStatus | None = None,
-) -> Sequence[UserToken]:
-    """Return a user's tokens, the oldest first, with when they were last used.
+    type_: UserTokenType | str | None = None,
+    status: UserTokenStatus | str | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
+) -> Page[UserToken]:
+    """Return a page of a user's tokens, the oldest first, with when they were last used.
 
     :param user: the user, or the user's id.
     :param type_: only those of this type.
     :param status: only those with this status.
+    :param cursor: where the page before ended, with the same arguments.
+    :raises errors.InvalidIdentifier: this list gave no such cursor.
+    :raises errors.UnknownStatus: there is no status of this name.
     """
     user_id = user.id_ if isinstance(user, User) else parse_id(user, "user id")
-    query = (
-        sa.select(UserToken)
-        .where(UserToken.owner_id == user_id)
-        .options(joinedload(UserToken.last_use))
-        .order_by(UserToken.created, UserToken.id_)
+    statement = (
+        sa.select(UserToken).where(UserToken.owner_id == user_id).options(joinedload(UserToken.last_use))
     )
     if type_ is not None:
-        query = query.where(UserToken.type_ == type_)
+        type_ = UserTokenType(type_)
+        statement = statement.where(UserToken.type_ == type_)
     if status is not None:
-        query = query.where(UserToken.status == status)
-    return session.scalars(query).all()
+        status = USER_TOKEN.status(status)
+        statement = statement.where(UserToken.status == status)
+    return read_page(
+        session,
+        statement,
+        (UserToken.created, UserToken.id_),
+        query=("tokens", user_id, type_, status),
+        limit=limit,
+        cursor=cursor,
+        descending=False,
+    )

@@ -22,6 +22,7 @@ from platform_db.database.sqlstates import FOREIGN_KEY_VIOLATION, sqlstate_of
 from platform_db.identifiers import parse_id
 from platform_db.models import User, UserWorkflow, Workflow
 from platform_db.models.base import identity_of
+from platform_db.models.expiry import expire_row
 from platform_db.tenancy import in_tenant_scope
 from platform_db.workflows.find import shared_with
 
@@ -68,6 +69,7 @@ def share_workflow(
             raise errors.UserNotFound(f"there is no user {user_id}") from None
         raise errors.WorkflowNotFound(f"there is no workflow {workflow_id}") from None
     session.expire(workflow, ["shares"])
+    expire_row(session, UserWorkflow, (owner_id, workflow_id, user_id))
 
 
 @takes_session

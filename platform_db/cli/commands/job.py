@@ -23,10 +23,13 @@ def job() -> None:
 @json_option
 def list_(run: str, as_json: bool) -> None:
     """List the jobs of RUN, oldest first."""
+    from platform_db.bounds import LARGEST_LIMIT
+    from platform_db.cursors import read_all
     from platform_db.jobs import list_jobs
     from platform_db.workflows import find_workflow
 
     with session_scope() as session:
+        found = find_workflow(session, run)
         rows = (
             {
                 "id": str(job.id_),
@@ -36,7 +39,7 @@ def list_(run: str, as_json: bool) -> None:
                 "backend_id": job.backend_job_id,
                 "created": job.created.isoformat(timespec="seconds"),
             }
-            for job in list_jobs(session, find_workflow(session, run))
+            for job in read_all(lambda cursor: list_jobs(session, found, limit=LARGEST_LIMIT, cursor=cursor))
         )
         show_rows(rows, as_json)
 

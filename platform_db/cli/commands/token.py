@@ -93,12 +93,17 @@ def request(user: str, as_json: bool) -> None:
 def list_(user: str, as_json: bool) -> None:
     """List a user's tokens, the oldest first, without their values."""
     from platform_db import tokens, users
+    from platform_db.bounds import LARGEST_LIMIT
+    from platform_db.cursors import read_all
 
     def table(row: Row) -> Row:
         return {name: row[name] for name in ("id", "type", "status", "last_used_at", "name")}
 
     with session_scope() as session:
-        found = tokens.list_tokens(session, users.find_user(session, user))
+        owner = users.find_user(session, user)
+        found = read_all(
+            lambda cursor: tokens.list_tokens(session, owner, limit=LARGEST_LIMIT, cursor=cursor)
+        )
         show_rows(map(_facts, found), as_json, table)
 
 
