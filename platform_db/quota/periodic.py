@@ -15,7 +15,7 @@ from platform_db.quota.reservations import release_expired_reservations
 from platform_db.quota.scope import Scope
 
 ShowProgress = Callable[[str], AbstractContextManager[Progress | None]]
-"""Is told what is counted, and gives what is told how far that is."""
+"""Takes the name of what is counted; returns a context manager that gives a :data:`Progress`, or None."""
 
 
 @dataclass(frozen=True)

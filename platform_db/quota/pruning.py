@@ -1,4 +1,4 @@
-"""What pruning does to totals: space on the disk is counted no more, processing time stays used."""
+"""What pruning does to totals: disk space no longer counts, processing time stays used."""
 
 from __future__ import annotations
 

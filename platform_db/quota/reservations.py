@@ -20,6 +20,7 @@ from platform_db.database.session import SessionFactory, takes_session
 from platform_db.identifiers import new_id, parse_id
 from platform_db.models import QuotaReservation, Resource, ResourceType, UserResource
 from platform_db.models.expiry import expire_row, expire_rows
+from platform_db.quota.figures import MOST_BYTES
 from platform_db.quota.resources import (
     LOCK_USERS,
     UserOrId,
@@ -62,9 +63,9 @@ _RESERVE = sa.text(
         FROM locked JOIN platform.resource AS r ON r.id_ = locked.resource_id
         WHERE total.owner_id = locked.owner_id AND total.resource_id = locked.resource_id
           AND r.name = :resource
-          -- Subtracted, since a sum of what is allowed may be more than a bigint holds.
-          AND (:amount <= 0
-               OR coalesce(total.quota_limit, :largest) - total.quota_used - total.quota_reserved >= :amount)
+          -- Numeric, since a sum of what is allowed may be more than a bigint holds.
+          AND (:amount <= 0 OR CAST(total.quota_used AS numeric) + total.quota_reserved + :amount
+                               <= coalesce(total.quota_limit, :largest))
         RETURNING total.owner_id, total.resource_id
     )
     INSERT INTO platform.quota_reservation (id_, owner_id, resource_id, amount, expires_at)
@@ -155,7 +156,8 @@ _END = """
 _COMMIT = sa.text(
     _END.format(
         change=""",
-        quota_used = greatest(0, total.quota_used + coalesce(CAST(:amount AS bigint), ended.amount))"""
+        quota_used = least(:most, greatest(
+            0, CAST(total.quota_used AS numeric) + coalesce(CAST(:amount AS bigint), ended.amount)))"""
     )
 )
 _RELEASE = sa.text(_END.format(change=""))
@@ -169,8 +171,11 @@ def commit_reservation(
 
     :param amount: how much was used in fact, in the resource's unit; by default what was reserved.
     :raises errors.ReservationNotFound: it was committed or released, or it expired and was released.
+    :raises errors.InvalidArgument: the amount is beyond a ``bigint`` column.
     """
-    _end(session, _COMMIT, reservation, amount=amount)
+    if amount is not None:
+        require_amount(amount, smallest=-LARGEST_AMOUNT)
+    _end(session, _COMMIT, reservation, amount=amount, most=MOST_BYTES)
 
 
 @takes_session
@@ -227,7 +232,7 @@ _RELEASE_EXPIRED = sa.text(
     SET quota_reserved = greatest(0, total.quota_reserved - sums.amount)
     FROM sums
     WHERE total.owner_id = sums.owner_id AND total.resource_id = sums.resource_id
-    RETURNING sums.reservations
+    RETURNING total.owner_id, total.resource_id, sums.reservations
     """
 )
 
@@ -245,5 +250,7 @@ def release_expired_reservations(factory: SessionFactory) -> int:
 
 
 def _release_expired(session: Session, users: list[uuid.UUID]) -> int:
-    rows = session.connection().execute(_RELEASE_EXPIRED, {"users": [str(user) for user in users]})
+    rows = session.connection().execute(_RELEASE_EXPIRED, {"users": [str(user) for user in users]}).all()
+    for row in rows:
+        expire_row(session, UserResource, (row.owner_id, row.resource_id))
     return sum(row.reservations for row in rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -90,11 +90,11 @@ def apply_retention_rules(
     an unmanaged workspace (:func:`~platform_db.workspaces.is_managed_workspace`) removes nothing, and is a
     problem.
 
-    :param dry_run: only tell which rules are due.
+    :param dry_run: only tell which rules are due, also while they are applied.
     :raises errors.AlreadyRunning: another run of it is going on.
     """
     report = RetentionReport()
-    with lease(factory, LEASE) as held:
+    with nullcontext(HeldLease()) if dry_run else lease(factory, LEASE) as held:
         with factory() as session:
             due = session.connection().execute(_DUE).all()
         for done, rule in enumerate(due):
