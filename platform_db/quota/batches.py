@@ -9,11 +9,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from platform_db.database.session import SessionFactory
-from platform_db.database.sqlstates import FOREIGN_KEY_VIOLATION, sqlstate_of
 from platform_db.sessions import run_transaction
 
 T = TypeVar("T")
 
+FOREIGN_KEY_VIOLATION = "23503"
 ATTEMPTS = 20
 
 
@@ -28,6 +28,6 @@ def run_batch(factory: SessionFactory, work: Callable[[Session], T]) -> T:
         try:
             return run_transaction(work, factory=factory)
         except IntegrityError as error:
-            if sqlstate_of(error) != FOREIGN_KEY_VIOLATION:
+            if getattr(error.orig, "pgcode", None) != FOREIGN_KEY_VIOLATION:
                 raise
     return run_transaction(work, factory=factory)
