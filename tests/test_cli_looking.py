@@ -269,6 +269,13 @@ def test_a_total_that_stops_at_the_most_that_is_counted_is_no_fault(
     session: Session, database_uri: str
 ) -> None:
     owner = make_user(session)
+    hour = {
+        "run_started_at": datetime(2026, 1, 1, 0, tzinfo=timezone.utc),
+        "run_finished_at": datetime(2026, 1, 1, 1, tzinfo=timezone.utc),
+    }
+    make_run(session, owner, status="finished", **hour)
+    session.execute(sa.text("UPDATE platform.user_resource SET quota_pruned = 9223372036854775807"))
+    quota.update_users_cpu_quota(session, owner)
     for path in ("/a", "/b"):
         found = make_run(session, owner, workspace_path=path)
         quota.store_workflow_disk_quota(session, found, bytes_to_sum=2**62)

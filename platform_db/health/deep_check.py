@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from platform_db.logs import CUT
 from platform_db.models import ResourceType
 from platform_db.quota import disk
-from platform_db.quota.cpu import CONSUMERS
+from platform_db.quota.cpu import CONSUMERS, total_of
 from platform_db.quota.resources import DEFAULT_NAMES
 from platform_db.schema import compare
 from platform_db.states import MACHINES
@@ -159,7 +159,7 @@ CHECKS = {
             SELECT owner_id, resource_id, sum(quota_used) AS used FROM ({_figures()}) AS figure
             GROUP BY owner_id, resource_id
         ) AS figures ON figures.owner_id = total.owner_id AND figures.resource_id = total.resource_id
-        WHERE total.quota_used <> total.quota_pruned + coalesce(figures.used, 0)""",
+        WHERE total.quota_used <> {total_of("total.quota_pruned", "figures.used")}""",
     "log sizes behind their logs": _log_sizes(),
     "reserved amounts that are not the sum of their reservations": """
         SELECT total.owner_id FROM platform.user_resource AS total

@@ -64,6 +64,11 @@ _END = {
 }
 
 
+def total_of(pruned: str, used: str) -> str:
+    """Return a user's total: what was used by what has been pruned, and by what is still there."""
+    return f"CAST(least({figures.MOST_BYTES}, {pruned} + coalesce({used}, 0)) AS bigint)"
+
+
 def _spans(entity: str, chosen: str, totals: str = "platform.user_resource") -> str:
     """Return the query of what runs, sessions or services have used, and of what is stored of it, ``before``.
 
@@ -133,7 +138,7 @@ _LOOK = sa.text(
     ),
     spans AS ({" UNION ALL ".join(_spans(entity, _OF_USERS, "periods") for entity in CONSUMERS)})
     SELECT p.owner_id, p.is_over, p.quota_used AS before,
-           p.quota_pruned + coalesce(sum(spans.used), 0)::bigint AS used,
+           {total_of("p.quota_pruned", "sum(spans.used)")} AS used,
            count(*) FILTER (WHERE spans.differs) AS figures
     FROM periods AS p LEFT JOIN spans ON spans.owner_id = p.owner_id
     GROUP BY p.owner_id, p.is_over, p.quota_used, p.quota_pruned
@@ -146,8 +151,7 @@ _SUM_TOTALS = sa.text(
     UPDATE platform.user_resource AS total
     SET quota_used = sums.used, measured_at = clock_timestamp()
     FROM (
-        SELECT t.owner_id, t.quota_used AS before,
-               t.quota_pruned + coalesce(sum(f.used), 0)::bigint AS used
+        SELECT t.owner_id, t.quota_used AS before, {total_of("t.quota_pruned", "sum(f.used)")} AS used
         FROM platform.user_resource AS t
         LEFT JOIN (
             {

@@ -132,8 +132,8 @@ def reserve(
     raise errors.QuotaExceeded(str(user_id), found.name, amount, stored.used, stored.reserved, limit)
 
 
-# Locks the user's rows before the reservation, as everybody does. Where the reservation was ended meanwhile,
-# the DELETE finds nothing, and nothing happens.
+# Locks the user's rows before the reservation, as every writer does. Where the reservation was ended
+# meanwhile, the DELETE finds nothing, and nothing happens.
 _END = """
     WITH locked AS MATERIALIZED (
         SELECT owner_id, resource_id FROM platform.user_resource
