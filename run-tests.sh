@@ -64,7 +64,7 @@ run_wheel() {
     wheel=$(echo "$scratch"/dist/*.whl)
     listing=$("$bin/python" -m zipfile --list "$wheel")
     for file in platform_db/py.typed platform_db/migrations/script.py.mako $(
-        find platform_db/migrations -name '*.sql' -o -path '*/versions/*.py'
+        find platform_db -name '*.sql' -o -name catalogue.json -o -path '*/versions/*.py'
     ); do
         if ! grep -q "^$file " <<<"$listing"; then
             say "The wheel lacks $file."

@@ -110,7 +110,7 @@ def test_an_import_that_brings_no_times_gets_them(session: PlatformSession) -> N
     run = make_run(session, user)
     transition(session, run, "queued")
     add_note(session, run, "engine", "started")
-    session.add(AuditLog(owner_id=user.id_, action="login"))
+    session.add(AuditLog(owner_id=user.id_, action="create_user"))
     session.commit()
     assert user.created and run.created and user.updated
     assert [entry.at is not None for entry in history(session, run).rows] == [True, True]

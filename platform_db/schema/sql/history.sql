@@ -26,19 +26,23 @@ BEGIN
 END
 $$;
 
--- What speaks of any row by its id has no foreign key to it. Of each statement at once, which makes pruning fast.
+-- What speaks of any row by its id has no foreign key to it. All rows of a statement at once: row by row takes two to
+-- three times as long. Owner by owner: a statement about one owner's rows stays on one node where tables are
+-- distributed, which a join with the transition table does not.
 CREATE FUNCTION platform.forget() RETURNS trigger LANGUAGE plpgsql
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    owner uuid;
+    ids uuid[];
 BEGIN
-    IF NOT EXISTS (SELECT FROM deleted) THEN
-        RETURN NULL; -- A cascade runs for each parent, also for one without children.
-    END IF;
-    DELETE FROM platform.lease AS gone USING deleted
-    WHERE gone.owner_id = deleted.owner_id AND gone.entity_id = deleted.id_ AND gone.entity = TG_ARGV[0];
-    DELETE FROM platform.note AS gone USING deleted
-    WHERE gone.owner_id = deleted.owner_id AND gone.entity_id = deleted.id_ AND gone.entity = TG_ARGV[0];
-    DELETE FROM platform.status_change AS gone USING deleted
-    WHERE gone.owner_id = deleted.owner_id AND gone.entity_id = deleted.id_ AND gone.entity = TG_ARGV[0];
+    FOR owner, ids IN SELECT owner_id, array_agg(id_) FROM deleted GROUP BY owner_id LOOP
+        DELETE FROM platform.lease
+        WHERE owner_id = owner AND entity_id = ANY (ids) AND entity = TG_ARGV[0];
+        DELETE FROM platform.note
+        WHERE owner_id = owner AND entity_id = ANY (ids) AND entity = TG_ARGV[0];
+        DELETE FROM platform.status_change
+        WHERE owner_id = owner AND entity_id = ANY (ids) AND entity = TG_ARGV[0];
+    END LOOP;
     RETURN NULL;
 END
 $$;
