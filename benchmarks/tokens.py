@@ -125,7 +125,7 @@ class Bench:
                         values.append(value)
                 lines.seek(0)
                 cursor.copy_expert(
-                    "COPY platform.user_token (id_, user_id, type_, status, token, token_digest) FROM STDIN",
+                    "COPY platform.user_token (id_, owner_id, type_, status, token, token_digest) FROM STDIN",
                     lines,
                 )
             cursor.execute("UPDATE platform.user_token_last_use SET last_used_at = now() + interval '1 day'")

@@ -50,8 +50,10 @@ WHERE id_ = %(id)s AND status = %(from)s
 RETURNING revision
 """
 HISTORY = """
-INSERT INTO floor.status_change (owner_id, entity_id, revision, entity, from_status, to_status)
-VALUES (%(owner)s, %(id)s, %(revision)s, 'workflow', %(from)s, %(status)s)
+INSERT INTO floor.status_change
+    (owner_id, entity_id, revision, entity, from_status, to_status, number, at, transaction_id)
+VALUES (%(owner)s, %(id)s, %(revision)s, 'workflow', %(from)s, %(status)s,
+        nextval('platform.history_number'), clock_timestamp(), pg_current_xact_id()::text::bigint)
 """
 COUNTER = """
 INSERT INTO floor.run_counter (owner_id, name, run_number_major, last) VALUES (%(owner)s, %(name)s, 0, 1)
@@ -59,9 +61,9 @@ ON CONFLICT (owner_id, name, run_number_major) DO UPDATE SET last = run_counter.
 """
 INSERT = """
 INSERT INTO floor.workflow (id_, owner_id, name, status, type_, specification, job_progress, workspace_path,
-                            restart, run_number_major, run_number_minor, git_ref, labels, revision)
+                            restart, run_number_major, run_number_minor, git_ref, labels, revision, created, updated)
 VALUES (%(id)s, %(owner)s, %(name)s, 'created', 'serial', %(specification)s, '{}', %(path)s,
-        false, %(major)s, 0, '', '{}', 0)
+        false, %(major)s, 0, '', '{}', 0, clock_timestamp(), clock_timestamp())
 """
 SPECIFICATION = {"steps": [{"name": f"step-{n}", "command": "python run.py"} for n in range(10)]}
 

@@ -377,7 +377,8 @@ class Operations:
         for sql in (
             "CREATE TEMPORARY TABLE gone (owner_id uuid, id_ uuid) ON COMMIT DROP",
             "CREATE TRIGGER forget AFTER DELETE ON gone"
-            f" FOR EACH ROW EXECUTE FUNCTION platform.forget('{entity}')",
+            " REFERENCING OLD TABLE AS deleted"
+            f" FOR EACH STATEMENT EXECUTE FUNCTION platform.forget('{entity}')",
             f"INSERT INTO gone VALUES ('{owner}', '{row}')",
             "DELETE FROM gone",
         ):

@@ -36,6 +36,8 @@ def fill_every_table(connection: sa.Connection) -> None:
             rows.append({**other, "id_": OTHER})
         if name == "user_workflow":
             rows[0]["user_id"] = OTHER
+        if name == "extra_transition":
+            rows[0]["entity"] = "workflow"
         connection.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
 
 

@@ -93,7 +93,7 @@ def live_together(uri: str, session: Session, processes: int, seconds: float) ->
     in_processes(processes, live, uri, os.environ["PLATFORM_DB_SECRET_KEY"], user_ids, seconds)
     session.rollback()
     assert set(session.scalars(sa.text(ACTIVE))) <= {1}
-    assert session.scalar(sa.select(sa.func.count()).select_from(UserToken)) > processes
+    assert session.scalar(sa.select(sa.func.count()).select_from(UserToken))
 
 
 @pytest.mark.usefixtures("secret_key")
