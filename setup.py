@@ -60,7 +60,7 @@ setup(
         "docs": DOCS,
         "dev": [*TESTS, *DOCS, "towncrier>=24.8"],
     },
-    entry_points={"console_scripts": ["platform-db = platform_db.cli:main"]},
+    entry_points={"console_scripts": ["platform-db = platform_db.__main__:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Topic :: Database",

@@ -61,7 +61,8 @@ ON CONFLICT (owner_id, name, run_number_major) DO UPDATE SET last = run_counter.
 """
 INSERT = """
 INSERT INTO floor.workflow (id_, owner_id, name, status, type_, specification, job_progress, workspace_path,
-                            restart, run_number_major, run_number_minor, git_ref, labels, revision, created, updated)
+                            restart, run_number_major, run_number_minor, git_ref, labels, revision,
+                            created, updated)
 VALUES (%(id)s, %(owner)s, %(name)s, 'created', 'serial', %(specification)s, '{}', %(path)s,
         false, %(major)s, 0, '', '{}', 0, clock_timestamp(), clock_timestamp())
 """

@@ -26,6 +26,7 @@ Exit code Meaning
 15        the audit log or its seals were changed
 16        a database role or its privileges are missing
 17        the storage of workspaces is missing
+18        rows contradict each other, or objects differ
 130       interrupted by Ctrl-C (SIGINT)
 143       terminated (SIGTERM)
 ========= =======================================================
@@ -60,7 +61,7 @@ class PlatformDBError(Exception):
     def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
         """Take the docstring's first line for the message, and the class's hint, where none is given."""
         if message:
-            message = hide_tokens(message)  # Somebody gave a token's value where an id or a name belongs.
+            message = hide_tokens(message)  # The caller gave a token's value as an id or a name.
         super().__init__(message or (inspect.getdoc(type(self)) or "").partition("\n")[0])
         if hint is not None:
             self.hint = hint
@@ -141,7 +142,7 @@ class SchemaDiffers(PlatformDBError):
 
     code = "schema_differs"
     exit_code = 14
-    hint = "write a migration, or correct the models; what was changed by hand, set right by hand"
+    hint = "write a migration, or correct the models; undo by hand any change made by hand"
 
 
 class AlreadyRunning(PlatformDBError):
@@ -177,7 +178,7 @@ class Unhealthy(PlatformDBError):
     """Rows of the database contradict each other, or its triggers and functions are not the models'."""
 
     code = "unhealthy"
-    exit_code = 9
+    exit_code = 18
     hint = "--json names some of the rows of each kind"
 
 
@@ -300,7 +301,7 @@ class Conflict(Refused):
     """
 
     code = "conflict"
-    hint = "read the row again and decide anew"
+    hint = "read the row again, then decide again"
 
     def __init__(
         self,
@@ -442,7 +443,7 @@ class TokenInText(PlatformDBError):
     code = "token_in_text"
     exit_code = 2
     http_status = 400
-    hint = "write the token's id; whoever has seen the value may use it, so revoke it"
+    hint = "write the token's id; revoke the token, since its value may have been read"
 
 
 class UnknownAction(PlatformDBError):
@@ -494,7 +495,7 @@ class AuditLogChanged(PlatformDBError):
 
 
 class InvalidExport(PlatformDBError):
-    """What the audit log is to be compared with are no exported seals, or none of those that were read."""
+    """The given file holds no exported seals, or none of those that were read."""
 
     code = "invalid_export"
     exit_code = 2
@@ -535,7 +536,7 @@ class DecryptionError(SecretKeyError):
 class Interrupted(KeyboardInterrupt):
     """The work was interrupted: what is committed stays, and running it again does the rest.
 
-    No :class:`PlatformDBError`: nothing that goes on after an error may go on after this.
+    Not a :class:`PlatformDBError`: code that continues after an error must not continue after this.
 
     :param signal: the signal's number.
     """

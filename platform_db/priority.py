@@ -1,4 +1,4 @@
-"""Which workflow goes first: small ones before large ones, and everybody before whoever runs many.
+"""Which workflow goes first: small ones before large ones, and users with few runs before users with many.
 
 Plain arithmetic on amounts that the caller has read: nothing here asks a database, a cluster or a clock.
 """

@@ -65,21 +65,21 @@ thread_session = orm.scoped_session(session_factory)
 """The session of this thread, on this process's engine. End each use of it by ``thread_session.remove()``."""
 
 
-def _start_anew_in_child() -> None:
+def _reset_in_child() -> None:
     """Let a forked child make an engine and sessions of its own.
 
-    Its copies of the parent's connections lead nowhere by now (:mod:`platform_db.database.forking`), so the
-    rest of the parent's sessions can go without a trace.
+    The copies of the parent's connections are closed already (:mod:`platform_db.database.forking`), so the
+    parent's sessions can be dropped here without a word to the server.
     """
     global _engine, _lock
-    _lock = threading.RLock()  # A thread that is not here any more may have held it.
+    _lock = threading.RLock()  # A thread of the parent may have held it at the fork.
     thread_session.registry.clear()
     if _engine is not None:
         _engine.dispose(close=False)
     _engine = None
 
 
-os.register_at_fork(after_in_child=_start_anew_in_child)
+os.register_at_fork(after_in_child=_reset_in_child)
 
 
 @contextmanager

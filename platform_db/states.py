@@ -8,16 +8,13 @@ Setting the status that a row already has is no change, and never an error; the 
 from __future__ import annotations
 
 import enum
-import logging
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from platform_db import errors
-from platform_db.settings import get_settings
-
-logger = logging.getLogger(__name__)
 
 
 class Status(str, enum.Enum):
@@ -28,20 +25,14 @@ class Status(str, enum.Enum):
 
     @classmethod
     def should_cleanup_job(cls, status: Status | str) -> bool:
-        """Tell whether what runs for a job is removed once it has this status.
+        """Tell whether what runs for a job is removed once it has this status (see :mod:`platform_db.jobs`).
 
         :param status: a status, or its name.
-
-        It is, unless ``PLATFORM_DB_KEEP_ALIVE_JOBS_WITH_STATUSES`` names the status. A name there that no
-        status has is logged as a warning.
         """
-        keep_alive = get_settings().keep_alive_jobs_with_statuses
-        unknown = sorted(set(keep_alive) - {member.value for member in cls})
-        if unknown:
-            logger.warning(
-                "PLATFORM_DB_KEEP_ALIVE_JOBS_WITH_STATUSES names no known status: %s", ", ".join(unknown)
-            )
-        return cls(status).value not in keep_alive
+        # Found when it is called: this file imports nothing from above.
+        cleanup = importlib.import_module("platform_db.jobs.cleanup")
+        removed: bool = cleanup.should_cleanup_job(cls(status))
+        return removed
 
 
 class RunStatus(Status):

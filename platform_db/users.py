@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 
@@ -19,7 +20,9 @@ from platform_db.models.types import is_text
 USERS_PER_PAGE = 1000
 
 WORK: tuple[type[Workflow | InteractiveSession | Service], ...] = (Workflow, InteractiveSession, Service)
-"""What a user may have that is not simply forgotten with the user."""
+"""The work of a user: rows that are deleted with the user only where the caller says so."""
+
+_EMAIL = re.compile(r"[^\s@]+@[^\s@]+")
 
 
 @takes_session
@@ -31,10 +34,13 @@ def create_user(
     :param actor_id: the user who does this, for the audit log.
     :param values: further columns of the user, such as ``full_name``.
     :raises errors.UserExists: the e-mail address or the identity is another user's.
-    :raises errors.InvalidArgument: one of ``idp_issuer`` and ``idp_subject`` is given without the other.
+    :raises errors.InvalidArgument: this is no e-mail address, or one of ``idp_issuer`` and ``idp_subject`` is
+        given without the other.
     """
     if (values.get("idp_issuer") is None) != (values.get("idp_subject") is None):
         raise errors.InvalidArgument("an identity needs both, its issuer and its subject")
+    if not (_EMAIL.fullmatch(email) and email.isprintable()):
+        raise errors.InvalidArgument(f"{email!r} is not an e-mail address such as ada@example.org")
     user = User(email=email, **values)
     with session.begin_nested(), recorded_as(session, actor_id=actor_id):
         session.add(user)
@@ -119,7 +125,7 @@ def delete_user(
 
     :param delete_work: also delete the user's runs, with jobs and logs, interactive sessions and services.
         Nothing on any disk or cluster is touched: stop what runs first.
-    :param at_most: delete no more work than this, which :func:`count_work` gave before somebody agreed.
+    :param at_most: delete no more work than this, which :func:`count_work` returned before the confirmation.
     :param actor_id: the user who does this, for the audit log.
     :raises errors.UserHasWork: there is work, and ``delete_work`` is not set, or more than ``at_most``;
         nothing is changed.

@@ -71,6 +71,15 @@ def test_every_file_of_sql_is_used() -> None:
         ("DROP POLICY tenant ON platform.job", "missing policy tenant on job"),
         ("ALTER TYPE platform.run_status ADD VALUE 'own'", "altered type run_status"),
         ("ALTER TABLE platform.job SET (fillfactor = 50)", "altered table job"),
+        ("CREATE RULE own AS ON DELETE TO platform.job DO INSTEAD NOTHING", "unknown rule own on job"),
+        ("ALTER SEQUENCE platform.history_number CYCLE MAXVALUE 5", "altered sequence history_number"),
+        ('ALTER TABLE platform.job ALTER job_name TYPE text COLLATE "C"', "altered column job.job_name"),
+        ("CREATE DOMAIN platform.own AS text", "unknown domain own"),
+        ("CREATE STATISTICS platform.own ON status, deleted FROM platform.job", "unknown statistics own"),
+        ("CREATE VIEW platform.own AS SELECT 1", "unknown rule _RETURN on own"),
+        ("ALTER TABLE platform.note OWNER TO pg_monitor", "altered table note"),
+        ("ALTER SEQUENCE platform.history_number OWNER TO pg_monitor", "altered table history_number"),
+        ("ALTER FUNCTION platform.stamp_row() OWNER TO pg_monitor", "altered function stamp_row()"),
     ],
 )
 def test_a_difference_is_found(engine: sa.Engine, change: str, difference: str) -> None:

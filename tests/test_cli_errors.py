@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 import platform_db
 from platform_db import crypto, database, errors
+from platform_db.cli.errors import as_failure
 from platform_db.database import driver_errors
 from platform_db.embedded import binaries
 from tests.command_line import one_line, run, start
@@ -303,6 +304,13 @@ def test_an_interrupted_command_ends_with_130() -> None:
 
     assert waiting.returncode == 130
     assert "was interrupted" in one_line(stderr)
+
+
+def test_control_characters_of_a_message_are_escaped() -> None:
+    failure = as_failure(errors.PlatformDBError("red \x1b[31m and\nback\u202e", hint="ring \x07"))
+
+    assert failure is not None
+    assert failure.format_message() == r"red \x1b[31m and back\u202e (ring \x07)"
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

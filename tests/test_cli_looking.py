@@ -223,6 +223,26 @@ def test_the_age_of_what_only_grows_is_shown(session: Session, database_uri: str
     assert all(oldest[name] for name in ("status_change", "service_log", "audit_log"))
 
 
+@pytest.mark.parametrize(
+    ("time", "year"),
+    [("infinity", "8999"), ("-infinity", "1901"), ("200000-01-01", "8999"), ("4713-01-01 BC", "1901")],
+)
+def test_an_imported_time_that_is_no_date_is_shown_as_the_nearest_one(
+    session: Session, database_uri: str, time: str, year: str
+) -> None:
+    session.execute(sa.text("SET LOCAL platform.import = 'on'"))
+    session.execute(
+        sa.text(
+            "INSERT INTO platform.audit_log (id_, owner_id, action, created)"
+            " VALUES (gen_random_uuid(), gen_random_uuid(), 'request_token', CAST(:time AS timestamptz))"
+        ),
+        {"time": time},
+    )
+    session.commit()
+    tables = json.loads(run(database_uri, "db", "stats", "--json").stdout)["tables"]
+    assert {table["name"]: table["oldest"] for table in tables}["audit_log"][:4] == year
+
+
 BREAKAGES = {
     "status changes of rows that no longer exist": """
         INSERT INTO platform.status_change
@@ -261,7 +281,7 @@ def test_a_deep_check_finds_what_contradicts_itself(session: Session, database_u
     session.commit()
 
     result = run(database_uri, "db", "check", "--deep", "--json")
-    assert result.exit_code == errors.Unhealthy.exit_code
+    assert result.exit_code == errors.Unhealthy.exit_code == 18
     assert check in [finding["check"] for finding in json.loads(result.stdout)["findings"]]
 
 

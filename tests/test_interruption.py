@@ -85,6 +85,18 @@ def test_process_one_ends_its_job_on_sigterm(
         assert leases(engine) == 0
 
 
+def test_process_one_ends_on_sigterm_while_it_still_imports(
+    as_first_process: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "click.py").write_text("import time; print('importing', flush=True); time.sleep(60)")
+    starting = start(None, "--help", before=as_first_process, PYTHONPATH=f"{tmp_path}:{Path.cwd()}")
+    assert starting.stdout is not None
+    assert starting.stdout.readline() == "importing\n"
+    os.kill(child_of(starting), signal.SIGTERM)
+
+    assert starting.wait(timeout=20) == 143
+
+
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_job_ends_on_a_signal(
     engine: sa.Engine, database_uri: str, number: signal.Signals, exit_code: int

@@ -45,6 +45,20 @@ def test_a_dead_workers_runs_fail_with_a_reason(session: Session) -> None:
     assert heartbeat(session, [run], holder="n1/7") == set()
 
 
+def test_a_heartbeat_from_before_the_clock_was_set_back_is_of_a_dead_worker(session: Session) -> None:
+    runs = make_running(session, make_user(session), 2)
+    heartbeat(session, runs)
+    ahead = sa.case((Lease.entity_id == runs[0].id_, timedelta(days=365)), else_=timedelta(seconds=30))
+    session.execute(sa.update(Lease).values(heartbeat_at=Lease.heartbeat_at + ahead))
+    session.commit()
+    assert recover(session, LONG).ids == [runs[0].id_]
+
+
+def test_the_policies_are_named_where_one_is_unknown(session: Session) -> None:
+    with pytest.raises(errors.InvalidArgument, match="'' is no policy for a workflow; choose from fail, req"):
+        recover(session, LONG, {"workflow": ""})
+
+
 @pytest.mark.parametrize("entity", ["job", "interactive_session", "service"])
 def test_all_kinds_of_running_rows_can_be_held(session: Session, entity: str) -> None:
     row = make_guarded(session, make_user(session), entity, "running")

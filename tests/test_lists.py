@@ -186,10 +186,11 @@ def test_an_index_serves_each_list(session: PlatformSession, secret_key: str) ->
     session.execute(
         sa.text(
             "INSERT INTO platform.workflow (id_, owner_id, name, type_, specification, workspace_path)"
-            " SELECT gen_random_uuid(), :owner, 'n' || n, 'serial', '{}', '/w/' || n"
+            " SELECT gen_random_uuid(), CASE WHEN n % 100 = 0 THEN CAST(:owner AS uuid) ELSE :friend END,"
+            "        'n' || n, 'serial', '{}', '/w/' || n"
             " FROM generate_series(1, 3000) AS n"
         ),
-        {"owner": owner.id_},
+        {"owner": owner.id_, "friend": friend.id_},
     )
     session.execute(
         sa.text(

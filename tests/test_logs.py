@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -86,6 +87,17 @@ def test_any_range_is_read(session: Session) -> None:
         assert read_log(session, run, start) == whole[start:]
         for end in range(10):
             assert read_log(session, run, start, end) == whole[start:end], (start, end)
+
+
+def test_of_what_is_not_there_and_before_its_beginning_nothing_is_read(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    assert (read_log(session, run), tail_log(session, run)) == (b"", "")
+    for read in (read_log, tail_log):
+        with pytest.raises(errors.WorkflowNotFound):
+            read(session, uuid.uuid4(), model=Workflow)
+    for start, end in ((-5, None), (0, -1), (2**63, None)):
+        with pytest.raises(errors.InvalidArgument, match="must be a number from 0"):
+            read_log(session, run, start, end)
 
 
 def test_a_log_is_cut_where_it_reached_its_limit(session: Session) -> None:
@@ -192,6 +204,20 @@ def test_what_a_closed_session_had_appended_does_not_count(session: Session) -> 
     append_log(session, run_id, "y", model=Workflow)
     session.commit()
     assert session.scalars(sa.select(LogSize.bytes_)).one() == 1
+
+
+def test_what_a_savepoint_took_back_makes_room_again(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    append_log(session, run, "12345", limit=10)
+    for _ in range(3):
+        outer = session.begin_nested()
+        with session.begin_nested():
+            append_log(session, run, "67890", limit=10)
+        outer.rollback()
+    assert append_log(session, run, "abcde", limit=10) == 5
+    session.commit()
+    assert run.logs == "12345abcde"
+    assert session.scalars(sa.select(LogSize.bytes_)).one() == 10
 
 
 def test_what_was_appended_before_a_savepoint_counts_whatever_becomes_of_it(session: Session) -> None:

@@ -123,6 +123,9 @@ def test_requesting_and_granting_an_access_token(session: Session) -> None:
         user.request_access_token()
     of_user = sa.select(AuditLog.action).where(AuditLog.owner_id == user.id_).order_by(AuditLog.number)
     assert session.scalars(of_user).all() == ["create_user", "request_token", "grant_token"]
+    requested.expires_at = sa.func.statement_timestamp()
+    session.commit()
+    assert (user.access_token, user.access_token_status) == (None, "expired")
 
 
 def test_a_second_active_access_token_is_refused_by_the_database_too(session: Session) -> None:

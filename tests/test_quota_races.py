@@ -131,7 +131,7 @@ def test_of_all_that_race_for_the_last_ten_units_ten_succeed(
 
 def test_a_second_run_says_so(session_factory: sessionmaker[Session]) -> None:
     with lease(session_factory, "disk-usage-update"):
-        with pytest.raises(errors.AlreadyRunning, match="since 20"):
+        with pytest.raises(errors.AlreadyRunning, match="renewed its lease at 20"):
             update_disk_usage(session_factory)
         update_disk_usage(session_factory, Scope(shard=(1, 2)))
         update_cpu_usage(session_factory)
@@ -174,6 +174,23 @@ def test_a_run_that_lives_keeps_its_lease(session_factory: sessionmaker[Session]
         held.check()
         with pytest.raises(errors.AlreadyRunning), lease(session_factory, "job"):
             pass
+
+
+def test_a_run_that_lives_keeps_its_lease_when_the_clock_was_set_back(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    with lease(session_factory, "job", seconds=0.4) as held:
+        session.execute(
+            sa.text(
+                "UPDATE platform.task_lease"
+                " SET acquired_at = acquired_at + interval '9 h', expires_at = expires_at + interval '9 h'"
+            )
+        )
+        session.commit()
+        time.sleep(0.5)
+        with pytest.raises(errors.AlreadyRunning), lease(session_factory, "job"):
+            pass
+        held.check()
 
 
 def test_a_run_that_stood_still_finds_out(session: Session, session_factory: sessionmaker[Session]) -> None:

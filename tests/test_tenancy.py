@@ -12,6 +12,7 @@ from sqlalchemy import orm
 from platform_db import database, errors, sessions
 from platform_db.models import Job, Note, User, Workflow
 from platform_db.tenancy import in_tenant_scope, tenant_scope, tenant_sessionmaker
+from platform_db.tokens import find_interactive_session
 from platform_db.workflows.sharing import list_shared
 from tests.tenants import WHO, Tenant, make_tenant, prepare_roles
 
@@ -161,6 +162,8 @@ def test_a_session_tells_that_it_is_in_a_scope(engine: sa.Engine, ann: Tenant, s
         assert in_tenant_scope(own)
         with pytest.raises(errors.Refused, match="outside the tenant's scope"):
             list_shared(own, ann.id_)
+        with pytest.raises(errors.Refused, match="outside the tenant's scope"):
+            find_interactive_session(own, "a-secret")
     assert in_tenant_scope(registry)
     assert not in_tenant_scope(session)
     registry.remove()

@@ -35,6 +35,10 @@ def test_a_user_is_created_and_found(session: Session) -> None:
     with pytest.raises(errors.UserExists):
         users.create_user(session, "ada@EXAMPLE.org")
     assert users.list_users(session) == ([ada], None)
+    for email in ("", "ada", "@", "a@b@c", "a b@example.org", "a\nb@example.org", "a\x1b@example.org"):
+        with pytest.raises(errors.InvalidArgument, match="is not an e-mail address") as refusal:
+            users.create_user(session, email)
+        assert str(refusal.value).isprintable()
     for unknown in ("nobody@example.org", uuid.uuid4()):
         with pytest.raises(errors.UserNotFound):
             users.find_user(session, unknown)

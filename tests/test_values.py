@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import scoped_session, sessionmaker
 
 from platform_db import errors
 from platform_db.database.session import PlatformSession
 from platform_db.leases.tasks import lease
 from platform_db.lifecycle import add_note, transition
-from platform_db.models import RunStatus, UserToken, UserTokenStatus, Workflow
+from platform_db.models import LogSize, RunStatus, UserResource, UserToken, UserTokenStatus, Workflow
+from platform_db.users import find_user
 from tests.factories import make_run, make_user
 
 
@@ -61,6 +63,22 @@ def test_a_status_may_be_set_by_its_name(session: PlatformSession, secret_key: s
     assert RunStatus.should_cleanup_job("failed")
 
 
+def test_only_what_has_an_id_of_its_own_is_found_by_it(session: PlatformSession) -> None:
+    run = make_run(session, make_user(session))
+    assert session.get(Workflow, str(run.id_)) is run
+    for model in (LogSize, UserResource):
+        with pytest.raises(sa.exc.InvalidRequestError, match="Incorrect number of values in identifier"):
+            session.get(model, run.id_)
+
+
+def test_the_session_may_be_given_by_name(session: PlatformSession) -> None:
+    user = make_user(session)
+    assert find_user(session=session, id_or_email=user.id_) is user  # type: ignore[call-arg]
+    registry = scoped_session(sessionmaker(session.get_bind(), class_=PlatformSession))
+    assert find_user(session=registry, id_or_email=user.id_).id_ == user.id_  # type: ignore[call-arg]
+    registry.remove()
+
+
 def test_a_rule_of_any_run_that_shares_the_workspace_is_pending_for_all(session: PlatformSession) -> None:
     user = make_user(session)
     one = make_run(session, user, workspace_path="/var/platform/shared")
@@ -78,13 +96,13 @@ def test_a_rule_of_any_run_that_shares_the_workspace_is_pending_for_all(session:
 def test_a_lease_from_before_the_servers_clock_was_set_back_blocks_no_job(
     session: PlatformSession, session_factory: Any
 ) -> None:
-    for days, free in ((2, True), (0.5, False)):
+    for ahead, free in ((timedelta(hours=23), True), (timedelta(seconds=30), False)):
         session.execute(
             sa.text(
-                "INSERT INTO platform.task_lease"
-                " VALUES ('job', 'elsewhere ? 1 ?', now() + CAST(:ahead AS interval), now() + :ahead)"
+                "INSERT INTO platform.task_lease VALUES ('job', 'elsewhere ? 1 ?',"
+                " now() + CAST(:ahead AS interval), now() + :ahead + interval '1 minute')"
             ),
-            {"ahead": timedelta(days=days)},
+            {"ahead": ahead},
         )
         session.commit()
         if free:

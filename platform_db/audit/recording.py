@@ -19,7 +19,8 @@ from sqlalchemy.orm import Session, SessionTransaction
 from platform_db import errors
 from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
-from platform_db.models import AuditLog, AuditLogAction, User
+from platform_db.models import AuditLog, AuditLogAction
+from platform_db.models.identity import UserOrId, user_id_of
 
 SERVICE = "service"
 """The key in a session's ``info`` of the service that its transactions come from."""
@@ -28,7 +29,7 @@ SERVICE = "service"
 @takes_session
 def record_action(
     session: Session,
-    user: User | uuid.UUID | str,
+    user: UserOrId,
     action: AuditLogAction | str,
     details: Mapping[str, Any] | None = None,
     *,
@@ -43,7 +44,7 @@ def record_action(
     :raises errors.TokenInText: a token's value is in the details.
     """
     row = AuditLog(
-        owner_id=user.id_ if isinstance(user, User) else parse_id(user, "user id"),
+        owner_id=user_id_of(user),
         action=action,
         details=dict(details) if details else None,
     )

@@ -157,7 +157,7 @@ def _check_removal(session: Session, seal: AuditSeal, kept_from: int) -> None:
 
 def _check_rows(session: Session, seal: AuditSeal, first: int, result: VerificationResult) -> None:
     """Check the rows of one seal."""
-    # One more than it has: whatever was inserted, no more is held.
+    # One more than the seal covers: this limits memory, however many rows were inserted.
     digests = read_digests(session, first, seal.last_row, seal.row_count + 1)
     if hashlib.sha256(digests).digest() == seal.content_hash:
         result.rows += seal.row_count

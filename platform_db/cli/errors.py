@@ -11,6 +11,7 @@ from typing import IO, Any
 import click
 
 from platform_db import errors
+from platform_db.cli.show import escaped
 
 PERMISSION_HINT = (
     "platform-db roles show tells what each role may do; what migrates takes the schema's owner, "
@@ -82,7 +83,8 @@ class Failure(click.ClickException):
     """What is shown of an error: ``platform-db: message (hint)``."""
 
     def __init__(self, message: str, exit_code: int, hint: str | None = None) -> None:
-        super().__init__(" ".join(message.split()).rstrip(".") + (f" ({hint})" if hint else ""))
+        line = " ".join(message.split()).rstrip(".") + (f" ({hint})" if hint else "")
+        super().__init__(escaped(line))
         # Click declares it for the class, and reads it from the instance.
         self.exit_code = exit_code  # type: ignore[misc]
 
@@ -98,7 +100,7 @@ def as_failure(error: Exception) -> Failure | None:
     if isinstance(error, OSError):
         reason = error.strerror or type(error).__name__
         return Failure(f"{error.filename}: {reason}" if error.filename else reason, 1)
-    # Whatever raised one of these has imported its module; nobody else needs to.
+    # The code that raises one of these has imported its module; no other command needs it.
     for module, name in (("alembic.util", "CommandError"), ("alembic.script.revision", "RevisionError")):
         if module in sys.modules and isinstance(error, getattr(sys.modules[module], name)):
             return Failure(str(error), 1)

@@ -64,12 +64,16 @@ def show_csv(names: Sequence[str], rows: Iterable[Row]) -> None:
     writer.writerows(rows)
 
 
+def escaped(text: str) -> str:
+    """Return a text as one line without control characters, which any tenant may have stored."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def _cell(text: str, width: int) -> str:
     padded = text.ljust(width)
     return click.style(padded, fg=COLOURS[text]) if text in COLOURS else padded
 
 
 def _text(value: Any) -> str:
-    """Return a value as one line without control characters, which a row may have from anybody."""
     text = "" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return escaped(text)

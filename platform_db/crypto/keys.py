@@ -2,8 +2,8 @@
 
 A stored secret is ``version (1 byte) | key id (4) | nonce (12) | ciphertext and tag (16)``. The column and
 the row that it belongs to are authenticated with it, so a value that is moved elsewhere does not decrypt.
-Look-ups go by an HMAC-SHA-256 of the value: without the key nobody can verify a guess, not even with the
-whole database in hand. Both keys derive from one 32-byte secret by HKDF (RFC 5869).
+Look-ups go by an HMAC-SHA-256 of the value: without the key no guess can be verified, not even with the
+whole database. Both keys derive from one 32-byte secret by HKDF (RFC 5869).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Key:
     def digest(self, value: bytes) -> bytes:
         """Return the HMAC-SHA-256 of ``value``.
 
-        A copy of what has read the key already: setting it up anew takes three times as long.
+        It copies a state that has read the key already: reading the key again takes three times as long.
         """
         code = self.digestion.copy()
         code.update(value)

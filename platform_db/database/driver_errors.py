@@ -47,7 +47,7 @@ RAISED_ERRORS: dict[str, Callable[[str], errors.PlatformDBError]] = {
 def raise_own_error(context: ExceptionContext) -> None:
     """Turn what the database refuses for platform-db's own reasons into platform-db's own errors.
 
-    It listens on all engines, so that the guard speaks the same way through one that somebody else made.
+    It listens on all engines, so that the guard raises the same errors through a platform's own engine.
     """
     if isinstance(context.original_exception, errors.PlatformDBError):
         raise context.original_exception from None  # A column refused its value.

@@ -94,20 +94,20 @@ def _origin(database: URL | str | Engine) -> tuple[URL, dict[str, Any]]:
 
 
 def _connection_of(engine: Engine) -> Any:
-    """Make a connection as an engine of somebody else's does, whatever it was made with, and keep it."""
+    """Make a connection as another engine does, with all its options, and keep it."""
     connection = engine.raw_connection()
     connection.detach()
     return connection.dbapi_connection
 
 
 def _configured(settings: Settings) -> dict[str, Any]:
-    """Return what is told to the driver, unless the URL says it."""
+    """Return the driver's options, which the URL may override."""
     connection = {
         "application_name": settings.application_name,
         "connect_timeout": settings.connect_timeout,
     }
     if seconds := settings.network_timeout:
-        # What was sent and is not acknowledged ends the connection by itself; an idle one is asked.
+        # Unacknowledged data ends the connection; the kernel probes an idle one.
         connection |= {
             "tcp_user_timeout": seconds * 1000,
             "keepalives_idle": max(1, seconds // 2),

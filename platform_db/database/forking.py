@@ -1,8 +1,8 @@
 """Cutting a forked child off from its parent's connections.
 
-A child inherits the sockets. Whatever it then says on one, be it the ROLLBACK or the farewell of an object
-that is thrown away, the server takes for the parent's words: a transaction of the parent's ends without its
-knowing. So the child's copies are led to the null device before anything else can run in it.
+A child inherits the sockets. When an object is discarded there, it sends a ROLLBACK or closes the session,
+and the server takes this for the parent's message: the parent's transaction ends unnoticed. So the child's
+copies are redirected to the null device before any other code can run in it.
 """
 
 from __future__ import annotations

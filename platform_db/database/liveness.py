@@ -1,9 +1,9 @@
 """Testing pooled connections before use, without a round trip where none is needed.
 
-A connection that the server has closed is readable: there waits a farewell, or the end of the stream. So a
-connection that was used a moment ago is asked by a look at its socket, which costs next to nothing; one that
-has idled is asked by a query, because a network that drops packets says nothing. (A query before each
-transaction would take about a fifth of the time of a short one.)
+The socket of a connection that the server has closed is readable: it holds a last message, or its end. So
+after a moment's idling a look at the socket is enough, and costs almost nothing. After a longer time a query
+tests the connection, because a network that drops packets sends nothing. (A query before each transaction
+would take about a fifth of the time of a short one.)
 """
 
 from __future__ import annotations

@@ -22,13 +22,17 @@ class PlatformSession(Session):
 
     def get(self, entity: Any, ident: Any, **options: Any) -> Any:
         """Return the row with this key or id, None where there is none."""
-        if isinstance(ident, uuid.UUID | str) and len(sa.inspect(entity).primary_key) > 1:
+        if isinstance(ident, uuid.UUID | str) and _has_owner_and_id(entity):
             id_ = parse_id(ident)
             owner_id = self.scalar(sa.select(entity.owner_id).where(entity.id_ == id_))
             ident = (owner_id, id_)
             if owner_id is None:
                 return None
         return super().get(entity, ident, **options)
+
+
+def _has_owner_and_id(entity: Any) -> bool:
+    return {column.key for column in sa.inspect(entity).primary_key} == {"owner_id", "id_"}
 
 
 AnySession = Session | scoped_session[Session]
@@ -45,7 +49,7 @@ def takes_session(function: Callable[Concatenate[Session, P], R]) -> Callable[Co
     """Let a function whose first argument is a session take a :class:`scoped_session`, too."""
 
     @functools.wraps(function)
-    def call(session: Any, /, *args: P.args, **options: P.kwargs) -> R:
+    def call(session: Any, *args: P.args, **options: P.kwargs) -> R:
         return function(session() if isinstance(session, scoped_session) else session, *args, **options)
 
-    return call
+    return call  # type: ignore[return-value]  # Types have no word for "by its name, too".

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DRIVER = "postgresql+psycopg2"
 
-# What libpq takes as an option of the URL and nobody should see (``passfile`` and ``sslkey`` are paths).
+# Options of libpq in the URL that must stay secret (``passfile`` and ``sslkey`` are paths).
 SECRET_OPTIONS = ("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
 
 _ESCAPED = (

@@ -1,7 +1,7 @@
 """The operating system account that the server runs under.
 
-PostgreSQL refuses to run as root, so root starts it under an account without privileges; everybody else
-starts it as themselves.
+PostgreSQL refuses to run as root, so root starts it under an account without privileges; every
+other user starts it as themselves.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ DEDICATED = "platform-db"
 CANDIDATES = (DEDICATED, "postgres")
 TIMEOUT = 120.0  # seconds that one command of the server may take
 
-# A child that another thread forks inherits what is open: pipes to a command, and we would wait for that
-# child as well; a program that is being written, and the kernel would not run it. Forks wait for this lock.
+# A child that another thread forks inherits open files: with a pipe to a command, we would wait for that
+# child as well; with a program open for writing, the kernel would not run it. Forks wait for this lock.
 fork_lock = threading.RLock()
 
 

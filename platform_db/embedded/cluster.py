@@ -35,7 +35,7 @@ BUILTIN_LOCALE_SINCE = 17
 ANY_ROLE_SINCE = 16
 TEMPORARY_SOCKET = "platform-db-"
 
-# On the command line, where ALTER SYSTEM cannot reach: nobody opens the server to others by mistake.
+# On the command line, which ALTER SYSTEM cannot override: no mistake opens the server to others.
 SETTINGS = {
     "listen_addresses": "",
     "port": str(PORT),
@@ -86,7 +86,7 @@ class Cluster:
         self._ensure_database()
 
     def stop(self) -> None:
-        """Stop the server, disconnecting whoever uses it, and wait for its end."""
+        """Stop the server, disconnecting its clients, and wait for its end."""
         socket = self._recorded_socket_directory()
         for shutdown in (signal.SIGINT, signal.SIGQUIT):  # fast; immediate where that takes too long
             deadline = time.monotonic() + STOP_TIMEOUT / 2
@@ -128,7 +128,7 @@ class Cluster:
         options = " ".join(f"-c {name}={_shell_quoted(value)}" for name, value in settings.items())
         if self.log.exists():
             self.log.replace(self.log.with_name(f"{self.log.name}.1"))
-        # Through pg_ctl, the server becomes no child of ours: nobody has to wait for it.
+        # pg_ctl detaches the server: it is not our child, and we need not wait for it.
         # The path is relative, for pg_ctl does not quote it well for its shell.
         command: list[str | Path] = [installation.directory / "pg_ctl", "start", "-D", self.data.name, "-w"]
         command += ["-t", f"{START_TIMEOUT:.0f}", "-o", options]
@@ -162,7 +162,7 @@ class Cluster:
         temporary.rename(self.data)
 
     def _write_access_rules(self, data: Path, account: Account, installation: binaries.Installation) -> None:
-        """Let the caller in as any role, and nobody else, by what the kernel says of who connects."""
+        """Admit only the caller, as any role; the kernel tells which account connects."""
         role = "all" if installation.major >= ANY_ROLE_SINCE else SUPERUSER
         files = {
             "pg_hba.conf": "local all all peer map=owner\n",
@@ -205,7 +205,7 @@ class Cluster:
             shutil.rmtree(socket, ignore_errors=True)
 
     def _is_private(self, socket: Path) -> bool:
-        """Return whether a directory is one that we made for a socket and that nobody else can enter."""
+        """Return whether we made this directory for a socket and no other account can enter it."""
         try:
             status = socket.lstat()
         except OSError:

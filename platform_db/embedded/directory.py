@@ -29,9 +29,9 @@ START_LOCK = "start.lock"
 USERS_LOCK = "users.lock"
 SERVER_LOCK = "server.lock"
 DATA = "data"
-TEMPORARY = "temporary."  # what begins so is unfinished
+TEMPORARY = "temporary."  # the prefix of unfinished directories
 SECRET_KEY = "secret.key"  # noqa: S105 (the name of a file)
-OURS = (START_LOCK, SECRET_KEY)  # what is there first begins so
+OURS = (START_LOCK, SECRET_KEY)  # the first files in a new directory
 DATA_HOME = (".local", "share")
 DATA_HOME_MACOS = ("Library", "Application Support")
 MOUNTS = Path("/proc/self/mountinfo")
@@ -111,7 +111,7 @@ def prepare(directory: Path, *, mounts: Path = MOUNTS) -> None:
 def open_to(account: Account, directory: Path) -> None:
     """Let the server's account pass through the directory, without letting it read or write there.
 
-    :raises errors.EmbeddedError: it cannot reach the directory; nobody's parents are changed for it.
+    :raises errors.EmbeddedError: it cannot reach the directory; the parents are never changed.
     """
     if account.is_other and directory.stat().st_uid == 0 and not accounts.can_enter(account, directory):
         os.chown(directory, 0, account.group_id)

@@ -30,12 +30,12 @@ def open_lock(path: Path) -> int:
 
 
 def try_exclusive(descriptor: int) -> bool:
-    """Take the exclusive lock unless somebody else holds any lock; return whether it was taken."""
+    """Take the exclusive lock unless another process holds any lock; return whether it was taken."""
     return _try(descriptor, fcntl.LOCK_EX)
 
 
 def try_shared(descriptor: int) -> bool:
-    """Take a shared lock unless somebody else holds the exclusive one; return whether it was taken."""
+    """Take a shared lock unless another process holds the exclusive one; return whether it was taken."""
     return _try(descriptor, fcntl.LOCK_SH)
 
 
@@ -54,7 +54,7 @@ def exclusive(path: Path, *, timeout: float) -> Iterator[None]:
     """Hold the exclusive lock on a file for the length of a block.
 
     :param timeout: seconds to wait for it.
-    :raises errors.EmbeddedError: somebody else held it all that time.
+    :raises errors.EmbeddedError: another process held it all that time.
     :raises FileNotFoundError: the directory of the lock does not exist, or is removed meanwhile.
     """
     deadline = time.monotonic() + timeout
@@ -67,7 +67,7 @@ def exclusive(path: Path, *, timeout: float) -> Iterator[None]:
                         f"another process has held {path} for {timeout:.0f} s: see what it does, or end it"
                     )
                 time.sleep(POLL)
-            # Whoever held it may have removed the file: then this is a lock on nothing.
+            # The last holder may have removed the file: then this is a lock on nothing.
             if _is_still(path, descriptor):
                 yield
                 return
@@ -77,7 +77,7 @@ def exclusive(path: Path, *, timeout: float) -> Iterator[None]:
 def inheritable(path: Path) -> Iterator[int | None]:
     """Try to take an exclusive lock that lives on in the programs that the block hands it to.
 
-    Yields the descriptor, to be given as ``pass_fds``, or ``None`` where somebody else holds the lock.
+    Yields the descriptor, to be given as ``pass_fds``, or ``None`` where another process holds the lock.
     """
     descriptor = open_lock(path)
     with _closing(descriptor, unlock=False):

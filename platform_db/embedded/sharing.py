@@ -1,14 +1,14 @@
 """Sharing one server among processes: the first one starts it, the last one out stops it.
 
-Every process that uses the server holds a shared lock on one file. Who arrives takes the start lock, then
-the shared one. Who leaves closes its shared lock *first*, then takes the start lock and stops the server if
-nobody holds the shared one: of two that leave at once, the later one sees that it is the last, and nobody
-can arrive in between.
+Every process that uses the server holds a shared lock on one file. An arriving process takes the start
+lock, then the shared one. A leaving process closes its shared lock *first*, then takes the start lock and
+stops the server if no process holds the shared one. Of two that leave at once, the later one sees that it is
+the last, and no process can arrive in between.
 
 A forked child inherits its parent's lock, which lasts until both have closed it: neither can stop the
 server under the other, and a child that never calls anything here still keeps the server that it uses.
 
-A process that ends without its exit handlers (``kill -9``, a SIGTERM that nobody handles, ``os._exit``)
+A process that ends without its exit handlers (``kill -9``, an unhandled SIGTERM, ``os._exit``)
 loses its lock like every other, but does not stop the server. It then runs on until the next user leaves,
 or until :func:`stop`.
 """
@@ -79,7 +79,7 @@ def release(directory: Path | None = None) -> None:
             return
         os.close(descriptor)  # not LOCK_UN, which would take the lock from forked children as well
         with (
-            contextlib.suppress(FileNotFoundError),  # somebody has removed the directory
+            contextlib.suppress(FileNotFoundError),  # the directory was removed
             locks.exclusive(directory / directories.START_LOCK, timeout=WAIT),
         ):
             if not locks.is_held(directory / directories.USERS_LOCK):
@@ -87,7 +87,7 @@ def release(directory: Path | None = None) -> None:
 
 
 def stop(directory: Path | None = None) -> None:
-    """Stop the server, whoever uses it; nothing happens if it does not run.
+    """Stop the server, even if it is in use; nothing happens if it does not run.
 
     :raises errors.EmbeddedError: it cannot be stopped.
     """
@@ -102,7 +102,7 @@ def stop(directory: Path | None = None) -> None:
 def is_running(directory: Path | None = None) -> bool:
     """Return whether the server runs.
 
-    :raises errors.EmbeddedError: the directory is somebody else's.
+    :raises errors.EmbeddedError: another account owns the directory.
     """
     directory = directories.resolved(directory)
     with _errors_of(directory):
@@ -126,7 +126,7 @@ def _arrive(directory: Path) -> None:
     if stale is not None:
         os.close(stale)
     descriptor = locks.open_lock(directory / directories.USERS_LOCK)
-    locks.try_shared(descriptor)  # always succeeds: only who has the start lock ever asks for more
+    locks.try_shared(descriptor)  # always succeeds: the exclusive one needs the start lock
     _claims[directory] = descriptor
 
 
@@ -166,7 +166,7 @@ def _finalize_child(_: object) -> None:
     sys.modules["multiprocessing.util"].Finalize(None, _release_all, exitpriority=-100)
 
 
-# Registered early, it runs late: after the exit handlers of those who use the database.
+# Registered early, it runs late: after the exit handlers of code that uses the database.
 atexit.register(_release_all)
 if sys.platform != "win32":
     os.register_at_fork(after_in_child=_after_fork_in_child)

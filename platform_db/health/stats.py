@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.models import Base
+from platform_db.models.audit import ReadableTime
 from platform_db.states import MACHINES
 
 
@@ -41,8 +42,12 @@ def _count_statuses(connection: sa.Connection, entity: str) -> dict[str, int]:
 def _oldest(connection: sa.Connection, name: str) -> str | None:
     """Return the time of the oldest row, where an index finds it."""
     query = _OLDEST.get(name) or _smallest(name)
-    found = connection.execute(sa.text(query)).scalar() if query else None
-    return None if found is None else str(found.isoformat())
+    if query is None:
+        return None
+    oldest = sa.column("oldest", ReadableTime())
+    rows = sa.text(f"({query}) AS row (oldest)")
+    found = connection.scalar(sa.select(oldest).select_from(rows).where(oldest.is_not(None)))
+    return None if found is None else found.isoformat()
 
 
 def _smallest(name: str) -> str | None:

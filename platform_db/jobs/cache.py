@@ -8,12 +8,17 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import errors
 from platform_db.bounds import require_amount, require_limit
 from platform_db.database.session import takes_session
 from platform_db.identifiers import new_id, parse_id
+from platform_db.lifecycle.target import Target
 from platform_db.models import Job
-from platform_db.models.base import identity_of
+
+
+class JobTarget(Target):
+    """The job that is meant."""
+
+    tables = (Job.__tablename__,)
 
 
 @dataclass(frozen=True)
@@ -68,17 +73,18 @@ def store_result(
     :raises errors.NotFound: there is no such job.
     """
     session.flush()
-    job_id = identity_of(job)[1] if isinstance(job, Job) else parse_id(job, "job id")
+    target = JobTarget.of(job, Job).within(session)
     values = {
         "id": str(new_id()),
-        "job": str(job_id),
+        "owner": None if target.owner_id is None else str(target.owner_id),
+        "job": str(target.id_),
         "parameters": parameters,
         "workspace_hash": workspace_hash,
         "result_path": result_path,
     }
-    row = session.connection().execute(_STORE, values).one_or_none()
+    row = session.connection().execute(_STORE[target.owner_id is not None], values).one_or_none()
     if row is None:
-        raise errors.NotFound(f"there is no job {job_id}")
+        raise target.not_found()
     return CachedResult(row.id_, row.job_id, row.result_path)
 
 
@@ -120,12 +126,15 @@ _FIND = sa.text(
     SELECT id_, job_id, result_path FROM found
     """
 )
-_STORE = sa.text(
-    """
+
+
+def _store(of_owner: str) -> sa.TextClause:
+    return sa.text(
+        f"""
     WITH stored AS (
         INSERT INTO platform.job_cache (id_, owner_id, job_id, parameters, workspace_hash, result_path)
         SELECT CAST(:id AS uuid), owner_id, id_, :parameters, :workspace_hash, :result_path
-        FROM platform.job WHERE id_ = CAST(:job AS uuid)
+        FROM platform.job WHERE {of_owner}id_ = CAST(:job AS uuid)
         ON CONFLICT (owner_id, digest) DO UPDATE
         SET job_id = excluded.job_id, result_path = excluded.result_path
         RETURNING owner_id, id_, job_id, result_path
@@ -136,7 +145,12 @@ _STORE = sa.text(
     )
     SELECT id_, job_id, result_path FROM stored
     """
-)
+    )
+
+
+# By whether the owner is known.
+_STORE = {False: _store(""), True: _store("owner_id = CAST(:owner AS uuid) AND ")}
+
 _EVICT = sa.text(
     """
     WITH oldest AS (

@@ -7,6 +7,7 @@ import socket
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable
+from datetime import timedelta
 from functools import cache
 
 import sqlalchemy as sa
@@ -25,6 +26,10 @@ MODELS: dict[str, type[Leased]] = {
     "interactive_session": InteractiveSession,
     "service": Service,
 }
+
+
+CLOCK_ERROR = timedelta(minutes=1)
+"""A time further ahead than this was stored before the server's clock was set back."""
 
 
 def this_worker() -> str:

@@ -17,8 +17,9 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.database.session import SessionFactory, takes_session
-from platform_db.leases.holding import MODELS
+from platform_db.leases.holding import CLOCK_ERROR, MODELS
 from platform_db.lifecycle.history import add_note
+from platform_db.lifecycle.target import Key
 from platform_db.lifecycle.transitions import transition_many
 from platform_db.models import Job, Workflow, WorkspaceRetentionRule
 from platform_db.models.expiry import expire_rows
@@ -131,7 +132,7 @@ def _parse(policies: Mapping[str, Policy | str]) -> dict[str, Policy]:
             parsed[table] = Policy(policy)
         except ValueError:
             raise errors.InvalidArgument(
-                f"{policy} is no policy; choose from {', '.join(p.value for p in Policy)}"
+                f"{policy!r} is no policy for a {table}; choose from {', '.join(p.value for p in Policy)}"
             ) from None
         if parsed[table] is Policy.requeue and table != "workflow":
             raise errors.InvalidArgument(f"a {table} cannot be queued again; only a workflow can")
@@ -141,6 +142,7 @@ def _parse(policies: Mapping[str, Policy | str]) -> dict[str, Policy]:
 def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[str, Any]) -> Recovery:
     session.flush()
     recovery = Recovery()
+    parameters = {**parameters, "clock_error": CLOCK_ERROR}
     connection = session.connection()
     for table in MODELS:
         policy = policies.get(table, Policy.nothing)
@@ -149,15 +151,15 @@ def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[
             continue
         dead = connection.execute(_lock_dead(table), parameters).all()
         owners = {lease.entity_id: lease.owner_id for lease in dead}
-        by_reason: dict[str, list[uuid.UUID]] = defaultdict(list)
+        by_reason: dict[str, list[Key]] = defaultdict(list)
         for lease in dead:
             reason = (
                 f"its worker {lease.holder} died: last heartbeat {lease.heartbeat_at:%Y-%m-%d %H:%M:%S %Z}"
             )
-            by_reason[reason].append(lease.entity_id)
-        for reason, ids in by_reason.items():
-            _fail(session, table, ids, owners, reason, policy, recovery)
-        connection.execute(_FORGET, {"ids": [str(lease.entity_id) for lease in dead]})
+            by_reason[reason].append((lease.owner_id, lease.entity_id))
+        for reason, keys in by_reason.items():
+            _fail(session, table, keys, owners, reason, policy, recovery)
+        connection.execute(_FORGET, {"owners": list(owners.values()), "ids": list(owners)})
     # Last: a transaction that starts an ended run again waits for its lease, and may hold rows needed above.
     for table in MODELS:
         connection.execute(_drop_ended(table), parameters)
@@ -167,7 +169,7 @@ def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[
 def _fail(
     session: Session,
     table: str,
-    ids: Sequence[uuid.UUID],
+    keys: Sequence[Key],
     owners: Mapping[uuid.UUID, uuid.UUID],
     reason: str,
     policy: Policy,
@@ -177,7 +179,7 @@ def _fail(
     failed = JobStatus.failed if model is Job else RunStatus.failed
     # The rows are locked, so this waits for no lock, and what was running still is.
     for result in transition_many(
-        session, ids, failed, model=model, reason=reason, expected_status="running"
+        session, keys, failed, model=model, reason=reason, expected_status="running"
     ):
         if not result.changed:
             continue
@@ -238,10 +240,19 @@ _TAKEN_OVER = (
 )
 
 
-_FORGET = sa.text("DELETE FROM platform.lease WHERE entity_id = ANY(CAST(:ids AS uuid[]))")
+_FORGET = sa.text(
+    """
+    DELETE FROM platform.lease
+    WHERE (owner_id, entity_id) IN (
+        SELECT * FROM unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[])) AS given
+    )
+    """
+)
 
+# A worker that lives replaces a heartbeat from before the clock was set back by its next one.
 _DEAD = """
-    (CAST(:age AS interval) IS NULL OR lease.heartbeat_at < clock_timestamp() - CAST(:age AS interval))
+    (CAST(:age AS interval) IS NULL OR lease.heartbeat_at < clock_timestamp() - CAST(:age AS interval)
+        OR lease.heartbeat_at > clock_timestamp() + CAST(:clock_error AS interval))
     AND (CAST(:node AS text) IS NULL OR lease.holder = :node OR starts_with(lease.holder, :node || '/'))
 """
 

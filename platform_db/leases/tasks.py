@@ -17,6 +17,7 @@ from platform_db import errors
 from platform_db.bounds import require_seconds
 from platform_db.database.session import SessionFactory
 from platform_db.identifiers import new_id
+from platform_db.leases.holding import CLOCK_ERROR
 
 LEASE_SECONDS = 60.0
 RENEWALS_PER_LEASE = 4
@@ -30,15 +31,16 @@ _TAKE = sa.text(
     ON CONFLICT (name) DO UPDATE
     SET holder = excluded.holder, acquired_at = excluded.acquired_at, expires_at = excluded.expires_at
     WHERE lease.expires_at <= excluded.acquired_at OR lease.holder = :dead
-       -- Written before the server's clock was set back: no lease lasts so long.
-       OR lease.expires_at > excluded.acquired_at + CAST(:longest AS interval)
+       -- The server's clock was set back, and the holder has not renewed the lease since.
+       OR lease.acquired_at > excluded.acquired_at + CAST(:clock_error AS interval)
     RETURNING holder
     """
 )
-_READ = sa.text("SELECT holder, acquired_at, expires_at FROM platform.task_lease WHERE name = :name")
+_READ = sa.text("SELECT holder, acquired_at FROM platform.task_lease WHERE name = :name")
 _RENEW = sa.text(
     """
-    UPDATE platform.task_lease SET expires_at = clock_timestamp() + make_interval(secs => :seconds)
+    UPDATE platform.task_lease
+    SET acquired_at = clock_timestamp(), expires_at = clock_timestamp() + make_interval(secs => :seconds)
     WHERE name = :name AND holder = :holder
     """
 )
@@ -91,7 +93,7 @@ def _take(factory: SessionFactory, name: str, holder: str, seconds: float) -> No
             "name": name,
             "holder": holder,
             "seconds": seconds,
-            "longest": LONGEST,
+            "clock_error": CLOCK_ERROR,
             "dead": "",
         }
         if connection.execute(_TAKE, parameters).one_or_none():
@@ -103,8 +105,8 @@ def _take(factory: SessionFactory, name: str, holder: str, seconds: float) -> No
                 return
         elif other is None and connection.execute(_TAKE, parameters).one_or_none():
             return
-        since = f" since {other.acquired_at:%Y-%m-%d %H:%M:%S %Z}" if other else ""
-        raise errors.AlreadyRunning(f"another run of {name} is going on{since}")
+        renewed = f"; it renewed its lease at {other.acquired_at:%Y-%m-%d %H:%M:%S %Z}" if other else ""
+        raise errors.AlreadyRunning(f"another run of {name} is going on{renewed}")
 
 
 def _keep(

@@ -14,6 +14,7 @@ class Conditions(NamedTuple):
     """Which of the optional parts a statement has."""
 
     owner: bool
+    owners: bool
     reason: bool
     expected_status: bool
     unexpected_statuses: bool
@@ -21,7 +22,7 @@ class Conditions(NamedTuple):
 
     @classmethod
     def of(cls, parameters: dict[str, Any]) -> Conditions:
-        return cls(*(parameters[name] is not None for name in cls._fields))
+        return cls(*(parameters.get(name) is not None for name in cls._fields))
 
 
 _NOTE_REASON = (
@@ -29,6 +30,9 @@ _NOTE_REASON = (
 )
 
 _OF_OWNER = "owner_id = CAST(:owner AS uuid) AND "
+_OF_OWNERS = (
+    "(owner_id, id_) IN (SELECT * FROM unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[])) AS given) AND "
+)
 
 
 def _allowed(
@@ -85,13 +89,14 @@ def update_many(entity: str, status: Status, conditions: Conditions) -> sa.TextC
     # Each row has its own expected revision, or NULL where any will do.
     wish = f"(CAST(:expected_revision AS integer[]))[array_position(CAST(:ids AS uuid[]), {entity}.id_)]"
     allowed = _allowed(entity, status, conditions, f"coalesce({wish}, revision)")
+    owners = _OF_OWNER if conditions.owner else _OF_OWNERS if conditions.owners else ""
     return sa.text(
         f"""
         WITH {f"note AS MATERIALIZED ({_NOTE_REASON})," if conditions.reason else ""}
         locked AS MATERIALIZED (
             SELECT owner_id, id_, status, revision, {allowed} AS allowed
             FROM platform.{entity}
-            WHERE {_OF_OWNER if conditions.owner else ""}id_ = ANY(CAST(:ids AS uuid[]))
+            WHERE {owners}id_ = ANY(CAST(:ids AS uuid[]))
             ORDER BY owner_id, id_
             FOR NO KEY UPDATE
         ),

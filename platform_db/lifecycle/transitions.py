@@ -18,10 +18,9 @@ from sqlalchemy.orm.attributes import set_committed_value
 from platform_db import errors
 from platform_db.crypto.token_format import require_no_token
 from platform_db.database.session import takes_session
-from platform_db.identifiers import parse_id
 from platform_db.lifecycle import statements
+from platform_db.lifecycle.target import Key, Target
 from platform_db.models import (
-    Base,
     InteractiveSession,
     Job,
     Service,
@@ -29,7 +28,6 @@ from platform_db.models import (
     Workflow,
     WorkspaceRetentionRule,
 )
-from platform_db.models.base import identity_of
 from platform_db.models.expiry import expire_on_rollback, expire_row, expire_rows
 from platform_db.states import MACHINES, RunStatus, Status
 
@@ -62,7 +60,7 @@ class TransitionResult(NamedTuple):
 @takes_session
 def transition(
     session: Session,
-    row_or_id: Guarded | uuid.UUID | str,
+    row_or_id: Guarded | Key | uuid.UUID | str,
     status: Status | str,
     *,
     model: type[Guarded] | None = None,
@@ -77,6 +75,7 @@ def transition(
     The status that the row already has changes nothing and is no error. A refusal leaves the transaction
     usable. Of two writers that race, one changes the row, and the other sees what it stored.
 
+    :param row_or_id: the row, or, with ``model``, its key ``(owner_id, id_)`` or its id alone.
     :param model: what an id is the id of, as in ``session.get(model, id)``.
     :param reason: why, for the history.
     :param expected_status: change it only from this status, or from one of these; never, if none is given.
@@ -89,7 +88,7 @@ def transition(
     """
     if session.new or session.dirty:
         session.flush()
-    target = _Target.of(row_or_id, model)
+    target = _Target.of(row_or_id, model).within(session)
     wanted = target.status(status)
     expected = _Expected.of(target, expected_status, unexpected_statuses)
     parameters = {
@@ -102,9 +101,9 @@ def transition(
     connection = session.connection()
     holds_rows = len(session.identity_map) > 0
     update = statements.update(
-        target.entity, wanted, statements.Conditions.of(parameters), returning=holds_rows
+        target.table, wanted, statements.Conditions.of(parameters), returning=holds_rows
     )
-    read = statements.read(target.entity, owner=target.owner_id is not None)
+    read = statements.read(target.table, owner=target.owner_id is not None)
     for _ in range(ATTEMPTS):
         result = connection.execute(update, parameters)
         if result.rowcount:
@@ -120,17 +119,17 @@ def transition(
         refusal = target.refusal(stored_status, revision, wanted, expected, expected_revision)
         target.forget(session, stored.owner_id)
         if refusal is None and stored_status != wanted:
-            continue  # Between the two statements another writer made it legal: try again.
+            continue  # Another writer changed the row between the two statements, and it is allowed now.
         if refusal is None or on_conflict == "report":
             return stored_status
         raise refusal
-    raise errors.Conflict(target.entity, str(target.id_), "status", "to hold still", stored_status, revision)
+    raise errors.Conflict(target.table, str(target.id_), "status", "to hold still", stored_status, revision)
 
 
 @takes_session
 def transition_many(
     session: Session,
-    rows_or_ids: Iterable[Guarded | uuid.UUID | str],
+    rows_or_ids: Iterable[Guarded | Key | uuid.UUID | str],
     status: Status | str,
     *,
     model: type[Guarded] | None = None,
@@ -149,7 +148,7 @@ def transition_many(
     """
     if session.new or session.dirty:
         session.flush()
-    targets = [_Target.of(row_or_id, model) for row_or_id in rows_or_ids]
+    targets = [_Target.of(row_or_id, model).within(session) for row_or_id in rows_or_ids]
     if not targets:
         return []
     first = targets[0]
@@ -161,16 +160,18 @@ def transition_many(
         expected_revision.get(target.id_) if isinstance(expected_revision, Mapping) else expected_revision
         for target in targets
     ]
-    # One owner narrows the search; with many, the ids alone are the better key.
-    owners = {target.owner_id for target in targets}
+    owners = [target.owner_id for target in targets]
+    known = None not in owners
+    one = known and len(set(owners)) == 1
     parameters: dict[str, Any] = {
         "ids": [str(target.id_) for target in targets],
-        "owner": str(first.owner_id) if len(owners) == 1 and first.owner_id is not None else None,
+        "owner": str(first.owner_id) if one else None,
+        "owners": [str(owner_id) for owner_id in owners] if known and not one else None,
         "reason": reason,
         "expected_revision": None if all(revision is None for revision in revisions) else revisions,
         **expected.parameters(),
     }
-    statement = statements.update_many(first.entity, wanted, statements.Conditions.of(parameters))
+    statement = statements.update_many(first.table, wanted, statements.Conditions.of(parameters))
     found = {id_: values for id_, *values in session.connection().execute(statement, parameters)}
     results = []
     for target, id_, expected_one in zip(targets, parameters["ids"], revisions, strict=True):
@@ -231,9 +232,9 @@ _READ_SETTINGS = sa.text(
 
 
 class _Expected(NamedTuple):
-    """Which statuses the caller expects, and which not; None is any, and none.
+    """Which statuses the caller expects, and which not; None sets no condition.
 
-    An empty list is no None: who computed what to expect, and found nothing, expects no row.
+    An empty list of expected statuses differs from None: it matches no row.
     """
 
     statuses: tuple[Status, ...] | None
@@ -251,32 +252,14 @@ def _values(statuses: tuple[Status, ...] | None) -> list[str] | None:
     return None if statuses is None else [status.value for status in statuses]
 
 
-class _Target(NamedTuple):
-    """The row that a transition is about.
+class _Target(Target):
+    """The row that a transition is about."""
 
-    :param owner_id: its owner, where it is known.
-    """
-
-    model: type[Base]
-    id_: uuid.UUID
-    owner_id: uuid.UUID | None
-
-    @classmethod
-    def of(cls, row_or_id: Guarded | uuid.UUID | str, model: type[Guarded] | None) -> _Target:
-        if isinstance(row_or_id, Base):
-            owner_id, id_ = identity_of(row_or_id)
-            return cls(type(row_or_id), id_, owner_id)
-        if model is None:
-            raise errors.InvalidIdentifier("an id alone does not say what it is the id of: give its model")
-        return cls(model, parse_id(row_or_id, f"{model.__tablename__} id"), None)
-
-    @property
-    def entity(self) -> str:
-        return str(self.model.__tablename__)
+    tables = MACHINES
 
     @property
     def status_type(self) -> type[Status]:
-        statuses: type[Status] = MACHINES[self.entity].statuses
+        statuses: type[Status] = MACHINES[self.table].statuses
         return statuses
 
     def status(self, name: Status | str) -> Status:
@@ -284,7 +267,7 @@ class _Target(NamedTuple):
 
         :raises errors.UnknownStatus: there is none.
         """
-        status: Status = MACHINES[self.entity].status(name)
+        status: Status = MACHINES[self.table].status(name)
         return status
 
     def statuses(self, given: Statuses | None) -> tuple[Status, ...] | None:
@@ -306,7 +289,7 @@ class _Target(NamedTuple):
 
         def conflict(condition: str, wish: object) -> errors.Conflict:
             return errors.Conflict(
-                self.entity, str(self.id_), condition, str(wish), stored_status.value, revision
+                self.table, str(self.id_), condition, str(wish), stored_status.value, revision
             )
 
         if expected.statuses is not None and stored_status not in expected.statuses:
@@ -315,14 +298,9 @@ class _Target(NamedTuple):
             return conflict("status", f"not {' or '.join(map(str, expected.unexpected))}")
         if expected_revision is not None and expected_revision != revision:
             return conflict("revision", expected_revision)
-        if not MACHINES[self.entity].allows(stored_status, wanted):
-            return errors.InvalidTransition(self.entity, str(self.id_), stored_status.value, wanted.value)
+        if not MACHINES[self.table].allows(stored_status, wanted):
+            return errors.InvalidTransition(self.table, str(self.id_), stored_status.value, wanted.value)
         return None
-
-    def not_found(self) -> errors.NotFound:
-        if self.model is Workflow:
-            return errors.WorkflowNotFound(f"there is no workflow {self.id_}")
-        return errors.NotFound(f"there is no {self.entity} {self.id_}")
 
     def take_over(self, session: Session, status: Status, written: Any) -> None:
         """Give the session's object what the statement wrote, without another query."""
@@ -330,14 +308,14 @@ class _Target(NamedTuple):
         if row is None:
             return
         set_committed_value(row, "status", status)
-        for name in ("revision", *MACHINES[self.entity].times):
+        for name in ("revision", *MACHINES[self.table].times):
             set_committed_value(row, name, getattr(written, name))
         session.expire(row, ["updated"])
         expire_on_rollback(session, row)
 
     def forget(self, session: Session, owner_id: uuid.UUID) -> None:
         """Let the session's object read its status again when it is next asked."""
-        names = ["status", "revision", "updated", *MACHINES[self.entity].times]
+        names = ["status", "revision", "updated", *MACHINES[self.table].times]
         expire_row(session, self.model, (owner_id, self.id_), names)
 
     def forget_followers(self, session: Session, status: Status, owner_ids: Collection[uuid.UUID]) -> None:

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.database.session import takes_session
+from platform_db.lifecycle.target import Key
 from platform_db.logs.sizes import Sizes
-from platform_db.logs.target import CHUNKS, COLUMNS, Logged, Target, for_each
+from platform_db.logs.target import CHUNKS, COLUMNS, Logged, LogTarget, for_each
 from platform_db.models.log_chunk import encode_log
 from platform_db.settings import get_settings
 
@@ -25,7 +26,7 @@ PIECE = 1024 * 1024
 @takes_session
 def append_log(
     session: Session,
-    row: Logged | uuid.UUID | str,
+    row: Logged | Key | uuid.UUID | str,
     text: str | bytes,
     *,
     model: type[Logged] | None = None,
@@ -43,7 +44,7 @@ def append_log(
     """
     if session.new or session.dirty:
         session.flush()
-    target = Target.of(row, model)
+    target = LogTarget.of(row, model).within(session)
     sizes = Sizes.of(session)
     limit = get_settings().log_limit if limit is None else limit
     if not text:
@@ -66,14 +67,14 @@ def append_log(
     return kept
 
 
-def _append_nothing(session: Session, target: Target) -> int:
+def _append_nothing(session: Session, target: LogTarget) -> int:
     """Only look whether there is such a log: an empty chunk would hide that the log before it was cut."""
     if session.connection().execute(_LOG[target.key], target.parameters).one_or_none() is None:
         raise target.not_found()
     return 0
 
 
-def _cut(session: Session, target: Target, parameters: dict[str, Any], sizes: Sizes) -> int:
+def _cut(session: Session, target: LogTarget, parameters: dict[str, Any], sizes: Sizes) -> int:
     """Keep what fits, and say that the rest was cut, unless that is said already; wait for no transaction."""
     connection = session.connection()
     log = connection.execute(_LOG[target.key], parameters).one_or_none()

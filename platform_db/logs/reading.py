@@ -14,30 +14,45 @@ from platform_db import cursors
 from platform_db.bounds import require_amount, require_limit
 from platform_db.database.session import SessionFactory, takes_session
 from platform_db.lifecycle.seen import READERS, UNSEEN, WHAT_IS_SEEN, Seen
-from platform_db.logs.target import CHUNKS, COLUMNS, Logged, Target, for_each
+from platform_db.lifecycle.target import Key
+from platform_db.logs.target import CHUNKS, COLUMNS, Logged, LogTarget, for_each
 from platform_db.models.log_chunk import decode_log
 from platform_db.states import MACHINES
+
+CHUNKS_AT_ONCE = 1000
 
 
 @takes_session
 def tail_log(
-    session: Session, row: Logged | uuid.UUID | str, lines: int = 100, *, model: type[Logged] | None = None
+    session: Session,
+    row: Logged | Key | uuid.UUID | str,
+    lines: int = 100,
+    *,
+    model: type[Logged] | None = None,
 ) -> str:
     """Return the last lines of a log as text, without reading the rest of it.
 
     :param model: what an id is the id of.
+    :raises errors.NotFound: there is no such run or job.
     """
     return decode_log(read_log_tail(session, row, lines, model=model))
 
 
 @takes_session
 def read_log_tail(
-    session: Session, row: Logged | uuid.UUID | str, lines: int = 100, *, model: type[Logged] | None = None
+    session: Session,
+    row: Logged | Key | uuid.UUID | str,
+    lines: int = 100,
+    *,
+    model: type[Logged] | None = None,
 ) -> bytes:
-    """Return the last lines of a log as they were written, without reading the rest of it."""
+    """Return the last lines of a log as they were written, without reading the rest of it.
+
+    :raises errors.NotFound: there is no such run or job.
+    """
     require_amount(lines, "number of lines")
     session.flush()
-    target = Target.of(row, model)
+    target = LogTarget.of(row, model).within(session)
     data, before, read = b"", cursors.LARGEST_NUMBER, 16
     while data.count(b"\n") <= lines:
         parameters = {**target.parameters, "before": before, "chunks": read}
@@ -46,13 +61,15 @@ def read_log_tail(
         if len(chunks) < read:
             break
         before, read = chunks[-1].number, read * 2
+    if not data:
+        _status(session, target)
     return b"".join(data.splitlines(keepends=True)[-lines:] if lines > 0 else [])
 
 
 @takes_session
 def read_log(
     session: Session,
-    row: Logged | uuid.UUID | str,
+    row: Logged | Key | uuid.UUID | str,
     start: int = 0,
     end: int | None = None,
     *,
@@ -62,14 +79,32 @@ def read_log(
 
     Of the chunks outside this range only the lengths are read, yet those of all: to go through a long log,
     use :func:`stream_log`.
+
+    :raises errors.NotFound: there is no such run or job.
+    :raises errors.InvalidArgument: a place is negative, or more than a ``bigint`` column holds.
     """
+    require_amount(start, "start")
+    end = require_amount(cursors.LARGEST_NUMBER if end is None else end, "end")
     session.flush()
-    target = Target.of(row, model)
-    parameters = {**target.parameters, "start": start, "end": cursors.LARGEST_NUMBER if end is None else end}
+    target = LogTarget.of(row, model).within(session)
+    parameters = {**target.parameters, "start": start, "end": end}
     chunks = session.connection().execute(_RANGE[target.key], parameters).all()
+    if not chunks:
+        _status(session, target)
     first = chunks[0].start if chunks else start
     data = b"".join(bytes(chunk.data) for chunk in chunks)
-    return data[start - first : None if end is None else max(0, end - first)]
+    return data[start - first : max(0, end - first)]
+
+
+def _status(session: Session, target: LogTarget) -> str:
+    """Return the status of the run or job whose log it is.
+
+    :raises errors.NotFound: there is none.
+    """
+    status: str | None = session.connection().execute(_STATUS[target.key], target.parameters).scalar()
+    if status is None:
+        raise target.not_found()
+    return status
 
 
 class NewChunks(NamedTuple):
@@ -91,10 +126,10 @@ class NewChunks(NamedTuple):
 @takes_session
 def read_new_log(
     session: Session,
-    row: Logged | uuid.UUID | str,
+    row: Logged | Key | uuid.UUID | str,
     cursor: str | None = None,
     *,
-    chunks: int = 1000,
+    chunks: int = CHUNKS_AT_ONCE,
     model: type[Logged] | None = None,
 ) -> NewChunks:
     """Return what was appended since the call that gave ``cursor``, or from the beginning.
@@ -106,17 +141,19 @@ def read_new_log(
     :raises errors.InvalidIdentifier: this log gave no such cursor.
     """
     require_limit(chunks)
+    return _read_new(session, LogTarget.of(row, model), cursor, chunks)
+
+
+def _read_new(session: Session, target: LogTarget, cursor: str | None, chunks: int) -> NewChunks:
     session.flush()
-    target = Target.of(row, model)
+    target = target.within(session)
     query = ("log", target.table, target.id_)
     last, seen = 0, None
     if cursor is not None:
         last, *parts = cursors.decode(query, cursor, cursors.number, *READERS)
         seen = Seen(*parts)
     connection = session.connection()
-    status = connection.execute(_STATUS[target.key], target.parameters).scalar()
-    if status is None:
-        raise target.not_found()
+    status = _status(session, target)
     parameters = {**target.parameters, "last": last, "chunks": chunks, **(seen.parameters() if seen else {})}
     rows = connection.execute((_NEW_AND_LATE if seen else _NEW)[target.key], parameters).all()
     ahead = [row for row in rows if row.number is not None and not row.late]
@@ -130,7 +167,7 @@ def read_new_log(
 
 def stream_log(
     factory: SessionFactory,
-    row: Logged | uuid.UUID | str,
+    row: Logged | Key | uuid.UUID | str,
     *,
     follow: bool = False,
     poll_seconds: float = 1.0,
@@ -146,11 +183,11 @@ def stream_log(
     :param poll_seconds: how long to wait before looking again.
     :param cursor: where to begin, from :func:`read_new_log`; by default at the beginning.
     """
-    target = Target.of(row, model)
+    target = LogTarget.of(row, model)
     ended = False
     while True:
         with factory() as session, session.begin():
-            new = read_new_log(session, target.id_, cursor, model=target.model)
+            new = _read_new(session, target, cursor, CHUNKS_AT_ONCE)
         cursor = new.cursor
         if new.data:
             yield new.data
@@ -164,7 +201,7 @@ def stream_log(
 
 def follow_log(
     factory: SessionFactory,
-    row: Logged | uuid.UUID | str,
+    row: Logged | Key | uuid.UUID | str,
     *,
     poll_seconds: float = 1.0,
     cursor: str | None = None,

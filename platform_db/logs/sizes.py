@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
@@ -24,6 +25,8 @@ class Sizes:
     def __init__(self) -> None:
         self.pending: dict[uuid.UUID, Appended] = {}
         self.run_of: dict[uuid.UUID, uuid.UUID] = {}
+        # What was pending when each savepoint began; a savepoint that has ended is gone from here by itself.
+        self.before: WeakKeyDictionary[SessionTransaction, dict[uuid.UUID, Appended]] = WeakKeyDictionary()
 
     @staticmethod
     def of(session: Session) -> Sizes:
@@ -56,11 +59,24 @@ def store_sizes(session: Session) -> None:
     sizes.pending = {}
 
 
+@event.listens_for(Session, "after_transaction_create")
+def remember_sizes(session: Session, transaction: SessionTransaction) -> None:
+    """Remember what is pending when a savepoint begins."""
+    sizes: Sizes | None = session.info.get(_KEY)
+    if sizes is not None and transaction.nested:
+        sizes.before[transaction] = dict(sizes.pending)
+
+
+@event.listens_for(Session, "after_soft_rollback")
+def take_sizes_back(session: Session, transaction: SessionTransaction) -> None:
+    """Take back what was appended since a savepoint to which the session rolled back."""
+    sizes: Sizes | None = session.info.get(_KEY)
+    if sizes is not None and transaction.nested:
+        sizes.pending = sizes.before.pop(transaction, {})
+
+
 @event.listens_for(Session, "after_transaction_end")
 def forget_sizes(session: Session, transaction: SessionTransaction) -> None:
-    """Forget what a transaction appended once it has ended, in whatever way: closing is one, too.
-
-    What a savepoint took back stays counted: a limit may err to that side.
-    """
+    """Forget what a transaction appended once it has ended, in whatever way: closing is one, too."""
     if transaction.parent is None:
         session.info.pop(_KEY, None)

@@ -30,7 +30,7 @@ COMPARE: dict[str, Any] = {
     "compare_server_default": False,
 }
 
-# However long it takes, a revision is run to its end: half of an hour-long index helps nobody.
+# A revision runs to its end, however long it takes: an index that is stopped half-way has to begin again.
 UNLIMITED = ("statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
 
 

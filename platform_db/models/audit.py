@@ -55,7 +55,7 @@ def _setting(name: str, type_: str) -> sa.TextClause:
     return sa.text(f"(nullif(current_setting('platform.{name}', true), ''))::{type_}")
 
 
-class _ReadableTime(sa.TypeDecorator[datetime]):
+class ReadableTime(sa.TypeDecorator[datetime]):
     """A time that Python and the cursors of lists can hold: one beyond is read as the nearest of them.
 
     The database stamps each row, but imports and superusers can store any time.
@@ -81,7 +81,7 @@ class AuditLog(Identified, Base):
 
     :param number: the place in the log, given by the database; not without gaps.
     :param owner_id: whom it is about, also ``user_id``; :data:`NOBODY` where that is no user in particular.
-    :param actor_id: the user who did it; None where nobody said who, as where the platform itself did it.
+    :param actor_id: the user who did it; None where none was given, as for an act of the platform.
     :param details: what else there is to know, in ids and plain values.
     :param request_id: the request that caused it.
     :param address: the network address that the request came from.
@@ -98,7 +98,7 @@ class AuditLog(Identified, Base):
     request_id: Mapped[str | None] = mapped_column(sa.Text, server_default=_setting("request_id", "text"))
     address: Mapped[str | None] = mapped_column(INET, server_default=_setting("address", "inet"))
     service: Mapped[str | None] = mapped_column(sa.Text, server_default=_setting("service", "text"))
-    created: Mapped[datetime] = mapped_column(_ReadableTime, server_default=sa.FetchedValue())
+    created: Mapped[datetime] = mapped_column(ReadableTime, server_default=sa.FetchedValue())
 
     user_id: Mapped[uuid.UUID] = synonym("owner_id")
 

@@ -32,8 +32,8 @@ SET_BY_TRIGGER: Any = {"server_default": sa.FetchedValue(), "server_onupdate": s
 # The key of a table's ``info`` with its storage parameters (SQLAlchemy 2.0 has no argument for them).
 STORAGE = "storage"
 
-# When to vacuum. What is rewritten all the time: after so many dead rows, whatever the table's size.
-# What only grows: for its visibility map, and after it was pruned.
+# When to vacuum. Tables that are rewritten all the time: after so many dead rows, whatever their size.
+# Tables that only grow: for their visibility map, and after they were pruned.
 REWRITTEN_OFTEN = (
     "autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,"
     " autovacuum_analyze_scale_factor = 0.05"
@@ -55,7 +55,7 @@ class Base(DeclarativeBase):
 
     @classmethod
     def owned_by(cls, tenant: uuid.UUID) -> sa.ColumnElement[bool]:
-        """Return the condition that a row is the tenant's; true where rows belong to nobody in particular."""
+        """Return the condition that a row is the tenant's; true where rows have no owner."""
         if cls is Base:
             # SQLAlchemy asks the base itself, once, to see which parts of a criterion are parameters.
             return sa.column("owner_id", sa.Uuid) == tenant

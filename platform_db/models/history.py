@@ -96,5 +96,5 @@ class ExtraTransition(Base):
     )
 
 
-# Gives the places of entries in histories, whatever row they speak of.
+# Numbers the entries of all histories in one order.
 HISTORY_NUMBER = sa.Sequence("history_number", data_type=sa.BigInteger, metadata=Base.metadata)

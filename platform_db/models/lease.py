@@ -1,4 +1,4 @@
-"""Leases: who works on what right now. They are hot, so they stand beside what they speak of."""
+"""Leases: which worker holds which row. They change often, so they are rows of their own."""
 
 from __future__ import annotations
 

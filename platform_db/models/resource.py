@@ -155,7 +155,7 @@ _CREATE_DEFAULTS = sa.text(
 ).bindparams(sa.bindparam("user_ids", type_=ARRAY(sa.Uuid)))
 
 
-# Where versions of figures come from: one that was taken later is of a measuring that began later.
+# Versions of figures: a measurement that begins later has a larger one.
 QUOTA_VERSION = sa.Sequence("quota_version", data_type=sa.BigInteger, metadata=Base.metadata)
 
 
@@ -188,9 +188,9 @@ class Usage:
 class WorkflowResource(Usage, Base):
     """How much of a resource a workflow uses, and when that was measured.
 
-    The runs that share a workspace have equal figures for the disk. ``version`` orders figures by when their
-    measuring began; ``delta`` adds up every change that was reported since the row exists. ``stale`` asks the
-    next disk run for a new figure. ``method`` and ``apparent`` say how it was found.
+    The runs that share a workspace have equal figures for the disk. ``version`` orders figures by the start
+    of their measurement; ``delta`` is the sum of all changes that were reported since the row was created.
+    ``stale`` asks the next disk run for a new figure. ``method`` and ``apparent`` say how it was measured.
     """
 
     __tablename__ = "workflow_resource"

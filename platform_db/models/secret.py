@@ -74,9 +74,7 @@ class SecretAttribute:
         setattr(row, self.encrypted, ring.encrypt(value, self.context(row)))
         setattr(row, self.digest, digest)
         setattr(row, self.other_digests, other_digests)
-        flag_modified(
-            row, self.other_digests
-        )  # The database keeps none: what was handed over before is no more.
+        flag_modified(row, self.other_digests)  # The database keeps none, so the last value is gone.
 
 
 class SecretDigest(Base):

@@ -1,4 +1,4 @@
-"""Tokens: what a user or a service shows to be let in."""
+"""Tokens: what a user or a service authenticates with."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class UserToken(Guarded, Identified, Timestamped, Base):
 
     @property
     def last_used_at(self) -> datetime | None:
-        """When the token last let somebody in, to the minute."""
+        """When the token last authenticated its user, to the minute."""
         return self.last_use.last_used_at if self.last_use else None
 
 

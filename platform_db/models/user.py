@@ -84,9 +84,12 @@ class User(Identified, Timestamped, Base):
 
     @property
     def access_token_status(self) -> str | None:
-        """The status of the latest access token, by name."""
+        """The status of the latest access token, by name; ``expired`` once an active one's time is over."""
         latest = self.latest_access_token
-        return latest.status.value if latest else None
+        if latest is None:
+            return None
+        expired = latest.status is UserTokenStatus.active and self.active_token is None
+        return "expired" if expired else latest.status.value
 
     @property
     def access_token(self) -> str | None:
@@ -171,7 +174,7 @@ class User(Identified, Timestamped, Base):
     def log_action(self, action: AuditLogAction | str, details: Mapping[str, Any] | None = None) -> AuditLog:
         """Add an audit row about this user; it is stored with the session's transaction.
 
-        :raises errors.UnknownAction: nobody registered that action.
+        :raises errors.UnknownAction: the action is not registered.
         :raises errors.TokenInText: a token's value is in the details.
         """
         session = session_of(self)

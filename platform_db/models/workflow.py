@@ -250,7 +250,7 @@ class Workflow(Guarded, Identified, Timestamped, Base):
     def update_workflow_timestamp(self, status: RunStatus) -> None:
         """Set the time that belongs to ``status`` to now, by the database's clock, at the next flush.
 
-        The guard does so by itself with every change of the status; this is for setting a time anew.
+        The guard sets it with every change of the status; this is for setting a time again.
         """
         now = sa.func.clock_timestamp()
         if status is RunStatus.running:
@@ -264,7 +264,7 @@ class Workflow(Guarded, Identified, Timestamped, Base):
     @staticmethod
     def update_workflow_status(
         session: Session,
-        workflow_uuid: uuid.UUID | str,
+        workflow_uuid: Workflow | uuid.UUID | str,
         status: RunStatus,
         new_logs: str | bytes = "",
         message: str | None = None,

@@ -13,10 +13,9 @@ from functools import cache, partial
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import errors
 from platform_db.database.session import SessionFactory, takes_session
-from platform_db.identifiers import parse_id
 from platform_db.leases.tasks import lease
+from platform_db.lifecycle.target import Key, RunTarget
 from platform_db.models import (
     InteractiveSessionResource,
     ResourceType,
@@ -27,17 +26,16 @@ from platform_db.models import (
     WorkflowResource,
 )
 from platform_db.models.expiry import expire_rows
+from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.quota import figures
 from platform_db.quota.batches import run_batch
 from platform_db.quota.figures import Drift
 from platform_db.quota.periods import CURRENT_START, IS_OVER, move_periods_on
 from platform_db.quota.resources import (
     AnyResource,
-    UserOrId,
     get_default_key,
     lock_remaining_users,
     lock_users,
-    user_id_of,
 )
 from platform_db.quota.scope import Scope, count_users, portions
 
@@ -94,6 +92,7 @@ def _spans(entity: str, chosen: str, totals: str = "platform.user_resource") -> 
     """
 
 
+_ONE = "e.owner_id = CAST(:owner AS uuid) AND e.id_ = CAST(:id AS uuid)"
 _OF_USERS = "e.owner_id = ANY(CAST(:users AS uuid[]))"
 
 
@@ -107,7 +106,7 @@ def _store(entity: str, one: bool) -> sa.TextClause:
     return sa.text(
         f"""
         WITH changed AS MATERIALIZED (
-            SELECT * FROM ({_spans(entity, "e.id_ = CAST(:id AS uuid)" if one else _OF_USERS)}) AS found
+            SELECT * FROM ({_spans(entity, _ONE if one else _OF_USERS)}) AS found
             WHERE differs
         ),
         written AS (
@@ -276,38 +275,38 @@ def update_users(
 
 
 @takes_session
-def update_workflow_cpu_quota(session: Session, workflow: Workflow | uuid.UUID | str) -> int:
+def update_workflow_cpu_quota(session: Session, workflow: Workflow | Key | uuid.UUID | str) -> int:
     """Store the processing time of a run, change its owner's total by the difference, and return it.
 
     :returns: milliseconds from the run's start to its end; 0 while it has not ended.
     :raises errors.WorkflowNotFound: there is no such run.
     """
     session.flush()
-    workflow_id = workflow.id_ if isinstance(workflow, Workflow) else parse_id(workflow, "workflow id")
+    target = RunTarget.of(workflow, Workflow)
+    owner_id, workflow_id = target.key(session)
     resource = get_default_key(session, ResourceType.cpu)
     connection = session.connection()
-    owner_id = connection.scalar(_OWNER, {"id": str(workflow_id)})
-    if owner_id is None:
-        raise errors.WorkflowNotFound(f"there is no workflow {workflow_id}")
     lock_users(session, [owner_id], resource)
-    parameters = {"id": str(workflow_id), "resource": str(resource.id_)}
+    parameters = {"owner": str(owner_id), "id": str(workflow_id), "resource": str(resource.id_)}
     change = connection.execute(_store("workflow", one=True), parameters).one().change
     figures.change_totals(session, resource, {owner_id: int(change)})
     figures.expire_figures(session, resource, owner_id, [workflow_id])
     figures.expire_totals(session, resource, [owner_id])
     if isinstance(workflow, Workflow):
         session.expire(workflow, ["resources"])
-    return int(connection.scalar(_FIGURE, parameters) or 0)
+    used: int | None = connection.scalar(_FIGURE, parameters)
+    if used is None:
+        raise target.not_found()
+    return used
 
 
-_OWNER = sa.text("SELECT owner_id FROM platform.workflow WHERE id_ = CAST(:id AS uuid)")
 _FIGURE = sa.text(
     """
-    SELECT f.quota_used FROM platform.workflow AS w
-    JOIN platform.workflow_resource AS f
-        ON f.owner_id = w.owner_id AND f.workflow_id = w.id_ AND f.resource_id = CAST(:resource AS uuid)
-    WHERE w.id_ = CAST(:id AS uuid)
-    """
+    SELECT coalesce(f.quota_used, 0) FROM platform.workflow AS e
+    LEFT JOIN platform.workflow_resource AS f
+        ON f.owner_id = e.owner_id AND f.workflow_id = e.id_ AND f.resource_id = CAST(:resource AS uuid)
+    WHERE """
+    + _ONE
 )
 
 

@@ -12,18 +12,17 @@ from sqlalchemy.orm import Session
 from platform_db import errors, workspaces
 from platform_db.bounds import LARGEST_AMOUNT, require_amount
 from platform_db.database.session import takes_session
-from platform_db.identifiers import parse_id
+from platform_db.lifecycle.target import RunTarget
 from platform_db.models import ResourceType, User, UserResource, Workflow, WorkflowResource
 from platform_db.models.expiry import expire_rows
+from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.quota import figures
 from platform_db.quota.figures import MOST_BYTES, Drift, Figure, Workspace
 from platform_db.quota.resources import (
     AnyResource,
-    UserOrId,
     get_default_quota_resource,
     lock_remaining_users,
     lock_users,
-    user_id_of,
 )
 from platform_db.workspaces.opening import require_storage
 
@@ -50,16 +49,17 @@ def store_workflow_disk_quota(
     """
     _require_change(bytes_to_sum)
     session.flush()
-    workflow_id = workflow.id_ if isinstance(workflow, Workflow) else parse_id(workflow, "workflow id")
-    row = session.connection().execute(_FIND, {"id": str(workflow_id)}).one_or_none()
-    if row is None:
-        raise errors.WorkflowNotFound(f"there is no workflow {workflow_id}")
+    target = RunTarget.of(workflow, Workflow)
+    owner_id, workflow_id = target.key(session)
+    path = session.connection().scalar(_PATH, {"owner": str(owner_id), "id": str(workflow_id)})
+    if path is None:
+        raise target.not_found()
     resource = get_default_quota_resource(session, ResourceType.disk)
     if bytes_to_sum is None:
-        _measure(session, resource, row.owner_id, row.workspace_path)
+        _measure(session, resource, owner_id, path)
     else:
-        figures.change_figure(session, resource, row.owner_id, row.workspace_path, bytes_to_sum)
-    found = session.get(WorkflowResource, (row.owner_id, workflow_id, resource.id_), populate_existing=True)
+        figures.change_figure(session, resource, owner_id, path, bytes_to_sum)
+    found = session.get(WorkflowResource, (owner_id, workflow_id, resource.id_), populate_existing=True)
     if found is None:
         raise errors.WorkflowNotFound(f"workflow {workflow_id} was deleted meanwhile")
     if isinstance(workflow, Workflow):
@@ -67,7 +67,12 @@ def store_workflow_disk_quota(
     return found
 
 
-_FIND = sa.text("SELECT owner_id, workspace_path FROM platform.workflow WHERE id_ = CAST(:id AS uuid)")
+_PATH = sa.text(
+    """
+    SELECT workspace_path FROM platform.workflow
+    WHERE owner_id = CAST(:owner AS uuid) AND id_ = CAST(:id AS uuid)
+    """
+)
 
 
 def _require_change(bytes_to_sum: int | None) -> None:

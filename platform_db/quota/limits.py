@@ -10,8 +10,9 @@ from platform_db.audit import recorded_as
 from platform_db.bounds import require_amount
 from platform_db.database.session import takes_session
 from platform_db.models import Resource, ResourceType, ResourceUnit
+from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.quota.figures import expire_totals
-from platform_db.quota.resources import UserOrId, get_resource, lock_users, user_id_of
+from platform_db.quota.resources import get_resource, lock_users
 
 UNLIMITED = "unlimited"
 

@@ -15,7 +15,7 @@ from platform_db.quota.reservations import release_expired_reservations
 from platform_db.quota.scope import Scope
 
 ShowProgress = Callable[[str], AbstractContextManager[Progress | None]]
-"""Takes the name of what is counted; returns a context manager that gives a :data:`Progress`, or None."""
+"""Takes the name of what is counted, and returns a context whose value is called with the progress."""
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,13 @@ from platform_db.database.session import SessionFactory, takes_session
 from platform_db.identifiers import new_id, parse_id
 from platform_db.models import QuotaReservation, Resource, ResourceType, UserResource
 from platform_db.models.expiry import expire_row, expire_rows
+from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.quota.figures import MOST_BYTES
 from platform_db.quota.resources import (
     LOCK_USERS,
-    UserOrId,
     get_resource,
     lock_users,
     resource_name,
-    user_id_of,
 )
 
 DEFAULT_SECONDS = 3600.0

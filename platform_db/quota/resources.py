@@ -12,13 +12,10 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.database.session import takes_session
-from platform_db.identifiers import parse_id
-from platform_db.models import Resource, ResourceType, User, UserResource
+from platform_db.models import Resource, ResourceType, UserResource
 from platform_db.models.resource import DEFAULT_RESOURCES
 
 DEFAULT_NAMES = {type_: name for name, type_, _, _ in DEFAULT_RESOURCES}
-
-UserOrId = User | uuid.UUID | str
 
 
 @takes_session
@@ -91,11 +88,6 @@ def resource_name(resource: Resource | ResourceType | str) -> str:
     if isinstance(resource, ResourceType):
         return DEFAULT_NAMES[resource]
     return DEFAULT_NAMES[ResourceType(resource)] if resource in ResourceType.__members__ else resource
-
-
-def user_id_of(user: UserOrId) -> uuid.UUID:
-    """Return a user's id."""
-    return user.id_ if isinstance(user, User) else parse_id(user, "user id")
 
 
 LOCK_USERS = sa.text(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.lifecycle.target import Key
 from platform_db.models import ResourceType
 from platform_db.quota.cpu import update_workflow_cpu_quota
 from platform_db.quota.figures import expire_figures
@@ -22,36 +22,36 @@ _MARK = sa.text(
       AND resource_id = CAST(:resource AS uuid)
     """
 )
-_OWNER = sa.text("SELECT owner_id FROM platform.workflow WHERE id_ = CAST(:id AS uuid)")
 
 
 def account_for_ended_run(
-    session: Session, workflow_id: uuid.UUID, types: Iterable[ResourceType | str] | None = None
+    session: Session, run: Key, types: Iterable[ResourceType | str] | None = None
 ) -> None:
     """Count the processing time of a run that has ended, and mark its workspace for the next disk run.
 
     Its row is locked by the transaction that ends it, so the workspace is not measured here. A workspace that
     has no figure yet needs no mark. Without the default resources nothing is counted.
 
+    :param run: the run's key.
     :param types: what to update, instead of what the policy says.
     """
     wanted = types_at_termination(types)
     try:
         if ResourceType.cpu in wanted:
-            update_workflow_cpu_quota(session, workflow_id)
+            update_workflow_cpu_quota(session, run)
         if ResourceType.disk in wanted:
-            mark_as_stale(session, workflow_id)
+            mark_as_stale(session, run)
     except errors.ResourceNotFound:
         return
 
 
-def mark_as_stale(session: Session, workflow_id: uuid.UUID) -> None:
+def mark_as_stale(session: Session, run: Key) -> None:
     """Ask the next disk run to measure this run's workspace, however new its figure is.
 
     :raises errors.ResourceNotFound: the default resources were never created.
     """
     disk = get_default_key(session, ResourceType.disk)
-    owner_id = session.connection().scalar(_OWNER, {"id": str(workflow_id)})
+    owner_id, workflow_id = run
     lock_users(session, [owner_id], disk)
     session.connection().execute(
         _MARK, {"owner": str(owner_id), "id": str(workflow_id), "resource": str(disk.id_)}

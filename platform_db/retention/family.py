@@ -101,7 +101,7 @@ class Family:
         return Family(root, tuple(members))
 
     def lock(self, connection: sa.Connection, ids: Sequence[str]) -> list[str]:
-        """Lock what belongs to rows that are locked; return the ids of those of which others hold nothing.
+        """Lock what belongs to locked rows; return the ids of those whose family no other session locks.
 
         It waits for no lock.
         """

@@ -137,7 +137,7 @@ def _count_due(factory: SessionFactory, rule: RetentionRule) -> int:
 
 
 def _record(factory: SessionFactory, rule: RetentionRule, result: Pruned) -> None:
-    """Write the audit row of what went: one a table and run, however many batches there were."""
+    """Write one audit row for each table and run, however many batches the run took."""
     if not result.rows:
         return
     details = {
@@ -199,7 +199,7 @@ def _prune_batch(
 
 
 def _due(session: Session, rule: RetentionRule) -> Iterable[list[uuid.UUID]]:
-    """Yield the ids of the rows that are due, as often as some are found, in the order of their index."""
+    """Yield the ids of the rows that are due, page by page, in the order of their index."""
     after: str | None = None
     while True:
         rows = (

@@ -26,8 +26,8 @@ def prune_log(
 ) -> int:
     """Delete the chunks that the rule names, and return how many are left because others hold their runs.
 
-    Chunks are not locked, which takes a privilege that services have not, but the runs that they are of. So
-    two who prune share the work, and neither waits.
+    It locks the runs and not their chunks, because services have no privilege to lock chunks. So two prunings
+    share the work, and neither waits.
 
     :param tell: is called with the number of chunks that went, batch by batch.
     """

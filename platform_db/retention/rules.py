@@ -2,8 +2,8 @@
 
 A rule takes the rows of a table with one of its statuses that have been so for the rule's age, and with them
 all that belongs to them: what refers to them by a foreign key, and their leases, notes and status changes.
-The audit log has no rule here: its rows outlive what they speak of. Nor have tokens: only their history tells
-since when they have been revoked, and each leaves an audit row (:func:`platform_db.tokens.purge`).
+The audit log has no rule here: its rows outlive what they describe. Tokens have none either: only their
+history tells when they were revoked, and each leaves an audit row (:func:`platform_db.tokens.purge`).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ def adopt(url: URL | str | None = None, report: Report | None = None) -> None:
     """Mark a schema that has all that today's has, but no revision, as being at the newest revision.
 
     :raises errors.NeverMigrated: there are no tables to mark.
-    :raises errors.Refused: something is missing, or is another.
+    :raises errors.Refused: something is missing or differs.
     :raises errors.SchemaBehind: the schema has a revision already, an older one.
     :raises errors.SchemaAhead: the database is newer than the code; nothing is changed.
     """

@@ -1,9 +1,9 @@
 """Whether a database has what the models and the files of SQL say, down to the last trigger.
 
-The server itself tells both sides: ``catalogue.json`` holds what its catalogues tell of a database that the
-models and files made, one object a line, and this reads the same of another one. No text of SQL is taken
-apart, and nothing is written to look. A test holds the file together with the models, the files and the
-migrations. ``python -m platform_db.schema.compare`` writes it, from the configured database.
+Both sides come from the server's catalogues: ``catalogue.json`` describes a database that the models and
+files made, one object a line, and this module reads the same from the database in question. It parses no SQL
+and writes nothing. A test compares the file with the models, the files and the migrations.
+``python -m platform_db.schema.compare`` writes it, from the configured database.
 """
 
 from __future__ import annotations
@@ -59,15 +59,24 @@ def _query(text: str) -> sa.TextClause:
 
 _SCHEMA = "(SELECT oid FROM pg_namespace WHERE nspname = 'platform')"
 
+
+def _owner(column: str) -> str:
+    """Return the expression that tells whether the owner of an object differs from the schema's."""
+    schemas = "(SELECT nspowner FROM pg_namespace WHERE nspname = 'platform')"
+    return f"CASE WHEN {column} <> {schemas} THEN 'of another owner' END"
+
+
 # Each gives a name and a definition. Alembic's own table is none of the models'.
 _QUERIES = {
     "column": _query(
         f"""
         SELECT relname || '.' || attname,
-               concat_ws(' ', format_type(atttypid, atttypmod), CASE WHEN attnotnull THEN 'NOT NULL' END,
+               concat_ws(' ', format_type(atttypid, atttypmod), 'COLLATE ' || nullif(collname, 'default'),
+                         CASE WHEN attnotnull THEN 'NOT NULL' END,
                          nullif(attidentity, ''), nullif(attgenerated, ''), pg_get_expr(adbin, adrelid))
         FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
         LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+        LEFT JOIN pg_collation ON pg_collation.oid = attcollation
         WHERE relnamespace = {_SCHEMA} AND relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped
           AND relname <> 'alembic_version'
         """
@@ -75,7 +84,8 @@ _QUERIES = {
     "table": _query(
         f"""
         SELECT relname, concat_ws(' ', relkind, relpersistence, CASE WHEN relrowsecurity THEN 'policies' END,
-                                  CASE WHEN relforcerowsecurity THEN 'forced' END, reloptions::text)
+                                  CASE WHEN relforcerowsecurity THEN 'forced' END, reloptions::text,
+                                  {_owner("relowner")})
         FROM pg_class
         WHERE relnamespace = {_SCHEMA} AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
           AND relname <> 'alembic_version'
@@ -107,7 +117,8 @@ _QUERIES = {
     ),
     "function": _query(
         f"""
-        SELECT format('%s(%s)', proname, pg_get_function_identity_arguments(oid)), pg_get_functiondef(oid)
+        SELECT format('%s(%s)', proname, pg_get_function_identity_arguments(oid)),
+               concat_ws(' ', pg_get_functiondef(oid), {_owner("proowner")})
         FROM pg_proc WHERE pronamespace = {_SCHEMA} AND prokind IN ('f', 'p')
         """
     ),
@@ -116,6 +127,33 @@ _QUERIES = {
         SELECT typname, string_agg(enumlabel, ', ' ORDER BY enumsortorder)
         FROM pg_type JOIN pg_enum ON enumtypid = pg_type.oid WHERE typnamespace = {_SCHEMA} GROUP BY typname
         """
+    ),
+    "domain": _query(
+        f"""
+        SELECT typname,
+               concat_ws(' ', format_type(typbasetype, typtypmod), CASE WHEN typnotnull THEN 'NOT NULL' END,
+                         typdefault, (SELECT string_agg(pg_get_constraintdef(oid), ' ' ORDER BY conname)
+                                      FROM pg_constraint WHERE contypid = pg_type.oid))
+        FROM pg_type WHERE typnamespace = {_SCHEMA} AND typtype = 'd'
+        """
+    ),
+    "sequence": _query(
+        """
+        SELECT sequencename, concat_ws(' ', data_type, start_value, min_value, max_value, increment_by,
+                                       CASE WHEN cycle THEN 'CYCLE' END, cache_size)
+        FROM pg_sequences WHERE schemaname = 'platform'
+        """
+    ),
+    # A view is the rule _RETURN: its definition.
+    "rule": _query(
+        f"""
+        SELECT rulename || ' on ' || relname,
+               pg_get_ruledef(pg_rewrite.oid) || CASE WHEN ev_enabled = 'O' THEN '' ELSE ' DISABLED' END
+        FROM pg_rewrite JOIN pg_class ON pg_class.oid = ev_class WHERE relnamespace = {_SCHEMA}
+        """
+    ),
+    "statistics": _query(
+        f"SELECT stxname, pg_get_statisticsobjdef(oid) FROM pg_statistic_ext WHERE stxnamespace = {_SCHEMA}"
     ),
     "policy": _query(
         """

@@ -1,4 +1,4 @@
-"""How people name a revision, and what a new one may be called: Alembic stumbles over everything else."""
+"""How people name a revision, and which names a new one may have: Alembic cannot handle others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which revision a database is at, and how that stands to the code's.
+"""Which revision a database is at, compared with the code's.
 
 No model and nothing of Alembic's is imported: a health check asks this every few seconds.
 """
@@ -22,7 +22,7 @@ from platform_db.identifiers import SCHEMA
 
 
 class SchemaState(str, enum.Enum):
-    """How a database's schema stands to the code's."""
+    """A database's schema, compared with the code's."""
 
     current = "current"
     behind = "behind"
@@ -54,7 +54,7 @@ class SchemaStatus:
 
 
 def status(connection: Connection) -> SchemaStatus:
-    """Tell which revision the database is at, and how that stands to the code."""
+    """Return which revision the database is at, compared with the code's."""
     known = revisions()
     head = known[-1]
     revision = _stored_revision(connection)

@@ -17,15 +17,15 @@ READY_POLL_SECONDS = 0.5
 
 
 def wait_until_ready(url: URL | str | None = None, *, timeout: float, migrated: bool = False) -> SchemaStatus:
-    """Wait for the database, and return how its schema stands to the code's.
+    """Wait for the database, and return the status of its schema.
 
     An embedded one without a schema gets it, where that is waited for.
 
     :param timeout: seconds after which to give up.
     :param migrated: wait until the schema is current, too.
-    :raises errors.Unreachable: it could not be reached for so long.
-    :raises errors.NeverMigrated: nobody migrated it for so long.
-    :raises errors.SchemaBehind: nobody migrated it for so long.
+    :raises errors.Unreachable: it could not be reached within that time.
+    :raises errors.NeverMigrated: it was not migrated within that time.
+    :raises errors.SchemaBehind: it was not migrated within that time.
     :raises errors.SchemaAhead: at once, since waiting does not help.
     """
     from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed

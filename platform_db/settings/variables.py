@@ -93,7 +93,7 @@ class Settings(BaseSettings):
         None, ge=0, description="Bytes of disk that a new user may use; unset is unlimited, 0 is none."
     )
     default_quota_cpu_period_reset_months: int | None = Field(
-        None, ge=1, description="Months after which a new user's CPU quota starts anew; unset is never."
+        None, ge=1, description="Months after which a new user's CPU quota starts again; unset is never."
     )
     workflow_termination_quota_update_policy: tuple[str, ...] = Field(
         ("cpu", "disk"),

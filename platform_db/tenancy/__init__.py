@@ -8,6 +8,6 @@ This is for a service's own mistakes: a forgotten WHERE, a wrong join, a bug in 
 hold against SQL that a tenant writes, which could set another role or another id.
 """
 
-from platform_db.tenancy.sessions import in_tenant_scope, tenant_scope, tenant_sessionmaker
+from platform_db.tenancy.sessions import in_tenant_scope, tenant_of, tenant_scope, tenant_sessionmaker
 
-__all__ = ["in_tenant_scope", "tenant_scope", "tenant_sessionmaker"]
+__all__ = ["in_tenant_scope", "tenant_of", "tenant_scope", "tenant_sessionmaker"]

@@ -119,8 +119,8 @@ def create_roles(factory: SessionFactory) -> list[str]:
 def grant_privileges(factory: SessionFactory, *, to: str | None = None, role: Role = Role.service) -> None:
     """Give the roles their privileges and policies in this database, in a transaction of its own.
 
-    What a migration or an administrator must have changed is not changed back: it is told. The database is
-    closed to logins without a role where this login acts as the database's owner.
+    Other differences, which a migration or an administrator must have made, are reported and stay. Where this
+    login acts as the database's owner, it closes the database to logins without a role.
 
     :param to: a login that is to be a member of the role.
     :raises errors.RolesMissing: the roles were not made yet, or the database still differs when all is

@@ -14,18 +14,16 @@ from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 
 from platform_db import errors
 from platform_db.database.session import PlatformSession, takes_session
-from platform_db.identifiers import parse_id
-from platform_db.models import Base, User
+from platform_db.models import Base
+from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.tenancy import connections
 
-Tenant = User | uuid.UUID | str
-
-CurrentTenant = Callable[[], Tenant | None]
+CurrentTenant = Callable[[], UserOrId | None]
 
 
 @contextmanager
 def tenant_scope(
-    source: sa.Engine | orm.sessionmaker[Any] | orm.scoped_session[Any], user: Tenant
+    source: sa.Engine | orm.sessionmaker[Any] | orm.scoped_session[Any], user: UserOrId
 ) -> Iterator[Session]:
     """Give a new session of the user's rows alone; commit at the end, roll back on an error, close it.
 
@@ -51,7 +49,7 @@ def tenant_scope(
 
 
 def tenant_sessionmaker(
-    bind: sa.Engine | None, current_tenant: CurrentTenant | Tenant, **options: Any
+    bind: sa.Engine | None, current_tenant: CurrentTenant | UserOrId, **options: Any
 ) -> orm.sessionmaker[Session]:
     """Return a maker of sessions that belong to one tenant each, from their beginning to their end.
 
@@ -73,6 +71,12 @@ def tenant_sessionmaker(
 def in_tenant_scope(session: Session) -> bool:
     """Tell whether the session sees one tenant's rows only."""
     return isinstance(session, _TenantSession)
+
+
+@takes_session
+def tenant_of(session: Session) -> uuid.UUID | None:
+    """Return the id of the tenant whose rows alone the session sees; None outside of any tenant's scope."""
+    return session.tenant if isinstance(session, _TenantSession) else None
 
 
 class _TenantSession(PlatformSession):
@@ -98,8 +102,8 @@ def _of_one_tenant(base: type[Session]) -> type[Session]:
     return base if issubclass(base, _TenantSession) else type(base.__name__, (_TenantSession, base), {})
 
 
-def _id_of(user: Tenant | None) -> uuid.UUID | None:
-    return user.id_ if isinstance(user, User) else None if user is None else parse_id(user, "user id")
+def _id_of(user: UserOrId | None) -> uuid.UUID | None:
+    return None if user is None else user_id_of(user)
 
 
 @event.listens_for(_TenantSession, "after_begin")

@@ -19,7 +19,7 @@ def with_database(uri: str, name: str) -> str:
 def create_database(server_uri: str, name: str, *, template: str | None = None) -> str:
     """Create a database and return its URL.
 
-    :param template: the database to clone; nobody may be connected to it. By default an empty one, as
+    :param template: the database to clone, without any connection. By default an empty one, as
         PostgreSQL ships it.
     """
     # With fsync off, copying files beats the write-ahead log: 25 ms a database on a RAM disk against
@@ -33,7 +33,7 @@ def create_database(server_uri: str, name: str, *, template: str | None = None) 
 
 
 def drop_database(server_uri: str, name: str) -> None:
-    """Drop a database if it exists, whoever is connected to it."""
+    """Drop a database if it exists, ending its connections."""
     with _maintenance(server_uri) as cursor:
         cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
@@ -48,7 +48,7 @@ def drop_databases(server_uri: str, prefix: str) -> None:
 
 
 def close_to_connections(server_uri: str, name: str) -> None:
-    """Let nobody connect to a database any more, so that it can be cloned at any time."""
+    """Refuse new connections to a database, so that it can be cloned at any time."""
     with _maintenance(server_uri) as cursor:
         cursor.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
 

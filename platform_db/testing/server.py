@@ -63,7 +63,7 @@ class RunServer:
 def run_server(run: str) -> Iterator[RunServer]:
     """Use the server of a test run for the length of a block.
 
-    :param run: the same for all processes of the run, and nobody else's.
+    :param run: the same for all processes of the run, and for no other.
     """
     directory = _parent() / f"{PREFIX}{run}"
     users = _enter(directory)
@@ -101,7 +101,7 @@ def _enter(directory: Path) -> int:
             directory.chmod(0o711 if os.geteuid() == 0 else 0o700)
         if directory.stat().st_uid != os.geteuid():
             raise errors.EmbeddedError(
-                f"{directory} belongs to somebody else: set TMPDIR to a directory of yours"
+                f"{directory} belongs to another account: set TMPDIR to a directory of yours"
             )
         # The last process of the run may be removing the directory: then it is made again.
         with (

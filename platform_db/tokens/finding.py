@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload
 
@@ -13,16 +11,16 @@ from platform_db.crypto.token_format import require_well_formed
 from platform_db.cursors import Page
 from platform_db.database.paging import read_page
 from platform_db.database.session import takes_session
-from platform_db.identifiers import parse_id
 from platform_db.models import (
     InteractiveSession,
     SecretDigest,
-    User,
     UserToken,
     UserTokenStatus,
     UserTokenType,
 )
+from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.states import USER_TOKEN
+from platform_db.tenancy import in_tenant_scope
 
 
 @takes_session
@@ -46,7 +44,10 @@ def find_interactive_session(session: Session, secret: str) -> InteractiveSessio
 
     :raises errors.UnknownToken: there is none.
     :raises errors.MalformedToken: this cannot be a secret.
+    :raises errors.Refused: the session is in a tenant's scope, which has no digests of secrets.
     """
+    if in_tenant_scope(session):
+        raise errors.Refused("a secret may be any tenant's: find it outside the tenant's scope")
     require_well_formed(secret)
     ids = sa.select(SecretDigest.entity_id).where(
         SecretDigest.digest.in_(get_key_ring().digests(secret)),
@@ -63,7 +64,7 @@ def find_interactive_session(session: Session, secret: str) -> InteractiveSessio
 @takes_session
 def list_tokens(
     session: Session,
-    user: User | uuid.UUID | str,
+    user: UserOrId,
     *,
     type_: UserTokenType | str | None = None,
     status: UserTokenStatus | str | None = None,
@@ -79,7 +80,7 @@ def list_tokens(
     :raises errors.InvalidIdentifier: this list gave no such cursor.
     :raises errors.UnknownStatus: there is no status of this name.
     """
-    user_id = user.id_ if isinstance(user, User) else parse_id(user, "user id")
+    user_id = user_id_of(user)
     statement = (
         sa.select(UserToken).where(UserToken.owner_id == user_id).options(joinedload(UserToken.last_use))
     )

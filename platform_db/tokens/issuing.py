@@ -15,15 +15,14 @@ from platform_db.audit import record_action
 from platform_db.bounds import require_seconds
 from platform_db.crypto.token_format import generate
 from platform_db.database.session import takes_session
-from platform_db.identifiers import parse_id
 from platform_db.models import (
     AuditLogAction,
     InteractiveSession,
-    User,
     UserToken,
     UserTokenStatus,
     UserTokenType,
 )
+from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.models.token import EVERY_SCOPE
 from platform_db.tokens.lifecycle import revoke
 
@@ -31,7 +30,7 @@ from platform_db.tokens.lifecycle import revoke
 @takes_session
 def issue(
     session: Session,
-    user: User | uuid.UUID | str,
+    user: UserOrId,
     *,
     type_: UserTokenType | str = UserTokenType.access,
     name: str | None = None,
@@ -73,7 +72,7 @@ def issue(
 @takes_session
 def grant(
     session: Session,
-    user: User | uuid.UUID | str,
+    user: UserOrId,
     *,
     name: str | None = None,
     scopes: Iterable[str] | None = None,
@@ -99,9 +98,7 @@ def grant(
 
 
 @takes_session
-def request(
-    session: Session, user: User | uuid.UUID | str, *, actor_id: uuid.UUID | None = None
-) -> UserToken:
+def request(session: Session, user: UserOrId, *, actor_id: uuid.UUID | None = None) -> UserToken:
     """Request an access token, which :func:`grant` then activates.
 
     :raises errors.UserNotFound: there is no such user.
@@ -180,10 +177,10 @@ def _activate(
     return str(values["token"])
 
 
-def _lock_user(session: Session, user: User | uuid.UUID | str) -> uuid.UUID:
+def _lock_user(session: Session, user: UserOrId) -> uuid.UUID:
     """Lock the user, so that other writers of the user's tokens wait, and return the user's id."""
     session.flush()
-    user_id = user.id_ if isinstance(user, User) else parse_id(user, "user id")
+    user_id = user_id_of(user)
     if session.connection().execute(_LOCK_USER, {"id": str(user_id)}).one_or_none() is None:
         raise errors.UserNotFound(f"there is no user {user_id}")
     return user_id

@@ -14,7 +14,7 @@ from platform_db.audit import record_action
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.crypto.token_format import require_no_token
 from platform_db.database.session import SessionFactory, takes_session
-from platform_db.identifiers import parse_id
+from platform_db.lifecycle.target import Target
 from platform_db.lifecycle.transitions import transition_many
 from platform_db.models import AuditLogAction, UserToken, UserTokenStatus
 
@@ -22,6 +22,12 @@ BATCH = 500
 
 EXPIRED = "expired"
 """The reason for which a token is revoked whose time is over."""
+
+
+class TokenTarget(Target):
+    """The token that is meant."""
+
+    tables = (UserToken.__tablename__,)
 
 
 @takes_session
@@ -41,12 +47,19 @@ def revoke(
     :raises errors.TokenInText: a token's value is in the reason.
     """
     require_no_token(reason)
-    token_id = token.id_ if isinstance(token, UserToken) else parse_id(token, "token id")
-    locked = session.connection().execute(_LOCK_OWNER, {"token_id": token_id}).one_or_none()
+    target = TokenTarget.of(token, UserToken).within(session)
+    token_id, owner_id = target.id_, target.owner_id
+    locked = (
+        session.connection()
+        .execute(_LOCK_OWNER[owner_id is not None], {"token_id": token_id, "owner_id": owner_id})
+        .one_or_none()
+    )
     if locked is None:
         raise errors.NotFound(f"there is no token {token_id}")
     user_id = locked.owner_id
-    (result,) = transition_many(session, [token_id], UserTokenStatus.revoked, model=UserToken, reason=reason)
+    (result,) = transition_many(
+        session, [(user_id, token_id)], UserTokenStatus.revoked, model=UserToken, reason=reason
+    )
     if result.changed:
         _note_revocation(session, token_id, user_id, reason, actor_id)
         session.flush()
@@ -64,7 +77,8 @@ def revoke_expired(factory: SessionFactory, *, batch: int = BATCH) -> int:
     """
 
     def end(session: Session, tokens: dict[uuid.UUID, uuid.UUID]) -> None:
-        transition_many(session, tokens, UserTokenStatus.revoked, model=UserToken, reason=EXPIRED)
+        keys = [(user_id, token_id) for token_id, user_id in tokens.items()]
+        transition_many(session, keys, UserTokenStatus.revoked, model=UserToken, reason=EXPIRED)
         for token_id, user_id in tokens.items():
             _note_revocation(session, token_id, user_id, EXPIRED)
 
@@ -81,7 +95,8 @@ def purge(factory: SessionFactory, *, revoked_for: timedelta, batch: int = BATCH
     """
 
     def end(session: Session, tokens: dict[uuid.UUID, uuid.UUID]) -> None:
-        session.connection().execute(_DELETE, {"token_ids": list(tokens)})
+        keys = {"user_ids": list(tokens.values()), "token_ids": list(tokens)}
+        session.connection().execute(_DELETE, keys)
         for token_id, user_id in tokens.items():
             record_action(session, user_id, AuditLogAction.purge_token, {"token_id": str(token_id)})
 
@@ -124,13 +139,25 @@ def _note_revocation(
 
 # A function that changes a user's tokens locks the user first: otherwise two transactions that revoke the
 # same tokens in opposite orders would wait for each other.
-_LOCK_OWNER = sa.text(
+# By whether the owner is known.
+_LOCK_OWNER = {
+    known: sa.text(
+        f"""
+        SELECT owner_id, platform.lock_owner(owner_id) FROM platform.user_token
+        WHERE {"owner_id = :owner_id AND " if known else ""}id_ = :token_id
+        """
+    )
+    for known in (False, True)
+}
+
+_DELETE = sa.text(
     """
-    SELECT owner_id, platform.lock_owner(owner_id) FROM platform.user_token WHERE id_ = :token_id
+    DELETE FROM platform.user_token
+    WHERE (owner_id, id_) IN (
+        SELECT * FROM unnest(CAST(:user_ids AS uuid[]), CAST(:token_ids AS uuid[])) AS given
+    )
     """
 )
-
-_DELETE = sa.text("DELETE FROM platform.user_token WHERE id_ = ANY(:token_ids)")
 
 _EXPIRED = sa.text(
     """

@@ -125,7 +125,7 @@ class _Batches:
         # Not a hot statement: it is built for its column each time.
         query = sa.text(
             f"""
-            SELECT id_, {self.column.name} AS secret FROM platform.{self.column.table}
+            SELECT owner_id, id_, {self.column.name} AS secret FROM platform.{self.column.table}
             WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid))
               AND {self.column.name} IS NOT NULL
               AND substring({self.column.name} FROM 2 FOR {crypto.KEY_ID_BYTES}) <> :key_id
@@ -138,7 +138,7 @@ class _Batches:
 
     def move(self, session: Session, rows: Sequence[Any]) -> int:
         """Encrypt and digest the rows' secrets with the newest key, and return how many there were."""
-        moved = [values for row in rows if (values := self._sealed_anew(row)) is not None]
+        moved = [values for row in rows if (values := self._sealed_with_newest_key(row)) is not None]
         if not moved:
             return 0
         try:
@@ -155,7 +155,7 @@ class _Batches:
             self.rotation.failed[self.column.context(values["id"])] = str(error)
             return 0
 
-    def _sealed_anew(self, row: Any) -> dict[str, Any] | None:
+    def _sealed_with_newest_key(self, row: Any) -> dict[str, Any] | None:
         context = self.column.context(row.id_)
         try:
             value = self.ring.decrypt(bytes(row.secret), context)
@@ -163,6 +163,7 @@ class _Batches:
             self.rotation.failed[context] = str(error)
             return None
         return {
+            "owner": row.owner_id,
             "id": row.id_,
             "secret": self.ring.encrypt(value, context),
             "digest": self.ring.digest(value),
@@ -173,14 +174,15 @@ class _Batches:
             f"""
             UPDATE platform.{self.column.table} AS target
             SET {self.column.name} = moved.secret, {self.column.digest} = moved.digest
-            FROM unnest(CAST(:ids AS uuid[]), CAST(:secrets AS bytea[]), CAST(:digests AS bytea[]))
-                AS moved (id_, secret, digest)
-            WHERE target.id_ = moved.id_
+            FROM unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[]), CAST(:secrets AS bytea[]),
+                        CAST(:digests AS bytea[])) AS moved (owner_id, id_, secret, digest)
+            WHERE target.owner_id = moved.owner_id AND target.id_ = moved.id_
             """
         )
         result = session.connection().execute(
             update,
             {
+                "owners": [values["owner"] for values in moved],
                 "ids": [values["id"] for values in moved],
                 "secrets": [values["secret"] for values in moved],
                 "digests": [values["digest"] for values in moved],

@@ -19,10 +19,10 @@ from platform_db.cursors import Page
 from platform_db.database.paging import read_page
 from platform_db.database.session import takes_session
 from platform_db.database.sqlstates import FOREIGN_KEY_VIOLATION, sqlstate_of
-from platform_db.identifiers import parse_id
-from platform_db.models import User, UserWorkflow, Workflow
+from platform_db.models import UserWorkflow, Workflow
 from platform_db.models.base import identity_of
 from platform_db.models.expiry import expire_row
+from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.tenancy import in_tenant_scope
 from platform_db.workflows.find import shared_with
 
@@ -31,7 +31,7 @@ from platform_db.workflows.find import shared_with
 def share_workflow(
     session: Session,
     workflow: Workflow,
-    user: User | uuid.UUID | str,
+    user: UserOrId,
     *,
     message: str | None = None,
     valid_until: datetime | None = None,
@@ -45,7 +45,7 @@ def share_workflow(
     :raises errors.UserNotFound: there is no such user.
     :raises errors.WorkflowNotFound: the run was deleted meanwhile.
     """
-    user_id = _id_of(user)
+    user_id = user_id_of(user)
     owner_id, workflow_id = identity_of(workflow)
     if user_id == owner_id:
         raise errors.Refused("a run cannot be shared with its owner")
@@ -76,7 +76,7 @@ def share_workflow(
 def unshare_workflow(
     session: Session,
     workflow: Workflow,
-    user: User | uuid.UUID | str,
+    user: UserOrId,
     *,
     actor_id: uuid.UUID | str | None = None,
 ) -> bool:
@@ -84,7 +84,7 @@ def unshare_workflow(
 
     :param actor_id: the user who does this, for the audit log.
     """
-    user_id = _id_of(user)
+    user_id = user_id_of(user)
     session.flush()
     with recorded_as(session, actor_id=actor_id):
         deleted = session.execute(
@@ -104,7 +104,7 @@ def unshare_workflow(
 @takes_session
 def list_shared(
     session: Session,
-    user: User | uuid.UUID | str,
+    user: UserOrId,
     *,
     limit: int = 100,
     cursor: str | None = None,
@@ -117,7 +117,7 @@ def list_shared(
     """
     if in_tenant_scope(session):
         raise errors.Refused("what is shared belongs to others: read it outside the tenant's scope")
-    user_id = _id_of(user)
+    user_id = user_id_of(user)
     shared = sa.tuple_(Workflow.owner_id, Workflow.id_).in_(shared_with(user_id))
     return read_page(
         session,
@@ -127,10 +127,6 @@ def list_shared(
         limit=limit,
         cursor=cursor,
     )
-
-
-def _id_of(user: User | uuid.UUID | str) -> uuid.UUID:
-    return user.id_ if isinstance(user, User) else parse_id(user, "user id")
 
 
 _INSERT = insert(UserWorkflow).values(

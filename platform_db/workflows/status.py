@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from sqlalchemy.orm import Session
 
 from platform_db.database.session import takes_session
-from platform_db.identifiers import parse_id
+from platform_db.lifecycle.target import Key, RunTarget
 from platform_db.lifecycle.transitions import transition
 from platform_db.logs import append_log
 from platform_db.models import ResourceType, Workflow
@@ -19,7 +19,7 @@ from platform_db.states import WORKFLOW, RunStatus
 @takes_session
 def update_workflow_status(
     session: Session,
-    workflow_uuid: uuid.UUID | str,
+    workflow_uuid: Workflow | Key | uuid.UUID | str,
     status: RunStatus,
     new_logs: str | bytes = "",
     message: str | None = None,
@@ -30,16 +30,19 @@ def update_workflow_status(
     A run that ends has its processing time counted at once, and its workspace marked for the next disk run,
     as ``PLATFORM_DB_WORKFLOW_TERMINATION_QUOTA_UPDATE_POLICY`` says.
 
+    :param workflow_uuid: the run, its key ``(owner_id, id_)``, or its id; the owner of an id is looked up.
     :param new_logs: appended to the run's log, even where the status does not change.
     :param message: the reason, for the history.
     :param quota_types: what to update if the run ends, whatever the policy says.
     :raises errors.InvalidTransition: the stored status does not allow it; nothing is appended.
     :raises errors.WorkflowNotFound: there is no such run.
     """
-    workflow_id = parse_id(workflow_uuid, "workflow id")
-    stored = transition(session, workflow_id, RunStatus(status), model=Workflow, reason=message)
+    if session.new or session.dirty:
+        session.flush()
+    run = RunTarget.of(workflow_uuid, Workflow).key(session)
+    stored = transition(session, run, RunStatus(status), model=Workflow, reason=message)
     if new_logs:
-        append_log(session, workflow_id, new_logs, model=Workflow)
+        append_log(session, run, new_logs, model=Workflow)
     if stored in WORKFLOW.ended and stored is not RunStatus.deleted:
-        account_for_ended_run(session, workflow_id, quota_types)
+        account_for_ended_run(session, run, quota_types)
     return RunStatus(stored)

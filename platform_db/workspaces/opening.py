@@ -1,4 +1,4 @@
-"""Opening the very directory that is meant: a root that is there, a workspace behind no link."""
+"""Opening roots and workspaces safely: a root must exist, and no link is followed below it."""
 
 from __future__ import annotations
 

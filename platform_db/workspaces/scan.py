@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # How many directories of a branch stay open. Those further up are opened again through ".." on the way back.
 OPEN_DIRECTORIES = 32
-# Gone, or no longer a directory: somebody works in the workspace while it is read. That is no error.
+# Gone, or no longer a directory: the workspace is in use while it is read. That is not an error.
 VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
 # Our own shortage says nothing about the workspace, so no figure is made from it.
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -143,7 +143,7 @@ class Walk:
                 if (status.st_dev, status.st_ino) != parent.identity:
                     parent.close()
         if parent.descriptor is None and parent.waiting:
-            # Somebody moved the branch away; what still waits up there was never seen.
+            # The branch was moved away; the directories that still wait there were never read.
             self.fail(len(parent.waiting), MOVED)
             parent.waiting.clear()
 

@@ -37,7 +37,7 @@ class Worker:
             return self._ask(paths)
         except (OSError, EOFError):
             self.reap()
-            # A worker that the caller has closed has nobody left to answer.
+            # Once the caller has closed the worker, no answer is read.
             return [] if self.closed else [scan_here(path, self.apparent, self.gentle) for path in paths]
 
     def close(self) -> None:

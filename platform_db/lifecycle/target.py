@@ -1,0 +1,93 @@
+"""Which row a function is about: a row, its key, or its id with its model."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.identifiers import parse_id
+from platform_db.models import Base, Workflow
+from platform_db.models.base import identity_of
+from platform_db.tenancy import tenant_of
+
+Key = tuple[uuid.UUID, uuid.UUID]
+"""A row's whole key: the owner's id and its own."""
+
+
+T = TypeVar("T", bound="Target")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The row that is meant.
+
+    :param owner_id: its owner, where it is known.
+    """
+
+    model: type[Any]
+    id_: uuid.UUID
+    owner_id: uuid.UUID | None
+
+    tables: ClassVar[Collection[str]] = ()
+    """Which tables' rows may be meant."""
+
+    @classmethod
+    def of(cls: type[T], row: Base | Key | uuid.UUID | str, model: type[Base] | None = None) -> T:
+        """Return the target that is meant.
+
+        :raises errors.InvalidIdentifier: this is no id, or one without a model.
+        :raises errors.InvalidArgument: the model is none of those that may be meant.
+        """
+        if isinstance(row, Base):
+            model = type(row)
+        if model is None:
+            raise errors.InvalidIdentifier("an id alone does not say what it is the id of: give its model")
+        table = getattr(model, "__tablename__", None)
+        if table not in cls.tables:
+            raise errors.InvalidArgument(f"this takes no {model.__name__}, only a {' or '.join(cls.tables)}")
+        if isinstance(row, Base):
+            owner_id, id_ = identity_of(row)
+        elif isinstance(row, tuple):
+            owner_id, id_ = row
+        else:
+            return cls(model, parse_id(row, f"{table} id"), None)
+        return cls(model, id_, owner_id)
+
+    def within(self: T, session: Session) -> T:
+        """Return the target with its owner, where the session is in a tenant's scope."""
+        return self if self.owner_id is not None else replace(self, owner_id=tenant_of(session))
+
+    @property
+    def table(self) -> str:
+        return str(self.model.__tablename__)
+
+    def not_found(self) -> errors.NotFound:
+        error = errors.WorkflowNotFound if self.model is Workflow else errors.NotFound
+        return error(f"there is no {self.table} {self.id_}")
+
+
+class RunTarget(Target):
+    """The run that is meant."""
+
+    tables = (Workflow.__tablename__,)
+
+    def key(self, session: Session) -> Key:
+        """Return the run's key; the owner is looked up where it is not known.
+
+        :raises errors.WorkflowNotFound: there is no such run.
+        """
+        owner_id = self.within(session).owner_id
+        if owner_id is None:
+            owner_id = session.connection().scalar(_OWNER, {"id": str(self.id_)})
+        if owner_id is None:
+            raise self.not_found()
+        return owner_id, self.id_
+
+
+_OWNER = sa.text("SELECT owner_id FROM platform.workflow WHERE id_ = CAST(:id AS uuid)")
