@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import UnionType
 
 from platform_db import errors
 
@@ -28,10 +29,10 @@ def require_seconds(
     :param duration: seconds where it is a number.
     :param what: what the error calls it.
     :param longest: a narrower bound.
-    :raises errors.InvalidArgument: it is something else, such as NaN.
+    :raises errors.InvalidArgument: it is something else, such as NaN or text.
     """
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
-    if not 0 <= seconds <= longest.total_seconds():
+    if not _is_a(float | int, seconds) or not 0 <= seconds <= longest.total_seconds():
         raise errors.InvalidArgument(f"the {what} must be from 0 seconds to {longest.days} days")
     return seconds
 
@@ -44,6 +45,11 @@ def require_amount(
     :param what: what the error calls it.
     :raises errors.InvalidArgument: it is something else.
     """
-    if not isinstance(amount, int) or not smallest <= amount <= largest:
+    if not _is_a(int, amount) or not smallest <= amount <= largest:
         raise errors.InvalidArgument(f"the {what} must be a number from {smallest} to {largest}")
     return amount
+
+
+def _is_a(kind: type[object] | UnionType, number: object) -> bool:
+    """Tell whether it is a number of this kind; to Python, True and False are, too."""
+    return isinstance(number, kind) and not isinstance(number, bool)

@@ -15,6 +15,7 @@ from platform_db import audit, crypto, errors, jobs, leases, logs, quota, schema
 from platform_db.audit.reading import list_audit
 from platform_db.leases.tasks import lease
 from platform_db.lifecycle import history
+from platform_db.quota.figures import Figure, read_workspace, write_figures
 from platform_db.quota.report import report_workflows
 from platform_db.quota.scope import Scope
 from platform_db.retention import choose_rules
@@ -23,6 +24,7 @@ from tests.command_line import one_line, run
 from tests.factories import make_run, make_user
 
 NOW = timedelta(0)
+RUN = "0190f0c4-0000-7000-8000-000000000000"
 Call = Callable[[Session, "sessionmaker[Session]", Any], object]
 
 LIMITS: dict[str, Call] = {
@@ -70,6 +72,14 @@ AMOUNTS: dict[str, Call] = {
     "a seal": lambda session, _, n: list(audit.export_seals(session, after=n)),
 }
 
+# What may be negative, too.
+CHANGES: dict[str, Call] = {
+    "a reservation": lambda session, _, n: quota.reserve(session, make_user(session), "disk", n),
+    "what was used of a reservation": lambda session, _, n: quota.commit_reservation(session, RUN, n),
+    "a figure's change": lambda session, _, n: quota.store_workflow_disk_quota(session, RUN, bytes_to_sum=n),
+    "a total's change": lambda session, _, n: quota.update_users_disk_quota(session, RUN, bytes_to_sum=n),
+}
+
 
 @pytest.fixture(autouse=True)
 def _key(secret_key: str) -> None:
@@ -83,7 +93,7 @@ def refuse(call: Call, session: Session, factory: sessionmaker[Session], value: 
     assert session.scalar(sa.text("SELECT 1")) == 1
 
 
-@pytest.mark.parametrize("limit", [0, -1, 10**19, float("nan")])
+@pytest.mark.parametrize("limit", [0, -1, 10**19, float("nan"), True])
 @pytest.mark.parametrize("what", LIMITS)
 def test_how_many_rows(
     session: Session, session_factory: sessionmaker[Session], what: str, limit: object
@@ -92,7 +102,8 @@ def test_how_many_rows(
 
 
 @pytest.mark.parametrize(
-    "duration", [float("nan"), float("inf"), -1.0, timedelta(days=3_000_000), timedelta(seconds=-1)]
+    "duration",
+    [float("nan"), float("inf"), -1.0, "1", True, timedelta(days=3_000_000), timedelta(seconds=-1)],
 )
 @pytest.mark.parametrize("what", DURATIONS)
 def test_how_long(
@@ -101,12 +112,54 @@ def test_how_long(
     refuse(DURATIONS[what], session, session_factory, duration)
 
 
-@pytest.mark.parametrize("amount", [-1, 10**19, float("nan")])
+@pytest.mark.parametrize("amount", [-1, 10**19, float("nan"), True])
 @pytest.mark.parametrize("what", AMOUNTS)
 def test_how_much(
     session: Session, session_factory: sessionmaker[Session], what: str, amount: object
 ) -> None:
     refuse(AMOUNTS[what], session, session_factory, amount)
+
+
+@pytest.mark.parametrize("change", [2**63, 10**19, -(2**63), float("nan"), True, "1"])
+@pytest.mark.parametrize("what", CHANGES)
+def test_how_much_more_or_less(
+    session: Session, session_factory: sessionmaker[Session], what: str, change: object
+) -> None:
+    refuse(CHANGES[what], session, session_factory, change)
+
+
+LARGEST, MOST = 2**63 - 1, 2**62
+
+
+@pytest.mark.parametrize("change", [LARGEST, -LARGEST])
+def test_changes_of_any_size_stop_at_the_most_that_is_counted_and_at_zero(
+    session: Session, caplog: pytest.LogCaptureFixture, change: int
+) -> None:
+    owner = make_user(session)
+    found = make_run(session, owner)
+    disk = quota.get_default_quota_resource(session, "disk")
+    begun = read_workspace(session, disk, owner.id_, found.workspace_path)
+    stop = max(0, min(MOST, change))
+
+    for _ in range(2):
+        figure = quota.store_workflow_disk_quota(session, found, bytes_to_sum=change)
+        quota.update_users_disk_quota(session, owner, bytes_to_sum=change)
+        quota.commit_reservation(session, quota.reserve(session, owner, "cpu", 0), change)
+
+    assert (figure.quota_used, figure.delta) == (stop, MOST if change > 0 else -MOST)
+    assert {total.quota_used for total in owner.resources} == {stop}
+    assert f"stops at {stop}" in caplog.text
+    (written,) = write_figures(session, disk, [Figure(begun, MOST, "scan")])
+    assert written.used == stop
+
+
+def test_a_reservation_beyond_a_limit_is_refused_whatever_is_used(session: Session) -> None:
+    owner = make_user(session)
+    quota.reserve(session, owner, "disk", LARGEST)
+    quota.update_users_disk_quota(session, owner, bytes_to_sum=LARGEST)
+    quota.set_limit(session, owner, "disk", 0)
+    with pytest.raises(errors.QuotaExceeded):
+        quota.reserve(session, owner, "disk", LARGEST)
 
 
 def test_a_reservation_may_be_as_large_as_a_column_and_no_sum_is_larger(session: Session) -> None:
@@ -118,9 +171,6 @@ def test_a_reservation_may_be_as_large_as_a_column_and_no_sum_is_larger(session:
         quota.reserve(session, user, "disk", 1)
     quota.release(session, held)
     assert quota.reserve(session, user, "disk", 1)
-
-
-RUN = "0190f0c4-0000-7000-8000-000000000000"
 
 
 @pytest.mark.parametrize("number", ["-1", "10000000000000000000"])

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import errors
+from platform_db import errors, quota
 from platform_db.leases import heartbeat
 from platform_db.lifecycle.history import add_note
 from platform_db.lifecycle.transitions import transition
@@ -244,7 +244,7 @@ def test_an_imported_time_that_is_no_date_is_shown_as_the_nearest_one(
 
 
 BREAKAGES = {
-    "status changes of rows that are no more": """
+    "status changes of rows that no longer exist": """
         INSERT INTO platform.status_change
             (owner_id, entity_id, revision, entity, from_status, to_status, number, at, transaction_id)
         SELECT id_, gen_random_uuid(), 1, 'workflow', 'created', 'queued', 0, now(), 0
@@ -283,6 +283,28 @@ def test_a_deep_check_finds_what_contradicts_itself(session: Session, database_u
     result = run(database_uri, "db", "check", "--deep", "--json")
     assert result.exit_code == errors.Unhealthy.exit_code == 18
     assert check in [finding["check"] for finding in json.loads(result.stdout)["findings"]]
+
+
+def test_a_total_that_stops_at_the_most_that_is_counted_is_no_fault(
+    session: Session, database_uri: str
+) -> None:
+    owner = make_user(session)
+    hour = {
+        "run_started_at": datetime(2026, 1, 1, 0, tzinfo=timezone.utc),
+        "run_finished_at": datetime(2026, 1, 1, 1, tzinfo=timezone.utc),
+    }
+    make_run(session, owner, status="finished", **hour)
+    session.execute(sa.text("UPDATE platform.user_resource SET quota_pruned = 9223372036854775807"))
+    quota.update_users_cpu_quota(session, owner)
+    for path in ("/a", "/b"):
+        found = make_run(session, owner, workspace_path=path)
+        quota.store_workflow_disk_quota(session, found, bytes_to_sum=2**62)
+    quota.update_users_disk_quota(session, owner)
+    session.commit()
+    assert run(database_uri, "db", "check", "--deep").exit_code == 0
+    quota.update_users_disk_quota(session, owner, bytes_to_sum=-1)
+    session.commit()
+    assert run(database_uri, "db", "check", "--deep").exit_code == errors.Unhealthy.exit_code
 
 
 def test_space_is_given_back(session: Session, database_uri: str) -> None:

@@ -212,6 +212,9 @@ def test_a_caller_overrides_the_policy(session: Session) -> None:
 
     user = make_user(session)
     run = make_run(session, user, status="running", run_started_at=START)
+    with pytest.raises(errors.InvalidArgument, match="there is no type of resources 'gold'"):
+        update_workflow_status(session, run.id_, "stopped", quota_types=["gold"])
+    session.rollback()
     update_workflow_status(session, run.id_, "stopped", quota_types=[])
     session.commit()
     assert cpu_of(session, user) == 0

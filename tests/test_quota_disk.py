@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from platform_db.models import ResourceType, User, UserResource, Workflow, Workf
 from platform_db.quota import Scope, update_disk_usage
 from platform_db.quota.figures import Figure, read_workspace, write_figures
 from tests.factories import make_run, make_user
+from tests.locks import wait_for_a_lock
 
 
 def make_workspace(path: Path, size: int = 5000) -> Path:
@@ -233,6 +235,26 @@ def test_a_total_that_drifted_is_corrected(session: Session, session_factory: se
     assert session.scalar(sa.select(sa.func.count()).where(UserResource.measured_at.is_not(None))) == 1
 
 
+def test_a_sum_waits_for_a_change_and_has_it(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    user = make_user(session)
+    run = make_run(session, user, workspace_path="/w")
+    quota.store_workflow_disk_quota(session, run, bytes_to_sum=5)
+    quota.update_users_disk_quota(session, user, bytes_to_sum=5)
+
+    def sum_all() -> None:
+        with session_factory() as other, other.begin():
+            quota.update_users_disk_quota(other)
+
+    thread = threading.Thread(target=sum_all)
+    thread.start()
+    wait_for_a_lock(session_factory)
+    session.commit()
+    thread.join()
+    assert disk_of(session, user) == 5
+
+
 def test_users_from_before_the_resources_get_their_rows(session: Session) -> None:
     user = make_user(session)
     session.execute(sa.delete(UserResource))
@@ -247,3 +269,7 @@ def test_what_does_not_exist_is_said(session: Session) -> None:
         quota.store_workflow_disk_quota(session, nobody, bytes_to_sum=1)
     with pytest.raises(errors.UserNotFound):
         quota.update_users_disk_quota(session, nobody, bytes_to_sum=1)
+    with pytest.raises(errors.InvalidArgument, match="needs a user"):
+        quota.update_users_disk_quota(session, bytes_to_sum=1)
+    with pytest.raises(errors.InvalidArgument, match="choose from cpu, disk"):
+        quota.get_default_quota_resource(session, "gold")

@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from platform_db.users import delete_user
 from platform_db.workspaces import scan, workers
 from tests import command_line
 from tests.factories import make_run, make_user
+from tests.locks import wait_for_a_lock
 
 # Their packages offer functions under these names.
 measuring = importlib.import_module("platform_db.workspaces.measure")
@@ -151,6 +151,28 @@ def test_storage_that_is_unmounted_half_way_sets_nothing_to_zero(
     assert min(figures.values()) == 7
     assert max(figures.values()) > 5000
     assert total(session, runs[0].owner) == sum(figures.values())
+
+
+@both_jobs
+def test_storage_that_is_unmounted_after_the_last_workspace_sets_nothing_to_zero(
+    session: Session,
+    session_factory: sessionmaker[Session],
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    job: Job,
+) -> None:
+    lost, _ = make_runs(session, 2)
+    remove(lost)
+    measure_many = workspaces.measure_many
+
+    def measure_and_unmount(*arguments: object, **options: object) -> Iterator[object]:
+        yield from measure_many(*arguments, **options)
+        unmount(root, "nothing")
+
+    monkeypatch.setattr(workspaces, "measure_many", measure_and_unmount)
+    with pytest.raises(errors.StorageMissing):
+        job(session_factory)
+    assert stored(session)[lost.id_] == 7
 
 
 def unmount(root: Path, left: str) -> None:
@@ -441,20 +463,6 @@ def test_a_run_whose_deletion_commits_while_figures_are_written_does_not_end_the
     thread.join()
     assert failed == []
     assert list(stored(session)) == [left_id]
-
-
-def wait_for_a_lock(factory: sessionmaker[Session]) -> None:
-    waiting = sa.text(
-        "SELECT count(*) FROM pg_stat_activity "
-        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    )
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        with factory() as session:
-            if session.scalar(waiting):
-                return
-        time.sleep(0.05)
-    raise AssertionError("nothing waits")
 
 
 def test_one_directory_counts_once_however_it_is_spelled(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import quota, tokens
+from platform_db import errors, quota, settings, tokens
 from platform_db.lifecycle import transition, transition_many
 from platform_db.models import (
     User,
@@ -100,6 +102,49 @@ def test_limits_and_totals(session: Session, owner: User) -> None:
     assert disk.quota_reserved == 0
     quota.update_users_disk_quota(session, owner.id_, bytes_to_sum=7)
     assert disk.quota_used == 107
+
+
+def test_totals_whose_reservations_expired(session: Session, owner: User) -> None:
+    disk, cpu = total(session, owner, "disk"), total(session, owner, "cpu")
+    quota.set_limit(session, owner, "disk", 10)
+    quota.reserve(session, owner, "disk", 10, ttl=0)
+    quota.reserve(session, owner, "cpu", 5, ttl=0)
+    assert (disk.quota_reserved, cpu.quota_reserved) == (10, 5)
+    with pytest.raises(errors.QuotaExceeded):
+        quota.reserve(session, owner.id_, "disk", 11)
+    assert (disk.quota_reserved, cpu.quota_reserved) == (0, 0)
+
+
+def figure_of(session: Session, run: Workflow) -> WorkflowResource:
+    """Return the object that the session holds, with its values loaded."""
+    return session.scalars(sa.select(WorkflowResource).where(WorkflowResource.workflow_id == run.id_)).one()
+
+
+def test_figures_of_a_workspace_that_runs_share(session: Session, owner: User, tmp_path: Path) -> None:
+    first, second = (make_run(session, owner, workspace_path=str(tmp_path)) for _ in range(2))
+    quota.store_workflow_disk_quota(session, first, bytes_to_sum=100)
+    sibling, disk = figure_of(session, second), total(session, owner, "disk")
+    assert sibling.quota_used == 100
+    quota.store_workflow_disk_quota(session, first.id_, bytes_to_sum=7)
+    assert sibling.quota_used == 107
+    quota.update_users_disk_quota(session, owner.id_)
+    assert disk.quota_used == 107
+    (tmp_path / "data").write_bytes(b"x" * 5000)
+    measured = quota.store_workflow_disk_quota(session, first.id_).quota_used
+    assert sibling.quota_used == disk.quota_used == measured > 5000
+
+
+def test_totals_that_get_the_default_period(
+    session: Session, owner: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = total(session, owner, "cpu")
+    assert cpu.quota_period_months is None
+    monkeypatch.setenv("PLATFORM_DB_DEFAULT_QUOTA_CPU_PERIOD_RESET_MONTHS", "3")
+    settings.reset_settings()
+    quota.initialise_default_periods(session, cpu.resource)
+    assert cpu.quota_period_months == 3
+    monkeypatch.undo()
+    settings.reset_settings()
 
 
 def test_figures_of_processing_time(session: Session, owner: User) -> None:

@@ -135,7 +135,7 @@ def test_an_override_ends_with_its_block_also_by_an_error(session: Session) -> N
     assert run.status is RunStatus.deleted
     with pytest.raises(errors.InvalidTransition):
         transition(session, run, RunStatus.finished)
-    with pytest.raises(errors.PlatformDBError, match="needs a reason"), override_guard(session, reason=" "):
+    with pytest.raises(errors.InvalidArgument, match="needs a reason"), override_guard(session, reason=" "):
         pass
 
 

@@ -202,7 +202,7 @@ def test_a_listing_shows_names_that_are_not_text(tmp_path):
 
 
 def test_a_listing_refuses_what_it_cannot_do(tmp_path):
-    with pytest.raises(ValueError, match="cannot search for owner; choose from name, size"):
+    with pytest.raises(errors.InvalidArgument, match="cannot search for owner; choose from name, size"):
         list_workspace(tmp_path, search={"owner": ["me"]})
     for summarize in (False, True):
         with pytest.raises(MissingWorkspaceError):
@@ -308,9 +308,9 @@ def test_gentle_measures_the_same_and_pauses(tmp_path, monkeypatch):
 
 
 def test_an_unknown_method_is_refused_at_once(tmp_path):
-    with pytest.raises(ValueError, match="unknown method 'guess'; choose from auto, scan, ceph"):
+    with pytest.raises(errors.InvalidArgument, match="unknown method 'guess'; choose from auto, scan, ceph"):
         measure(tmp_path, method="guess")
-    with pytest.raises(ValueError, match="unknown method"):
+    with pytest.raises(errors.InvalidArgument, match="unknown method"):
         measure_many([tmp_path], method="guess")
 
 

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from platform_db.logs import CUT
 from platform_db.models import ResourceType
-from platform_db.quota.cpu import CONSUMERS
+from platform_db.quota import disk
+from platform_db.quota.cpu import CONSUMERS, total_of
 from platform_db.quota.resources import DEFAULT_NAMES
 from platform_db.schema import compare
 from platform_db.states import MACHINES
@@ -20,7 +21,8 @@ from platform_db.tenancy import drift
 
 SHOWN = 5
 
-_CPU, _DISK = DEFAULT_NAMES[ResourceType.cpu], DEFAULT_NAMES[ResourceType.disk]
+_CPU = DEFAULT_NAMES[ResourceType.cpu]
+_DISK = f"(SELECT id_ FROM platform.resource WHERE name = '{DEFAULT_NAMES[ResourceType.disk]}')"
 
 CATALOGUE_CHECK = "objects that are not those of the models"
 
@@ -132,10 +134,10 @@ def _log_sizes() -> str:
 
 
 CHECKS = {
-    "status changes of rows that are no more": _orphans("status_change"),
-    "notes on rows that are no more": _orphans("note"),
-    "leases of rows that are no more": _orphans("lease"),
-    "digests of secrets that are no more": _orphans("secret_digest"),
+    "status changes of rows that no longer exist": _orphans("status_change"),
+    "notes on rows that no longer exist": _orphans("note"),
+    "leases of rows that no longer exist": _orphans("lease"),
+    "digests of secrets that no longer exist": _orphans("secret_digest"),
     "revisions and statuses that their history does not tell": _stories(),
     "statuses that their times contradict": _times(),
     "run counters behind their runs": """
@@ -149,20 +151,7 @@ CHECKS = {
         ) AS run LEFT JOIN platform.run_counter AS counter USING (owner_id, name, run_number_major)
         WHERE coalesce(counter.last, 0) < run.last""",
     "disk totals that are not the sum of their workspaces": f"""
-        SELECT total.owner_id FROM platform.user_resource AS total
-        JOIN platform.resource ON resource.id_ = total.resource_id AND resource.name = '{_DISK}'
-        LEFT JOIN (
-            SELECT owner_id, sum(used) AS used FROM (
-                SELECT run.owner_id, run.workspace_path, max(figure.quota_used) AS used
-                FROM platform.workflow_resource AS figure
-                JOIN platform.workflow AS run
-                  ON run.owner_id = figure.owner_id AND run.id_ = figure.workflow_id
-                JOIN platform.resource
-                  ON resource.id_ = figure.resource_id AND resource.name = '{_DISK}'
-                GROUP BY run.owner_id, run.workspace_path
-            ) AS workspace GROUP BY owner_id
-        ) AS figures ON figures.owner_id = total.owner_id
-        WHERE total.quota_used <> coalesce(figures.used, 0)""",
+        SELECT owner_id FROM ({disk.sums(_DISK, "IS NOT NULL")}) AS sums WHERE before <> used""",
     "processing times that are not the sum of what was used": f"""
         SELECT total.owner_id FROM platform.user_resource AS total
         JOIN platform.resource ON resource.id_ = total.resource_id AND resource.name = '{_CPU}'
@@ -170,7 +159,7 @@ CHECKS = {
             SELECT owner_id, resource_id, sum(quota_used) AS used FROM ({_figures()}) AS figure
             GROUP BY owner_id, resource_id
         ) AS figures ON figures.owner_id = total.owner_id AND figures.resource_id = total.resource_id
-        WHERE total.quota_used <> total.quota_pruned + coalesce(figures.used, 0)""",
+        WHERE total.quota_used <> {total_of("total.quota_pruned", "figures.used")}""",
     "log sizes behind their logs": _log_sizes(),
     "reserved amounts that are not the sum of their reservations": """
         SELECT total.owner_id FROM platform.user_resource AS total

@@ -197,10 +197,11 @@ def override_guard(session: Session, *, reason: str) -> Iterator[None]:
     later in the transaction nor in any other.
 
     :param reason: why, for the history and the audit log.
+    :raises errors.InvalidArgument: the reason is empty.
     :raises errors.TokenInText: a token's value is in the reason.
     """
     if not reason.strip():
-        raise errors.PlatformDBError("an override needs a reason")
+        raise errors.InvalidArgument("an override needs a reason")
     require_no_token(reason)
     session.flush()
     with session.begin_nested():

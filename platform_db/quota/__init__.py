@@ -6,7 +6,7 @@ from platform_db.quota.cpu import (
     update_users_cpu_quota,
     update_workflow_cpu_quota,
 )
-from platform_db.quota.disk import get_disk_usage_or_zero, store_workflow_disk_quota, update_users_disk_quota
+from platform_db.quota.disk import store_workflow_disk_quota, update_users_disk_quota
 from platform_db.quota.disk_update import DiskReport, Measuring, update_disk_usage
 from platform_db.quota.limits import set_limit
 from platform_db.quota.periodic import UsageReport, update_usage
@@ -32,7 +32,6 @@ __all__ = [
     "UsageReport",
     "commit_reservation",
     "get_default_quota_resource",
-    "get_disk_usage_or_zero",
     "initialise_default_periods",
     "reconcile",
     "release",

@@ -31,7 +31,7 @@ from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.quota import figures
 from platform_db.quota.batches import run_each
 from platform_db.quota.figures import Drift
-from platform_db.quota.periods import move_periods_on
+from platform_db.quota.periods import CURRENT_START, IS_OVER, move_periods_on
 from platform_db.quota.problems import Problems
 from platform_db.quota.resources import (
     AnyResource,
@@ -64,7 +64,38 @@ _END = {
 }
 
 
+def total_of(pruned: str, used: str) -> str:
+    """Return a user's total: what was used by what has been pruned, and by what is still there."""
+    return f"CAST(least({figures.MOST_BYTES}, {pruned} + coalesce({used}, 0)) AS bigint)"
+
+
+def _spans(entity: str, chosen: str, totals: str = "platform.user_resource") -> str:
+    """Return the query of what runs, sessions or services have used, and of what is stored of it, ``before``.
+
+    :param chosen: the condition of those that are meant, ``e``.
+    :param totals: where their owners' current periods are.
+    """
+    table, key = CONSUMERS[entity]
+    # greatest() knows no "unknown": without a period, everything counts.
+    # What never started has used nothing, whenever it ended.
+    used = f"""CASE WHEN e.run_started_at IS NOT NULL THEN greatest(0, floor(extract(epoch FROM
+        {_END[entity]} - greatest(e.run_started_at, total.quota_period_start_at)) * 1000))::bigint END"""
+    return f"""
+        SELECT *, used <> before OR (before IS NULL AND ended) AS differs FROM (
+            SELECT e.owner_id, e.id_, f.quota_used AS before, coalesce({used}, 0) AS used,
+                   {_END[entity]} IS NOT NULL AND e.run_started_at IS NOT NULL AS ended
+            FROM platform.{entity} AS e
+            JOIN {totals} AS total
+                ON total.owner_id = e.owner_id AND total.resource_id = CAST(:resource AS uuid)
+            LEFT JOIN platform.{table} AS f
+                ON f.owner_id = e.owner_id AND f.{key} = e.id_ AND f.resource_id = CAST(:resource AS uuid)
+            WHERE {chosen}
+        ) AS spans
+    """
+
+
 _ONE = "e.owner_id = CAST(:owner AS uuid) AND e.id_ = CAST(:id AS uuid)"
+_OF_USERS = "e.owner_id = ANY(CAST(:users AS uuid[]))"
 
 
 @cache
@@ -74,24 +105,11 @@ def _store(entity: str, one: bool) -> sa.TextClause:
     :param one: of one of them; otherwise of all that the users own.
     """
     table, key = CONSUMERS[entity]
-    # greatest() knows no "unknown": without a period, everything counts.
-    # What never started has used nothing, whenever it ended.
-    used = f"""CASE WHEN e.run_started_at IS NOT NULL THEN greatest(0, floor(extract(epoch FROM
-        {_END[entity]} - greatest(e.run_started_at, total.quota_period_start_at)) * 1000))::bigint END"""
     return sa.text(
         f"""
-        WITH spans AS (
-            SELECT e.owner_id, e.id_, f.quota_used AS before, coalesce({used}, 0) AS used,
-                   {_END[entity]} IS NOT NULL AND e.run_started_at IS NOT NULL AS ended
-            FROM platform.{entity} AS e
-            JOIN platform.user_resource AS total
-                ON total.owner_id = e.owner_id AND total.resource_id = CAST(:resource AS uuid)
-            LEFT JOIN platform.{table} AS f
-                ON f.owner_id = e.owner_id AND f.{key} = e.id_ AND f.resource_id = CAST(:resource AS uuid)
-            WHERE {_ONE if one else "e.owner_id = ANY(CAST(:users AS uuid[]))"}
-        ),
-        changed AS MATERIALIZED (
-            SELECT * FROM spans WHERE used <> before OR (before IS NULL AND ended)
+        WITH changed AS MATERIALIZED (
+            SELECT * FROM ({_spans(entity, _ONE if one else _OF_USERS)}) AS found
+            WHERE differs
         ),
         written AS (
             INSERT INTO platform.{table} (owner_id, {key}, resource_id, quota_used, measured_at)
@@ -105,13 +123,36 @@ def _store(entity: str, one: bool) -> sa.TextClause:
     )
 
 
+# What storing would do, told without a write or a lock: "periods" has what moving the periods on would leave.
+_LOOK = sa.text(
+    f"""
+    WITH periods AS MATERIALIZED (
+        SELECT u.id_ AS owner_id, CAST(:resource AS uuid) AS resource_id, {IS_OVER} AS is_over,
+               coalesce(total.quota_used, 0) AS quota_used,
+               CASE WHEN {IS_OVER} THEN 0 ELSE coalesce(total.quota_pruned, 0) END AS quota_pruned,
+               CASE WHEN {IS_OVER} THEN {CURRENT_START} ELSE total.quota_period_start_at END
+                   AS quota_period_start_at
+        FROM platform.user_ AS u
+        LEFT JOIN platform.user_resource AS total
+            ON total.owner_id = u.id_ AND total.resource_id = CAST(:resource AS uuid)
+        WHERE u.id_ = ANY(CAST(:users AS uuid[]))
+    ),
+    spans AS ({" UNION ALL ".join(_spans(entity, _OF_USERS, "periods") for entity in CONSUMERS)})
+    SELECT p.owner_id, p.is_over, p.quota_used AS before,
+           {total_of("p.quota_pruned", "sum(spans.used)")} AS used,
+           count(*) FILTER (WHERE spans.differs) AS figures
+    FROM periods AS p LEFT JOIN spans ON spans.owner_id = p.owner_id
+    GROUP BY p.owner_id, p.is_over, p.quota_used, p.quota_pruned
+    ORDER BY p.owner_id
+    """
+)
+
 _SUM_TOTALS = sa.text(
     f"""
     UPDATE platform.user_resource AS total
     SET quota_used = sums.used, measured_at = clock_timestamp()
     FROM (
-        SELECT t.owner_id, t.quota_used AS before,
-               t.quota_pruned + coalesce(sum(f.used), 0)::bigint AS used
+        SELECT t.owner_id, t.quota_used AS before, {total_of("t.quota_pruned", "sum(f.used)")} AS used
         FROM platform.user_resource AS t
         LEFT JOIN (
             {
@@ -173,7 +214,7 @@ def update_cpu_usage(
     """Bring the processing time of everything in scope, and its owners' totals, up to date.
 
     :param factory: makes the sessions; each portion of users has a transaction of its own.
-    :param dry_run: compute everything, and take it back.
+    :param dry_run: compute everything, but store nothing and take no lock.
     :raises errors.AlreadyRunning: another run of the same scope is going on.
     :raises errors.ResourceNotFound: the default resources were never created.
     """
@@ -182,9 +223,9 @@ def update_cpu_usage(
         resource = get_default_key(session, ResourceType.cpu)
         total = count_users(session, scope) if progress else 0
     if dry_run:
-        return _update(factory, resource, scope, total, progress, lambda: None, keep=False)
+        return _update(factory, resource, scope, total, progress, lambda: None, find_drift)
     with lease(factory, LEASE + scope.name) as held:
-        return _update(factory, resource, scope, total, progress, held.check, keep=True)
+        return _update(factory, resource, scope, total, progress, held.check, update_users)
 
 
 def _update(
@@ -194,14 +235,13 @@ def _update(
     total: int,
     progress: Callable[[int, int], None] | None,
     check: Callable[[], None],
-    *,
-    keep: bool,
+    work: Callable[[Session, AnyResource, Sequence[uuid.UUID], CpuReport], object],
 ) -> CpuReport:
     report = CpuReport()
     for user_ids in portions(factory, scope, resource):
         check()
-        work = partial(_update_portion, resource=resource, keep=keep)
-        for done in run_each(factory, user_ids, work, report.fail):
+        portion = partial(_portion, work=work, resource=resource)
+        for done in run_each(factory, user_ids, portion, report.fail):
             report.figures += done.figures
             report.totals += done.totals
             report.periods += done.periods
@@ -211,14 +251,28 @@ def _update(
     return report
 
 
-def _update_portion(
-    session: Session, users: Sequence[uuid.UUID], resource: AnyResource, keep: bool
+def _portion(
+    session: Session,
+    users: Sequence[uuid.UUID],
+    work: Callable[[Session, AnyResource, Sequence[uuid.UUID], CpuReport], object],
+    resource: AnyResource,
 ) -> CpuReport:
-    report = CpuReport()
-    update_users(session, resource, users, report)
-    if not keep:
-        session.rollback()
+    report = CpuReport()  # A new one for each attempt.
+    work(session, resource, users, report)
     return report
+
+
+def find_drift(
+    session: Session, resource: AnyResource, user_ids: Sequence[uuid.UUID], report: CpuReport
+) -> list[Drift]:
+    """Return the totals that :func:`update_users` would change, and change nothing."""
+    parameters = {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
+    rows = session.connection().execute(_LOOK, parameters).all()
+    changed = [Drift(row.owner_id, row.before, row.used) for row in rows if row.before != row.used]
+    report.figures += sum(row.figures for row in rows)
+    report.totals += len(changed)
+    report.periods += sum(row.is_over for row in rows)
+    return changed
 
 
 def update_users(

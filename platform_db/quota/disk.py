@@ -10,9 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors, workspaces
+from platform_db.bounds import LARGEST_AMOUNT, require_amount
 from platform_db.database.session import takes_session
 from platform_db.lifecycle.target import RunTarget
-from platform_db.models import ResourceType, User, Workflow, WorkflowResource
+from platform_db.models import ResourceType, User, UserResource, Workflow, WorkflowResource
+from platform_db.models.expiry import expire_rows
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.quota import figures
 from platform_db.quota.figures import MOST_BYTES, Drift, Figure, Workspace
@@ -43,7 +45,9 @@ def store_workflow_disk_quota(
     :raises errors.WorkflowNotFound: there is no such run.
     :raises errors.WorkspaceError: the workspace is there, but cannot be read; the figure stays.
     :raises errors.StorageMissing: the workspace is not there, nor is its root; the figure stays.
+    :raises errors.InvalidArgument: ``bytes_to_sum`` is beyond a ``bigint`` column.
     """
+    _require_change(bytes_to_sum)
     session.flush()
     target = RunTarget.of(workflow, Workflow)
     owner_id, workflow_id = target.key(session)
@@ -71,6 +75,11 @@ _PATH = sa.text(
 )
 
 
+def _require_change(bytes_to_sum: int | None) -> None:
+    if bytes_to_sum is not None:
+        require_amount(bytes_to_sum, "change", smallest=-LARGEST_AMOUNT)
+
+
 def _measure(session: Session, resource: AnyResource, owner_id: uuid.UUID, path: str) -> None:
     workspace = figures.read_workspace(session, resource, owner_id, path)
     try:
@@ -79,7 +88,9 @@ def _measure(session: Session, resource: AnyResource, owner_id: uuid.UUID, path:
         require_storage(path)
         figure = Figure(workspace, 0, "missing")
     figures.write_figures(session, resource, [figure])
-    figures.expire_totals(session, resource, [owner_id])
+    # The runs that share the workspace have the figure, too.
+    for model in (UserResource, WorkflowResource):
+        expire_rows(session, model, {owner_id})
 
 
 def measured_figure(workspace: Workspace, measured: workspaces.Measurement) -> Figure:
@@ -101,12 +112,14 @@ def update_users_disk_quota(
 
     :param bytes_to_sum: add so many bytes to the user's total instead, in one statement, never below zero.
     :raises errors.UserNotFound: there is no such user.
+    :raises errors.InvalidArgument: ``bytes_to_sum`` is beyond a ``bigint`` column, or there is no user.
     """
+    _require_change(bytes_to_sum)
     session.flush()
     resource = get_default_quota_resource(session, ResourceType.disk)
     if user is None:
         if bytes_to_sum is not None:
-            raise ValueError("bytes_to_sum needs a user")
+            raise errors.InvalidArgument("bytes_to_sum needs a user")
         for user_ids in session.scalars(sa.select(User.id_).order_by(User.id_)).partitions(
             USERS_PER_STATEMENT
         ):
@@ -120,34 +133,46 @@ def update_users_disk_quota(
         session.expire(user, ["resources"])
 
 
-def get_disk_usage_or_zero(workspace_path: str) -> int:
-    """Return the bytes that a workspace takes; 0, and a logged warning, if it is missing or unreadable."""
-    return workspaces.get_disk_usage_or_zero(workspace_path)
+def sums(resource: str, users: str) -> str:
+    """Return the query of users' totals: as they are stored, ``before``, and as figures add up, ``used``.
 
-
-_SUM_TOTALS = sa.text(
+    :param resource: the expression of the resource's id.
+    :param users: what follows the id of a user that is asked for.
     """
-    WITH workspaces AS (
-        SELECT w.owner_id, w.workspace_path, max(r.quota_used) AS used
-        FROM platform.workflow_resource AS r
-        JOIN platform.workflow AS w ON w.owner_id = r.owner_id AND w.id_ = r.workflow_id
-        WHERE r.owner_id = ANY(CAST(:users AS uuid[])) AND r.resource_id = CAST(:resource AS uuid)
-        GROUP BY w.owner_id, w.workspace_path
-    ),
-    sums AS (
-        SELECT total.owner_id, total.quota_used AS before,
-               least(:most, coalesce(sum(workspaces.used), 0)) AS used
-        FROM platform.user_resource AS total LEFT JOIN workspaces ON workspaces.owner_id = total.owner_id
-        WHERE total.owner_id = ANY(CAST(:users AS uuid[])) AND total.resource_id = CAST(:resource AS uuid)
-        GROUP BY total.owner_id, total.quota_used
-    )
+    return f"""
+        SELECT u.id_ AS owner_id, coalesce(total.quota_used, 0) AS before,
+               CAST(least({MOST_BYTES}, coalesce(sum(workspace.used), 0)) AS bigint) AS used
+        FROM platform.user_ AS u
+        LEFT JOIN platform.user_resource AS total ON total.owner_id = u.id_ AND total.resource_id = {resource}
+        LEFT JOIN (
+            SELECT w.owner_id, max(r.quota_used) AS used
+            FROM platform.workflow_resource AS r
+            JOIN platform.workflow AS w ON w.owner_id = r.owner_id AND w.id_ = r.workflow_id
+            WHERE r.owner_id {users} AND r.resource_id = {resource}
+            GROUP BY w.owner_id, w.workspace_path
+        ) AS workspace ON workspace.owner_id = u.id_
+        WHERE u.id_ {users}
+        GROUP BY u.id_, total.quota_used
+    """
+
+
+_SUMS = sums("CAST(:resource AS uuid)", "= ANY(CAST(:users AS uuid[]))")
+_FIND_DRIFT = sa.text(f"SELECT * FROM ({_SUMS}) AS sums WHERE before <> used ORDER BY owner_id")
+_SUM_TOTALS = sa.text(
+    f"""
     UPDATE platform.user_resource AS total
     SET quota_used = sums.used, measured_at = clock_timestamp()
-    FROM sums
+    FROM ({_SUMS}) AS sums
     WHERE total.owner_id = sums.owner_id AND total.resource_id = CAST(:resource AS uuid)
-    RETURNING total.owner_id, sums.before, total.quota_used AS used
+    RETURNING total.owner_id, sums.before, sums.used
     """
 )
+
+
+def find_drift(session: Session, resource: AnyResource, user_ids: Sequence[uuid.UUID]) -> list[Drift]:
+    """Return the totals that are not the sums of the figures, and change nothing."""
+    parameters = {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
+    return [Drift(*row) for row in session.connection().execute(_FIND_DRIFT, parameters)]
 
 
 def sum_totals(session: Session, resource: AnyResource, user_ids: Sequence[uuid.UUID]) -> list[Drift]:
@@ -156,10 +181,7 @@ def sum_totals(session: Session, resource: AnyResource, user_ids: Sequence[uuid.
     The rows are locked first: one statement that waited for another writer would sum what it saw before.
     """
     lock_remaining_users(session, user_ids, resource)
-    rows = session.connection().execute(
-        _SUM_TOTALS,
-        {"users": [str(user) for user in user_ids], "resource": str(resource.id_), "most": MOST_BYTES},
-    )
-    drifts = [Drift(row.owner_id, row.before, row.used) for row in rows if row.before != row.used]
+    parameters = {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
+    drifts = [Drift(*row) for row in session.connection().execute(_SUM_TOTALS, parameters)]
     figures.expire_totals(session, resource, user_ids)
-    return drifts
+    return [drift for drift in drifts if drift.before != drift.used]

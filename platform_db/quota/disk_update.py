@@ -1,8 +1,9 @@
 """The disk job: measures workspaces side by side and stores their figures a batch at a time.
 
-Keys are read in pages by key, figures written in batches, so memory does not grow with the workspaces. No
-transaction is open while the disk is read. Each batch commits its figures together with the totals that
-follow from them: whenever the job is killed, a figure is the old or the new one, and totals are their sums.
+Keys are read in pages by key, and figures are written in batches; only the figures that fall to 0 are kept to
+the end. No transaction is open while the disk is read. Each batch commits its figures together with the
+totals that follow from them: whenever the job is killed, a figure is the old or the new one, and totals are
+their sums.
 """
 
 from __future__ import annotations
@@ -23,7 +24,16 @@ from platform_db.leases.tasks import lease
 from platform_db.models import ResourceType
 from platform_db.quota.batches import run_each
 from platform_db.quota.disk import measured_figure, sum_totals
-from platform_db.quota.figures import MOST_BYTES, Drift, Figure, Workspace, Written, write_figures
+from platform_db.quota.figures import (
+    MOST_BYTES,
+    RUNS,
+    Drift,
+    Figure,
+    Workspace,
+    Written,
+    read_statement,
+    write_figures,
+)
 from platform_db.quota.mounted import require_mounted
 from platform_db.quota.problems import Problems
 from platform_db.quota.resources import AnyResource, get_default_key
@@ -126,7 +136,9 @@ def update_disk_usage(
         resource = get_default_key(session, ResourceType.disk)
     if dry_run:
         report = DiskReport()
-        for figure in measure_workspaces(factory, resource, scope, measuring, report, progress):
+        for figure in measure_workspaces(
+            factory, resource, scope, measuring, report, progress, storing=False
+        ):
             report.changed += figure.bytes != figure.workspace.used
         return report
     with lease(factory, LEASE + scope.name) as held:
@@ -144,7 +156,7 @@ def _update(
     report = DiskReport()
     batch: list[Figure] = []
     written_at = time.monotonic()
-    for figure in measure_workspaces(factory, resource, scope, measuring, report, progress):
+    for figure in measure_workspaces(factory, resource, scope, measuring, report, progress, storing=True):
         batch.append(figure)
         if len(batch) >= FIGURES_PER_BATCH or time.monotonic() - written_at > SECONDS_PER_BATCH:
             check()
@@ -197,16 +209,19 @@ def measure_workspaces(
     measuring: Measuring,
     report: DiskReport,
     progress: Progress | None = None,
+    *,
+    storing: bool,
 ) -> Iterator[Figure]:
     """Yield a figure for each workspace in scope that can be measured, as soon as there is one.
 
     Missing is not empty: where the storage is not mounted (:func:`require_mounted`), this stops. The figures
     that fall to 0 come last, after a second look at the storage.
 
+    :param storing: whether the figures are to be stored: only then versions are drawn for them.
     :raises errors.StorageMissing: says which root, or how many workspaces.
     """
     measured = workspaces.measure_many(
-        _read_workspaces(factory, resource, scope),
+        _read_workspaces(factory, resource, scope, storing),
         workers=measuring.workers,
         method=measuring.method,
         apparent=measuring.apparent,
@@ -253,9 +268,6 @@ def _incomplete(workspace: Workspace, outcome: workspaces.Measurement) -> str:
 
 
 _IN_SCOPE = f"""
-    FROM platform.workflow AS w
-    LEFT JOIN platform.workflow_resource AS r
-        ON r.owner_id = w.owner_id AND r.workflow_id = w.id_ AND r.resource_id = CAST(:resource AS uuid)
     WHERE (w.owner_id, w.workspace_path) > (CAST(:after_owner AS uuid), :after_path)
       AND {users_in_scope("w.owner_id")}
     GROUP BY w.owner_id, w.workspace_path
@@ -264,27 +276,14 @@ _IN_SCOPE = f"""
         OR r.measured_at < statement_timestamp() - make_interval(secs => :stale_after))
 """
 
-_PAGE = sa.text(
-    f"""
-    WITH drawn AS MATERIALIZED (
-        SELECT nextval('platform.quota_version') AS version, clock_timestamp() AS read_at
-    ),
-    page AS (
-        SELECT w.owner_id, w.workspace_path AS path, count(*) AS runs,
-               bool_and(w.status = 'deleted') AS deleted, max(r.quota_used) AS used,
-               coalesce(max(r.delta), 0) AS delta
-        {_IN_SCOPE}
-        ORDER BY w.owner_id, w.workspace_path
-        LIMIT :limit
-    )
-    SELECT page.*, drawn.version, drawn.read_at FROM page CROSS JOIN drawn ORDER BY owner_id, path
-    """
-)
+_PAGE = read_statement(f"{_IN_SCOPE} ORDER BY w.owner_id, w.workspace_path LIMIT :limit")
 
-_COUNT = sa.text(f"SELECT count(*) FROM (SELECT {_IN_SCOPE}) AS workspaces")
+_COUNT = sa.text(f"SELECT count(*) FROM (SELECT FROM {RUNS} {_IN_SCOPE}) AS workspaces")
 
 
-def _read_workspaces(factory: SessionFactory, resource: AnyResource, scope: Scope) -> Iterator[Workspace]:
+def _read_workspaces(
+    factory: SessionFactory, resource: AnyResource, scope: Scope, storing: bool
+) -> Iterator[Workspace]:
     """Yield the workspaces in scope, ordered by key, a page at a time; in between no transaction is open."""
     after: tuple[uuid.UUID, str] = (FIRST_ID, "")
     while True:
@@ -297,6 +296,7 @@ def _read_workspaces(factory: SessionFactory, resource: AnyResource, scope: Scop
                     "after_owner": str(after[0]),
                     "after_path": after[1],
                     "limit": WORKSPACES_PER_PAGE,
+                    "storing": storing,
                 },
             )
             page = [Workspace(**row._mapping) for row in rows]

@@ -102,19 +102,38 @@ class Drift:
     used: int
 
 
-_READ = sa.text(
-    """
-    WITH drawn AS MATERIALIZED (
-        SELECT nextval('platform.quota_version') AS version, clock_timestamp() AS read_at
-    )
-    SELECT w.owner_id, w.workspace_path AS path, count(*) AS runs, bool_and(w.status = 'deleted') AS deleted,
-           max(r.quota_used) AS used, drawn.version, coalesce(max(r.delta), 0) AS delta, drawn.read_at
-    FROM drawn CROSS JOIN platform.workflow AS w
+# The figures of runs, ``r``, with the runs, ``w``; runs that share a workspace have equal ones.
+RUNS = """platform.workflow AS w
     LEFT JOIN platform.workflow_resource AS r
-        ON r.owner_id = w.owner_id AND r.workflow_id = w.id_ AND r.resource_id = CAST(:resource AS uuid)
-    WHERE w.owner_id = CAST(:owner AS uuid) AND w.workspace_path = :path
-    GROUP BY 1, 2, drawn.version, drawn.read_at
+        ON r.owner_id = w.owner_id AND r.workflow_id = w.id_ AND r.resource_id = CAST(:resource AS uuid)"""
+
+
+def read_statement(chosen: str) -> sa.TextClause:
+    """Return the statement that reads workspaces; where ``:storing`` is false it draws no version, but 0.
+
+    :param chosen: what follows :data:`RUNS`: conditions, the grouping by workspace, order and limit.
     """
+    return sa.text(
+        f"""
+        WITH drawn AS MATERIALIZED (
+            SELECT CASE WHEN :storing THEN nextval('platform.quota_version') ELSE 0 END AS version,
+                   clock_timestamp() AS read_at
+        ),
+        page AS (
+            SELECT w.owner_id, w.workspace_path AS path, count(*) AS runs,
+                   bool_and(w.status = 'deleted') AS deleted, max(r.quota_used) AS used,
+                   coalesce(max(r.delta), 0) AS delta
+            FROM {RUNS}
+            {chosen}
+        )
+        SELECT page.*, drawn.version, drawn.read_at FROM page CROSS JOIN drawn ORDER BY owner_id, path
+        """
+    )
+
+
+_READ = read_statement(
+    "WHERE w.owner_id = CAST(:owner AS uuid) AND w.workspace_path = :path "
+    "GROUP BY w.owner_id, w.workspace_path"
 )
 
 
@@ -124,7 +143,7 @@ def read_workspace(session: Session, resource: AnyResource, owner_id: uuid.UUID,
     :raises errors.WorkflowNotFound: its runs are deleted.
     """
     rows = session.connection().execute(
-        _READ, {"resource": str(resource.id_), "owner": str(owner_id), "path": path}
+        _READ, {"resource": str(resource.id_), "owner": str(owner_id), "path": path, "storing": True}
     )
     row = rows.one_or_none()
     if row is None:
@@ -154,7 +173,8 @@ _WRITE = sa.text(
         FROM runs GROUP BY owner_id, path, version
     ),
     figures AS MATERIALIZED (
-        SELECT m.*, s.used AS before, least(:most, greatest(0, m.bytes + s.delta - m.delta)) AS used,
+        SELECT m.*, s.used AS before,
+               least(:most, greatest(0, CAST(m.bytes AS numeric) + s.delta - m.delta))::bigint AS used,
                s.delta AS current_delta, s.delta <> m.delta AS stale
         FROM measured AS m
         JOIN stored AS s ON s.owner_id = m.owner_id AND s.path = m.path AND s.version = m.version
@@ -235,29 +255,30 @@ def change_totals(session: Session, resource: AnyResource, changes: dict[uuid.UU
 
 
 _CHANGE_FIGURE = sa.text(
-    """
+    f"""
     WITH runs AS MATERIALIZED (
         SELECT w.id_, r.quota_used, r.version, r.delta, r.measured_at, r.method, r.stale, r.apparent
-        FROM platform.workflow AS w
-        LEFT JOIN platform.workflow_resource AS r
-            ON r.owner_id = w.owner_id AND r.workflow_id = w.id_ AND r.resource_id = CAST(:resource AS uuid)
+        FROM {RUNS}
         WHERE w.owner_id = CAST(:owner AS uuid) AND w.workspace_path = :path
     ),
     stored AS (
-        SELECT coalesce(max(quota_used), 0) AS used, coalesce(max(version), 0) AS version,
-               coalesce(max(delta), 0) AS delta, max(measured_at) AS measured_at, max(method) AS method,
-               coalesce(bool_or(stale), false) AS stale, coalesce(bool_or(apparent), false) AS apparent
+        -- Numeric, since a figure and a change may be more than a bigint holds.
+        SELECT CAST(coalesce(max(quota_used), 0) AS numeric) AS used, coalesce(max(version), 0) AS version,
+               CAST(coalesce(max(delta), 0) AS numeric) AS delta, max(measured_at) AS measured_at,
+               max(method) AS method, coalesce(bool_or(stale), false) AS stale,
+               coalesce(bool_or(apparent), false) AS apparent
         FROM runs
     )
     INSERT INTO platform.workflow_resource AS figure
         (owner_id, workflow_id, resource_id, quota_used, measured_at, version, delta, stale, method, apparent)
-    SELECT CAST(:owner AS uuid), runs.id_, CAST(:resource AS uuid), greatest(0, s.used + :change),
-           s.measured_at, s.version, s.delta + :change, s.stale, s.method, s.apparent
+    SELECT CAST(:owner AS uuid), runs.id_, CAST(:resource AS uuid),
+           least(:most, greatest(0, s.used + :change)), s.measured_at, s.version,
+           greatest(-:most, least(:most, s.delta + :change)), s.stale, s.method, s.apparent
     FROM runs CROSS JOIN stored AS s
     ORDER BY runs.id_
     ON CONFLICT (owner_id, workflow_id, resource_id) DO UPDATE
     SET quota_used = excluded.quota_used, delta = excluded.delta
-    RETURNING figure.workflow_id, (SELECT used FROM stored) AS before
+    RETURNING figure.workflow_id, (SELECT used FROM stored)::bigint AS before
     """
 )
 
@@ -270,7 +291,7 @@ _CHANGE_TOTAL = sa.text(
         FOR NO KEY UPDATE
     )
     UPDATE platform.user_resource AS total
-    SET quota_used = greatest(0, total.quota_used + :change)
+    SET quota_used = least(:most, greatest(0, CAST(total.quota_used AS numeric) + :change))
     FROM locked
     WHERE total.owner_id = locked.owner_id AND total.resource_id = locked.resource_id
       AND total.resource_id = CAST(:resource AS uuid)
@@ -281,42 +302,42 @@ _CHANGE_TOTAL = sa.text(
 
 def change_figure(
     session: Session, resource: AnyResource, owner_id: uuid.UUID, path: str, change: int
-) -> int:
-    """Add ``change`` to the figure of a workspace, never below zero, and return how much that changed it."""
+) -> None:
+    """Add ``change`` to the figure of a workspace, never below zero or above :data:`MOST_BYTES`."""
     lock_users(session, [owner_id], resource)
-    rows = (
-        session.connection()
-        .execute(
-            _CHANGE_FIGURE,
-            {"resource": str(resource.id_), "owner": str(owner_id), "path": path, "change": change},
-        )
-        .all()
-    )
+    parameters = {
+        "resource": str(resource.id_),
+        "owner": str(owner_id),
+        "path": path,
+        "change": change,
+        "most": MOST_BYTES,
+    }
+    rows = session.connection().execute(_CHANGE_FIGURE, parameters).all()
     expire_figures(session, resource, owner_id, [row.workflow_id for row in rows])
-    before = rows[0].before if rows else 0
-    return _applied(change, before, f"workspace {path!r} of user {owner_id}")
+    if rows:
+        _warn_where_cut(change, rows[0].before, f"workspace {path!r} of user {owner_id}")
 
 
-def change_total(session: Session, resource: AnyResource, user_id: uuid.UUID, change: int) -> int:
-    """Add ``change`` to a user's total in one statement, never below zero, and return how much it changed."""
+def change_total(session: Session, resource: AnyResource, user_id: uuid.UUID, change: int) -> None:
+    """Add ``change`` to a user's total in one statement, never below zero or above :data:`MOST_BYTES`."""
     parameters: dict[str, Any] = {
         "user": str(user_id),
         "resource": str(resource.id_),
         "change": change,
+        "most": MOST_BYTES,
     }
     row = session.connection().execute(_CHANGE_TOTAL, parameters).one_or_none()
     if row is None:
         lock_users(session, [user_id], resource)
         row = session.connection().execute(_CHANGE_TOTAL, parameters).one()
     expire_totals(session, resource, [user_id])
-    return _applied(change, row.before, f"{resource.name} of user {user_id}")
+    _warn_where_cut(change, row.before, f"{resource.name} of user {user_id}")
 
 
-def _applied(change: int, before: int, what: str) -> int:
-    if before + change < 0:
-        logger.warning("%s: a change of %d stops at 0, because it was %d", what, change, before)
-        return -before
-    return change
+def _warn_where_cut(change: int, before: int, what: str) -> None:
+    if not 0 <= before + change <= MOST_BYTES:
+        end = 0 if change < 0 else MOST_BYTES
+        logger.warning("%s: a change of %d stops at %d, because it was %d", what, change, end, before)
 
 
 def expire_figures(

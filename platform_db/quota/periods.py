@@ -31,15 +31,18 @@ def period_start(months: str) -> str:
         AT TIME ZONE 'UTC')"""
 
 
+CURRENT_START = period_start("total.quota_period_months")
 # Moving on twice changes nothing the second time.
+IS_OVER = f"""(total.quota_period_months IS NOT NULL
+    AND total.quota_period_start_at IS DISTINCT FROM {CURRENT_START})"""
+
 _MOVE_ON = sa.text(
     f"""
     UPDATE platform.user_resource AS total
-    SET quota_period_start_at = {period_start("total.quota_period_months")}, quota_pruned = 0
+    SET quota_period_start_at = {CURRENT_START}, quota_pruned = 0
     FROM platform.user_ AS u
     WHERE total.owner_id = ANY(CAST(:users AS uuid[])) AND total.resource_id = CAST(:resource AS uuid)
-      AND u.id_ = total.owner_id AND total.quota_period_months IS NOT NULL
-      AND total.quota_period_start_at IS DISTINCT FROM {period_start("total.quota_period_months")}
+      AND u.id_ = total.owner_id AND {IS_OVER}
     """
 )
 
@@ -55,14 +58,15 @@ def move_periods_on(session: Session, resource: AnyResource, user_ids: Sequence[
     return int(result.rowcount)
 
 
+_WITHOUT_PERIOD = """
+    SELECT owner_id, resource_id FROM platform.user_resource
+    WHERE resource_id = CAST(:resource AS uuid) AND quota_period_months IS NULL
+    ORDER BY owner_id
+"""
+_FIND_WITHOUT_PERIOD = sa.text(_WITHOUT_PERIOD)
 _INITIALISE = sa.text(
     f"""
-    WITH chosen AS MATERIALIZED (
-        SELECT owner_id, resource_id FROM platform.user_resource
-        WHERE resource_id = CAST(:resource AS uuid) AND quota_period_months IS NULL
-        ORDER BY owner_id
-        FOR NO KEY UPDATE
-    )
+    WITH chosen AS MATERIALIZED ({_WITHOUT_PERIOD} FOR NO KEY UPDATE)
     UPDATE platform.user_resource AS total
     SET quota_period_months = :months, quota_period_start_at = {period_start("CAST(:months AS integer)")},
         quota_used = greatest(0, total.quota_used - total.quota_pruned), quota_pruned = 0
@@ -74,9 +78,12 @@ _INITIALISE = sa.text(
 
 
 @takes_session
-def initialise_default_periods(session: Session, resource: AnyResource) -> list[uuid.UUID]:
+def initialise_default_periods(
+    session: Session, resource: AnyResource, *, dry_run: bool = False
+) -> list[uuid.UUID]:
     """Give the default period to every user who has none for this resource, and return their ids.
 
+    :param dry_run: only return them.
     :raises errors.InvalidSetting: there is no default period.
     """
     months = get_settings().default_quota_cpu_period_reset_months
@@ -84,7 +91,9 @@ def initialise_default_periods(session: Session, resource: AnyResource) -> list[
         raise errors.InvalidSetting(
             "there is no default period: set PLATFORM_DB_DEFAULT_QUOTA_CPU_PERIOD_RESET_MONTHS to its months"
         )
-    rows = session.connection().execute(_INITIALISE, {"resource": str(resource.id_), "months": months})
+    session.flush()
+    statement = _FIND_WITHOUT_PERIOD if dry_run else _INITIALISE
+    rows = session.connection().execute(statement, {"resource": str(resource.id_), "months": months})
     user_ids = sorted(rows.scalars())
     expire_rows(session, UserResource, set(user_ids))
     return user_ids

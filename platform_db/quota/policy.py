@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from platform_db.models import ResourceType
+from platform_db.quota.resources import require_type
 from platform_db.settings import get_settings
 
 
@@ -20,7 +21,8 @@ def types_at_termination(override: Iterable[ResourceType | str] | None = None) -
     """Return what is updated when a run ends (``PLATFORM_DB_WORKFLOW_TERMINATION_QUOTA_UPDATE_POLICY``).
 
     :param override: these instead.
+    :raises errors.InvalidArgument: it names an unknown type.
     """
     if override is None:
         override = get_settings().workflow_termination_quota_update_policy
-    return frozenset(map(ResourceType, override))
+    return frozenset(map(require_type, override))

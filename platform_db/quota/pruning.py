@@ -1,4 +1,4 @@
-"""What pruning does to totals: space on the disk is counted no more, processing time stays used."""
+"""What pruning does to totals: disk space no longer counts, processing time stays used."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SECONDS_BETWEEN_TRIES = 0.05
 def lock_owners(connection: sa.Connection, entity: str, ids: Sequence[str]) -> list[str]:
     """Lock the totals that the figures of locked rows are in, and return the ids of the rows that are free.
 
-    Everybody else locks totals first, and may wait for the rows while holding them: so they are not waited
-    for, but tried a few times.
+    Every other writer locks totals first, and may wait for the rows while it holds them. So this waits for no
+    total, but tries a few times.
 
     :param entity: the table of the rows; one without figures needs no locks.
     """

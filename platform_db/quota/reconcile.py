@@ -14,6 +14,8 @@ from platform_db.database.session import SessionFactory
 from platform_db.models import ResourceType
 from platform_db.quota.batches import run_each
 from platform_db.quota.cpu import CpuReport, update_users
+from platform_db.quota.cpu import find_drift as find_cpu_drift
+from platform_db.quota.disk import find_drift as find_disk_drift
 from platform_db.quota.disk import sum_totals
 from platform_db.quota.disk_update import (
     FIGURES_PER_BATCH,
@@ -57,6 +59,7 @@ def reconcile(
     """Compute everything in scope again and yield what differs from what is stored.
 
     :param fix: store what was found, too; versions keep it from overwriting what others find meanwhile.
+        Without it nothing is written or locked.
     :param report: is told of workspaces and users that fail.
     :raises errors.StorageMissing: a root is missing or empty, or too many workspaces are missing.
     """
@@ -85,7 +88,7 @@ def _workspaces(
             store_figures(factory, disk, batch, report)
         batch.clear()
 
-    for figure in measure_workspaces(factory, disk, scope, measuring, report):
+    for figure in measure_workspaces(factory, disk, scope, measuring, report, storing=fix):
         batch.append(figure)
         if len(batch) >= FIGURES_PER_BATCH:
             write()
@@ -114,35 +117,33 @@ def _reason(figure: Figure) -> str:
 def _figures(
     session: Session, user_ids: Sequence[uuid.UUID], cpu: AnyResource, disk: AnyResource, fix: bool
 ) -> list[Difference]:
-    found = [*_totals(session, cpu, disk, user_ids), *_reserved(session, cpu, disk, user_ids)]
-    if not fix:
-        session.rollback()
-    return found
+    return [*_totals(session, cpu, disk, user_ids, fix), *_reserved(session, cpu, disk, user_ids, fix)]
 
 
 def _totals(
-    session: Session, cpu: AnyResource, disk: AnyResource, user_ids: Sequence[uuid.UUID]
+    session: Session, cpu: AnyResource, disk: AnyResource, user_ids: Sequence[uuid.UUID], fix: bool
 ) -> Iterator[Difference]:
-    for drift in sum_totals(session, disk, user_ids):
+    for drift in (sum_totals if fix else find_disk_drift)(session, disk, user_ids):
         reason = "it is not the sum of the stored figures of the workspaces"
         yield Difference("total", drift.user_id, disk.name, drift.before, drift.used, reason)
-    for drift in update_users(session, cpu, user_ids, CpuReport()):
+    for drift in (update_users if fix else find_cpu_drift)(session, cpu, user_ids, CpuReport()):
         reason = "it is not the sum of what ended in the current period"
         yield Difference("total", drift.user_id, cpu.name, drift.before, drift.used, reason)
 
 
+_RESERVED = """
+    SELECT t.owner_id, t.resource_id, t.quota_reserved AS before,
+           coalesce(sum(greatest(r.amount, 0)), 0)::bigint AS reserved
+    FROM platform.user_resource AS t
+    LEFT JOIN platform.quota_reservation AS r ON r.owner_id = t.owner_id AND r.resource_id = t.resource_id
+    WHERE t.owner_id = ANY(CAST(:users AS uuid[])) AND t.resource_id = CAST(:resource AS uuid)
+    GROUP BY t.owner_id, t.resource_id, t.quota_reserved
+"""
+_FIND_RESERVED = sa.text(f"SELECT * FROM ({_RESERVED}) AS sums WHERE before <> reserved ORDER BY owner_id")
 _CORRECT_RESERVED = sa.text(
-    """
+    f"""
     UPDATE platform.user_resource AS total SET quota_reserved = sums.reserved
-    FROM (
-        SELECT t.owner_id, t.resource_id, t.quota_reserved AS before,
-               coalesce(sum(greatest(r.amount, 0)), 0)::bigint AS reserved
-        FROM platform.user_resource AS t
-        LEFT JOIN platform.quota_reservation AS r
-            ON r.owner_id = t.owner_id AND r.resource_id = t.resource_id
-        WHERE t.owner_id = ANY(CAST(:users AS uuid[])) AND t.resource_id = CAST(:resource AS uuid)
-        GROUP BY t.owner_id, t.resource_id, t.quota_reserved
-    ) AS sums
+    FROM ({_RESERVED}) AS sums
     WHERE total.owner_id = sums.owner_id AND total.resource_id = sums.resource_id
       AND sums.before <> sums.reserved
     RETURNING total.owner_id, sums.before, sums.reserved
@@ -151,12 +152,14 @@ _CORRECT_RESERVED = sa.text(
 
 
 def _reserved(
-    session: Session, cpu: AnyResource, disk: AnyResource, user_ids: Sequence[uuid.UUID]
+    session: Session, cpu: AnyResource, disk: AnyResource, user_ids: Sequence[uuid.UUID], fix: bool
 ) -> Iterator[Difference]:
     for resource in (cpu, disk):
-        lock_remaining_users(session, user_ids, resource)
+        if fix:
+            lock_remaining_users(session, user_ids, resource)
         rows = session.connection().execute(
-            _CORRECT_RESERVED, {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
+            _CORRECT_RESERVED if fix else _FIND_RESERVED,
+            {"users": [str(user) for user in user_ids], "resource": str(resource.id_)},
         )
         for row in rows:
             reason = "it is not the sum of the reservations"

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.bounds import require_limit
-from platform_db.models import ResourceUnit
+from platform_db.models import ResourceType, ResourceUnit
 from platform_db.models.resource import quota_usage
+from platform_db.quota.resources import DEFAULT_NAMES
 
 USERS_PER_PAGE = 1000
 
@@ -148,8 +149,10 @@ class WorkflowUse:
         }
 
 
+_CPU, _DISK = DEFAULT_NAMES[ResourceType.cpu], DEFAULT_NAMES[ResourceType.disk]
+
 _WORKFLOWS = sa.text(
-    """
+    f"""
     SELECT w.id_ AS workflow_id, w.status,
            w.name || '.' || w.run_number_major
                || CASE WHEN w.run_number_minor > 0 THEN '.' || w.run_number_minor ELSE '' END AS name,
@@ -158,10 +161,10 @@ _WORKFLOWS = sa.text(
     FROM platform.workflow AS w
     LEFT JOIN platform.workflow_resource AS disk
         ON disk.owner_id = w.owner_id AND disk.workflow_id = w.id_
-       AND disk.resource_id = (SELECT id_ FROM platform.resource WHERE name = 'shared storage')
+       AND disk.resource_id = (SELECT id_ FROM platform.resource WHERE name = '{_DISK}')
     LEFT JOIN platform.workflow_resource AS cpu
         ON cpu.owner_id = w.owner_id AND cpu.workflow_id = w.id_
-       AND cpu.resource_id = (SELECT id_ FROM platform.resource WHERE name = 'processing time')
+       AND cpu.resource_id = (SELECT id_ FROM platform.resource WHERE name = '{_CPU}')
     WHERE w.owner_id = CAST(:user AS uuid)
     ORDER BY disk.quota_used DESC NULLS LAST, cpu.quota_used DESC NULLS LAST, w.id_ DESC
     LIMIT CAST(:limit AS bigint)

@@ -21,6 +21,7 @@ from platform_db.identifiers import new_id, parse_id
 from platform_db.models import QuotaReservation, Resource, ResourceType, UserResource
 from platform_db.models.expiry import expire_row, expire_rows
 from platform_db.models.identity import UserOrId, user_id_of
+from platform_db.quota.figures import MOST_BYTES
 from platform_db.quota.resources import (
     LOCK_USERS,
     get_resource,
@@ -61,9 +62,9 @@ _RESERVE = sa.text(
         FROM locked JOIN platform.resource AS r ON r.id_ = locked.resource_id
         WHERE total.owner_id = locked.owner_id AND total.resource_id = locked.resource_id
           AND r.name = :resource
-          -- Subtracted, since a sum of what is allowed may be more than a bigint holds.
-          AND (:amount <= 0
-               OR coalesce(total.quota_limit, :largest) - total.quota_used - total.quota_reserved >= :amount)
+          -- Numeric, since a sum of what is allowed may be more than a bigint holds.
+          AND (:amount <= 0 OR CAST(total.quota_used AS numeric) + total.quota_reserved + :amount
+                               <= coalesce(total.quota_limit, :largest))
         RETURNING total.owner_id, total.resource_id
     )
     INSERT INTO platform.quota_reservation (id_, owner_id, resource_id, amount, expires_at)
@@ -130,8 +131,8 @@ def reserve(
     raise errors.QuotaExceeded(str(user_id), found.name, amount, stored.used, stored.reserved, limit)
 
 
-# Locks the user's rows before the reservation, as everybody does. Where the reservation was ended meanwhile,
-# the DELETE finds nothing, and nothing happens.
+# Locks the user's rows before the reservation, as every writer does. Where the reservation was ended
+# meanwhile, the DELETE finds nothing, and nothing happens.
 _END = """
     WITH locked AS MATERIALIZED (
         SELECT owner_id, resource_id FROM platform.user_resource
@@ -154,7 +155,8 @@ _END = """
 _COMMIT = sa.text(
     _END.format(
         change=""",
-        quota_used = greatest(0, total.quota_used + coalesce(CAST(:amount AS bigint), ended.amount))"""
+        quota_used = least(:most, greatest(
+            0, CAST(total.quota_used AS numeric) + coalesce(CAST(:amount AS bigint), ended.amount)))"""
     )
 )
 _RELEASE = sa.text(_END.format(change=""))
@@ -168,8 +170,11 @@ def commit_reservation(
 
     :param amount: how much was used in fact, in the resource's unit; by default what was reserved.
     :raises errors.ReservationNotFound: it was committed or released, or it expired and was released.
+    :raises errors.InvalidArgument: the amount is beyond a ``bigint`` column.
     """
-    _end(session, _COMMIT, reservation, amount=amount)
+    if amount is not None:
+        require_amount(amount, smallest=-LARGEST_AMOUNT)
+    _end(session, _COMMIT, reservation, amount=amount, most=MOST_BYTES)
 
 
 @takes_session
@@ -226,7 +231,7 @@ _RELEASE_EXPIRED = sa.text(
     SET quota_reserved = greatest(0, total.quota_reserved - sums.amount)
     FROM sums
     WHERE total.owner_id = sums.owner_id AND total.resource_id = sums.resource_id
-    RETURNING sums.reservations
+    RETURNING total.owner_id, total.resource_id, sums.reservations
     """
 )
 
@@ -244,5 +249,7 @@ def release_expired_reservations(factory: SessionFactory) -> int:
 
 
 def _release_expired(session: Session, users: list[uuid.UUID]) -> int:
-    rows = session.connection().execute(_RELEASE_EXPIRED, {"users": [str(user) for user in users]})
+    rows = session.connection().execute(_RELEASE_EXPIRED, {"users": [str(user) for user in users]}).all()
+    for row in rows:
+        expire_row(session, UserResource, (row.owner_id, row.resource_id))
     return sum(row.reservations for row in rows)

@@ -23,8 +23,23 @@ def get_default_quota_resource(session: Session, type_: ResourceType | str) -> R
     """Return the default resource of a type: "processing time" for ``cpu``, "shared storage" for ``disk``.
 
     :raises errors.ResourceNotFound: the default resources were never created.
+    :raises errors.InvalidArgument: there is no such type.
     """
-    return get_resource(session, DEFAULT_NAMES[ResourceType(type_)])
+    return get_resource(session, require_type(type_))
+
+
+def require_type(type_: ResourceType | str) -> ResourceType:
+    """Return the type of resources that has this name.
+
+    :raises errors.InvalidArgument: there is none.
+    """
+    try:
+        return ResourceType(type_)
+    except ValueError:
+        known = ", ".join(ResourceType.__members__)
+        raise errors.InvalidArgument(
+            f"there is no type of resources {type_!r}; choose from {known}"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -45,14 +45,14 @@ class Scope:
 
     @property
     def name(self) -> str:
-        """What sets this scope's lease apart from others': scopes that share users have one name."""
+        """The end of the lease's name: the full run, each user and each shard have a lease of their own."""
         if self.user_id is not None:
             return f" user {self.user_id}"
         return "" if self.shard is None else f" shard {self.shard[0] % self.shard[1]}/{self.shard[1]}"
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The bind parameters of :data:`USERS_IN_SCOPE`, and ``stale_after``."""
+        """The bind parameters of :func:`users_in_scope`, and ``stale_after``."""
         index, count = self.shard or (0, 1)
         return {
             "user": None if self.user_id is None else str(self.user_id),
@@ -106,7 +106,7 @@ def count_users(session: Session, scope: Scope) -> int:
 def portions(factory: SessionFactory, scope: Scope, resource: AnyResource) -> Iterator[list[uuid.UUID]]:
     """Yield the ids of the scope's users in portions of not too many runs, at least one user each.
 
-    Where the scope is of what is stale, these are the users whose total of the resource is.
+    With ``stale_after``, these are the users whose total of the resource was last summed before that time.
     """
     parameters = {**scope.parameters, "resource": str(resource.id_), "limit": USERS_PER_PAGE}
     after: str | None = None

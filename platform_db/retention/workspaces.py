@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -104,11 +104,11 @@ def apply_retention_rules(
     (:func:`~platform_db.workspaces.is_managed_workspace`) removes nothing, and is a problem. So is one whose
     workspace is missing though its run is not deleted. A rule whose rows others hold is a problem of its own.
 
-    :param dry_run: only tell which rules are due.
+    :param dry_run: only tell which rules are due, also while they are applied.
     :raises errors.AlreadyRunning: another run of it is going on.
     """
     report, places = RetentionReport(), Places()
-    with lease(factory, LEASE) as held:
+    with nullcontext(HeldLease()) if dry_run else lease(factory, LEASE) as held:
         with factory() as session:
             due = session.connection().execute(_DUE).all()
         for done, rule in enumerate(due):

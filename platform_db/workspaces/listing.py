@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import TypedDict
 
+from platform_db import errors
 from platform_db.units import human_readable_bytes
 from platform_db.workspaces.measure import measure
 from platform_db.workspaces.measurement import WorkspacePath, workspace_error
@@ -45,7 +46,7 @@ def list_workspace(
         ``1.5 MiB``. A row has to match one of each that is given; an empty list is as if not given.
     :raises MissingWorkspaceError: there is no such workspace.
     :raises WorkspaceError: its directory cannot be read.
-    :raises ValueError: ``search`` has another key.
+    :raises errors.InvalidArgument: ``search`` has another key.
     """
     matcher = _Matcher(search or {})
     if summarize:
@@ -73,7 +74,7 @@ class _Matcher:
     def __init__(self, search: Search) -> None:
         unknown = sorted(set(search) - {"name", "size"})
         if unknown:
-            raise ValueError(f"cannot search for {', '.join(unknown)}; choose from name, size")
+            raise errors.InvalidArgument(f"cannot search for {', '.join(unknown)}; choose from name, size")
         self.patterns = [str(pattern).lstrip("/") for pattern in _values(search.get("name", ()))]
         self.sizes = {str(size).strip() for size in _values(search.get("size", ()))}
 

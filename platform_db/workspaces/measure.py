@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Literal, TypeVar
 
+from platform_db import errors
 from platform_db.bounds import require_limit
 from platform_db.workspaces import ceph
 from platform_db.workspaces.measurement import Measurement, Outcome, WorkspaceError, WorkspacePath, refusal
@@ -40,6 +41,7 @@ def measure(path: WorkspacePath, *, method: Choice = "auto", apparent: bool = Fa
     :param apparent: add up the sizes of files instead of the blocks that they occupy.
     :raises MissingWorkspaceError: there is no such workspace, or it disappeared meanwhile.
     :raises WorkspaceError: its directory cannot be read, or the file system does not know the method.
+    :raises errors.InvalidArgument: there is no such method.
     """
     _check(method)
     outcome = _measure_one(path, method, apparent)
@@ -165,7 +167,7 @@ def _without_walking(path: WorkspacePath, method: Choice) -> tuple[bytes, Outcom
 
 def _check(method: Choice) -> None:
     if method not in {"auto", "scan", "ceph"}:
-        raise ValueError(f"unknown method {method!r}; choose from auto, scan, ceph")
+        raise errors.InvalidArgument(f"unknown method {method!r}; choose from auto, scan, ceph")
 
 
 def _default_workers() -> int:

@@ -205,9 +205,8 @@ def init_default_period(dry_run: bool) -> None:
     from platform_db.quota import get_default_quota_resource, initialise_default_periods
 
     with session_scope() as session:
-        users = initialise_default_periods(session, get_default_quota_resource(session, ResourceType.cpu))
-        if dry_run:
-            session.rollback()
+        cpu = get_default_quota_resource(session, ResourceType.cpu)
+        users = initialise_default_periods(session, cpu, dry_run=dry_run)
     click.echo(f"{len(users)} users {'would get' if dry_run else 'got'} the default period")
 
 
