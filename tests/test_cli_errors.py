@@ -248,7 +248,7 @@ def test_a_refused_statement_shows_no_values(database_uri: str) -> None:
         )
     engine.dispose()
 
-    result = run(database_uri, "init")
+    result = run(database_uri, "quota", "create-default-resources")
 
     assert result.exit_code == 1
     assert one_line(result.stderr) == "platform-db: the database refused: not now"

@@ -19,8 +19,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy import orm
 
+import platform_db.sessions
 from platform_db.crypto import generate_key
+from tests.factories import make_run, make_user
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.rst", ROOT / "CONTRIBUTING.rst", *sorted((ROOT / "docs").glob("*.rst"))]
@@ -100,6 +104,38 @@ def test_a_block_runs(block: Block, database_uri: str, postgres_server_uri: str,
         run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], environment, tmp_path)
     else:
         run_python(f"{before}\n{block.code}", environment, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shown", "effect"),
+    [
+        ("platform.guard", "SELECT overridden AND reason <> '' FROM platform.status_change"),
+        ("extra_transition", "UPDATE platform.workflow SET status = 'deleted' RETURNING true"),
+        (
+            "platform.import",
+            """SELECT created = '2019-12-09 09:00+00' AND NOT EXISTS (
+                   SELECT FROM platform.audit_log WHERE audit_log.owner_id = user_.id_)
+               FROM platform.user_ WHERE email = 'grace@example.org'""",
+        ),
+    ],
+)
+def test_a_block_of_sql_has_its_effect(
+    shown: str, effect: str, engine: sa.Engine, session: orm.Session
+) -> None:
+    make_run(session, make_user(session), name="analysis")
+    session.commit()
+    (block,) = [b for b in BLOCKS if b.language == "sql" and shown in b.code]
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql(block.code)
+        assert connection.exec_driver_sql(effect).scalar_one() is True
+
+
+def test_what_a_service_is_told_to_import_exists() -> None:
+    page = (ROOT / "docs" / "integrating.rst").read_text(encoding="utf-8")
+    names = re.findall(r"^``(\w+)(?:\(\))?``$", page, re.MULTILINE)
+    assert "thread_session" in names
+    for name in names:
+        assert hasattr(platform_db, name) or hasattr(platform_db.sessions, name), name
 
 
 def run(command: list[str], environment: dict[str, str], directory: Path) -> None:

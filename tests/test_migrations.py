@@ -292,3 +292,55 @@ def test_there_is_one_line_of_revisions_and_files_are_named_after_them() -> None
     assert not any(
         revision.is_merge_point or revision.is_branch_point for revision in script.walk_revisions()
     )
+
+
+def as_role(uri: str, role: str) -> str:
+    """Return the URI with which a connection acts as the role."""
+    return with_option(uri, f"role={role}")
+
+
+def with_option(uri: str, option: str) -> str:
+    """Return the URI with an option for the server."""
+    url = sa.make_url(uri).update_query_dict({"options": f"-c {option}"})
+    return url.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def owner(empty_database_uri: str) -> Iterator[str]:
+    """Give the owner of an empty schema in a database of another."""
+    name = f"owner_{uuid.uuid4().hex[:8]}"
+    with schema.connect(empty_database_uri) as connection, connection.begin():
+        connection.execute(sa.text(f"CREATE ROLE {name}"))
+        connection.execute(sa.text(f"CREATE SCHEMA platform AUTHORIZATION {name}"))
+    yield name
+    with schema.connect(empty_database_uri) as connection, connection.begin():
+        connection.execute(sa.text(f"DROP OWNED BY {name} CASCADE"))
+        connection.execute(sa.text(f"DROP ROLE {name}"))
+
+
+def test_who_owns_the_schema_need_not_own_the_database(empty_database_uri: str, owner: str) -> None:
+    for _ in range(2):
+        result = run(as_role(empty_database_uri, owner), "init")
+        assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("nothing to do")
+
+
+@pytest.mark.parametrize("command", [("init",), ("alembic", "upgrade")])
+def test_a_current_database_is_only_read(database_uri: str, command: tuple[str, ...]) -> None:
+    run(database_uri, "init")
+    read_only = with_option(database_uri, "default_transaction_read_only=on")
+
+    with schema.connect(database_uri) as other:
+        schema.lock_for_migration(other, 0)
+        result = run(read_only, *command, PLATFORM_DB_MIGRATION_WAIT="0")
+
+    assert result.exit_code == 0, result.output
+
+
+def test_a_login_of_services_may_run_init_on_a_current_database(database_uri: str) -> None:
+    for command in (("init",), ("roles", "create"), ("roles", "grant")):
+        assert run(database_uri, *command).exit_code == 0
+
+    result = run(as_role(database_uri, "platform_service"), "init")
+
+    assert (result.exit_code, result.stderr) == (0, "")

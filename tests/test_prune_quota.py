@@ -66,6 +66,7 @@ def test_the_disk_of_pruned_runs_is_counted_no_more(
 ) -> None:
     user = make_user(session)
     shared = str(tmp_path / "shared")
+    (tmp_path / "shared").mkdir()
     store_disk(session, make_run(session, user, status="deleted"), 100)
     store_disk(session, make_run(session, user), 30)
     make_run(session, user, status="deleted", workspace_path=shared)

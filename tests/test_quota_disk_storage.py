@@ -198,7 +198,10 @@ def after_some(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], o
 
 
 @both_jobs
-@pytest.mark.parametrize(("there", "gone", "stops"), [(0, 20, False), (20, 21, True), (84, 21, False)])
+@pytest.mark.parametrize(
+    ("there", "gone", "stops"),
+    [(0, 1, True), (0, 20, True), (1, 20, False), (20, 21, True), (84, 21, False)],
+)
 def test_too_many_missing_workspaces_end_the_job_before_one_is_set_to_zero(
     session: Session,
     session_factory: sessionmaker[Session],
@@ -212,12 +215,46 @@ def test_too_many_missing_workspaces_end_the_job_before_one_is_set_to_zero(
     for run in lost:
         remove(run)
     if stops:
-        with pytest.raises(errors.StorageMissing, match="more than 20 of 41 workspaces are missing"):
+        with pytest.raises(
+            errors.StorageMissing, match=f"{gone} of {gone + there} workspaces below root .* missing"
+        ):
             job(session_factory)
     else:
         job(session_factory)
     figures = stored(session)
     assert {figures[run.id_] for run in lost} == {7 if stops else 0}
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_shard_or_a_user_alone_does_not_take_lost_storage_for_empty_workspaces(
+    session: Session, session_factory: sessionmaker[Session], root: Path, number: int
+) -> None:
+    """Each scope has few workspaces, all of them missing; what tells is the whole platform."""
+    runs = [run for _ in range(8) for run in make_runs(session, 3)]
+    (root / "lost+found").mkdir()
+    (root / "users").rename(root.parent / "unmounted")
+    for scope in (Scope(shard=(number, 8)), Scope(user_id=runs[0].owner_id)):
+        with pytest.raises(errors.StorageMissing, match="24 of 24 workspaces below root"):
+            update_disk_usage(session_factory, scope)
+    assert set(stored(session).values()) == {7}
+
+
+@both_jobs
+def test_a_small_root_that_is_lost_ends_the_job_however_many_workspaces_others_hold(
+    session: Session, session_factory: sessionmaker[Session], root: Path, job: Job
+) -> None:
+    make_runs(session, 30)
+    owner = make_user(session)
+    small = root.parent / "unused"
+    lost = make_run(session, owner, workspace_path=f"{small}/users/{owner.id_}/w")
+    fill(lost)
+    update_disk_usage(session_factory)
+    before = stored(session)
+    shutil.rmtree(small / "users")
+    (small / "lost+found").mkdir()
+    with pytest.raises(errors.StorageMissing, match=f"1 of 1 workspaces below root '{small}'"):
+        job(session_factory)
+    assert stored(session) == before
 
 
 def test_the_limit_is_a_setting_and_deleted_runs_do_not_count(

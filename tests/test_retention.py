@@ -20,7 +20,17 @@ from sqlalchemy.orm import Session, sessionmaker
 from platform_db import errors, settings, workspaces
 from platform_db.lifecycle.history import history
 from platform_db.lifecycle.transitions import transition
-from platform_db.models import AuditLog, Resource, User, Workflow, WorkspaceRetentionRule
+from platform_db.models import (
+    AuditLog,
+    InteractiveSession,
+    Resource,
+    Service,
+    User,
+    Workflow,
+    WorkflowService,
+    WorkflowSession,
+    WorkspaceRetentionRule,
+)
 from platform_db.quota import store_workflow_disk_quota, update_users_disk_quota
 from platform_db.retention.workspaces import apply_retention_rules
 from platform_db.states import WorkspaceRetentionRuleStatus
@@ -375,8 +385,44 @@ def use_the_workspace(session: Session, run: Workflow) -> None:
     make_run(session, owner, name="other", status="running", workspace_path=run.workspace_path)
 
 
+def use_it_by_another_name(session: Session, run: Workflow) -> None:
+    users = Path(run.workspace_path).parents[1]
+    alias = users.parent / "alias"
+    alias.symlink_to(users)
+    path = f"{alias}/{run.owner_id}/workspace"
+    make_run(session, session.get_one(User, run.owner_id), status="running", workspace_path=path)
+
+
+def open_a_session(session: Session, run: Workflow, status: str = "created") -> InteractiveSession:
+    opened = InteractiveSession(
+        name="notebook", path=f"/{time.time_ns()}", owner_id=run.owner_id, status=status
+    )
+    session.add(opened)
+    session.flush()
+    session.add(WorkflowSession(workflow_id=run.id_, session_id=opened.id_))
+    session.commit()
+    return opened
+
+
+def start_a_service(session: Session, run: Workflow, status: str = "created") -> Service:
+    started = Service(name=f"dask-{time.time_ns()}", owner_id=run.owner_id, status=status)
+    session.add(started)
+    session.flush()
+    session.add(WorkflowService(workflow_id=run.id_, service_id=started.id_))
+    session.commit()
+    return started
+
+
 @pytest.mark.parametrize(
-    ("meddle", "after"), [(restart, "inactive"), (restart_and_end, "inactive"), (use_the_workspace, "active")]
+    ("meddle", "after"),
+    [
+        (restart, "inactive"),
+        (restart_and_end, "inactive"),
+        (use_the_workspace, "active"),
+        (use_it_by_another_name, "active"),
+        (open_a_session, "active"),
+        (start_a_service, "active"),
+    ],
 )
 def test_a_run_that_comes_while_files_are_removed_keeps_the_rest(
     session: Session,
@@ -459,10 +505,37 @@ def test_storage_that_is_not_mounted_is_no_workspace_that_is_gone(
     shutil.rmtree(root / "users")
     if not root_exists:
         root.rmdir()
-    with pytest.raises(errors.PartialFailure, match="root"):
+    with pytest.raises(errors.StorageMissing, match="none of 1 rules is applied: workspace root"):
         apply_retention_rules(session_factory).raise_for_problems()
     session.expire_all()
     assert run.retention_rules[0].status is WorkspaceRetentionRuleStatus.active
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_workspace_of_a_run_that_is_not_deleted_waits_for_its_storage(
+    session: Session,
+    session_factory: sessionmaker[Session],
+    root: Path,
+    workspace: Path,
+    caplog: pytest.LogCaptureFixture,
+    dry_run: bool,
+) -> None:
+    owner = make_user(session, id_=OWNER)
+    fill(workspace, "a.tmp")
+    run = make_rule(session, owner, workspace, "*")
+    revision = run.retention_rules[0].revision
+    (root / "lost+found").mkdir()
+    (root / "users").rename(root / "unmounted")
+    report = apply_retention_rules(session_factory, dry_run=dry_run)
+    with pytest.raises(errors.PartialFailure, match="is missing, but its run is not deleted"):
+        report.raise_for_problems()
+    assert (
+        f"retention rule {run.retention_rules[0].id_}: workspace {str(workspace)!r} is missing" in caplog.text
+    )
+    session.expire_all()
+    assert (run.retention_rules[0].status, run.retention_rules[0].revision) == ("active", revision)
+    (root / "unmounted").rename(root / "users")
+    assert apply_retention_rules(session_factory).files == 1
 
 
 def test_a_rule_that_cannot_be_applied_is_told_and_tried_again(
@@ -472,6 +545,8 @@ def test_a_rule_that_cannot_be_applied_is_told_and_tried_again(
     (mine(tmp_path, "file")).write_text("no directory")
     bad = make_rule(session, owner, mine(tmp_path, "file"), "*")
     gone = make_rule(session, owner, mine(tmp_path, "nothing"), "*")
+    transition(session, gone, "deleted")
+    session.commit()
     report = apply_retention_rules(session_factory)
     with pytest.raises(errors.PartialFailure, match="1 of 2 rules"):
         report.raise_for_problems()
@@ -523,6 +598,45 @@ def test_a_rule_waits_for_each_run_that_can_see_its_files(
     assert names(workspace) == {"a.tmp"}
     transition(session, other, "queued")
     run_to_its_end(session, other)
+    assert apply_retention_rules(session_factory).files == 1
+
+
+@pytest.mark.parametrize(
+    "path", ["users/{owner}/workspace", "users/{owner}/workspace/inside", "users/{owner}", "users", ""]
+)
+def test_a_rule_waits_for_a_run_that_sees_its_files_by_a_name_of_no_root(
+    session: Session, session_factory: sessionmaker[Session], root: Path, workspace: Path, path: str
+) -> None:
+    alias = root.parent / f"{root.name}-alias"
+    alias.symlink_to(root)
+    fill(workspace, "a.tmp")
+    owner = make_user(session, id_=OWNER)
+    make_rule(session, owner, workspace, "*")
+    other = make_run(
+        session, make_user(session), status="queued", workspace_path=f"{alias}/{path.format(owner=OWNER)}"
+    )
+    assert apply_retention_rules(session_factory).rules == []
+    assert names(workspace) == {"a.tmp"}
+    run_to_its_end(session, other)
+    assert apply_retention_rules(session_factory).files == 1
+
+
+@pytest.mark.parametrize("status", ["created", "queued", "pending", "running"])
+@pytest.mark.parametrize("open_", [open_a_session, start_a_service])
+def test_a_rule_waits_for_a_session_or_service_of_a_run_that_sees_its_files(
+    session: Session,
+    session_factory: sessionmaker[Session],
+    workspace: Path,
+    open_: Callable[..., InteractiveSession | Service],
+    status: str,
+) -> None:
+    fill(workspace, "a.tmp")
+    run = make_rule(session, make_user(session, id_=OWNER), workspace, "*")
+    opened = open_(session, run, status)
+    assert apply_retention_rules(session_factory).rules == []
+    assert names(workspace) == {"a.tmp"}
+    transition(session, opened, "stopped")
+    session.commit()
     assert apply_retention_rules(session_factory).files == 1
 
 

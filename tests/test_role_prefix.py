@@ -116,3 +116,24 @@ def test_what_the_roles_reach_in_another_database_is_told(
                 connection.exec_driver_sql(f"DROP OWNED BY {prefix}_service CASCADE")
         with engine.begin() as connection:
             connection.exec_driver_sql(f"DROP ROLE {login}")
+
+
+def test_a_login_that_acts_on_two_platforms_is_named(
+    database_uri: str, engine: sa.Engine, second: sa.Engine, session: orm.Session, prefix: str
+) -> None:
+    login, other = f"{prefix}_login", f"{prefix}_other_service"
+    prepare_roles(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {other}")
+        connection.exec_driver_sql(f"CREATE ROLE {login} IN ROLE {prefix}_service, {other}")
+    try:
+        with second.begin() as connection:
+            connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA platform TO {other}")
+        name = str(second.url.database)
+        assert reach.elsewhere(session) == [reach.Reach(name, other, 1, True, [login])]
+        shown = run(database_uri, "roles", "show", PLATFORM_DB_ROLE_PREFIX=prefix)
+        assert f"in the database {name}, {other} ({login} acts as it) has 1 objects" in shown.stdout
+    finally:
+        with second.begin() as connection:
+            connection.exec_driver_sql(f"DROP OWNED BY {other}")
+            connection.exec_driver_sql(f"DROP ROLE {login}, {other}")

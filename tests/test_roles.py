@@ -16,6 +16,7 @@ from sqlalchemy import orm
 from platform_db import errors
 from platform_db.audit import prune_seals, record_action, seal_audit_log
 from platform_db.database.session import PlatformSession
+from platform_db.health.deep_check import PRIVILEGES_CHECK, check_deeply
 from platform_db.models import Base, Workflow
 from platform_db.tenancy import roles, tenant_scope
 from platform_db.tenancy.drift import differences, read_grants
@@ -24,6 +25,7 @@ from tests.command_line import one_line, run
 from tests.tenants import login_engine, make_tenant, prepare_roles
 
 LOGIN = "platform_test_login"
+OTHER = f'"{LOGIN} 2"'
 
 Factory = orm.sessionmaker[orm.Session]
 
@@ -31,6 +33,7 @@ Factory = orm.sessionmaker[orm.Session]
 @pytest.fixture
 def login(engine: sa.Engine) -> Iterator[sa.Engine]:
     """Give an engine whose connections are a login that has no rights of its own."""
+    login_engine(engine, OTHER)
     own = login_engine(engine, LOGIN)
     yield own
     own.dispose()
@@ -118,6 +121,43 @@ CHANGES = [
 ]
 
 
+# What another role has of the schema, which only its owner can take back.
+OF_OTHERS = [
+    (f"GRANT ALL ON platform.audit_log TO {OTHER}", ("audit_log", OTHER)),
+    (f"GRANT SELECT (token) ON platform.user_token TO {OTHER}", ("user_token", OTHER)),
+    (f"GRANT UPDATE ON SEQUENCE platform.history_number TO {OTHER}", ("sequence history_number", OTHER)),
+    (
+        f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA platform TO {OTHER}",
+        ("internal function guard_status()", OTHER),
+    ),
+    (f"GRANT USAGE ON TYPE platform.run_status TO {OTHER}", ("type run_status", OTHER)),
+    (f"GRANT CREATE ON SCHEMA platform TO {OTHER}", ("schema platform", OTHER)),
+    (
+        f"ALTER DEFAULT PRIVILEGES IN SCHEMA platform GRANT SELECT ON TABLES TO {OTHER}",
+        ("default privileges FOR ROLE postgres IN SCHEMA platform ON TABLES", OTHER),
+    ),
+    (f"ALTER TABLE platform.note OWNER TO {OTHER}", ("note", OTHER)),
+    (f"ALTER FUNCTION platform.guard_status() OWNER TO {OTHER}", ("guard_status()", OTHER)),
+    (f"ALTER TYPE platform.run_status OWNER TO {OTHER}", ("run_status", OTHER)),
+    (f"GRANT CREATE ON SCHEMA public TO {OTHER}", ("schema public", OTHER)),
+    ("GRANT CREATE ON SCHEMA public TO PUBLIC", ("schema public", "PUBLIC")),
+]
+
+
+@pytest.mark.parametrize(("change", "where"), OF_OTHERS)
+def test_what_another_role_has_is_found(
+    engine: sa.Engine, session: orm.Session, login: sa.Engine, change: str, where: tuple[str, str]
+) -> None:
+    prepare_roles(engine)
+    session.execute(sa.text(change))
+    found = differences(session)
+    assert where in [(d.table, d.role) for d in found]
+    assert check_deeply(session)[-1].check == PRIVILEGES_CHECK
+    for difference in found:
+        session.execute(sa.text(difference.mend))
+    assert differences(session) == []
+
+
 @pytest.mark.parametrize(("change", "where", "granted"), CHANGES)
 def test_a_change_is_found_and_what_mends_it_is_told(
     engine: sa.Engine, session: orm.Session, change: str, where: tuple[str, str], granted: bool
@@ -154,10 +194,16 @@ def test_a_change_is_found_and_what_mends_it_is_told(
             ("the role platform_auditor", "membership in platform_service"),
         ),
         ("ALTER ROLE platform_tenant BYPASSRLS", ("the server", "platform_tenant")),
+        (
+            "ALTER ROLE platform_readonly CREATEROLE CREATEDB REPLICATION LOGIN",
+            ("the server", "platform_readonly"),
+        ),
+        (f"ALTER ROLE {LOGIN} BYPASSRLS; GRANT platform_service TO {LOGIN}", ("the server", LOGIN)),
+        (f"ALTER ROLE {LOGIN} SUPERUSER; GRANT platform_tenant TO {LOGIN}", ("the server", LOGIN)),
     ],
 )
 def test_what_the_roles_are_on_the_server_is_looked_at(
-    engine: sa.Engine, session: orm.Session, change: str, where: tuple[str, str]
+    engine: sa.Engine, session: orm.Session, login: sa.Engine, change: str, where: tuple[str, str]
 ) -> None:
     prepare_roles(engine)
     session.execute(sa.text(change))
@@ -307,5 +353,6 @@ def test_the_commands(database_uri: str, engine: sa.Engine) -> None:
     for command in ("show", "grant"):
         told = run(database_uri, "roles", command)
         assert told.exit_code == errors.RolesMissing.exit_code
-        assert "ALTER TABLE platform.job ENABLE ROW LEVEL SECURITY" in one_line(told.stderr)
+        assert "(run: ALTER TABLE platform.job ENABLE ROW LEVEL SECURITY" in one_line(told.stderr)
+        assert "roles create" not in told.stderr
     assert "CREATE POLICY service" in run(None, "roles", "grant", "--sql").stdout

@@ -8,11 +8,13 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from platform_db import audit, crypto, database, embedded, errors, settings
-from platform_db.settings.variables import Settings
+from platform_db.settings.variables import STATUSES, Settings
+from platform_db.states import JobStatus, RunStatus
 from tests.command_line import one_line, run
 
 URI = "postgresql://ada:s3cr3t@db.example.org/jobs"
@@ -87,6 +89,65 @@ def test_a_password_keeps_its_quotes(read: Callable[..., Settings]) -> None:
 
     assert found.password is not None
     assert found.password.get_secret_value() == "'quoted'"
+
+
+@pytest.mark.parametrize("written", [" s3cr3t ", "\ufeff s3cr3t \r\n"])
+def test_a_password_keeps_its_spaces(read: Callable[..., Settings], tmp_path: Path, written: str) -> None:
+    (tmp_path / "password").write_text(written, encoding="utf-8", newline="")
+
+    for found in (
+        read(HOST="db.example.org", PASSWORD=written),
+        read(HOST="db.example.org", PASSWORD_FILE=str(tmp_path / "password")),
+    ):
+        assert found.password is not None
+        assert found.password.get_secret_value() == " s3cr3t "
+
+
+NUMBERS = [
+    name
+    for name, field in Settings.model_fields.items()
+    if {int, float} & {field.annotation, *get_args(field.annotation)}
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_that_nothing_can_take_is_refused(read: Callable[..., Settings], name: str) -> None:
+    with pytest.raises(errors.InvalidSetting, match=f"PLATFORM_DB_{name.upper()}"):
+        read(URI=URI, **{name.upper(): "99999999999999999999"})
+
+
+@pytest.mark.parametrize("timeout", ["STATEMENT_TIMEOUT", "LOCK_TIMEOUT", "IDLE_IN_TRANSACTION_TIMEOUT"])
+def test_the_server_takes_the_longest_timeout(database_uri: str, timeout: str) -> None:
+    longest, longer = ({f"PLATFORM_DB_{timeout}": str(value)} for value in (2**31 - 1, 2**31))
+
+    assert run(database_uri, "db", "check", **longest).exit_code == 0
+    assert run(database_uri, "db", "check", **longer).exit_code == errors.InvalidSetting.exit_code
+
+
+def test_a_status_that_is_none_is_refused(read: Callable[..., Settings]) -> None:
+    assert set(STATUSES) == {status.value for status in (*RunStatus, *JobStatus)}
+    for status in STATUSES:
+        read(URI=URI, KEEP_ALIVE_JOBS_WITH_STATUSES=status)
+    with pytest.raises(errors.InvalidSetting, match=r"KEEP_ALIVE_JOBS_WITH_STATUSES: .*unknown status bogus"):
+        read(URI=URI, KEEP_ALIVE_JOBS_WITH_STATUSES="failed,bogus")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("?sslmode=s3cr3t", "invalid sslmode value"),
+        ("?port=99999", "invalid port number"),
+        ("?port=s3cr3t", "a host or a port among its options"),
+        ("?host=a&host=b&port=1&port=2&port=3", "a host or a port among its options"),
+        ("?target_session_attrs=s3cr3t", "invalid target_session_attrs value"),
+    ],
+)
+def test_a_value_that_the_driver_refuses_is_a_setting(options: str, reason: str) -> None:
+    result = run(f"postgresql://ada@/d{options}", "db", "check")
+
+    assert result.exit_code == errors.InvalidSetting.exit_code, result.output
+    assert reason in one_line(result.stderr)
+    assert "s3cr3t" not in result.output
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from platform_db.health.deep_check import PRIVILEGES_CHECK, check_deeply
-from platform_db.models import StatusChange, Workflow
-from platform_db.tenancy import drift, reach
+from platform_db.models import ResourceType, StatusChange, Workflow
+from platform_db.quota import commit_reservation, reserve
+from platform_db.tenancy import drift, reach, tenant_scope
 from platform_db.tenancy.privileges import OTHERS, Role, privileges, role_name
 from tests.tenants import login_engine, make_tenant, prepare_roles
 
@@ -61,10 +62,10 @@ def can(session: orm.Session, role: str) -> dict[tuple[str, str], set[str]]:
 
 
 def allowed(kind: str, name: str, role: Role) -> set[str]:
-    """Return what the table in code allows a role; services are tenants, too."""
+    """Return what the table in code allows a role with all of an object; services are tenants, too."""
     by_role = privileges()[name] if kind == "table" else OTHERS[kind]
     inherited = allowed(kind, name, Role.tenant) if role is Role.service else set()
-    return {*by_role.get(role, ()), *inherited}
+    return {*(verb for verb in by_role.get(role, ()) if "(" not in verb), *inherited}
 
 
 @pytest.mark.parametrize("role", Role)
@@ -73,6 +74,20 @@ def test_a_role_can_do_what_the_table_says(engine: sa.Engine, session: orm.Sessi
     found = can(session, role_name(role))
     assert len(found) > len(privileges()) + 60
     assert found == {(kind, name): allowed(kind, name, role) for kind, name in found}
+
+
+def test_a_tenant_counts_its_usage_and_leaves_its_limit(engine: sa.Engine, session: orm.Session) -> None:
+    prepare_roles(engine)
+    ann = make_tenant(session, "ann")
+    with tenant_scope(engine, ann.id_) as own:
+        held = reserve(own, ann.id_, ResourceType.disk, 10)
+        commit_reservation(own, held)
+    for column in ("quota_limit", "quota_period_months", "quota_period_start_at"):
+        with (
+            pytest.raises(sa.exc.ProgrammingError, match="permission denied for table user_resource"),
+            tenant_scope(engine, ann.id_) as own,
+        ):
+            own.execute(sa.text(f"UPDATE platform.user_resource SET {column} = NULL"))
 
 
 def test_everybody_can_do_nothing(engine: sa.Engine, session: orm.Session, stranger: str) -> None:

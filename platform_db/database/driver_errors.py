@@ -98,7 +98,7 @@ def own_connection_errors() -> Iterator[None]:
     """Turn a failure to connect, or a connection that was lost, into an error that says why.
 
     :raises errors.Unreachable: mostly.
-    :raises errors.InvalidSetting: the URL has an option that the driver does not know.
+    :raises errors.InvalidSetting: the URL has an option, or a value of one, that the driver does not know.
     """
     try:
         yield
@@ -116,6 +116,9 @@ def as_connection_error(error: sa.exc.DBAPIError) -> errors.PlatformDBError | No
     """
     if str(error.orig).startswith(("invalid dsn", "invalid connection option")):
         return errors.InvalidSetting("the database URI has an option that the driver does not know")
+    if refused := _REFUSED_OPTION.match(str(error.orig)):
+        # Without the value, which may have been meant for another option.
+        return errors.InvalidSetting(f"the driver does not take an option of the database URI: {refused[0]}")
     sqlstate = sqlstates.sqlstate_of(error)
     if not isinstance(error, sa.exc.OperationalError) or (
         sqlstate is not None
@@ -135,6 +138,9 @@ def as_connection_error(error: sa.exc.DBAPIError) -> errors.PlatformDBError | No
 
 
 _SERVER = re.compile(r'connection to server (?:at|on socket) "([^"]+)"(?: \([^)]*\))?(?:, port (\d+))?')
+
+# libpq's own words about an option, before it looks for a server.
+_REFUSED_OPTION = re.compile(r"invalid \w[\w ]+|\w+ value|could not match \d+ [\w ]+")
 
 _QUOTED = re.compile('".*"', re.DOTALL)
 

@@ -54,7 +54,14 @@ def normalise_url(uri: str) -> URL:
     if password := url.normalized_query.get("password"):
         # As an option it would be shown with the URL.
         url = url.set(password=password[-1]).difference_update_query(["password"])
-    return url.set(drivername=DRIVER)
+    url = url.set(drivername=DRIVER)
+    try:
+        url.get_dialect()().create_connect_args(url)
+    except sa.exc.ArgumentError:
+        raise errors.InvalidSetting(
+            "the database URI has a host or a port among its options that cannot be used"
+        ) from None
+    return url
 
 
 def hide_secrets(url: URL) -> str:

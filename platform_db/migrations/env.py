@@ -1,6 +1,6 @@
 """Alembic's environment: how migrations reach the database, and that only one process migrates at a time.
 
-The order matters. First the lock, polled for on the very connection that migrates: whoever waits inside
+The order matters. First the lock, polled for on the very connection that migrates: a wait inside
 ``pg_advisory_lock`` hangs ``CREATE INDEX CONCURRENTLY``, and ``lock_timeout`` would end the wait. Then
 ``configure``, on a connection with no transaction open: with one, all revisions would run in one big
 transaction. Then the timeouts.
@@ -30,6 +30,11 @@ COMPARE: dict[str, Any] = {
     "compare_server_default": False,
 }
 
+# IF NOT EXISTS would ask for the right to create one even where the schema exists.
+CREATE_SCHEMA = (
+    f"DO $$ BEGIN IF to_regnamespace('{SCHEMA}') IS NULL THEN CREATE SCHEMA {SCHEMA}; END IF; END $$"
+)
+
 # A revision runs to its end, however long it takes: an index that is stopped half-way has to begin again.
 UNLIMITED = ("statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
 
@@ -40,7 +45,7 @@ def print_sql() -> None:
     context.configure(
         dialect_name="postgresql", dialect_opts={"paramstyle": "named"}, literal_binds=True, **COMPARE
     )
-    for statement in (*set_timeouts(), f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"):
+    for statement in (*set_timeouts(), CREATE_SCHEMA):
         context.get_context().impl.static_output(f"{statement};")
     with context.begin_transaction():
         context.run_migrations()
@@ -57,12 +62,15 @@ def look() -> None:
 
 
 def migrate() -> None:
-    """Run the migrations on a connection of their own."""
+    """Run the migrations on a connection of their own; where there are none to run, only look."""
     # Without the services' timeouts; what the URL's own options say stays.
     with schema.connect(database_url(), options="") as connection:
+        if schema.status(connection).revision == context.get_revision_argument():
+            return
+        connection.commit()
         schema.lock_for_migration(connection, get_settings().migration_wait)
         database.require_utf8(connection)
-        connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+        connection.execute(sa.text(CREATE_SCHEMA))
         connection.commit()
         schema.refuse_newer(connection)
         connection.commit()

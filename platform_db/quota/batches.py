@@ -1,20 +1,24 @@
-"""The transactions of a job over users, which others may delete at any moment."""
+"""The transactions of a job over users: what others lock or delete meanwhile ends no job."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
+from platform_db.database import sqlstates
 from platform_db.database.session import SessionFactory
 from platform_db.sessions import run_transaction
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
-FOREIGN_KEY_VIOLATION = "23503"
 ATTEMPTS = 20
+
+TIMEOUTS = frozenset({sqlstates.LOCK_NOT_AVAILABLE, sqlstates.QUERY_CANCELED})
+_CLASSES_OF_ROWS = (sqlstates.DATA_EXCEPTION_CLASS, sqlstates.CONSTRAINT_CLASS, sqlstates.ROLLBACK_CLASS)
 
 
 def run_batch(factory: SessionFactory, work: Callable[[Session], T]) -> T:
@@ -28,6 +32,42 @@ def run_batch(factory: SessionFactory, work: Callable[[Session], T]) -> T:
         try:
             return run_transaction(work, factory=factory)
         except IntegrityError as error:
-            if getattr(error.orig, "pgcode", None) != FOREIGN_KEY_VIOLATION:
+            if sqlstates.sqlstate_of(error) != sqlstates.FOREIGN_KEY_VIOLATION:
                 raise
     return run_transaction(work, factory=factory)
+
+
+def run_each(
+    factory: SessionFactory,
+    items: Sequence[Item],
+    work: Callable[[Session, Sequence[Item]], T],
+    failed: Callable[[Item, str], None],
+) -> list[T]:
+    """Run ``work`` on all items in one transaction; where their rows fail it, on each item by itself.
+
+    :param failed: is told which item failed alone, too, and why; the others are done.
+    :returns: what ``work`` returned each time.
+    """
+    try:
+        return [run_batch(factory, lambda session: work(session, items))]
+    except DBAPIError as error:
+        if not is_of_rows(error):
+            raise
+        if len(items) == 1:
+            failed(items[0], reason_of(error))
+            return []
+    return [done for item in items for done in run_each(factory, [item], work, failed)]
+
+
+def is_of_rows(error: DBAPIError) -> bool:
+    """Tell whether a statement failed by the rows it touched: others hold them, or their values do not fit.
+
+    Then other rows may fare better. A lost connection or a missing table fails all of them.
+    """
+    state = sqlstates.sqlstate_of(error) or ""
+    return state in TIMEOUTS or state.startswith(_CLASSES_OF_ROWS)
+
+
+def reason_of(error: DBAPIError) -> str:
+    """Return what the server said, in one line."""
+    return str(error.orig).partition("\n")[0]

@@ -13,6 +13,7 @@ from functools import cache, partial
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db import errors
 from platform_db.database.session import SessionFactory, takes_session
 from platform_db.leases.tasks import lease
 from platform_db.lifecycle.target import Key, RunTarget
@@ -28,9 +29,10 @@ from platform_db.models import (
 from platform_db.models.expiry import expire_rows
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.quota import figures
-from platform_db.quota.batches import run_batch
+from platform_db.quota.batches import run_each
 from platform_db.quota.figures import Drift
 from platform_db.quota.periods import CURRENT_START, IS_OVER, move_periods_on
+from platform_db.quota.problems import Problems
 from platform_db.quota.resources import (
     AnyResource,
     get_default_key,
@@ -172,19 +174,34 @@ _SUM_TOTALS = sa.text(
 
 
 @dataclass
-class CpuReport:
+class CpuReport(Problems):
     """What a run of the CPU job did.
 
     :param users: how many were looked at.
+    :param failed_users: how many could not be updated; what is stored of them stays.
     :param figures: how many figures of runs, sessions and services changed.
     :param totals: how many users' totals changed.
     :param periods: for how many users a new period began.
     """
 
     users: int = 0
+    failed_users: int = 0
     figures: int = 0
     totals: int = 0
     periods: int = 0
+
+    def fail(self, user_id: uuid.UUID, reason: str) -> None:
+        """Note that a user could not be updated."""
+        self.failed_users += 1
+        self.note(f"the processing time of user {user_id} could not be updated: {reason}")
+
+    def raise_for_problems(self) -> None:
+        """Raise :class:`errors.PartialFailure` where a user could not be updated."""
+        if self.failed_users:
+            raise errors.PartialFailure(
+                f"{self.failed_users} of {self.users} users could not be updated; "
+                f"the first: {self.problems[0]}"
+            )
 
 
 def update_cpu_usage(
@@ -223,11 +240,12 @@ def _update(
     report = CpuReport()
     for user_ids in portions(factory, scope, resource):
         check()
-        portion = run_batch(factory, partial(_portion, work=work, resource=resource, users=user_ids))
+        portion = partial(_portion, work=work, resource=resource)
+        for done in run_each(factory, user_ids, portion, report.fail):
+            report.figures += done.figures
+            report.totals += done.totals
+            report.periods += done.periods
         report.users += len(user_ids)
-        report.figures += portion.figures
-        report.totals += portion.totals
-        report.periods += portion.periods
         if progress:
             progress(report.users, max(total, report.users))
     return report
@@ -235,9 +253,9 @@ def _update(
 
 def _portion(
     session: Session,
+    users: Sequence[uuid.UUID],
     work: Callable[[Session, AnyResource, Sequence[uuid.UUID], CpuReport], object],
     resource: AnyResource,
-    users: Sequence[uuid.UUID],
 ) -> CpuReport:
     report = CpuReport()  # A new one for each attempt.
     work(session, resource, users, report)

@@ -11,24 +11,35 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
-from platform_db import errors, settings, workspaces
+from platform_db import errors, workspaces
 from platform_db.database.session import SessionFactory
 from platform_db.leases.tasks import lease
 from platform_db.models import ResourceType
-from platform_db.quota.batches import run_batch
+from platform_db.quota.batches import run_each
 from platform_db.quota.disk import measured_figure, sum_totals
-from platform_db.quota.figures import MOST_BYTES, RUNS, Figure, Workspace, read_statement, write_figures
+from platform_db.quota.figures import (
+    MOST_BYTES,
+    RUNS,
+    Drift,
+    Figure,
+    Workspace,
+    Written,
+    read_statement,
+    write_figures,
+)
+from platform_db.quota.mounted import require_mounted
+from platform_db.quota.problems import Problems
 from platform_db.quota.resources import AnyResource, get_default_key
 from platform_db.quota.scope import FIRST_ID, Scope, portions, users_in_scope
 from platform_db.workspaces.measure import Choice
-from platform_db.workspaces.opening import require_root, require_storage
-from platform_db.workspaces.paths import roots
+from platform_db.workspaces.opening import require_storage
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +48,6 @@ WORKSPACES_PER_PAGE = 1000
 FIGURES_PER_BATCH = 1000
 # So that a slow disk's figures are stored, and its work is not lost, before a batch is full.
 SECONDS_PER_BATCH = 10.0
-PROBLEMS_KEPT = 20
-# So many workspaces may always be missing, whatever share of a small platform's that is.
-MISSING_ALLOWED = 20
 
 Progress = Callable[[int, int], None]
 """Is told how many items are done, and of how many."""
@@ -56,7 +64,7 @@ class Measuring:
 
 
 @dataclass
-class DiskReport:
+class DiskReport(Problems):
     """What a run of the disk job did.
 
     :param workspaces: how many were looked at.
@@ -68,9 +76,9 @@ class DiskReport:
     :param missing: how many workspaces do not exist, and so take nothing.
     :param incomplete: how many were measured only in part: some of it cannot be read, or it shows more bytes
         than a figure holds. Their figures are not lowered.
-    :param failed: how many could not be measured; their figures stay as they were.
+    :param failed: how many could not be measured or stored; their figures stay as they were.
+    :param failed_users: how many users' totals could not be compared with their figures.
     :param corrected_totals: how many users' totals were not the sum of their figures.
-    :param problems: the first of what is incomplete or failed, in words.
     """
 
     workspaces: int = 0
@@ -82,21 +90,28 @@ class DiskReport:
     missing: int = 0
     incomplete: int = 0
     failed: int = 0
+    failed_users: int = 0
     corrected_totals: int = 0
-    problems: list[str] = field(default_factory=list)
 
-    def note(self, problem: str) -> None:
-        """Log a problem, and keep it if it is among the first."""
-        logger.warning("%s", problem)
-        if len(self.problems) < PROBLEMS_KEPT:
-            self.problems.append(problem)
+    def fail_figures(self, figures: Sequence[Figure], reason: str) -> None:
+        """Note that the figures of one user could not be stored."""
+        self.failed += len(figures)
+        self.note(
+            f"{len(figures)} figures of user {figures[0].workspace.owner_id} could not be stored: {reason}"
+        )
+
+    def fail_total(self, user_id: uuid.UUID, reason: str) -> None:
+        """Note that a user's total could not be compared with the figures."""
+        self.failed_users += 1
+        self.note(f"the totals of user {user_id} could not be corrected: {reason}")
 
     def raise_for_problems(self) -> None:
-        """Raise :class:`errors.PartialFailure` where a workspace failed or is incomplete."""
-        if self.failed or self.incomplete:
+        """Raise :class:`errors.PartialFailure` where a workspace or a user failed or is incomplete."""
+        if self.failed or self.incomplete or self.failed_users:
             raise errors.PartialFailure(
-                f"of {self.workspaces} workspaces, {self.failed} could not be measured and "
-                f"{self.incomplete} only in part; the first: {self.problems[0]}"
+                f"of {self.workspaces} workspaces, {self.failed} could not be measured or stored and "
+                f"{self.incomplete} only in part; {self.failed_users} totals could not be corrected; "
+                f"the first: {self.problems[0]}"
             )
 
 
@@ -150,20 +165,41 @@ def _update(
     check()
     if batch:
         _write(factory, resource, batch, report)
+
+    def sum_up(session: Session, user_ids: Sequence[uuid.UUID]) -> list[Drift]:
+        return sum_totals(session, resource, user_ids)
+
     for user_ids in portions(factory, scope, resource):
         check()
-        for drift in run_batch(factory, partial(sum_totals, resource=resource, user_ids=user_ids)):
-            logger.info("corrected the total of %s: %d -> %d", drift.user_id, drift.before, drift.used)
-            report.corrected_totals += 1
+        for drifts in run_each(factory, user_ids, sum_up, report.fail_total):
+            for drift in drifts:
+                logger.info("corrected the total of %s: %d -> %d", drift.user_id, drift.before, drift.used)
+                report.corrected_totals += 1
     return report
 
 
 def _write(factory: SessionFactory, resource: AnyResource, batch: list[Figure], report: DiskReport) -> None:
-    written = run_batch(factory, partial(write_figures, resource=resource, figures=batch))
-    report.newer += len(batch) - len(written)
+    failed = report.failed
+    written = store_figures(factory, resource, batch, report)
+    report.newer += len(batch) - len(written) - (report.failed - failed)
     for figure in written:
         report.changed += figure.used != figure.before
         report.stale += figure.stale
+
+
+def store_figures(
+    factory: SessionFactory, resource: AnyResource, batch: list[Figure], report: DiskReport
+) -> list[Written]:
+    """Store a batch in one transaction; where the rows of a user fail it, in one for each user."""
+
+    def owner(figure: Figure) -> uuid.UUID:
+        return figure.workspace.owner_id
+
+    def write(session: Session, users: Sequence[list[Figure]]) -> list[Written]:
+        return write_figures(session, resource, [figure for user in users for figure in user])
+
+    users = [list(figures) for _, figures in groupby(sorted(batch, key=owner), key=owner)]
+    return [figure for written in run_each(factory, users, write, report.fail_figures) for figure in written]
 
 
 def measure_workspaces(
@@ -178,8 +214,8 @@ def measure_workspaces(
 ) -> Iterator[Figure]:
     """Yield a figure for each workspace in scope that can be measured, as soon as there is one.
 
-    Missing is not empty: where a root is missing or empty, or too many workspaces are missing, this stops.
-    The figures that fall to 0 come last, once it is known how many they are.
+    Missing is not empty: where the storage is not mounted (:func:`require_mounted`), this stops. The figures
+    that fall to 0 come last, after a second look at the storage.
 
     :param storing: whether the figures are to be stored: only then versions are drawn for them.
     :raises errors.StorageMissing: says which root, or how many workspaces.
@@ -191,10 +227,9 @@ def measure_workspaces(
         apparent=measuring.apparent,
         gentle=measuring.gentle,
     )
-    total, counted = _survey(factory, resource, scope)
-    most_missing = max(MISSING_ALLOWED, counted * settings.get_settings().missing_workspaces_limit // 100)
+    require_mounted(factory, resource)
+    total = _count(factory, resource, scope)
     lost: list[Figure] = []
-    missing = 0
     for workspace, outcome in measured:
         report.workspaces += 1
         report.runs += workspace.runs
@@ -213,20 +248,14 @@ def measure_workspaces(
                 yield figure
             else:
                 lost.append(figure)
-                missing += not workspace.deleted
-                if missing > most_missing:
-                    raise errors.StorageMissing(
-                        f"more than {most_missing} of {counted} workspaces are missing, such as "
-                        f"{workspace.path!r}: nothing more is stored"
-                    )
         else:
             report.failed += 1
             report.note(str(outcome))
         if progress:
             progress(report.workspaces, max(total, report.workspaces))
-    for figure in lost:
-        require_storage(figure.workspace.path)
-        yield figure
+    if lost:
+        require_mounted(factory, resource)
+    yield from lost
 
 
 def _incomplete(workspace: Workspace, outcome: workspaces.Measurement) -> str:
@@ -249,22 +278,7 @@ _IN_SCOPE = f"""
 
 _PAGE = read_statement(f"{_IN_SCOPE} ORDER BY w.owner_id, w.workspace_path LIMIT :limit")
 
-_SURVEY = sa.text(
-    f"""
-    WITH found AS MATERIALIZED (
-        SELECT w.workspace_path AS path, coalesce(max(r.quota_used), 0) > 0
-               AND NOT bool_and(w.status = 'deleted') AS counts
-        FROM {RUNS}
-        {_IN_SCOPE}
-    )
-    SELECT count(*) AS total, count(*) FILTER (WHERE counts) AS counted,
-           ARRAY(
-               SELECT root FROM unnest(CAST(:roots AS text[])) AS root
-               WHERE EXISTS (SELECT FROM found WHERE starts_with(found.path, rtrim(root, '/') || '/'))
-           ) AS roots
-    FROM found
-    """
-)
+_COUNT = sa.text(f"SELECT count(*) FROM (SELECT FROM {RUNS} {_IN_SCOPE}) AS workspaces")
 
 
 def _read_workspaces(
@@ -292,26 +306,8 @@ def _read_workspaces(
         after = (page[-1].owner_id, page[-1].path)
 
 
-def _survey(factory: SessionFactory, resource: AnyResource, scope: Scope) -> tuple[int, int]:
-    """Return how many workspaces are in scope, and how many of them take space and have a run left.
-
-    :raises errors.StorageMissing: a root that one of them lies below is missing or empty.
-    """
+def _count(factory: SessionFactory, resource: AnyResource, scope: Scope) -> int:
+    """Return how many workspaces are in scope."""
+    parameters = {"resource": str(resource.id_), "after_owner": str(FIRST_ID), "after_path": ""}
     with factory() as session, session.begin():
-        row = (
-            session.connection()
-            .execute(
-                _SURVEY,
-                {
-                    **scope.parameters,
-                    "resource": str(resource.id_),
-                    "after_owner": str(FIRST_ID),
-                    "after_path": "",
-                    "roots": list(roots()),
-                },
-            )
-            .one()
-        )
-    for root in row.roots:
-        require_root(root)
-    return row.total, row.counted
+        return int(session.connection().scalar(_COUNT, {**scope.parameters, **parameters}) or 0)

@@ -25,6 +25,12 @@ class UsageReport:
     cpu: CpuReport | None = None
     disk: DiskReport | None = None
 
+    def raise_for_problems(self) -> None:
+        """Raise :class:`errors.PartialFailure` where a workspace or a user could not be updated."""
+        for report in (self.cpu, self.disk):
+            if report is not None:
+                report.raise_for_problems()
+
 
 def update_usage(
     factory: SessionFactory,

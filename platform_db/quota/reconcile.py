@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,13 +12,19 @@ from sqlalchemy.orm import Session
 
 from platform_db.database.session import SessionFactory
 from platform_db.models import ResourceType
-from platform_db.quota.batches import run_batch
+from platform_db.quota.batches import run_each
 from platform_db.quota.cpu import CpuReport, update_users
 from platform_db.quota.cpu import find_drift as find_cpu_drift
 from platform_db.quota.disk import find_drift as find_disk_drift
 from platform_db.quota.disk import sum_totals
-from platform_db.quota.disk_update import FIGURES_PER_BATCH, DiskReport, Measuring, measure_workspaces
-from platform_db.quota.figures import Figure, write_figures
+from platform_db.quota.disk_update import (
+    FIGURES_PER_BATCH,
+    DiskReport,
+    Measuring,
+    measure_workspaces,
+    store_figures,
+)
+from platform_db.quota.figures import Figure
 from platform_db.quota.resources import AnyResource, get_default_key, lock_remaining_users
 from platform_db.quota.scope import Scope, portions
 
@@ -54,7 +60,7 @@ def reconcile(
 
     :param fix: store what was found, too; versions keep it from overwriting what others find meanwhile.
         Without it nothing is written or locked.
-    :param report: is told of workspaces that cannot be measured.
+    :param report: is told of workspaces and users that fail.
     :raises errors.StorageMissing: a root is missing or empty, or too many workspaces are missing.
     """
     scope, measuring, report = scope or Scope(), measuring or Measuring(), report or DiskReport()
@@ -62,7 +68,9 @@ def reconcile(
         cpu, disk = (get_default_key(session, type_) for type_ in ResourceType)
     yield from _workspaces(factory, disk, scope, measuring, report, fix)
     for user_ids in portions(factory, scope, disk):
-        yield from run_batch(factory, partial(_figures, cpu=cpu, disk=disk, user_ids=user_ids, fix=fix))
+        work = partial(_figures, cpu=cpu, disk=disk, fix=fix)
+        for differences in run_each(factory, user_ids, work, report.fail_total):
+            yield from differences
 
 
 def _workspaces(
@@ -77,7 +85,7 @@ def _workspaces(
 
     def write() -> None:
         if fix and batch:
-            run_batch(factory, partial(write_figures, resource=disk, figures=tuple(batch)))
+            store_figures(factory, disk, batch, report)
         batch.clear()
 
     for figure in measure_workspaces(factory, disk, scope, measuring, report, storing=fix):
@@ -107,13 +115,13 @@ def _reason(figure: Figure) -> str:
 
 
 def _figures(
-    session: Session, cpu: AnyResource, disk: AnyResource, user_ids: list[uuid.UUID], fix: bool
+    session: Session, user_ids: Sequence[uuid.UUID], cpu: AnyResource, disk: AnyResource, fix: bool
 ) -> list[Difference]:
     return [*_totals(session, cpu, disk, user_ids, fix), *_reserved(session, cpu, disk, user_ids, fix)]
 
 
 def _totals(
-    session: Session, cpu: AnyResource, disk: AnyResource, user_ids: list[uuid.UUID], fix: bool
+    session: Session, cpu: AnyResource, disk: AnyResource, user_ids: Sequence[uuid.UUID], fix: bool
 ) -> Iterator[Difference]:
     for drift in (sum_totals if fix else find_disk_drift)(session, disk, user_ids):
         reason = "it is not the sum of the stored figures of the workspaces"
@@ -144,7 +152,7 @@ _CORRECT_RESERVED = sa.text(
 
 
 def _reserved(
-    session: Session, cpu: AnyResource, disk: AnyResource, user_ids: list[uuid.UUID], fix: bool
+    session: Session, cpu: AnyResource, disk: AnyResource, user_ids: Sequence[uuid.UUID], fix: bool
 ) -> Iterator[Difference]:
     for resource in (cpu, disk):
         if fix:

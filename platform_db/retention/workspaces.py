@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 import uuid
 from collections.abc import Callable
@@ -11,21 +13,26 @@ from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from platform_db import errors
+from platform_db import errors, states
+from platform_db.database import sqlstates
 from platform_db.database.session import SessionFactory
 from platform_db.leases.tasks import HeldLease, lease
 from platform_db.lifecycle.history import add_note
 from platform_db.lifecycle.transitions import transition
 from platform_db.models import AuditLog, AuditLogAction, Workflow, WorkspaceRetentionRule
 from platform_db.quota import store_workflow_disk_quota, update_users_disk_quota
-from platform_db.quota.batches import run_batch
+from platform_db.quota.batches import TIMEOUTS, is_of_rows, reason_of, run_batch
 from platform_db.states import WorkspaceRetentionRuleStatus
 from platform_db.workspaces import MissingWorkspaceError, WorkspaceError, is_managed_workspace
 from platform_db.workspaces.opening import require_storage
 from platform_db.workspaces.paths import other_names
+from platform_db.workspaces.places import Places
 from platform_db.workspaces.removal import Removal, StopRemoval, remove_matching
+
+logger = logging.getLogger(__name__)
 
 LEASE = "retention apply"
 # How long a run that comes to use a workspace may go unnoticed while files are removed there.
@@ -37,7 +44,9 @@ class AppliedRule:
     """What applying one rule did.
 
     :param removal: what was removed; *stopped* where a run came to use the workspace meanwhile.
-    :param problem: why it is not applied yet, where it is not; it is tried again the next time.
+    :param problem: why it is not applied yet, where it is not; it is tried again the next time. Or why the
+        freed space still counts.
+    :param storage_missing: whether the problem is that the workspace's root is missing or empty.
     """
 
     rule_id: uuid.UUID
@@ -45,6 +54,7 @@ class AppliedRule:
     pattern: str
     removal: Removal
     problem: str | None = None
+    storage_missing: bool = False
 
 
 @dataclass
@@ -64,14 +74,17 @@ class RetentionReport:
         return sum(rule.removal.files for rule in self.rules)
 
     def raise_for_problems(self) -> None:
-        """Raise an error where a rule could not be applied.
+        """Raise an error where a rule failed.
 
+        :raises errors.StorageMissing: all rules did, since their storage is missing.
         :raises errors.PartialFailure: says how many, and why the first.
         """
         problems = [rule for rule in self.rules if rule.problem]
+        if problems and all(rule.storage_missing for rule in self.rules):
+            raise errors.StorageMissing(f"none of {len(self.rules)} rules is applied: {problems[0].problem}")
         if problems:
             raise errors.PartialFailure(
-                f"{len(problems)} of {len(self.rules)} rules could not be applied; the first, "
+                f"{len(problems)} of {len(self.rules)} rules failed; the first, "
                 f"{problems[0].rule_id}: {problems[0].problem}"
             )
 
@@ -86,55 +99,144 @@ def apply_retention_rules(
 
     Files are removed outside any transaction. A rule is *pending* meanwhile, and one that a killed run left
     so is taken up again. A rule waits while a run in progress, of any owner, uses its workspace, a directory
-    in it or one above it; where such a run comes while files are removed, the rest of them stays. A rule of
-    an unmanaged workspace (:func:`~platform_db.workspaces.is_managed_workspace`) removes nothing, and is a
-    problem.
+    in it or one above it, or a session or service of such a run has not ended; where such a run comes while
+    files are removed, the rest of them stays. A rule of an unmanaged workspace
+    (:func:`~platform_db.workspaces.is_managed_workspace`) removes nothing, and is a problem. So is one whose
+    workspace is missing though its run is not deleted. A rule whose rows others hold is a problem of its own.
 
     :param dry_run: only tell which rules are due, also while they are applied.
     :raises errors.AlreadyRunning: another run of it is going on.
     """
-    report = RetentionReport()
+    report, places = RetentionReport(), Places()
     with nullcontext(HeldLease()) if dry_run else lease(factory, LEASE) as held:
         with factory() as session:
             due = session.connection().execute(_DUE).all()
         for done, rule in enumerate(due):
             held.check()
-            if dry_run:
-                report.rules.append(
-                    AppliedRule(rule.id_, rule.workflow_id, rule.workspace_files, Removal(), _obstacle(rule))
-                )
-            elif (applied := _apply(factory, rule, held)) is not None:
+            seen = _look(rule)
+            applied = seen if seen.problem or dry_run else _Application(factory, rule, held, places).apply()
+            if applied is not None:
                 report.rules.append(applied)
+                if applied.problem:
+                    logger.warning("retention rule %s: %s", applied.rule_id, applied.problem)
             if progress:
                 progress(done + 1, len(due))
     return report
 
 
-def _apply(factory: SessionFactory, rule: Any, held: HeldLease) -> AppliedRule | None:
-    removal, problem = Removal(), _obstacle(rule)
-    if problem is None:
-        names = {"names": other_names(rule.workspace_path)}
-        if not run_batch(factory, partial(_take, rule=rule, names=names)):
-            return None
-        removal, problem = _remove(factory, rule, names, held)
-        run_batch(factory, partial(_record, rule=rule, removal=removal, problem=problem))
-    return AppliedRule(rule.id_, rule.workflow_id, rule.workspace_files, removal, problem)
+def _applied(
+    rule: Any, removal: Removal, problem: str | None, *, storage_missing: bool = False
+) -> AppliedRule:
+    return AppliedRule(
+        rule.id_, rule.workflow_id, rule.workspace_files, removal, problem, storage_missing=storage_missing
+    )
 
 
-def _obstacle(rule: Any) -> str | None:
-    """Return why nothing of this workspace may be removed now, whatever its runs do."""
+def _look(rule: Any) -> AppliedRule:
+    """Tell why nothing of this workspace may be removed now, whatever its runs do."""
+    problem = None
     if not is_managed_workspace(rule.workspace_path, rule.owner_id):
-        return f"workspace {rule.workspace_path!r} is unmanaged: it lies outside its owner's part of a root"
-    try:
-        require_storage(rule.workspace_path)
-    except errors.StorageMissing as error:
-        return str(error)
-    return None
+        problem = (
+            f"workspace {rule.workspace_path!r} is unmanaged: it lies outside its owner's part of a root"
+        )
+    else:
+        try:
+            require_storage(rule.workspace_path)
+        except errors.StorageMissing as error:
+            return _applied(rule, Removal(), str(error), storage_missing=True)
+        if not os.path.lexists(rule.workspace_path):
+            problem = _missing(rule)
+    return _applied(rule, Removal(), problem)
 
 
-def _take(session: Session, rule: Any, names: dict[str, Any]) -> bool:
+def _missing(rule: Any) -> str | None:
+    """Return what is wrong with a workspace that is missing; nothing where it went with its deleted run."""
+    if rule.deleted:
+        return None
+    return (
+        f"workspace {rule.workspace_path!r} is missing, but its run is not deleted: mount its storage, or "
+        "delete the run"
+    )
+
+
+class _Application:
+    """The application of one rule.
+
+    :param places: knows which directories are the same ones.
+    """
+
+    def __init__(self, factory: SessionFactory, rule: Any, held: HeldLease, places: Places) -> None:
+        self.factory = factory
+        self.rule = rule
+        self.held = held
+        self.places = places
+        self.asked_at = time.monotonic()
+        self.problem: str | None = None
+
+    def apply(self) -> AppliedRule | None:
+        """Take the rule, remove its files and record that; None where it may not be applied now."""
+        removal = Removal()
+        try:
+            if not run_batch(self.factory, partial(_take, rule=self.rule, names=self.names())):
+                return None
+            removal = self.remove()
+            counted = run_batch(
+                self.factory, partial(_record, rule=self.rule, removal=removal, problem=self.problem)
+            )
+            self.problem = self.problem or counted
+        except DBAPIError as error:
+            if not is_of_rows(error):
+                raise
+            self.problem = reason_of(error)
+        return _applied(self.rule, removal, self.problem)
+
+    def names(self) -> list[str]:
+        """Return what the workspace is called: by the roots, and by runs in progress that overlap with it."""
+        path = self.rule.workspace_path
+        with self.factory() as session:
+            used = session.connection().execute(_PATHS_IN_USE).scalars().all()
+        return other_names(path) + [other for other in used if self.places.overlap(path, other)]
+
+    def remove(self) -> Removal:
+        """Remove what the rule names; :attr:`problem` tells what prevents it."""
+        rule = self.rule
+        try:
+            removal = remove_matching(
+                rule.workspace_path, rule.owner_id, rule.workspace_files, pace=self.pace
+            )
+        except MissingWorkspaceError:
+            self.problem = _missing(rule)
+            return Removal()
+        except (WorkspaceError, errors.StorageMissing) as error:
+            self.problem = str(error)
+            return Removal()
+        if removal.failed and self.problem is None:
+            self.problem = f"{removal.failed} files could not be removed: {removal.first_error}"
+        return removal
+
+    def pace(self) -> None:
+        """Stop the removal where a run has come to use the workspace, or where the database does not say."""
+        self.held.check()
+        if time.monotonic() - self.asked_at < SECONDS_BETWEEN_QUESTIONS:
+            return
+        try:
+            names = self.names()
+            with self.factory() as session:
+                goes_on = (
+                    session.connection().execute(_GOES_ON, {"id": self.rule.id_, "names": names}).scalar()
+                )
+        except DBAPIError as error:
+            if not is_of_rows(error):
+                raise
+            self.problem, goes_on = reason_of(error), False
+        if not goes_on:
+            raise StopRemoval
+        self.asked_at = time.monotonic()
+
+
+def _take(session: Session, rule: Any, names: list[str]) -> bool:
     """Make a rule pending, if it may be applied now."""
-    parameters = {"id": rule.id_, "path": rule.workspace_path, **names}
+    parameters = {"id": rule.id_, "path": rule.workspace_path, "names": names}
     if not session.connection().execute(_FREE, parameters).scalar():
         return False
     status = transition(
@@ -147,33 +249,9 @@ def _take(session: Session, rule: Any, names: dict[str, Any]) -> bool:
     return status is WorkspaceRetentionRuleStatus.pending
 
 
-def _remove(
-    factory: SessionFactory, rule: Any, names: dict[str, Any], held: HeldLease
-) -> tuple[Removal, str | None]:
-    asked_at = time.monotonic()
-
-    def pace() -> None:
-        nonlocal asked_at
-        held.check()
-        if time.monotonic() - asked_at < SECONDS_BETWEEN_QUESTIONS:
-            return
-        with factory() as session:
-            if not session.connection().execute(_GOES_ON, {"id": rule.id_, **names}).scalar():
-                raise StopRemoval
-        asked_at = time.monotonic()
-
-    try:
-        removal = remove_matching(rule.workspace_path, rule.owner_id, rule.workspace_files, pace=pace)
-    except MissingWorkspaceError:
-        return Removal(), None  # It was removed already, with more than the rule asks for.
-    except (WorkspaceError, errors.StorageMissing) as error:
-        return Removal(), str(error)
-    if removal.failed:
-        return removal, f"{removal.failed} files could not be removed: {removal.first_error}"
-    return removal, None
-
-
-def _record(session: Session, rule: Any, removal: Removal, problem: str | None) -> None:
+def _record(session: Session, rule: Any, removal: Removal, problem: str | None) -> str | None:
+    """Record what was removed; return why the freed space still counts, where it does."""
+    not_counted = None
     details = {
         "rule": str(rule.id_),
         "workflow": str(rule.workflow_id),
@@ -187,8 +265,7 @@ def _record(session: Session, rule: Any, removal: Removal, problem: str | None) 
     # The owner, the run or the rule can be deleted meanwhile. The audit row stays.
     with suppress(errors.NotFound):
         if removal.bytes:
-            store_workflow_disk_quota(session, rule.workflow_id, bytes_to_sum=-removal.bytes)
-            update_users_disk_quota(session, rule.owner_id, bytes_to_sum=-removal.bytes)
+            not_counted = _take_off(session, rule, removal.bytes)
         run = session.get(Workflow, (rule.owner_id, rule.workflow_id))
         if run is not None:
             add_note(
@@ -204,11 +281,29 @@ def _record(session: Session, rule: Any, removal: Removal, problem: str | None) 
             expected_status=WorkspaceRetentionRuleStatus.pending,
             on_conflict="report",
         )
+    return not_counted
+
+
+def _take_off(session: Session, rule: Any, freed: int) -> str | None:
+    """Take freed bytes off what the run and its owner use; return why not, where others hold these rows.
+
+    What was removed is recorded in any case.
+    """
+    try:
+        with session.begin_nested():
+            store_workflow_disk_quota(session, rule.workflow_id, bytes_to_sum=-freed)
+            update_users_disk_quota(session, rule.owner_id, bytes_to_sum=-freed)
+    except DBAPIError as error:
+        if sqlstates.sqlstate_of(error) not in TIMEOUTS:
+            raise
+        return f"{freed} freed bytes count until the next disk-usage-update: {reason_of(error)}"
+    return None
 
 
 _DUE = sa.text(
     """
-    SELECT rule.id_, rule.owner_id, rule.workflow_id, rule.workspace_files, run.workspace_path
+    SELECT rule.id_, rule.owner_id, rule.workflow_id, rule.workspace_files, run.workspace_path,
+           run.status = 'deleted' AS deleted
     FROM platform.workspace_retention_rule AS rule
     JOIN platform.workflow AS run ON run.owner_id = rule.owner_id AND run.id_ = rule.workflow_id
     WHERE rule.status IN ('active', 'pending') AND rule.apply_on <= now()
@@ -216,14 +311,40 @@ _DUE = sa.text(
     """
 )
 
+
+def _alive(machine: states.Machine[Any]) -> str:
+    # Literals, so that the planner sees the condition of a partial index.
+    return ", ".join(f"'{status}'" for status in machine.alive)
+
+
+# The workspaces of runs that have not ended, or that have a session or service that has not.
+_USED = f"""
+    SELECT workspace_path FROM platform.workflow WHERE status IN ({_alive(states.WORKFLOW)})
+    UNION
+    SELECT run.workspace_path
+    FROM platform.interactive_session AS session
+    JOIN platform.workflow_session AS link
+        ON link.owner_id = session.owner_id AND link.session_id = session.id_
+    JOIN platform.workflow AS run ON run.owner_id = link.owner_id AND run.id_ = link.workflow_id
+    WHERE session.status IN ({_alive(states.INTERACTIVE_SESSION)})
+    UNION
+    SELECT run.workspace_path
+    FROM platform.service AS service
+    JOIN platform.workflow_service AS link
+        ON link.owner_id = service.owner_id AND link.service_id = service.id_
+    JOIN platform.workflow AS run ON run.owner_id = link.owner_id AND run.id_ = link.workflow_id
+    WHERE service.status IN ({_alive(states.SERVICE)})
+"""
+
+_PATHS_IN_USE = sa.text(_USED)
+
 # A run of any owner sees these files if its workspace is the same directory, one above it or one in it.
 # Paths are canonical, so the text tells.
-_IN_USE = """
+_IN_USE = f"""
     EXISTS (
-        SELECT FROM platform.workflow AS other CROSS JOIN unnest(CAST(:names AS text[])) AS path
-        WHERE other.status IN ('created', 'queued', 'pending', 'running')
-          AND (starts_with(other.workspace_path || '/', path || '/')
-               OR starts_with(path || '/', other.workspace_path || '/')))
+        SELECT FROM ({_USED}) AS other CROSS JOIN unnest(CAST(:names AS text[])) AS path
+        WHERE starts_with(other.workspace_path || '/', path || '/')
+           OR starts_with(path || '/', other.workspace_path || '/'))
 """
 
 # Locks the rule, so that a restart, which inactivates it, comes before or after, and is seen.

@@ -30,17 +30,20 @@ Report = Callable[[str], None]
 def init_db(engine: Engine | None = None, report: Report | None = None) -> None:
     """Bring the database to the newest revision and create the default resources.
 
-    Running it again, or from several processes at once, is fine.
+    Running it again, or from several processes at once, is fine. On a database that is current it only reads.
 
     :param engine: the database; by default the configured one.
     :param report: is told of each revision and each resource that was missing.
     """
-    from platform_db.models import Resource
+    from platform_db.models.resource import DEFAULT_RESOURCES, Resource
 
     # The configured database may have another way in for migrations.
     upgrade(None if engine is None or database.is_configured(engine) else engine, report=report)
     with orm.Session(engine or database.create_engine(database.database_url())) as session, session.begin():
-        created = Resource.initialise_default_resources(session)
+        # A read-only server, or a login that only reads, has nothing to do where all of them exist.
+        existing = set(session.scalars(sa.select(Resource.name)))
+        missing = {name for name, *_ in DEFAULT_RESOURCES} - existing
+        created = Resource.initialise_default_resources(session) if missing else []
     for name in created if report else ():
         report(f"created the resource {name}")  # type: ignore[misc]
 

@@ -53,7 +53,7 @@ class Environment(PydanticBaseSettingsSource):
             path = os.environ.get(f"{variable}_FILE")
             value = _read(path, variable) if path else None
         if value is not None:
-            value = _clean(value, may_be_quoted=field_name != "password")
+            value = value.strip("\ufeff\r\n") if field_name == "password" else _clean(value)
         return value if value or empty_is_a_value else None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
@@ -65,10 +65,10 @@ class Environment(PydanticBaseSettingsSource):
         return {name: value for name, value in values.items() if value is not None}
 
 
-def _clean(value: str, *, may_be_quoted: bool) -> str:
-    """Drop what editors and shells leave around a value; quotes may be a part of a password."""
+def _clean(value: str) -> str:
+    """Drop what editors and shells leave around a value; in a password spaces and quotes count."""
     value = value.strip("\ufeff \t\r\n")
-    if may_be_quoted and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
         value = value[1:-1].strip()
     return value
 

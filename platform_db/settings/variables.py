@@ -15,12 +15,27 @@ from platform_db import errors
 from platform_db.settings.environment import Environment
 from platform_db.settings.secret_keys import KEY_HINT, decode_key, split_keys
 
+# What the server and the driver take: an int is an integer or a bigint there.
+LARGEST_INTEGER = 2**31 - 1
+LARGEST_BIGINT = 2**63 - 1
+LONGEST_SECONDS = 86_400 * 365
+
+# Of runs and jobs. The settings import no room above them; a test compares.
+STATUSES = ("created", "queued", "pending", "running", "finished", "failed", "stopped", "deleted")
+
 
 def _canonical_path(path: str) -> str:
     """Return a directory's path in the form that workspaces' paths have, so that the two can be compared."""
     if not path.startswith("/"):
         raise ValueError("a directory has to be given by its absolute path")
     return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def _known(what: str, value: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names, all of which have to be known ones."""
+    if unknown := sorted(set(value).difference(known)):
+        raise ValueError(f"unknown {what} {', '.join(unknown)}; choose from {', '.join(known)}")
+    return value
 
 
 class Settings(BaseSettings):
@@ -50,14 +65,21 @@ class Settings(BaseSettings):
         (), description="Ed25519 public keys that seals may be signed with, in base64, comma-separated."
     )
 
-    pool_size: int = Field(5, ge=1, description="Connections kept open per process.")
-    max_overflow: int = Field(10, ge=-1, description="Connections beyond ``pool_size``; -1 is unlimited.")
-    pool_timeout: float = Field(30.0, ge=0, description="Seconds to wait for a free connection.")
+    pool_size: int = Field(5, ge=1, le=10_000, description="Connections kept open per process.")
+    max_overflow: int = Field(
+        10, ge=-1, le=10_000, description="Connections beyond ``pool_size``; -1 is unlimited."
+    )
+    pool_timeout: float = Field(
+        30.0, ge=0, le=LONGEST_SECONDS, description="Seconds to wait for a free connection."
+    )
     pool_recycle: int = Field(
-        3600, ge=-1, description="Seconds after which a connection is renewed; -1 is never."
+        3600,
+        ge=-1,
+        le=LONGEST_SECONDS,
+        description="Seconds after which a connection is renewed; -1 is never.",
     )
     pool_pre_ping: bool = Field(True, description="Test a connection before each use.")
-    connect_timeout: int = Field(10, ge=1, description="Seconds to wait for a new connection.")
+    connect_timeout: int = Field(10, ge=1, le=86_400, description="Seconds to wait for a new connection.")
     network_timeout: int = Field(
         60,
         ge=0,
@@ -65,10 +87,14 @@ class Settings(BaseSettings):
         description="Seconds after which a connection whose other end has gone silent is given up; "
         "0 leaves that to the operating system.",
     )
-    statement_timeout: int = Field(0, ge=0, description="Milliseconds a statement may take; 0 is unlimited.")
-    lock_timeout: int = Field(0, ge=0, description="Milliseconds to wait for a lock; 0 is unlimited.")
+    statement_timeout: int = Field(
+        0, ge=0, le=LARGEST_INTEGER, description="Milliseconds a statement may take; 0 is unlimited."
+    )
+    lock_timeout: int = Field(
+        0, ge=0, le=LARGEST_INTEGER, description="Milliseconds to wait for a lock; 0 is unlimited."
+    )
     idle_in_transaction_timeout: int = Field(
-        0, ge=0, description="Milliseconds a transaction may idle; 0 is unlimited."
+        0, ge=0, le=LARGEST_INTEGER, description="Milliseconds a transaction may idle; 0 is unlimited."
     )
     connection_options: bool = Field(
         True, description="Send the timeouts as connection options; switch off where a pooler refuses them."
@@ -80,20 +106,35 @@ class Settings(BaseSettings):
         description="Begins the names of the database's roles, such as ``platform_service``.",
     )
     migration_lock_timeout: int = Field(
-        5000, ge=0, description="Milliseconds that a migration waits for a table lock before it gives up."
+        5000,
+        ge=0,
+        le=LARGEST_INTEGER,
+        description="Milliseconds that a migration waits for a table lock before it gives up.",
     )
     migration_wait: float = Field(
-        600.0, ge=0, description="Seconds that a migration waits for another one to finish."
+        600.0,
+        ge=0,
+        le=LONGEST_SECONDS,
+        description="Seconds that a migration waits for another one to finish.",
     )
 
     default_quota_cpu_limit: int | None = Field(
-        None, ge=0, description="Milliseconds of CPU that a new user may use; unset is unlimited, 0 is none."
+        None,
+        ge=0,
+        le=LARGEST_BIGINT,
+        description="Milliseconds of CPU that a new user may use; unset is unlimited, 0 is none.",
     )
     default_quota_disk_limit: int | None = Field(
-        None, ge=0, description="Bytes of disk that a new user may use; unset is unlimited, 0 is none."
+        None,
+        ge=0,
+        le=LARGEST_BIGINT,
+        description="Bytes of disk that a new user may use; unset is unlimited, 0 is none.",
     )
     default_quota_cpu_period_reset_months: int | None = Field(
-        None, ge=1, description="Months after which a new user's CPU quota starts again; unset is never."
+        None,
+        ge=1,
+        le=1200,
+        description="Months after which a new user's CPU quota starts again; unset is never.",
     )
     workflow_termination_quota_update_policy: tuple[str, ...] = Field(
         ("cpu", "disk"),
@@ -103,16 +144,25 @@ class Settings(BaseSettings):
         True, description="Whether the quota cronjobs do their work."
     )
     max_concurrent_workflows: int = Field(
-        30, ge=0, description="Pending and running runs per user at which their priority is lowest."
+        30,
+        ge=0,
+        le=LARGEST_INTEGER,
+        description="Pending and running runs per user at which their priority is lowest.",
     )
     keep_alive_jobs_with_statuses: tuple[str, ...] = Field(
         (), description="Statuses whose jobs are not cleaned up, comma-separated."
     )
     log_limit: int = Field(
-        100 * 1024 * 1024, ge=0, description="Bytes that a run and its jobs may log; 0 is none."
+        100 * 1024 * 1024,
+        ge=0,
+        le=LARGEST_BIGINT,
+        description="Bytes that a run and its jobs may log; 0 is none.",
     )
     job_cache_limit: int = Field(
-        10_000, ge=0, description="Results that each user keeps in the job cache; 0 is none."
+        10_000,
+        ge=0,
+        le=LARGEST_INTEGER,
+        description="Results that each user keeps in the job cache; 0 is none.",
     )
     workspace_root: tuple[str, ...] = Field(
         ("/var/platform",),
@@ -172,10 +222,12 @@ class Settings(BaseSettings):
     @field_validator("workflow_termination_quota_update_policy")
     @classmethod
     def _known_types(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = sorted(set(value) - {"cpu", "disk"})
-        if unknown:
-            raise ValueError(f"unknown quota type {', '.join(unknown)}; choose from cpu, disk")
-        return value
+        return _known("quota type", value, ("cpu", "disk"))
+
+    @field_validator("keep_alive_jobs_with_statuses")
+    @classmethod
+    def _known_statuses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _known("status", value, STATUSES)
 
     @classmethod
     def settings_customise_sources(

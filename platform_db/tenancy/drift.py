@@ -1,8 +1,9 @@
-"""In what a database differs from the table of privileges, and from what keeps tenants apart.
+"""How a database differs from the table of privileges, and from what keeps tenants apart.
 
 Everything is compared as the server's catalogues tell it: what each role and everybody may do with each
-object of the schema, the policies with their expressions, whether row-level security is on at all, and what
-the roles are on the server.
+object of the schema, who owns it, the policies with their expressions, whether row-level security is on at
+all, and what the roles and their members are on the server. The schema's owner and superusers are left out:
+nothing keeps them from any row.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db import errors
 from platform_db.schema.objects import (
     TENANT_POLICY,
     policy_statement,
@@ -35,8 +37,6 @@ _Key = tuple[str, str]
 
 EVERYBODY = "PUBLIC"
 
-_SERVER = "the server"
-
 _DEFAULT = "default privileges"
 
 _GRANT = "platform-db roles grant"
@@ -44,7 +44,7 @@ _GRANT = "platform-db roles grant"
 
 @dataclass(frozen=True)
 class Difference:
-    """Something in which the database differs from what it should be.
+    """A difference between the database and what it should be.
 
     :ivar table: the table or other object.
     :ivar role: the role or policy.
@@ -59,35 +59,45 @@ class Difference:
 
 
 def differences(session: Session) -> list[Difference]:
-    """Return in what the database differs from the table of privileges, and from what keeps tenants apart."""
+    """Return how the database differs from the table of privileges, and from what keeps tenants apart."""
     granted = read_grants(session)
     return [
         *_compare(_expected_grants(granted), _found_grants(granted), _mend_grant),
         *_compare(_expected_security(), _found_security(session), _mend_security),
         *_compare(_expected_policies(), _found_policies(session), _mend_policy),
         *_compare(_expected_memberships(), _found_memberships(session), _mend_membership),
-        *_compare({}, _found_attributes(session), _mend_attributes),
+        *(
+            Difference(row.on_, row.role, "nothing", row.found, row.mend)
+            for query in (_READ_OWNERS, _READ_SHADOWING, _READ_ATTRIBUTES)
+            for row in session.execute(query, {"names": _names()})
+        ),
     ]
 
 
 def uses_roles(session: Session) -> bool:
     """Tell whether the roles have privileges in this database; where one login does all, they have none."""
-    return any(by_role.keys() - {EVERYBODY} for by_role in read_grants(session).values())
+    names = set(_names())
+    return any(by_role.keys() & names for by_role in read_grants(session).values())
 
 
-def describe(found: list[Difference]) -> str:
-    """Return a line that tells of the first difference, how to mend it, and how many there are."""
+def as_error(found: list[Difference], *, before: str = "") -> errors.RolesMissing:
+    """Return the error that tells of the first difference, how many there are, and how to mend the first.
+
+    :param before: what the message begins with.
+    """
     first = found[0]
-    return (
-        f"the database differs in {len(found)} place{'s' if len(found) > 1 else ''}: on {first.table},"
-        f" {first.role} has {first.found} instead of {first.expected}; mend it by: {first.mend}"
+    return errors.RolesMissing(
+        f"{before}the database differs in {len(found)} place{'s' if len(found) > 1 else ''}:"
+        f" on {first.table}, {first.role} has {first.found} instead of {first.expected}",
+        hint=f"run: {first.mend}",
     )
 
 
 def read_grants(session: Session) -> dict[_Key, dict[str, Verbs]]:
-    """Return what the roles and everybody may do, by kind and name of each object, and role.
+    """Return what each role and everybody may do, by kind and name of each object, and role.
 
-    The database itself is left out where its owner is another login, which alone can change it.
+    The database itself is left out where its owner is another login, which alone can change it. What other
+    roles than ours may do with it is its owner's to say.
     """
     granted: dict[_Key, dict[str, Verbs]] = {}
     for kind, name, role, verb in session.execute(_READ_GRANTS, {"names": _names()}):
@@ -138,10 +148,17 @@ def _listed(verbs: Verbs) -> str:
 
 def _mend_grant(key: _Key) -> str:
     label, role = key
-    if not label.startswith(_DEFAULT):
+    if label.startswith(_DEFAULT):
+        whose, _, kind = label.removeprefix(_DEFAULT).rpartition(" ON ")
+        return f"ALTER DEFAULT PRIVILEGES{whose} REVOKE ALL ON {kind} FROM {role}"
+    if role in (EVERYBODY, *_names()):
         return _GRANT
-    whose, _, kind = label.removeprefix(_DEFAULT).rpartition(" ON ")
-    return f"ALTER DEFAULT PRIVILEGES{whose} REVOKE ALL ON {kind} FROM {role}"
+    kind, _, name = label.removeprefix("internal ").partition(" ")
+    object_ = {
+        "": f"TABLE platform.{kind}",
+        "platform": "SCHEMA platform",
+    }.get(name, f"{kind.upper().replace('FUNCTION', 'ROUTINE')} platform.{name}")
+    return f"REVOKE ALL ON {object_} FROM {role} CASCADE"
 
 
 # -- row-level security
@@ -223,20 +240,13 @@ def _mend_membership(key: _Key) -> str:
     return f'REVOKE "{role}" FROM {member}'
 
 
-def _found_attributes(session: Session) -> dict[_Key, str]:
-    rows = session.execute(_READ_ATTRIBUTES, {"names": _names()})
-    return {(_SERVER, row.rolname): row.attributes for row in rows}
-
-
-def _mend_attributes(key: _Key) -> str:
-    return f"ALTER ROLE {key[1]} NOSUPERUSER NOBYPASSRLS"
-
-
 def _names() -> list[str]:
     return [role_name(role) for role in Role]
 
 
 _OF_SCHEMA = "relnamespace = 'platform'::regnamespace"
+
+_OWNER = "(SELECT nspowner FROM pg_namespace WHERE nspname = 'platform')"
 
 # Each object with what is granted on it, if anything. Grantee 0 is everybody; acldefault() is what holds
 # where nothing was ever granted or revoked.
@@ -245,40 +255,95 @@ _READ_GRANTS = sa.text(
     SELECT kind, name, role, verb
     FROM (
         SELECT CASE relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind, relname::text AS name,
-               NULL AS column_name, relacl AS acl
+               NULL AS column_name, relacl AS acl, relowner AS owner
         FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_OF_SCHEMA}
         UNION ALL
-        SELECT 'table', relname, attname::text, attacl
+        SELECT 'table', relname, attname::text, attacl, relowner
         FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid WHERE {_OF_SCHEMA} AND attacl IS NOT NULL
         UNION ALL
         SELECT CASE WHEN prosecdef OR prorettype = 'trigger'::regtype THEN 'internal ' ELSE '' END
                || 'function', proname || '(' || pg_get_function_identity_arguments(oid) || ')', NULL,
-               coalesce(proacl, acldefault('f', proowner))
+               coalesce(proacl, acldefault('f', proowner)), proowner
         FROM pg_proc WHERE pronamespace = 'platform'::regnamespace
         UNION ALL
-        SELECT 'type', typname, NULL, coalesce(typacl, acldefault('T', typowner))
+        SELECT 'type', typname, NULL, coalesce(typacl, acldefault('T', typowner)), typowner
         FROM pg_type WHERE typnamespace = 'platform'::regnamespace AND typcategory <> 'A'
         UNION ALL
-        SELECT 'schema', nspname, NULL, nspacl FROM pg_namespace WHERE nspname = 'platform'
+        SELECT 'schema', nspname, NULL, nspacl, nspowner FROM pg_namespace WHERE nspname = 'platform'
         UNION ALL
-        SELECT 'database', 'itself', NULL, coalesce(datacl, acldefault('d', datdba))
+        SELECT 'database', 'itself', NULL, coalesce(datacl, acldefault('d', datdba)), datdba
         FROM pg_database WHERE datname = current_database() AND pg_has_role(datdba, 'USAGE')
         UNION ALL
         SELECT '{_DEFAULT}', 'FOR ROLE ' || defaclrole::regrole
                || CASE defaclnamespace WHEN 0 THEN '' ELSE ' IN SCHEMA platform' END
                || ' ON ' || CASE defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES'
-                            WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' END, NULL, defaclacl
+                            WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' END, NULL, defaclacl, defaclrole
         FROM pg_default_acl
         WHERE defaclnamespace = 'platform'::regnamespace
            OR (defaclnamespace = 0 AND defaclobjtype IN ('r', 'S'))
     ) AS object
     LEFT JOIN LATERAL (
-        SELECT coalesce(rolname, '{EVERYBODY}') AS role,
+        SELECT coalesce(quote_ident(rolname), '{EVERYBODY}') AS role,
                privilege_type || coalesce(' (' || column_name || ')', '')
                || CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS verb
         FROM aclexplode(acl) LEFT JOIN pg_roles ON pg_roles.oid = grantee
         WHERE grantee = 0 OR rolname = ANY (:names)
+           OR (kind <> 'database' AND grantee NOT IN (owner, {_OWNER}) AND NOT rolsuper)
     ) AS granted ON true
+    """
+)
+
+# What belongs to another than the schema's owner is that role's to change, whatever is granted on it.
+_READ_OWNERS = sa.text(
+    f"""
+    SELECT name AS on_, quote_ident(rolname) AS role, 'ownership' AS found,
+           'ALTER ' || word || ' platform.' || name || ' OWNER TO ' || {_OWNER}::regrole AS mend
+    FROM (
+        SELECT 'TABLE' AS word, quote_ident(relname) AS name, relowner AS owner
+        FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_OF_SCHEMA}
+        UNION ALL
+        SELECT 'ROUTINE', quote_ident(proname) || '(' || pg_get_function_identity_arguments(oid) || ')',
+               proowner
+        FROM pg_proc WHERE pronamespace = 'platform'::regnamespace
+        UNION ALL
+        SELECT 'TYPE', quote_ident(typname), typowner
+        FROM pg_type
+        WHERE typnamespace = 'platform'::regnamespace AND typrelid = 0 AND typcategory <> 'A'
+    ) AS object JOIN pg_roles ON pg_roles.oid = owner
+    WHERE owner <> {_OWNER} AND NOT rolsuper ORDER BY name
+    """
+)
+
+# A function there may stand in for one of the server's in a statement that does not name the schema.
+_READ_SHADOWING = sa.text(
+    f"""
+    SELECT 'schema public' AS on_, role, 'CREATE' AS found,
+           'REVOKE CREATE ON SCHEMA public FROM ' || role AS mend
+    FROM pg_namespace CROSS JOIN LATERAL aclexplode(nspacl) LEFT JOIN pg_roles ON pg_roles.oid = grantee
+    CROSS JOIN LATERAL (SELECT coalesce(quote_ident(rolname), '{EVERYBODY}') AS role) AS grantee_
+    WHERE nspname = 'public' AND privilege_type = 'CREATE' AND rolsuper IS NOT TRUE
+      AND grantee NOT IN (nspowner, {_OWNER}, 'pg_database_owner'::regrole)
+    """
+)
+
+# Of the roles and of their members: a login keeps its attributes while it acts as a role.
+_READ_ATTRIBUTES = sa.text(
+    f"""
+    SELECT 'the server' AS on_, quote_ident(rolname) AS role, string_agg(attribute, ', ') AS found,
+           'ALTER ROLE ' || quote_ident(rolname) || ' ' || string_agg('NO' || attribute, ' ') AS mend
+    FROM pg_roles CROSS JOIN LATERAL (
+        VALUES (rolsuper, 'SUPERUSER'), (rolbypassrls, 'BYPASSRLS'), (rolcreaterole, 'CREATEROLE'),
+               (rolcreatedb, 'CREATEDB'), (rolreplication, 'REPLICATION'),
+               (rolcanlogin AND rolname = ANY (:names), 'LOGIN')
+    ) AS has (it, attribute)
+    WHERE it AND oid <> {_OWNER} AND EXISTS (
+        SELECT FROM pg_roles AS ours
+        WHERE ours.rolname = ANY (:names)
+          AND (pg_roles.oid = ours.oid
+               OR CASE WHEN pg_roles.rolsuper  -- of which each role seems to be a member
+                  THEN EXISTS (SELECT FROM pg_auth_members WHERE roleid = ours.oid AND member = pg_roles.oid)
+                  ELSE pg_has_role(pg_roles.oid, ours.oid, 'USAGE') END))
+    GROUP BY rolname ORDER BY rolname
     """
 )
 
@@ -305,13 +370,5 @@ _READ_MEMBERSHIPS = sa.text(
     JOIN pg_roles AS member ON member.oid = pg_auth_members.member
     JOIN pg_roles AS role ON role.oid = roleid
     WHERE member.rolname = ANY (:names)
-    """
-)
-
-_READ_ATTRIBUTES = sa.text(
-    """
-    SELECT rolname, concat_ws(', ', CASE WHEN rolsuper THEN 'SUPERUSER' END,
-                              CASE WHEN rolbypassrls THEN 'BYPASSRLS' END) AS attributes
-    FROM pg_roles WHERE (rolsuper OR rolbypassrls) AND rolname = ANY (:names)
     """
 )

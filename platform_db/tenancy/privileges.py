@@ -1,8 +1,8 @@
 """Who may do what with each object of the schema, as data. Grants, tests and the documentation come from it.
 
-What is not in it, no role may do, and PUBLIC may do nothing at all. Tables that are not named get what their
-kind gets: a tenant's table is read and written by services and by the tenant, any other by services alone.
-What is append-only is named, so is what holds the platform's own state.
+No role may do what is not in it, and PUBLIC may do nothing at all. A table that is not named gets the
+privileges of its kind: services and the tenant read and write a tenant's table, services alone any other.
+Append-only tables and those with the platform's own state are named.
 """
 
 from __future__ import annotations
@@ -60,7 +60,18 @@ _SPECIAL: dict[str, dict[Role, Verbs]] = {
     "secret_digest": {Role.service: READ},
     # What the guard lets through beyond the states; its owner decides.
     "extra_transition": {Role.service: READ, Role.tenant: READ, Role.readonly: READ},
-    "user_resource": {Role.service: ALL, Role.tenant: CHANGE, Role.readonly: READ},
+    # A tenant's session counts what is used and reserved; limits and periods are the platform's to set.
+    "user_resource": {
+        Role.service: ALL,
+        Role.tenant: (
+            *APPEND,
+            "UPDATE (measured_at)",
+            "UPDATE (quota_pruned)",
+            "UPDATE (quota_reserved)",
+            "UPDATE (quota_used)",
+        ),
+        Role.readonly: READ,
+    },
     "run_counter": {Role.service: ALL, Role.tenant: CHANGE, Role.readonly: READ},
     # Append-only. What is pruned by age is pruned by services.
     "log_chunk": {Role.service: ("SELECT", "INSERT", "DELETE"), Role.tenant: APPEND, Role.readonly: READ},

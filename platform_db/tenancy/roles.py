@@ -21,7 +21,7 @@ from platform_db.database.sqlstates import (
     UNIQUE_VIOLATION,
     sqlstate_of,
 )
-from platform_db.tenancy.drift import describe, differences
+from platform_db.tenancy.drift import as_error, differences
 from platform_db.tenancy.privileges import OTHERS, Role, policy_name, privileges, role_name, sees_every_tenant
 
 ATTEMPTS = 20
@@ -119,8 +119,8 @@ def create_roles(factory: SessionFactory) -> list[str]:
 def grant_privileges(factory: SessionFactory, *, to: str | None = None, role: Role = Role.service) -> None:
     """Give the roles their privileges and policies in this database, in a transaction of its own.
 
-    Other differences, which a migration or an administrator must have made, are reported and stay. Where this
-    login acts as the database's owner, it closes the database to logins without a role.
+    What a migration or an administrator changed is reported, not changed back. The database is closed to
+    logins without a role where this login acts as the database's owner.
 
     :param to: a login that is to be a member of the role.
     :raises errors.RolesMissing: the roles were not made yet, or the database still differs when all is
@@ -138,7 +138,7 @@ def grant_privileges(factory: SessionFactory, *, to: str | None = None, role: Ro
     if to is not None:
         _run_again_if_concurrent(factory, _membership(to, role), partial(_is_member, to, role))
     if left:
-        raise errors.RolesMissing(f"what could be granted is granted, but {describe(left)}")
+        raise as_error(left, before="what could be granted is granted, but ")
 
 
 def _names(roles: Iterable[Role]) -> str:

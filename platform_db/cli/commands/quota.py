@@ -248,8 +248,7 @@ def _show(done: UsageReport, as_json: bool, report: UsageReport | CpuReport | Di
     lines += [_describe_disk(done.disk)] if done.disk else []
     row = asdict(report) if report else {"skipped": SWITCHED_OFF}
     show_row(row, as_json, "\n".join(lines) or SWITCHED_OFF)
-    if done.disk:
-        done.disk.raise_for_problems()
+    done.raise_for_problems()
 
 
 def _user_id(user: str | None) -> Any:
@@ -271,6 +270,7 @@ def _describe_disk(report: DiskReport) -> str:
             (report.missing, "without a workspace"),
             (report.incomplete, "only in part readable"),
             (report.failed, "failed"),
+            (report.failed_users, "totals failed"),
             (report.newer, "measured or deleted by others meanwhile"),
             (report.stale, "changed while they were read"),
             (report.corrected_totals, "totals corrected"),
@@ -285,7 +285,9 @@ def _describe_disk(report: DiskReport) -> str:
 
 def _describe_cpu(report: CpuReport) -> str:
     periods = f", {report.periods} began a new period" if report.periods else ""
-    return f"cpu: {report.users} users; {report.figures} figures and {report.totals} totals changed{periods}"
+    failed = f", {report.failed_users} users failed" if report.failed_users else ""
+    changed = f"{report.figures} figures and {report.totals} totals changed"
+    return f"cpu: {report.users} users; {changed}{periods}{failed}"
 
 
 def _as_dict(use: UserUse, runs: list[WorkflowUse] | None) -> Row:

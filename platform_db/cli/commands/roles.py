@@ -60,8 +60,9 @@ def grant(to: str | None, role: str, as_sql: bool) -> None:
     """Give the roles their privileges and policies in this database.
 
     Run it as the tables' owner, after each upgrade. As the database's owner, it also takes CONNECT from
-    everybody but the roles. What it does not change, it tells: row-level security and the tenants' policy,
-    which migrations make, policies of others, and what the roles are on the server.
+    everybody but the roles. It reports what it does not change: row-level security and the tenants' policy,
+    which migrations make, policies of others, privileges and objects of other roles, and what the roles and
+    their members are on the server.
     """
     from platform_db import database
     from platform_db.tenancy import roles as library
@@ -77,8 +78,8 @@ def grant(to: str | None, role: str, as_sql: bool) -> None:
 @roles.command(example="roles show")
 @json_option
 def show(as_json: bool) -> None:
-    """Show what each role may do, in what the database differs, and what the roles reach elsewhere."""
-    from platform_db import database, errors
+    """Show what each role may do, how the database differs, and what the roles reach elsewhere."""
+    from platform_db import database
     from platform_db.tenancy import drift, reach
     from platform_db.tenancy.privileges import OTHERS, Role, privileges, role_name
 
@@ -105,15 +106,17 @@ def show(as_json: bool) -> None:
                 click.echo(f"  {role:<18} {', '.join(verbs) or '-'}")
         for found in elsewhere:
             connects = "may connect" if found.connects else "may not connect"
+            members = f" ({', '.join(found.members)} acts as it)" if found.members else ""
             click.echo(
-                f"in the database {found.database}, {found.role} has {found.objects} objects, and {connects}"
+                f"in the database {found.database}, {found.role}{members} has {found.objects} objects,"
+                f" and {connects}"
             )
         if close:
             click.echo(
                 f"each login of the server may connect to this database; its owner ends that by: {close}"
             )
     if differences:
-        raise errors.RolesMissing(drift.describe(differences))
+        raise drift.as_error(differences)
 
 
 def _print(statements: list[str]) -> None:

@@ -47,8 +47,8 @@ def status(as_json: bool) -> None:
 def rotate(batch: int, as_json: bool) -> None:
     """Encrypt every stored secret with the newest key, while services go on.
 
-    First give every process both keys, the new one first. Then run this; it can be stopped and run again at
-    any time. Then take the old key away.
+    First give every process both keys: old,new, so that all can read the new one, then new,old, so that they
+    write with it. Then run this; it can be stopped and run again at any time. Then take the old key away.
     """
     from platform_db import tokens
     from platform_db.cli.progress import show_progress
