@@ -316,12 +316,9 @@ class Conflict(Refused):
             f"{entity} {entity_id}: expected {condition} {expected}, "
             f"stored is {stored_status} at revision {stored_revision}"
         )
-        self.entity = entity
-        self.entity_id = entity_id
-        self.condition = condition
-        self.expected = expected
-        self.stored_status = stored_status
-        self.stored_revision = stored_revision
+        self.entity, self.entity_id = entity, entity_id
+        self.condition, self.expected = condition, expected
+        self.stored_status, self.stored_revision = stored_status, stored_revision
 
 
 class QuotaExceeded(Refused):
@@ -345,12 +342,8 @@ class QuotaExceeded(Refused):
             f"user {user_id} cannot have {amount} more of {resource}: "
             f"{used} used and {reserved} reserved of {limit}"
         )
-        self.user_id = user_id
-        self.resource = resource
-        self.amount = amount
-        self.used = used
-        self.reserved = reserved
-        self.limit = limit
+        self.user_id, self.resource = user_id, resource
+        self.amount, self.used, self.reserved, self.limit = amount, used, reserved, limit
 
 
 class RunNumberError(Refused):
