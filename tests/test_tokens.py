@@ -308,6 +308,13 @@ def test_what_a_flush_of_tokens_ends_says_why(session: Session) -> None:
     assert change.reason == "expired"
 
 
+def test_a_token_can_be_given_by_its_user_alone(session: Session) -> None:
+    user = make_user(session)
+    session.add(UserToken(user=user, type_="access", status="active", token="handed out"))
+    session.commit()
+    assert tokens.authenticate(session, "handed out").user_id == user.id_
+
+
 def test_what_cannot_be_issued_is_refused(session: Session) -> None:
     user = make_user(session)
     with pytest.raises(errors.UserNotFound):

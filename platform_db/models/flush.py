@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, UOWTransaction
 from platform_db import errors
 from platform_db.models.audit import AuditLog, AuditLogAction
 from platform_db.models.base import Base, Identified
+from platform_db.models.expiry import expire_row
 from platform_db.models.log_chunk import Appended, LogChunk, LogSize
 from platform_db.models.resource import UserResource
 from platform_db.models.token import UserToken, UserTokenType
@@ -57,7 +58,7 @@ def _lock_owners(session: Session) -> None:
 def _is_granted(token: UserToken) -> bool:
     """Tell whether this flush makes it an active access token, rather than extends one."""
     is_access = (token.type_, token.status) == (UserTokenType.access, UserTokenStatus.active)
-    return is_access and sa.inspect(token).attrs.status.history.has_changes()
+    return is_access and token.owner_id is not None and sa.inspect(token).attrs.status.history.has_changes()
 
 
 def _end_expired(session: Session, owners: set[str], *, written: set[uuid.UUID]) -> None:
@@ -66,10 +67,7 @@ def _end_expired(session: Session, owners: set[str], *, written: set[uuid.UUID])
     for token_id, owner_id in ended:
         details = {"token_id": str(token_id), "reason": "expired"}
         session.add(AuditLog(owner_id=owner_id, action=AuditLogAction.revoke_token, details=details))
-        if (
-            token := session.identity_map.get(session.identity_key(UserToken, (owner_id, token_id)))
-        ) is not None:
-            session.expire(token)
+        expire_row(session, UserToken, (owner_id, token_id))
 
 
 _LOCK_OWNERS = sa.text(
