@@ -130,7 +130,7 @@ def test_a_server_that_does_not_answer_is_given_up() -> None:
         ("3D000", 'database "d" does not exist', 'has no database "d"', "platform-db db create"),
         ("28000", 'role "ada" does not exist', 'has no login "ada"', "PLATFORM_DB_USERNAME"),
         ("42501", 'permission denied for database "d"', 'into the database "d"', "GRANT CONNECT"),
-        ("28000", 'no pg_hba.conf entry for host "::1", user "ada"', "lets nobody in", "pg_hba.conf"),
+        ("28000", 'no pg_hba.conf entry for host "::1", user "ada"', "refuses this login", "pg_hba.conf"),
         ("57P03", "the database system is starting up", "the database system is starting up", "server runs"),
         ("53300", "sorry, too many clients already", "has no connection left", "PLATFORM_DB_POOL_SIZE"),
     ],

@@ -172,7 +172,7 @@ _CONNECTION_FAILURES = (
     ),
     (
         r"no pg_hba.conf entry|pg_hba.conf rejects",
-        "{where} lets nobody in from here, as this login, to this database",
+        "{where} refuses this login from here to this database",
         "have an administrator add a line to pg_hba.conf; it may ask for ?sslmode=require in the URI",
     ),
     (

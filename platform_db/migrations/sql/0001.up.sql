@@ -616,7 +616,7 @@ CREATE TABLE platform.job_cache_use (
 -- Times come from the database's clock, whatever a client sends: lists are ordered by them.
 
 -- An import from another system keeps its times, and its rows leave no audit rows: SET LOCAL platform.import = 'on'.
--- The switch works for the tables' owner alone, since nobody else may truncate them.
+-- The switch works for the tables' owner alone, since no other role may truncate them.
 CREATE FUNCTION platform.is_import() RETURNS boolean LANGUAGE sql STABLE
     RETURN coalesce(current_setting('platform.import', true), '') = 'on'
        AND has_table_privilege('platform.user_', 'TRUNCATE');
