@@ -10,9 +10,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from platform_db import audit, errors, quota
+from platform_db import audit, errors
 from platform_db.database.session import PlatformSession
 from platform_db.models import AuditLog
+from tests.factories import make_user
 from tests.tenants import make_tenant, prepare_roles
 
 ANN = uuid.uuid4()
@@ -94,17 +95,18 @@ def test_a_tenant_stamps_no_row_and_says_no_facts(
     engine: sa.Engine, session: orm.Session, shadowed: Factory
 ) -> None:
     prepare_roles(engine)
-    tenant = make_tenant(session, "mallory")
-    disk = quota.get_default_quota_resource(session, "disk").id_
+    tenant, reader = make_tenant(session, "mallory"), make_user(session).id_
+    session.commit()
     with engine.begin() as connection:
         began = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
         connection.exec_driver_sql("SET LOCAL search_path = public, pg_catalog")
         connection.exec_driver_sql("SET LOCAL ROLE platform_tenant")
         connection.exec_driver_sql(f"SET LOCAL platform.user_id = '{tenant.id_}'")
         connection.exec_driver_sql(
-            f"UPDATE platform.user_resource SET quota_limit = 7 WHERE resource_id = '{disk}'"
+            "INSERT INTO platform.user_workflow (owner_id, workflow_id, user_id)"
+            f" VALUES ('{tenant.id_}', '{tenant.run}', '{reader}')"
         )
-    row = audit.list_audit(session, action="set_quota_limit").rows[0]
-    assert row.details == {"resource_id": str(disk), "before": None, "limit": 7}
+    row = audit.list_audit(session, action="share_workflow").rows[0]
+    assert row.details == {"workflow_id": str(tenant.run), "user_id": str(reader), "valid_until": None}
     assert row.number < 100
     assert row.created > began
