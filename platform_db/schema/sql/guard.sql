@@ -26,9 +26,9 @@ $$;
 -- Before a row is written: refuses what may not follow, keeps the times of its status, and counts its revision.
 -- Arguments: the entity, the times that it keeps (run, job or none), and each legal transition as from>to.
 -- Times come from clock_timestamp(): a row's changes happen one after another under its lock, in transactions
--- that may have begun in another order. Its names and operators are PostgreSQL's own, whatever the search_path.
-CREATE FUNCTION platform.guard_status() RETURNS trigger LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp AS $$
+-- that may have begun in another order. Its functions are named with their schema, since every change of a status
+-- would pay for a search_path of its own.
+CREATE FUNCTION platform.guard_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
         NEW.revision := 0;
@@ -49,22 +49,22 @@ BEGIN
     IF TG_ARGV[1] = 'run' THEN
         IF NEW.status = 'running' THEN
             IF TG_OP = 'INSERT' THEN
-                NEW.run_started_at := coalesce(NEW.run_started_at, clock_timestamp());
+                NEW.run_started_at := coalesce(NEW.run_started_at, pg_catalog.clock_timestamp());
             ELSIF NEW.run_started_at IS NOT DISTINCT FROM OLD.run_started_at THEN
-                NEW.run_started_at := clock_timestamp();
+                NEW.run_started_at := pg_catalog.clock_timestamp();
             END IF;
             NEW.run_finished_at := NULL;
             NEW.run_stopped_at := NULL;
         ELSIF NEW.status IN ('finished', 'failed') THEN
-            NEW.run_finished_at := coalesce(NEW.run_finished_at, clock_timestamp());
+            NEW.run_finished_at := coalesce(NEW.run_finished_at, pg_catalog.clock_timestamp());
         ELSIF NEW.status = 'stopped' THEN
-            NEW.run_stopped_at := coalesce(NEW.run_stopped_at, clock_timestamp());
+            NEW.run_stopped_at := coalesce(NEW.run_stopped_at, pg_catalog.clock_timestamp());
         END IF;
     ELSIF TG_ARGV[1] = 'job' THEN
         IF NEW.status = 'running' THEN
-            NEW.started_at := coalesce(NEW.started_at, clock_timestamp());
+            NEW.started_at := coalesce(NEW.started_at, pg_catalog.clock_timestamp());
         ELSIF NEW.status IN ('finished', 'failed', 'stopped') THEN
-            NEW.finished_at := coalesce(NEW.finished_at, clock_timestamp());
+            NEW.finished_at := coalesce(NEW.finished_at, pg_catalog.clock_timestamp());
         END IF;
     END IF;
     RETURN NEW;
