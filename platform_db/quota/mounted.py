@@ -44,7 +44,7 @@ _SURVEY = sa.text(
 
 
 def require_mounted(factory: SessionFactory, resource: AnyResource) -> None:
-    """Make sure that the storage of the whole platform's workspaces is there, whoever is in scope.
+    """Make sure that the storage of the whole platform's workspaces is there, whatever the scope is.
 
     Each root that workspaces lie below has to be there and hold something. Of a sample of its workspaces that
     take space, not all may be missing, nor more than :data:`MISSING_ALLOWED` and the share that

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import errors
 from platform_db.cursors import Page
 from platform_db.database.paging import read_page
 from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import Workflow
-from platform_db.states import RunStatus
+from platform_db.states import WORKFLOW, RunStatus
 
 
 @takes_session
@@ -39,7 +38,7 @@ def list_workflows(
     if owner_id is not None:
         statement = statement.where(Workflow.owner_id == owner_id)
     if statuses is not None:
-        statuses = sorted({_status(status) for status in statuses})
+        statuses = sorted({WORKFLOW.status(status) for status in statuses})
         statement = statement.where(Workflow.status.in_(statuses))
     return read_page(
         session,
@@ -49,14 +48,6 @@ def list_workflows(
         limit=limit,
         cursor=cursor,
     )
-
-
-def _status(name: RunStatus | str) -> RunStatus:
-    try:
-        return RunStatus(name)
-    except ValueError:
-        known = ", ".join(RunStatus)
-        raise errors.UnknownStatus(f"a workflow has no status {name!r}, only {known}") from None
 
 
 @takes_session
