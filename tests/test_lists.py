@@ -237,3 +237,12 @@ def test_a_transition_moves_no_run_in_the_list(session: PlatformSession) -> None
     transition(session, first, "queued")
     session.commit()
     assert [run.id_ for run in list_workflows(session, owner.id_).rows] == [second.id_, first.id_]
+
+
+def test_a_page_that_holds_the_last_row_has_no_cursor(session: PlatformSession) -> None:
+    owner = make_user(session)
+    for _ in range(2):
+        make_run(session, owner)
+    session.commit()
+    assert list_workflows(session, owner.id_, limit=2).cursor is None
+    assert list_workflows(session, owner.id_, limit=1).cursor is not None

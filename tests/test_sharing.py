@@ -55,3 +55,13 @@ def test_neither_with_its_owner_nor_with_nobody(session: Session, run: Workflow)
     with pytest.raises(errors.UserNotFound):
         share_workflow(session, run, uuid.uuid4())
     session.commit()
+
+
+def test_of_two_shares_one_is_taken_back(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    one, other = make_user(session), make_user(session)
+    for reader in (one, other):
+        share_workflow(session, run, reader)
+    assert unshare_workflow(session, run, one)
+    assert list_shared(session, one).rows == []
+    assert list_shared(session, other).rows == [run]
