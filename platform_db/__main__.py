@@ -2,16 +2,19 @@
 
 import os
 import signal
+import sys
 
 
 def main() -> None:
-    """Run the command line; as process 1, too, SIGTERM ends it from the first moment on."""
+    """Run the command line; SIGTERM, as process 1, too, and Ctrl-C end it from the first moment on."""
     if os.getpid() == 1:
         # The kernel ignores a signal that process 1 has no handler for, and the imports below take a while.
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
 
-    from platform_db import cli
-
+    try:
+        from platform_db import cli
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     cli.main(prog_name="platform-db")
 
 

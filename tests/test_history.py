@@ -281,6 +281,13 @@ def test_a_cursor_from_elsewhere_is_refused(session: Session, cursor: str) -> No
         history(session, run, cursor=cursor)
 
 
+def test_what_has_no_status_has_no_history(session: Session) -> None:
+    user = make_user(session)
+    for look in (history, lambda session, row: add_note(session, row, "topic", "message")):
+        with pytest.raises(errors.InvalidArgument, match="takes no User, only a workflow or"):
+            look(session, user)  # type: ignore[arg-type]
+
+
 def test_a_cursor_of_another_run_is_refused(session: Session) -> None:
     owner = make_user(session)
     cursor = history(session, make_run(session, owner)).cursor

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import quota, settings
+from platform_db.bounds import LARGEST_AMOUNT
 from platform_db.health.deep_check import check_deeply
 from platform_db.models import InteractiveSession, ResourceType, User, UserResource, Workflow
 from platform_db.quota import Scope, reconcile, update_cpu_usage
@@ -101,6 +102,19 @@ def test_processing_time_of_what_was_pruned_stays_used(
     require_agreement(session, session_factory, user)
     update_cpu_usage(session_factory)
     assert used(session, user, "cpu") == 10 * HOUR
+
+
+def test_a_figure_that_is_as_large_as_can_be_stops_no_pruning(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    user = make_user(session)
+    make_run(session, user, **{**lasting(2), "status": "deleted"})
+    session.commit()
+    update_cpu_usage(session_factory)
+    session.execute(sa.update(UserResource).values(quota_pruned=LARGEST_AMOUNT))
+    session.commit()
+    (result,) = prune(session_factory, choose_rules(["workflow"], older_than=NOW))
+    assert (result.rows, result.left) == (1, 0)
 
 
 def test_a_new_period_forgets_what_was_pruned_in_the_one_before(

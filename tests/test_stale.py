@@ -19,6 +19,7 @@ from platform_db.models import (
     WorkflowResource,
     WorkspaceRetentionRule,
 )
+from platform_db.states import RunStatus
 from platform_db.tokens import grant, issue, request, revoke
 from platform_db.workflows import share_workflow, update_workflow_status
 from tests.factories import make_run, make_user
@@ -63,6 +64,14 @@ def test_rules_of_many_runs(session: Session, owner: User) -> None:
     assert [rule.status for rule in rules] == ["active", "active"]
 
 
+def test_rules_of_a_run_whose_status_is_set(session: Session, owner: User) -> None:
+    run = make_run(session, owner, status="running")
+    rule = make_rule(session, run)
+    run.status = RunStatus.finished
+    session.flush()
+    assert rule.status == "active"
+
+
 def test_rules_of_a_run_that_shares_the_workspace(session: Session, owner: User) -> None:
     ended = make_run(session, owner, name="a", status="finished", workspace_path=WORKSPACE)
     other = make_run(session, owner, name="b", status="running", workspace_path=WORKSPACE)
@@ -79,6 +88,13 @@ def test_rules_after_a_savepoint_is_taken_back(session: Session, owner: User) ->
     assert rule.status == "active"
     savepoint.rollback()
     assert rule.status == "created"
+
+
+def test_the_shares_of_a_run(session: Session, owner: User) -> None:
+    run, friend = make_run(session, owner), make_user(session)
+    assert run.shares == []
+    share_workflow(session, run, friend)
+    assert [share.user_id for share in run.shares] == [friend.id_]
 
 
 def test_a_share_that_is_given_again(session: Session, owner: User) -> None:

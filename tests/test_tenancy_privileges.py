@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from platform_db.health.deep_check import PRIVILEGES_CHECK, check_deeply
-from platform_db.models import ResourceType, StatusChange, Workflow
+from platform_db.models import Resource, ResourceType, ResourceUnit, StatusChange, UserResource, Workflow
 from platform_db.quota import commit_reservation, reserve
 from platform_db.tenancy import drift, reach, tenant_scope
 from platform_db.tenancy.privileges import OTHERS, Role, privileges, role_name
@@ -88,6 +88,23 @@ def test_a_tenant_counts_its_usage_and_leaves_its_limit(engine: sa.Engine, sessi
             tenant_scope(engine, ann.id_) as own,
         ):
             own.execute(sa.text(f"UPDATE platform.user_resource SET {column} = NULL"))
+
+
+def test_a_tenant_gives_itself_no_limit_of_a_new_resource(engine: sa.Engine, session: orm.Session) -> None:
+    prepare_roles(engine)
+    ann = make_tenant(session, "ann")
+    session.add(Resource(name="tape", type_=ResourceType.disk, unit=ResourceUnit.bytes_, title="Tape"))
+    session.commit()
+    tape = session.scalars(sa.select(UserResource).join(Resource).where(Resource.name == "tape")).all()
+    assert ann.id_ in {limit.owner_id for limit in tape}
+    session.execute(sa.delete(UserResource))
+    session.commit()
+    with (
+        pytest.raises(sa.exc.ProgrammingError, match="permission denied for table user_resource"),
+        tenant_scope(engine, ann.id_) as own,
+    ):
+        own.add(UserResource(owner_id=ann.id_, resource_id=tape[0].resource_id))
+        own.flush()
 
 
 def test_everybody_can_do_nothing(engine: sa.Engine, session: orm.Session, stranger: str) -> None:

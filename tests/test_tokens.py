@@ -296,6 +296,18 @@ def test_an_expired_token_can_be_given_more_time(session: Session) -> None:
     assert tokens.authenticate(session, value).user_id == user.id_
 
 
+def test_more_time_for_one_token_and_another_in_its_place_are_not_given_at_once(session: Session) -> None:
+    user = make_user(session)
+    value = tokens.issue(session, user, expires_in=timedelta(hours=1))
+    expire(session, value)
+    old = tokens.find_token(session, value)
+    old.expires_at = datetime.now(timezone.utc) + timedelta(hours=1)
+    new = UserToken(owner_id=user.id_, type_=UserTokenType.access, status=UserTokenStatus.active, token="new")
+    session.add(new)
+    with pytest.raises(sa.exc.IntegrityError, match="uq_user_token_active_access"):
+        session.flush()
+
+
 def test_what_a_flush_of_tokens_ends_says_why(session: Session) -> None:
     user = make_user(session)
     value = tokens.issue(session, user, expires_in=timedelta(hours=1))

@@ -78,6 +78,12 @@ def test_no_user_has_an_address_that_cannot_be_stored(session: Session, unstorab
         users.find_user(session, unstorable)
 
 
+@pytest.mark.parametrize("email", ["", "ada\n@example.org", "ada\x1b[2J@example.org"])
+def test_no_way_stores_an_address_that_is_not_printable(session: Session, email: str) -> None:
+    with pytest.raises(sa.exc.IntegrityError, match="email_printable"):
+        session.execute(sa.insert(User).values(email=email))
+
+
 def test_all_users_are_read_a_page_at_a_time(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [make_user(session).id_ for _ in range(5)]
     monkeypatch.setattr(users, "USERS_PER_PAGE", 2)

@@ -73,7 +73,7 @@ def store_result(
     :raises errors.NotFound: there is no such job.
     """
     session.flush()
-    target = JobTarget.of(job, Job).within(session)
+    target = JobTarget.of(session, job, Job)
     values = {
         "id": str(new_id()),
         "owner": None if target.owner_id is None else str(target.owner_id),

@@ -11,15 +11,15 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import cursors, errors
+from platform_db import cursors
 from platform_db.bounds import LARGEST_LIMIT, require_limit
 from platform_db.cursors import Page
 from platform_db.database.session import takes_session
 from platform_db.identifiers import new_id
 from platform_db.lifecycle.seen import READERS, UNSEEN, WHAT_IS_SEEN, Seen
+from platform_db.lifecycle.target import GuardedTarget
 from platform_db.lifecycle.transitions import Guarded
 from platform_db.models import Base, Note
-from platform_db.models.base import identity_of
 from platform_db.models.types import Json
 from platform_db.states import MACHINES
 
@@ -81,11 +81,12 @@ def history(
     :param cursor: where the page before ended, with the same ``since`` and ``level``.
     :raises errors.InvalidIdentifier: this history gave no such cursor.
     :raises errors.NotFound: there is no such row.
+    :raises errors.InvalidArgument: rows of this kind have no status, and so no history.
     """
     require_limit(limit)
     session.flush()
-    entity = row.__tablename__
-    owner_id, id_ = identity_of(row)
+    target = GuardedTarget.of(session, row)
+    entity, owner_id, id_ = target.table, target.owner_id, target.id_
     query = ("history", entity, id_, since, level)
     number, seen = 0, None
     if cursor is not None:
@@ -105,7 +106,7 @@ def history(
     # The status first: if it is an end, the page that is read after it has all that led there.
     found = connection.execute(_STATUS[entity], parameters).one_or_none()
     if found is None:
-        raise errors.NotFound(f"there is no {entity} {id_}")
+        raise target.not_found()
     rows = connection.execute(_PAGE if seen else _FIRST_PAGE, parameters).all()
     entries = [entry for entry in rows if entry.number is not None]
     ahead = [entry for entry in entries if not entry.late]
@@ -141,22 +142,23 @@ def add_note(
     :param topic: a word or two, to find notes of a kind by.
     :param details: further facts, as JSON.
     :raises errors.NotFound: the row is gone.
+    :raises errors.InvalidArgument: rows of this kind have no status, and so no history.
     """
     session.flush()
-    owner_id, id_ = identity_of(row)
+    target = GuardedTarget.of(session, row)
     note: Note | None = session.scalars(
         _add_note(type(row)),
         {
             "note_id": new_id(),
-            "owner": owner_id,
-            "row_id": id_,
+            "owner": target.owner_id,
+            "row_id": target.id_,
             "topic_text": _storable(topic),
             "message_text": _storable(message),
             "details_value": details,
         },
     ).one_or_none()
     if note is None:
-        raise errors.NotFound(f"there is no {row.__tablename__} {id_}")
+        raise target.not_found()
     return note
 
 

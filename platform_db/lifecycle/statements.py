@@ -63,7 +63,7 @@ def _allowed(
 
 @cache
 def update(entity: str, status: Status, conditions: Conditions, *, returning: bool) -> sa.TextClause:
-    columns = ", ".join(("owner_id", "revision", *MACHINES[entity].times))
+    columns = ", ".join(("revision", *MACHINES[entity].times))
     return sa.text(
         f"""
         {f"WITH note AS MATERIALIZED ({_NOTE_REASON})" if conditions.reason else ""}
@@ -77,10 +77,10 @@ def update(entity: str, status: Status, conditions: Conditions, *, returning: bo
 
 
 @cache
-def read(entity: str, *, owner: bool) -> sa.TextClause:
+def read(entity: str, conditions: Conditions) -> sa.TextClause:
     return sa.text(
-        f"SELECT owner_id, status, revision FROM platform.{entity}"
-        f" WHERE {_OF_OWNER if owner else ''}id_ = CAST(:id AS uuid)"
+        f"SELECT status, revision FROM platform.{entity}"
+        f" WHERE {_OF_OWNER if conditions.owner else ''}id_ = CAST(:id AS uuid)"
     )
 
 
@@ -104,10 +104,10 @@ def update_many(entity: str, status: Status, conditions: Conditions) -> sa.TextC
             UPDATE platform.{entity} AS target SET status = '{status.value}'
             FROM locked {", note" if conditions.reason else ""}
             WHERE target.owner_id = locked.owner_id AND target.id_ = locked.id_ AND locked.allowed
-            RETURNING target.owner_id, target.id_, target.status, target.revision
+            RETURNING target.id_, target.status, target.revision
         )
-        SELECT id_::text, owner_id, true AS changed, status, revision FROM changed
+        SELECT id_::text, true AS changed, status, revision FROM changed
         UNION ALL
-        SELECT id_::text, owner_id, false, status, revision FROM locked WHERE NOT allowed
+        SELECT id_::text, false, status, revision FROM locked WHERE NOT allowed
         """
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection
-from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 import sqlalchemy as sa
@@ -14,6 +13,7 @@ from platform_db import errors
 from platform_db.identifiers import parse_id
 from platform_db.models import Base, Workflow
 from platform_db.models.base import identity_of
+from platform_db.states import MACHINES
 from platform_db.tenancy import tenant_of
 
 Key = tuple[uuid.UUID, uuid.UUID]
@@ -23,24 +23,29 @@ Key = tuple[uuid.UUID, uuid.UUID]
 T = TypeVar("T", bound="Target")
 
 
-@dataclass(frozen=True)
 class Target:
     """The row that is meant.
 
     :param owner_id: its owner, where it is known.
     """
 
-    model: type[Any]
-    id_: uuid.UUID
-    owner_id: uuid.UUID | None
+    __slots__ = ("id_", "model", "owner_id")
 
     tables: ClassVar[Collection[str]] = ()
     """Which tables' rows may be meant."""
 
+    def __init__(self, model: type[Any], id_: uuid.UUID, owner_id: uuid.UUID | None) -> None:
+        self.model = model
+        self.id_ = id_
+        self.owner_id = owner_id
+
     @classmethod
-    def of(cls: type[T], row: Base | Key | uuid.UUID | str, model: type[Base] | None = None) -> T:
+    def of(
+        cls: type[T], session: Session, row: Base | Key | uuid.UUID | str, model: type[Base] | None = None
+    ) -> T:
         """Return the target that is meant.
 
+        :param session: in a tenant's scope, the tenant owns what an id alone names.
         :raises errors.InvalidIdentifier: this is no id, or one without a model.
         :raises errors.InvalidArgument: the model is none of those that may be meant.
         """
@@ -56,12 +61,8 @@ class Target:
         elif isinstance(row, tuple):
             owner_id, id_ = row
         else:
-            return cls(model, parse_id(row, f"{table} id"), None)
+            return cls(model, parse_id(row, f"{table} id"), tenant_of(session))
         return cls(model, id_, owner_id)
-
-    def within(self: T, session: Session) -> T:
-        """Return the target with its owner, where the session is in a tenant's scope."""
-        return self if self.owner_id is not None else replace(self, owner_id=tenant_of(session))
 
     @property
     def table(self) -> str:
@@ -70,6 +71,12 @@ class Target:
     def not_found(self) -> errors.NotFound:
         error = errors.WorkflowNotFound if self.model is Workflow else errors.NotFound
         return error(f"there is no {self.table} {self.id_}")
+
+
+class GuardedTarget(Target):
+    """The row that is meant, of those that have a guarded status."""
+
+    tables = MACHINES
 
 
 class RunTarget(Target):
@@ -82,9 +89,7 @@ class RunTarget(Target):
 
         :raises errors.WorkflowNotFound: there is no such run.
         """
-        owner_id = self.within(session).owner_id
-        if owner_id is None:
-            owner_id = session.connection().scalar(_OWNER, {"id": str(self.id_)})
+        owner_id = self.owner_id or session.connection().scalar(_OWNER, {"id": str(self.id_)})
         if owner_id is None:
             raise self.not_found()
         return owner_id, self.id_

@@ -19,7 +19,7 @@ from platform_db import errors
 from platform_db.crypto.token_format import require_no_token
 from platform_db.database.session import takes_session
 from platform_db.lifecycle import statements
-from platform_db.lifecycle.target import Key, Target
+from platform_db.lifecycle.target import GuardedTarget, Key
 from platform_db.models import (
     InteractiveSession,
     Job,
@@ -28,7 +28,8 @@ from platform_db.models import (
     Workflow,
     WorkspaceRetentionRule,
 )
-from platform_db.models.expiry import expire_on_rollback, expire_row, expire_rows
+from platform_db.models.base import Base, identity_of
+from platform_db.models.expiry import expire_on_rollback, expire_row, expire_rows, held_keys
 from platform_db.states import MACHINES, RunStatus, Status
 
 Guarded = Workflow | Job | InteractiveSession | Service | UserToken | WorkspaceRetentionRule
@@ -88,7 +89,7 @@ def transition(
     """
     if session.new or session.dirty:
         session.flush()
-    target = _Target.of(row_or_id, model).within(session)
+    target = _Target.of(session, row_or_id, model)
     wanted = target.status(status)
     expected = _Expected.of(target, expected_status, unexpected_statuses)
     parameters = {
@@ -99,25 +100,23 @@ def transition(
         **expected.parameters(),
     }
     connection = session.connection()
-    holds_rows = len(session.identity_map) > 0
-    update = statements.update(
-        target.table, wanted, statements.Conditions.of(parameters), returning=holds_rows
-    )
-    read = statements.read(target.table, owner=target.owner_id is not None)
+    row = target.held(session)
+    conditions = statements.Conditions.of(parameters)
+    update = statements.update(target.table, wanted, conditions, returning=row is not None)
     for _ in range(ATTEMPTS):
         result = connection.execute(update, parameters)
         if result.rowcount:
-            if holds_rows:
-                written = result.one()
-                target.take_over(session, wanted, written)
-                target.forget_followers(session, wanted, {written.owner_id})
+            if row is not None:
+                target.take_over(session, row, wanted, result.one())
+            target.forget_followers(session, wanted)
             return wanted
-        stored = connection.execute(read, parameters).one_or_none()
+        stored = connection.execute(statements.read(target.table, conditions), parameters).one_or_none()
         if stored is None:
             raise target.not_found()
         stored_status, revision = target.status_type(stored.status), stored.revision
         refusal = target.refusal(stored_status, revision, wanted, expected, expected_revision)
-        target.forget(session, stored.owner_id)
+        if row is not None:
+            target.forget(session, identity_of(row))
         if refusal is None and stored_status != wanted:
             continue  # Another writer changed the row between the two statements, and it is allowed now.
         if refusal is None or on_conflict == "report":
@@ -148,7 +147,7 @@ def transition_many(
     """
     if session.new or session.dirty:
         session.flush()
-    targets = [_Target.of(row_or_id, model).within(session) for row_or_id in rows_or_ids]
+    targets = [_Target.of(session, row_or_id, model) for row_or_id in rows_or_ids]
     if not targets:
         return []
     first = targets[0]
@@ -173,18 +172,19 @@ def transition_many(
     }
     statement = statements.update_many(first.table, wanted, statements.Conditions.of(parameters))
     found = {id_: values for id_, *values in session.connection().execute(statement, parameters)}
+    held = {key[-1]: key for key in held_keys(session, first.model)}
     results = []
     for target, id_, expected_one in zip(targets, parameters["ids"], revisions, strict=True):
-        owner_id, changed, stored, revision = found.get(id_, (target.owner_id, False, None, None))
+        changed, stored, revision = found.get(id_, (False, None, None))
         refusal: errors.PlatformDBError | None = None
         if stored is None or revision is None:
             refusal = target.not_found()
         elif not changed:
             refusal = target.refusal(target.status_type(stored), revision, wanted, expected, expected_one)
         results.append(TransitionResult(target.id_, changed, stored, revision, refusal))
-        if owner_id is not None:
-            target.forget(session, owner_id)
-    first.forget_followers(session, wanted, {owner_id for owner_id, changed, *_ in found.values() if changed})
+        if target.id_ in held:
+            target.forget(session, held[target.id_])
+    first.forget_followers(session, wanted)
     return results
 
 
@@ -252,10 +252,8 @@ def _values(statuses: tuple[Status, ...] | None) -> list[str] | None:
     return None if statuses is None else [status.value for status in statuses]
 
 
-class _Target(Target):
+class _Target(GuardedTarget):
     """The row that a transition is about."""
-
-    tables = MACHINES
 
     @property
     def status_type(self) -> type[Status]:
@@ -302,26 +300,29 @@ class _Target(Target):
             return errors.InvalidTransition(self.table, str(self.id_), stored_status.value, wanted.value)
         return None
 
-    def take_over(self, session: Session, status: Status, written: Any) -> None:
+    def held(self, session: Session) -> Base | None:
+        """Return the session's object of this row, if it holds one."""
+        key: tuple[uuid.UUID, ...] = (self.owner_id, self.id_) if self.owner_id is not None else ()
+        key = key or next((key for key in held_keys(session, self.model) if key[-1] == self.id_), ())
+        row: Base | None = session.identity_map.get((self.model, key, None))
+        return row
+
+    def take_over(self, session: Session, row: Base, status: Status, written: Any) -> None:
         """Give the session's object what the statement wrote, without another query."""
-        row = session.identity_map.get((self.model, (written.owner_id, self.id_), None))
-        if row is None:
-            return
         set_committed_value(row, "status", status)
         for name in ("revision", *MACHINES[self.table].times):
             set_committed_value(row, name, getattr(written, name))
         session.expire(row, ["updated"])
         expire_on_rollback(session, row)
 
-    def forget(self, session: Session, owner_id: uuid.UUID) -> None:
+    def forget(self, session: Session, key: tuple[uuid.UUID, ...]) -> None:
         """Let the session's object read its status again when it is next asked."""
-        names = ["status", "revision", "updated", *MACHINES[self.table].times]
-        expire_row(session, self.model, (owner_id, self.id_), names)
+        expire_row(session, self.model, key, ["status", "revision", "updated", *MACHINES[self.table].times])
 
-    def forget_followers(self, session: Session, status: Status, owner_ids: Collection[uuid.UUID]) -> None:
+    def forget_followers(self, session: Session, status: Status) -> None:
         """Let the session's retention rules be read again where they follow runs with this new status."""
         if self.model is Workflow and status in _RULES_FOLLOW:
-            expire_rows(session, WorkspaceRetentionRule, owner_ids)
+            expire_rows(session, WorkspaceRetentionRule)
 
 
 # schema/sql/workspace_retention.sql: an end activates rules, a restart inactivates them.

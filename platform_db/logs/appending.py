@@ -44,7 +44,7 @@ def append_log(
     """
     if session.new or session.dirty:
         session.flush()
-    target = LogTarget.of(row, model).within(session)
+    target = LogTarget.of(session, row, model)
     sizes = Sizes.of(session)
     limit = get_settings().log_limit if limit is None else limit
     if not text:

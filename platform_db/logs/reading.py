@@ -52,7 +52,7 @@ def read_log_tail(
     """
     require_amount(lines, "number of lines")
     session.flush()
-    target = LogTarget.of(row, model).within(session)
+    target = LogTarget.of(session, row, model)
     data, before, read = b"", cursors.LARGEST_NUMBER, 16
     while data.count(b"\n") <= lines:
         parameters = {**target.parameters, "before": before, "chunks": read}
@@ -86,7 +86,7 @@ def read_log(
     require_amount(start, "start")
     end = require_amount(cursors.LARGEST_NUMBER if end is None else end, "end")
     session.flush()
-    target = LogTarget.of(row, model).within(session)
+    target = LogTarget.of(session, row, model)
     parameters = {**target.parameters, "start": start, "end": end}
     chunks = session.connection().execute(_RANGE[target.key], parameters).all()
     if not chunks:
@@ -141,12 +141,11 @@ def read_new_log(
     :raises errors.InvalidIdentifier: this log gave no such cursor.
     """
     require_limit(chunks)
-    return _read_new(session, LogTarget.of(row, model), cursor, chunks)
+    return _read_new(session, LogTarget.of(session, row, model), cursor, chunks)
 
 
 def _read_new(session: Session, target: LogTarget, cursor: str | None, chunks: int) -> NewChunks:
     session.flush()
-    target = target.within(session)
     query = ("log", target.table, target.id_)
     last, seen = 0, None
     if cursor is not None:
@@ -183,10 +182,10 @@ def stream_log(
     :param poll_seconds: how long to wait before looking again.
     :param cursor: where to begin, from :func:`read_new_log`; by default at the beginning.
     """
-    target = LogTarget.of(row, model)
     ended = False
     while True:
         with factory() as session, session.begin():
+            target = LogTarget.of(session, row, model)
             new = _read_new(session, target, cursor, CHUNKS_AT_ONCE)
         cursor = new.cursor
         if new.data:

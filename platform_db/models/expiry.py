@@ -24,11 +24,16 @@ def expire_row(
         expire_on_rollback(session, row)
 
 
-def expire_rows(session: Session, model: type[Base], owner_ids: Collection[uuid.UUID]) -> None:
-    """Let all of the session's objects of this model and these owners read their rows again."""
-    for key in list(session.identity_map.keys()):
-        if key[0] is model and key[1][0] in owner_ids:
-            expire_row(session, model, key[1])
+def expire_rows(session: Session, model: type[Base], owner_ids: Collection[uuid.UUID] | None = None) -> None:
+    """Let the session's objects of this model, of all or of these owners, read their rows again."""
+    for key in held_keys(session, model):
+        if owner_ids is None or key[0] in owner_ids:
+            expire_row(session, model, key)
+
+
+def held_keys(session: Session, model: type[Base]) -> list[tuple[uuid.UUID, ...]]:
+    """Return the keys of the session's objects of this model."""
+    return [key[1] for key in list(session.identity_map.keys()) if key[0] is model]
 
 
 def expire_on_rollback(session: Session, row: Base) -> None:

@@ -18,9 +18,10 @@ from sqlalchemy.orm import Session, UOWTransaction
 from platform_db import errors
 from platform_db.models.audit import AuditLog, AuditLogAction
 from platform_db.models.base import Base, Identified
-from platform_db.models.expiry import expire_row
+from platform_db.models.expiry import expire_row, expire_rows
 from platform_db.models.log_chunk import Appended, LogChunk, LogSize
-from platform_db.models.resource import UserResource
+from platform_db.models.resource import Resource, UserResource
+from platform_db.models.retention import WorkspaceRetentionRule
 from platform_db.models.token import UserToken, UserTokenType
 from platform_db.models.user import User
 from platform_db.models.workflow import Workflow
@@ -88,11 +89,21 @@ _END_EXPIRED = sa.text(
 
 
 @event.listens_for(Session, "after_flush")
-def give_new_users_their_limits(session: Session, context: UOWTransaction) -> None:
-    """Give each new user the default limit of every resource."""
+def give_users_their_limits(session: Session, context: UOWTransaction) -> None:
+    """Give each new user the default limit of every resource, and every user that of a new resource."""
     users = [row.id_ for row in session.new if isinstance(row, User)]
-    if users:
+    if any(isinstance(row, Resource) for row in session.new):
+        UserResource.create_defaults(session)
+    elif users:
         UserResource.create_defaults(session, users)
+
+
+@event.listens_for(Session, "after_flush")
+def expire_rules_that_follow(session: Session, context: UOWTransaction) -> None:
+    """Let retention rules be read again: the database changes them with the statuses of their runs."""
+    runs = (row for row in session.dirty if isinstance(row, Workflow))
+    if any(sa.inspect(run).attrs.status.history.has_changes() for run in runs):
+        expire_rows(session, WorkspaceRetentionRule)
 
 
 @event.listens_for(Session, "after_flush")

@@ -68,7 +68,7 @@ class Resource(Identified, Timestamped, Base):
 
     @staticmethod
     def initialise_default_resources(session: Session) -> list[str]:
-        """Create the default resources that are missing and return their names.
+        """Create the default resources that are missing, give all users their limits, and return their names.
 
         Two processes that do it at once are fine.
         """
@@ -83,7 +83,10 @@ class Resource(Identified, Timestamped, Base):
             .on_conflict_do_nothing(index_elements=["name"])
             .returning(Resource.name)
         )
-        return sorted(session.scalars(statement))
+        created = sorted(session.scalars(statement))
+        if created:
+            UserResource.create_defaults(session)
+        return created
 
 
 DEFAULT_RESOURCES = (
@@ -125,13 +128,13 @@ class UserResource(Base):
     )
 
     @staticmethod
-    def create_defaults(session: Session, user_ids: Iterable[uuid.UUID]) -> None:
-        """Give each of the users the default limit of each resource that they have none of yet."""
+    def create_defaults(session: Session, user_ids: Iterable[uuid.UUID] | None = None) -> None:
+        """Give the users, by default all, the default limit of each resource that they lack."""
         settings = get_settings()
         session.execute(
             _CREATE_DEFAULTS,
             {
-                "user_ids": list(user_ids),
+                "user_ids": None if user_ids is None else list(user_ids),
                 "cpu_limit": settings.default_quota_cpu_limit,
                 "disk_limit": settings.default_quota_disk_limit,
                 "period_months": settings.default_quota_cpu_period_reset_months,
@@ -148,7 +151,7 @@ _CREATE_DEFAULTS = sa.text(
            CASE r.type_ WHEN 'cpu' THEN CAST(:period_months AS integer) END,
            CASE WHEN r.type_ = 'cpu' AND :period_months IS NOT NULL THEN u.created END
     FROM platform.user_ AS u CROSS JOIN platform.resource AS r
-    WHERE u.id_ = ANY(:user_ids)
+    WHERE CAST(:user_ids AS uuid[]) IS NULL OR u.id_ = ANY(:user_ids)
     ORDER BY u.id_, r.id_
     ON CONFLICT DO NOTHING
     """

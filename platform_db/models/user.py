@@ -36,7 +36,7 @@ class User(Identified, Timestamped, Base):
         sa.Index("uq_user__email", sa.text("lower(email)"), unique=True),
         sa.UniqueConstraint("idp_issuer", "idp_subject"),
         sa.CheckConstraint("(idp_issuer IS NULL) = (idp_subject IS NULL)", name="idp_complete"),
-        sa.CheckConstraint("email <> ''", name="email_not_empty"),
+        sa.CheckConstraint("email <> '' AND email !~ '[[:cntrl:]]'", name="email_printable"),
         sa.CheckConstraint(f"id_ <> '{NOBODY}'", name="id_not_reserved"),
         sa.Index("ix_user__created", "created", "id_"),
     )

@@ -300,7 +300,7 @@ def update_workflow_cpu_quota(session: Session, workflow: Workflow | Key | uuid.
     :raises errors.WorkflowNotFound: there is no such run.
     """
     session.flush()
-    target = RunTarget.of(workflow, Workflow)
+    target = RunTarget.of(session, workflow, Workflow)
     owner_id, workflow_id = target.key(session)
     resource = get_default_key(session, ResourceType.cpu)
     connection = session.connection()

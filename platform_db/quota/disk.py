@@ -49,7 +49,7 @@ def store_workflow_disk_quota(
     """
     _require_change(bytes_to_sum)
     session.flush()
-    target = RunTarget.of(workflow, Workflow)
+    target = RunTarget.of(session, workflow, Workflow)
     owner_id, workflow_id = target.key(session)
     path = session.connection().scalar(_PATH, {"owner": str(owner_id), "id": str(workflow_id)})
     if path is None:

@@ -8,6 +8,7 @@ from functools import cache
 
 import sqlalchemy as sa
 
+from platform_db.bounds import LARGEST_AMOUNT
 from platform_db.models import ResourceType
 from platform_db.quota.cpu import CONSUMERS
 from platform_db.quota.resources import DEFAULT_NAMES
@@ -85,7 +86,8 @@ def _carry_over(entity: str) -> sa.TextClause:
     table, key = CONSUMERS[entity]
     return sa.text(
         f"""
-        UPDATE platform.user_resource AS total SET quota_pruned = total.quota_pruned + gone.used
+        UPDATE platform.user_resource AS total SET
+            quota_pruned = least(total.quota_pruned + gone.used, {LARGEST_AMOUNT})
         FROM (
             SELECT f.owner_id, f.resource_id, sum(f.quota_used) AS used
             FROM platform.{entity} AS e

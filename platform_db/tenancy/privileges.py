@@ -64,7 +64,7 @@ _SPECIAL: dict[str, dict[Role, Verbs]] = {
     "user_resource": {
         Role.service: ALL,
         Role.tenant: (
-            *APPEND,
+            *READ,
             "UPDATE (measured_at)",
             "UPDATE (quota_pruned)",
             "UPDATE (quota_reserved)",

@@ -47,7 +47,7 @@ def revoke(
     :raises errors.TokenInText: a token's value is in the reason.
     """
     require_no_token(reason)
-    target = TokenTarget.of(token, UserToken).within(session)
+    target = TokenTarget.of(session, token, UserToken)
     token_id, owner_id = target.id_, target.owner_id
     locked = (
         session.connection()

@@ -39,7 +39,7 @@ def update_workflow_status(
     """
     if session.new or session.dirty:
         session.flush()
-    run = RunTarget.of(workflow_uuid, Workflow).key(session)
+    run = RunTarget.of(session, workflow_uuid, Workflow).key(session)
     stored = transition(session, run, RunStatus(status), model=Workflow, reason=message)
     if new_logs:
         append_log(session, run, new_logs, model=Workflow)

@@ -14,7 +14,7 @@ from platform_db.cli.command import Group
 from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.options import Duration, json_option, options, user_argument, user_option
 from platform_db.cli.progress import show_progress
-from platform_db.cli.show import Row, show_csv, show_row, show_rows
+from platform_db.cli.show import Row, escaped, show_csv, show_row, show_rows
 
 if TYPE_CHECKING:
     from platform_db.quota import CpuReport, DiskReport, UsageReport
@@ -190,7 +190,7 @@ def set_limit(user: str, resource: str, amount: str) -> None:
         limit = limits.parse_limit(found.unit, amount)
         before = set_limit(session, about, found, limit)
         change = f"{limits.format_limit(found.unit, before)} -> {limits.format_limit(found.unit, limit)}"
-        click.echo(f"{found.name} of {about.email}: {change}")
+        click.echo(escaped(f"{found.name} of {about.email}: {change}"))
 
 
 @quota.command(example="quota init-default-period --dry-run")

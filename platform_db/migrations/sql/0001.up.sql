@@ -186,7 +186,7 @@ CREATE TABLE platform.user_ (
     CONSTRAINT pk_user_ PRIMARY KEY (id_),
     CONSTRAINT uq_user__idp_issuer_idp_subject UNIQUE (idp_issuer, idp_subject),
     CONSTRAINT ck_user__idp_complete CHECK ((idp_issuer IS NULL) = (idp_subject IS NULL)),
-    CONSTRAINT ck_user__email_not_empty CHECK (email <> ''),
+    CONSTRAINT ck_user__email_printable CHECK (email <> '' AND email !~ '[[:cntrl:]]'),
     CONSTRAINT ck_user__id_not_reserved CHECK (id_ <> 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 );
 
