@@ -446,6 +446,16 @@ def test_seals_are_signed_and_a_forged_one_is_found(
             verify_audit_log(session)
 
 
+def test_keys_are_changed_and_the_seals_of_former_ones_verify(
+    signing_key: str, sealed: Factory, session: orm.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former = audit.public_key()
+    configure(monkeypatch, AUDIT_SIGNING_KEY=crypto.generate_key(), AUDIT_VERIFY_KEYS=former)
+    record(session)
+    assert seal_audit_log(sealed).seals == 1
+    assert verify_audit_log(session).seals == 5
+
+
 def test_a_seal_without_signature_is_refused_once_there_is_a_key(
     sealed: Factory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -133,6 +134,13 @@ def test_a_rule_whose_rows_are_locked_keeps_no_other_rule_waiting(
         gone = status == "applied"
         assert (Path(run.workspace_path) / "a.tmp").exists() is not gone
         assert (run.owner_id in audited) is gone, "what was removed is recorded, whatever is locked"
+
+
+def test_a_total_that_alone_failed_fails_the_job() -> None:
+    report = quota.DiskReport()
+    report.fail_total(uuid4(), "canceling statement due to lock timeout")
+    with pytest.raises(errors.PartialFailure, match="1 totals could not be corrected"):
+        report.raise_for_problems()
 
 
 def test_a_lost_connection_ends_the_job(session_factory: sessionmaker[Session]) -> None:

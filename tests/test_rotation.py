@@ -120,8 +120,9 @@ def test_locked_rows_are_left_for_the_next_run(
     assert tokens.authenticate(session, second)
 
 
+@pytest.mark.parametrize("batch", [1, 500])
 def test_what_was_altered_is_reported_and_the_rest_moves(
-    session: Session, session_factory: sessionmaker[Session], use_keys
+    session: Session, session_factory: sessionmaker[Session], use_keys, batch: int
 ) -> None:
     user = make_user(session)
     broken, fine = (
@@ -131,7 +132,7 @@ def test_what_was_altered_is_reported_and_the_rest_moves(
     broken.encrypted_token = sealed[:-1] + bytes([sealed[-1] ^ 1])
     session.commit()
     use_keys(NEW, OLD)
-    rotation = tokens.rotate(session_factory)
+    rotation = tokens.rotate(session_factory, batch=batch)
     assert (rotation.rotated, rotation.remaining) == (1, 0)
     assert list(rotation.failed) == [f"user_token.token:{broken.id_}"]
     session.expire_all()

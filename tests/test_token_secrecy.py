@@ -90,6 +90,12 @@ def test_nothing_that_is_logged_shown_or_raised_holds_a_value(
     engine.dispose()
 
 
+def test_what_was_sealed_is_not_printed(session: Session) -> None:
+    token = tokens.find_token(session, tokens.issue(session, make_user(session)))
+    for sealed in (token.encrypted_token, token.token_digest):
+        assert {str(sealed), repr(sealed), f"{sealed}", "%s" % sealed} == {"<sealed>"}  # noqa: UP031
+
+
 def test_a_value_in_a_text_that_is_kept_is_refused(session: Session) -> None:
     user = make_user(session)
     value = tokens.issue(session, user)
