@@ -6,22 +6,28 @@
 from __future__ import annotations
 
 import posixpath
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from platform_db import errors
+from platform_db.bounds import LARGEST_AMOUNT
 from platform_db.settings.environment import Environment
 from platform_db.settings.secret_keys import KEY_HINT, decode_key, split_keys
 
-# What the server and the driver take: an int is an integer or a bigint there.
-LARGEST_INTEGER = 2**31 - 1
-LARGEST_BIGINT = 2**63 - 1
+LARGEST_INTEGER = 2**31 - 1  # of the server and the driver
 LONGEST_SECONDS = 86_400 * 365
 
 # Of runs and jobs. The settings import no room above them; a test compares.
 STATUSES = ("created", "queued", "pending", "running", "finished", "failed", "stopped", "deleted")
+
+
+def _split(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
 
 
 def _canonical_path(path: str) -> str:
@@ -31,11 +37,17 @@ def _canonical_path(path: str) -> str:
     return "/" + posixpath.normpath(path).lstrip("/")
 
 
-def _known(what: str, value: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names, all of which have to be known ones."""
+def _require_known(value: tuple[str, ...], what: str, known: tuple[str, ...]) -> tuple[str, ...]:
     if unknown := sorted(set(value).difference(known)):
         raise ValueError(f"unknown {what} {', '.join(unknown)}; choose from {', '.join(known)}")
     return value
+
+
+Number = Annotated[int, Field(ge=0, le=LARGEST_INTEGER)]
+Amount = Annotated[int | None, Field(ge=0, le=LARGEST_AMOUNT)]
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_SECONDS)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Directory = Annotated[str, AfterValidator(_canonical_path)]
 
 
 class Settings(BaseSettings):
@@ -61,7 +73,7 @@ class Settings(BaseSettings):
     audit_signing_key: SecretStr | None = Field(
         None, description="Ed25519 key that signs the seals of the audit log: 32 random bytes in base64."
     )
-    audit_verify_keys: tuple[str, ...] = Field(
+    audit_verify_keys: Texts = Field(
         (), description="Ed25519 public keys that seals may be signed with, in base64, comma-separated."
     )
 
@@ -69,9 +81,7 @@ class Settings(BaseSettings):
     max_overflow: int = Field(
         10, ge=-1, le=10_000, description="Connections beyond ``pool_size``; -1 is unlimited."
     )
-    pool_timeout: float = Field(
-        30.0, ge=0, le=LONGEST_SECONDS, description="Seconds to wait for a free connection."
-    )
+    pool_timeout: Seconds = Field(30.0, description="Seconds to wait for a free connection.")
     pool_recycle: int = Field(
         3600,
         ge=-1,
@@ -87,14 +97,10 @@ class Settings(BaseSettings):
         description="Seconds after which a connection whose other end has gone silent is given up; "
         "0 leaves that to the operating system.",
     )
-    statement_timeout: int = Field(
-        0, ge=0, le=LARGEST_INTEGER, description="Milliseconds a statement may take; 0 is unlimited."
-    )
-    lock_timeout: int = Field(
-        0, ge=0, le=LARGEST_INTEGER, description="Milliseconds to wait for a lock; 0 is unlimited."
-    )
-    idle_in_transaction_timeout: int = Field(
-        0, ge=0, le=LARGEST_INTEGER, description="Milliseconds a transaction may idle; 0 is unlimited."
+    statement_timeout: Number = Field(0, description="Milliseconds a statement may take; 0 is unlimited.")
+    lock_timeout: Number = Field(0, description="Milliseconds to wait for a lock; 0 is unlimited.")
+    idle_in_transaction_timeout: Number = Field(
+        0, description="Milliseconds a transaction may idle; 0 is unlimited."
     )
     connection_options: bool = Field(
         True, description="Send the timeouts as connection options; switch off where a pooler refuses them."
@@ -105,30 +111,18 @@ class Settings(BaseSettings):
         pattern="^[a-z_][a-z0-9_]{0,52}$",
         description="Begins the names of the database's roles, such as ``platform_service``.",
     )
-    migration_lock_timeout: int = Field(
-        5000,
-        ge=0,
-        le=LARGEST_INTEGER,
-        description="Milliseconds that a migration waits for a table lock before it gives up.",
+    migration_lock_timeout: Number = Field(
+        5000, description="Milliseconds that a migration waits for a table lock before it gives up."
     )
-    migration_wait: float = Field(
-        600.0,
-        ge=0,
-        le=LONGEST_SECONDS,
-        description="Seconds that a migration waits for another one to finish.",
+    migration_wait: Seconds = Field(
+        600.0, description="Seconds that a migration waits for another one to finish."
     )
 
-    default_quota_cpu_limit: int | None = Field(
-        None,
-        ge=0,
-        le=LARGEST_BIGINT,
-        description="Milliseconds of CPU that a new user may use; unset is unlimited, 0 is none.",
+    default_quota_cpu_limit: Amount = Field(
+        None, description="Milliseconds of CPU that a new user may use; unset is unlimited, 0 is none."
     )
-    default_quota_disk_limit: int | None = Field(
-        None,
-        ge=0,
-        le=LARGEST_BIGINT,
-        description="Bytes of disk that a new user may use; unset is unlimited, 0 is none.",
+    default_quota_disk_limit: Amount = Field(
+        None, description="Bytes of disk that a new user may use; unset is unlimited, 0 is none."
     )
     default_quota_cpu_period_reset_months: int | None = Field(
         None,
@@ -136,40 +130,36 @@ class Settings(BaseSettings):
         le=1200,
         description="Months after which a new user's CPU quota starts again; unset is never.",
     )
-    workflow_termination_quota_update_policy: tuple[str, ...] = Field(
+    workflow_termination_quota_update_policy: Annotated[
+        Texts, AfterValidator(partial(_require_known, what="quota type", known=("cpu", "disk")))
+    ] = Field(
         ("cpu", "disk"),
         description="Quota types to update when a run ends, comma-separated; unset is all, empty is none.",
     )
     periodic_resource_quota_update_policy: bool = Field(
         True, description="Whether the quota cronjobs do their work."
     )
-    max_concurrent_workflows: int = Field(
-        30,
-        ge=0,
-        le=LARGEST_INTEGER,
-        description="Pending and running runs per user at which their priority is lowest.",
+    max_concurrent_workflows: Number = Field(
+        30, description="Pending and running runs per user at which their priority is lowest."
     )
-    keep_alive_jobs_with_statuses: tuple[str, ...] = Field(
-        (), description="Statuses whose jobs are not cleaned up, comma-separated."
-    )
+    keep_alive_jobs_with_statuses: Annotated[
+        Texts, AfterValidator(partial(_require_known, what="status", known=STATUSES))
+    ] = Field((), description="Statuses whose jobs are not cleaned up, comma-separated.")
     log_limit: int = Field(
-        100 * 1024 * 1024,
+        100 * 1024**2,
         ge=0,
-        le=LARGEST_BIGINT,
+        le=LARGEST_AMOUNT,
         description="Bytes that a run and its jobs may log; 0 is none.",
     )
-    job_cache_limit: int = Field(
-        10_000,
-        ge=0,
-        le=LARGEST_INTEGER,
-        description="Results that each user keeps in the job cache; 0 is none.",
+    job_cache_limit: Number = Field(
+        10_000, description="Results that each user keeps in the job cache; 0 is none."
     )
-    workspace_root: tuple[str, ...] = Field(
+    workspace_root: Annotated[tuple[Directory, ...], BeforeValidator(_split)] = Field(
         ("/var/platform",),
         min_length=1,
         description="Directories that hold the users' workspaces, comma-separated; new ones go to the first.",
     )
-    shared_volume_path: str | None = Field(
+    shared_volume_path: Directory | None = Field(
         None, description="Mount point of the shared volume; relative workspace paths start there."
     )
     missing_workspaces_limit: int = Field(
@@ -179,26 +169,6 @@ class Settings(BaseSettings):
         description="Percentage of workspaces beyond which missing ones stop the disk job; 100 is no limit.",
     )
 
-    @field_validator(
-        "audit_verify_keys",
-        "workflow_termination_quota_update_policy",
-        "keep_alive_jobs_with_statuses",
-        "workspace_root",
-        mode="before",
-    )
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
-
-    @field_validator("workspace_root", "shared_volume_path")
-    @classmethod
-    def _canonical_paths(cls, value: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
-        if isinstance(value, tuple):
-            return tuple(map(_canonical_path, value))
-        return None if value is None else _canonical_path(value)
-
     @field_validator("secret_key")
     @classmethod
     def _usable_keys(cls, value: SecretStr | None) -> SecretStr | None:
@@ -207,9 +177,8 @@ class Settings(BaseSettings):
             try:
                 decode_key(key)
             except ValueError as error:
-                raise errors.SecretKeyError(
-                    f"secret key number {position} is {error}", hint=KEY_HINT
-                ) from None
+                message = f"secret key number {position} is {error}"
+                raise errors.SecretKeyError(message, hint=KEY_HINT) from None
         return value
 
     @field_validator("role_prefix")
@@ -219,23 +188,12 @@ class Settings(BaseSettings):
             raise ValueError("PostgreSQL keeps role names that begin with pg_ for itself")
         return value
 
-    @field_validator("workflow_termination_quota_update_policy")
-    @classmethod
-    def _known_types(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _known("quota type", value, ("cpu", "disk"))
-
-    @field_validator("keep_alive_jobs_with_statuses")
-    @classmethod
-    def _known_statuses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _known("status", value, STATUSES)
-
     @classmethod
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        *others: PydanticBaseSettingsSource,
+        **more: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, Environment(settings_cls)
