@@ -29,14 +29,21 @@ def open_lock(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
-def try_exclusive(descriptor: int) -> bool:
-    """Take the exclusive lock unless another process holds any lock; return whether it was taken."""
-    return _try(descriptor, fcntl.LOCK_EX)
+def take(descriptor: int, *, shared: bool = False) -> bool:
+    """Take the exclusive or a shared lock; return False where another process's lock excludes it."""
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
-def try_shared(descriptor: int) -> bool:
-    """Take a shared lock unless another process holds the exclusive one; return whether it was taken."""
-    return _try(descriptor, fcntl.LOCK_SH)
+def is_still(path: Path, descriptor: int) -> bool:
+    """Return whether the open file is the one at this path now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def is_held(path: Path, *, exclusively: bool = False) -> bool:
@@ -46,7 +53,7 @@ def is_held(path: Path, *, exclusively: bool = False) -> bool:
     except FileNotFoundError:
         return False
     with _closing(descriptor, unlock=True):
-        return not (try_shared(descriptor) if exclusively else try_exclusive(descriptor))
+        return not take(descriptor, shared=exclusively)
 
 
 @contextlib.contextmanager
@@ -61,14 +68,14 @@ def exclusive(path: Path, *, timeout: float) -> Iterator[None]:
     while True:
         descriptor = open_lock(path)
         with _closing(descriptor, unlock=True):
-            while not try_exclusive(descriptor):
+            while not take(descriptor):
                 if time.monotonic() > deadline:
                     raise errors.EmbeddedError(
                         f"another process has held {path} for {timeout:.0f} s: see what it does, or end it"
                     )
                 time.sleep(POLL)
             # The last holder may have removed the file: then this is a lock on nothing.
-            if _is_still(path, descriptor):
+            if is_still(path, descriptor):
                 yield
                 return
 
@@ -81,7 +88,7 @@ def inheritable(path: Path) -> Iterator[int | None]:
     """
     descriptor = open_lock(path)
     with _closing(descriptor, unlock=False):
-        yield descriptor if try_exclusive(descriptor) else None
+        yield descriptor if take(descriptor) else None
 
 
 @contextlib.contextmanager
@@ -95,21 +102,6 @@ def _closing(descriptor: int, *, unlock: bool) -> Iterator[None]:
             if unlock:
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
-
-
-def _is_still(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
-def _try(descriptor: int, operation: int) -> bool:
-    try:
-        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _close_in_child() -> None:

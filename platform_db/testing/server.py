@@ -109,7 +109,7 @@ def _enter(directory: Path) -> int:
             locks.exclusive(directory / SETUP_LOCK, timeout=SETUP_TIMEOUT),
         ):
             users = locks.open_lock(directory / USERS_LOCK)
-            locks.try_shared(users)
+            locks.take(users, shared=True)
             return users
 
 
