@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from functools import reduce
 from typing import Any, TypeVar
 
 import click
@@ -26,24 +27,15 @@ limit_option = click.option("--limit", type=int, default=50, show_default=True, 
 
 
 def user_option(help_: str, name: str = "--user") -> Callable[[F], F]:
-    """Return an option that takes a user's id or e-mail address.
-
-    :param help_: what is chosen by the user.
-    """
-    return click.option(
-        name, metavar="USER", callback=refuse_value, help=f"{help_}, by id or e-mail address."
-    )
+    """Return an option that takes a user's id or e-mail address."""
+    help_ = f"{help_}, by id or e-mail address."
+    return click.option(name, metavar="USER", callback=refuse_value, help=help_)
 
 
 def options(*given: Callable[[F], F]) -> Callable[[F], F]:
     """Make one decorator of several."""
 
-    def decorate(command: F) -> F:
-        for option in reversed(given):
-            command = option(command)
-        return command
-
-    return decorate
+    return lambda command: reduce(lambda decorated, option: option(decorated), reversed(given), command)
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg] # generic in newer releases only
@@ -57,9 +49,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg] # generic in newer re
     def __init__(self, bare_unit: str = "s") -> None:
         self.bare_unit = bare_unit
 
-    def convert(
-        self, value: str | timedelta, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
         """Read it."""
         if isinstance(value, timedelta):
             return value
@@ -72,13 +62,10 @@ class Time(click.ParamType):  # type: ignore[type-arg]
 
     name = "time"
 
-    def convert(
-        self, value: str | datetime, param: click.Parameter | None, ctx: click.Context | None
-    ) -> datetime:
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """Read it."""
-        if isinstance(value, str):
-            try:
-                value = datetime.fromisoformat(value.replace("Z", "+00:00"))
-            except ValueError:
-                self.fail(f"{value!r} is not a time such as 2026-11-21T07:30:00Z", param, ctx)
-        return value if value.tzinfo else value.replace(tzinfo=timezone.utc)
+        try:
+            time = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        except ValueError:
+            self.fail(f"{value!r} is not a time such as 2026-11-21T07:30:00Z", param, ctx)
+        return time if time.tzinfo else time.replace(tzinfo=timezone.utc)

@@ -102,13 +102,7 @@ def prune(
     rules = retention.choose_rules(tables, older_than=older_than, batch=batch_size)
     results = retention.prune(session_factory(), rules, dry_run=dry_run, archive=archive)
     rows = (
-        {
-            "table": result.table,
-            "rows": result.rows,
-            "with_them": result.with_them.total(),
-            "left": result.left,
-        }
-        for result in results
+        {"table": r.table, "rows": r.rows, "with_them": r.with_them.total(), "left": r.left} for r in results
     )
     show_rows(rows, as_json)
     retention.require_finished(results)

@@ -152,7 +152,7 @@ def _runs(session: Session, tenants: list[User], workspaces: Path | None) -> Ite
             type_="serial",
             specification={"steps": [{"name": "fit", "command": "python fit.py"}]},
             logs="collecting the inputs\n",
-            workspace_path=path and str(path),
+            workspace_path=str(path) if path else None,
         )
         session.add(run)
         if path is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +12,7 @@ from platform_db.cli.command import Group
 from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.options import Duration, json_option, options, user_argument
 from platform_db.cli.secret_values import read_value, refuse_value
-from platform_db.cli.show import Row, show_row, show_rows
+from platform_db.cli.show import columns, show_row, show_rows
 
 if TYPE_CHECKING:
     from platform_db.models import UserToken
@@ -96,15 +97,10 @@ def list_(user: str, as_json: bool) -> None:
     from platform_db.bounds import LARGEST_LIMIT
     from platform_db.cursors import read_all
 
-    def table(row: Row) -> Row:
-        return {name: row[name] for name in ("id", "type", "status", "last_used_at", "name")}
-
     with session_scope() as session:
-        owner = users.find_user(session, user)
-        found = read_all(
-            lambda cursor: tokens.list_tokens(session, owner, limit=LARGEST_LIMIT, cursor=cursor)
-        )
-        show_rows(map(_facts, found), as_json, table)
+        ask = partial(tokens.list_tokens, session, users.find_user(session, user), limit=LARGEST_LIMIT)
+        found = read_all(lambda cursor: ask(cursor=cursor))
+        show_rows(map(_facts, found), as_json, columns("id", "type", "status", "last_used_at", "name"))
 
 
 @token.command(example="token revoke 0198c2f1-5d4e-7b60-8a3c-3f6f0e1d2c4b --reason 'the laptop was lost'")
@@ -141,11 +137,9 @@ def purge(revoked_for: timedelta, as_json: bool) -> None:
     from platform_db import tokens
 
     sessions = session_factory()
-    counts = {
-        "expired": tokens.revoke_expired(sessions),
-        "purged": tokens.purge(sessions, revoked_for=revoked_for),
-    }
-    show_row(counts, as_json, f"{counts['expired']} expired, {counts['purged']} purged")
+    expired = tokens.revoke_expired(sessions)
+    purged = tokens.purge(sessions, revoked_for=revoked_for)
+    show_row({"expired": expired, "purged": purged}, as_json, f"{expired} expired, {purged} purged")
 
 
 def _facts(token: UserToken) -> dict[str, Any]:
