@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from platform_db import schema
-from platform_db.cli.command import Command, Group
+from platform_db.cli.command import Command, group
 from platform_db.schema.revision_names import IDENTIFIER, RANGE, REVISION
 
 
@@ -24,12 +24,10 @@ class AlembicCommand(Command):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=Group)
-def alembic() -> None:
-    """Run, take back and inspect migrations.
-
-    A revision is an identifier such as 0001, head, base, or a number of steps such as +1 and -1.
-    """
+alembic = group(
+    "alembic",
+    "A revision is an identifier such as 0001, head, base, or a number of steps such as +1 and -1.",
+)
 
 
 class Revision(click.ParamType):  # type: ignore[type-arg] # generic in newer releases only

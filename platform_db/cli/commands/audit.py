@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from platform_db.cli.command import Group
+from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.options import Duration, Time, json_option, limit_option, options, user_option
 from platform_db.cli.show import columns, show_csv, show_rows
@@ -31,9 +31,7 @@ filters = options(
 )
 
 
-@click.group(cls=Group)
-def audit() -> None:
-    """Read, seal, verify and prune the audit log."""
+audit = group("audit")
 
 
 @audit.command("list", example="audit list --user ada@example.org --since 2026-11-21")

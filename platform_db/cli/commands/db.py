@@ -8,15 +8,12 @@ from pathlib import Path
 
 import click
 
-from platform_db.cli.command import Group
+from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.options import Duration, json_option
 from platform_db.cli.show import show_row, show_rows
 
-
-@click.group(cls=Group)
-def db() -> None:
-    """Check, measure and clean up the database."""
+db = group("db")
 
 
 @db.command(example="db check --deep")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from platform_db.cli.command import Group
+from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.options import Duration, json_option, options, user_argument, user_option
 from platform_db.cli.progress import show_progress
@@ -70,9 +70,7 @@ measuring_options = options(
 )
 
 
-@click.group(cls=Group)
-def quota() -> None:
-    """Count the disk space and processing time of users, and limit them."""
+quota = group("quota")
 
 
 @quota.command(example="quota create-default-resources")

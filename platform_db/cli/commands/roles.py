@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from platform_db.cli.command import Group
+from platform_db.cli.command import group
 from platform_db.cli.database import session_factory
 from platform_db.cli.options import json_option
 from platform_db.cli.show import show_row
@@ -12,12 +12,10 @@ from platform_db.cli.show import show_row
 sql_option = click.option("--sql", "as_sql", is_flag=True, help="Print the SQL instead of running it.")
 
 
-@click.group(cls=Group)
-def roles() -> None:
-    """Make the database's roles and give them their privileges.
-
-    Their names begin with PLATFORM_DB_ROLE_PREFIX, so that each platform on a server has roles of its own.
-    """
+roles = group(
+    "roles",
+    "Their names begin with PLATFORM_DB_ROLE_PREFIX, so that each platform on a server has roles of its own.",
+)
 
 
 @roles.command(example="roles create --sql")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from platform_db.cli.command import Group
+from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.options import Duration, json_option, options, user_argument
 from platform_db.cli.secret_values import read_value, refuse_value
@@ -29,12 +29,7 @@ grant_options = options(
 )
 
 
-@click.group(cls=Group)
-def token() -> None:
-    """Issue, list, request, grant, revoke and purge tokens.
-
-    A USER is an id or an e-mail address.
-    """
+token = group("token", "A USER is an id or an e-mail address.")
 
 
 @token.command(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from platform_db.cli.command import Group
+from platform_db.cli.command import group
 from platform_db.cli.database import session_scope
 from platform_db.cli.options import json_option, user_argument
 from platform_db.cli.show import columns, show_row, show_rows
@@ -15,12 +15,7 @@ if TYPE_CHECKING:
     from platform_db.models import User
 
 
-@click.group(cls=Group)
-def user() -> None:
-    """Create, list, show and delete users.
-
-    A USER is an id or an e-mail address.
-    """
+user = group("user", "A USER is an id or an e-mail address.")
 
 
 @user.command(example="user create ada@example.org --full-name 'Ada Lovelace'")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from platform_db.cli.command import Group
+from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.options import Duration, Time, json_option, limit_option, options, user_option
 from platform_db.cli.show import Row, show_row, show_rows
@@ -21,12 +21,10 @@ owner_option = user_option("Only this user's")
 run_options = options(click.argument("run"), owner_option)
 
 
-@click.group(cls=Group)
-def workflow() -> None:
-    """Show runs, and recover those of dead workers.
-
-    A run is named by its id or the beginning of it, or, with --user, by its name: name, name.2 or name.2.1.
-    """
+workflow = group(
+    "workflow",
+    "A run is named by its id or its beginning or, with --user, by its name: name, name.2 or name.2.1.",
+)
 
 
 @workflow.command("list", example="workflow list --user ada@example.org --status running")
