@@ -29,11 +29,9 @@ class Program(click.Group):
         self.summaries = summaries
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands."""
         return sorted(self.summaries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command."""
         if cmd_name not in self.summaries:
             return None
         module = importlib.import_module(f"platform_db.cli.commands.{cmd_name}")
@@ -41,12 +39,10 @@ class Program(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(sorted(self.summaries.items()))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the exit codes."""
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code), meaning) for code, meaning in errors.exit_codes().items()])
 
@@ -84,7 +80,6 @@ class Failure(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Write the line to stderr."""
         click.echo(f"platform-db: {self.format_message()}", file=file, err=True)
 
 

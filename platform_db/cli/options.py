@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from functools import reduce
 from typing import Any, TypeVar
 
 import click
@@ -35,24 +34,32 @@ def user_option(help_: str, name: str = "--user") -> Callable[[F], F]:
 def options(*given: Callable[[F], F]) -> Callable[[F], F]:
     """Make one decorator of several."""
 
-    return lambda command: reduce(lambda decorated, option: option(decorated), reversed(given), command)
+    def decorate(command: F) -> F:
+        for option in reversed(given):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def duration_option(name: str, help_: str, *, in_days: bool = False, **settings: Any) -> Callable[[F], F]:
+    """Return an option that takes a duration.
+
+    :param in_days: take a number without a unit for days.
+    """
+    unit, help_ = ("d", f"{help_}; a number without a unit is days.") if in_days else ("s", f"{help_}.")
+    return click.option(name, type=Duration(unit), help=help_, show_default=True, **settings)
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg] # generic in newer releases only
-    """A duration such as ``90d``, ``12h`` or ``2h 30m``.
-
-    :param bare_unit: the unit of a number without one.
-    """
+    """A duration such as ``90d``, ``12h`` or ``2h 30m``; a number without a unit has ``bare_unit``."""
 
     name = "duration"
 
-    def __init__(self, bare_unit: str = "s") -> None:
+    def __init__(self, bare_unit: str) -> None:
         self.bare_unit = bare_unit
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Read it."""
-        if isinstance(value, timedelta):
-            return value
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
         seconds = units.parse_duration_seconds(value, self.bare_unit)
         return timedelta(seconds=bounds.require_seconds(seconds, param.opts[0] if param else "duration"))
 
@@ -63,7 +70,6 @@ class Time(click.ParamType):  # type: ignore[type-arg]
     name = "time"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Read it."""
         try:
             time = datetime.fromisoformat(value.replace("Z", "+00:00"))
         except ValueError:

@@ -39,7 +39,6 @@ class Revision(click.ParamType):  # type: ignore[type-arg] # generic in newer re
         self.form = form
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check it."""
         return schema.require_revision(value, self.form)
 
 

@@ -11,7 +11,7 @@ import click
 
 from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
-from platform_db.cli.options import Duration, Time, json_option, limit_option, options, user_option
+from platform_db.cli.options import Time, duration_option, json_option, limit_option, options, user_option
 from platform_db.cli.show import columns, show_csv, show_rows
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ filters = options(
     click.option("--since", type=Time(), help="Only what was recorded at this time or later."),
     click.option("--until", type=Time(), help="Only what was recorded before this time."),
 )
-
 
 audit = group("audit")
 
@@ -49,13 +48,7 @@ def list_(limit: int, as_json: bool, **chosen: Any) -> None:
 
 
 @audit.command(example="audit seal")
-@click.option(
-    "--wait",
-    type=Duration(),
-    default="10s",
-    show_default=True,
-    help="Wait this long for transactions that may have written rows.",
-)
+@duration_option("--wait", "Wait this long for transactions that may have written rows", default="10s")
 def seal(wait: timedelta) -> None:
     """Seal the rows that are not sealed yet; run it every minute.
 
@@ -141,12 +134,7 @@ def public_key() -> None:
 
 
 @audit.command(example="audit prune --older-than 730d")
-@click.option(
-    "--older-than",
-    type=Duration("d"),
-    required=True,
-    help="Keep what is younger; a number without a unit is days.",
-)
+@duration_option("--older-than", "Keep what is younger", in_days=True, required=True)
 def prune(older_than: timedelta) -> None:
     """Remove old rows that are sealed; the seals' hashes stay.
 

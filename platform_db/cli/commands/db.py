@@ -10,7 +10,7 @@ import click
 
 from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
-from platform_db.cli.options import Duration, json_option
+from platform_db.cli.options import duration_option, json_option
 from platform_db.cli.show import show_row, show_rows
 
 db = group("db")
@@ -70,11 +70,7 @@ def get(table: str, id_: str, as_json: bool) -> None:
 @db.command(example="db prune --older-than 180d --dry-run")
 @click.option("--dry-run", is_flag=True, help="Only count what would go.")
 @click.option("--table", "tables", multiple=True, help="Only this table; may be given more than once.")
-@click.option(
-    "--older-than",
-    type=Duration("d"),
-    help="Another age than the rules': 90d, 12h, 30m; a number without a unit is days.",
-)
+@duration_option("--older-than", "Another age than the rules': 90d, 12h, 30m", in_days=True)
 @click.option("--batch-size", type=int, help="Rows in one transaction.")
 @click.option(
     "--archive",
@@ -157,7 +153,7 @@ def version(as_json: bool) -> None:
 
 
 @db.command(example="db wait --migrated --timeout 5m")
-@click.option("--timeout", type=Duration(), default="60s", show_default=True, help="Give up after this time.")
+@duration_option("--timeout", "Give up after this time", default="60s")
 @click.option("--migrated", is_flag=True, help="Wait until the schema is current, too.")
 def wait(timeout: timedelta, migrated: bool) -> None:
     """Wait until the database can be reached.

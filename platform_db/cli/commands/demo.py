@@ -161,7 +161,6 @@ def _runs(session: Session, tenants: list[User], workspaces: Path | None) -> Ite
 
 
 def _fill(directory: Path) -> None:
-    """Make a few files of different sizes."""
     directory.mkdir(parents=True)
     for number in range(FILES_PER_WORKSPACE):
         size = int(random.expovariate(1 / (MEBIBYTE / 30)))

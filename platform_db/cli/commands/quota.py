@@ -12,7 +12,7 @@ import click
 
 from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
-from platform_db.cli.options import Duration, json_option, options, user_argument, user_option
+from platform_db.cli.options import duration_option, json_option, options, user_argument, user_option
 from platform_db.cli.progress import show_progress
 from platform_db.cli.show import Row, escaped, show_csv, show_row, show_rows
 
@@ -41,10 +41,9 @@ DISK_COUNTS = {
 
 job_options = options(
     user_option("Only this user's"),
-    click.option(
+    duration_option(
         "--stale-after",
-        type=Duration(),
-        help="Only what was not measured for this long (1h, 30m); also resumes a run that was killed.",
+        "Only what was not measured for this long (1h, 30m); also resumes a run that was killed",
     ),
     click.option(
         "--shard",
@@ -68,7 +67,6 @@ measuring_options = options(
     click.option("--apparent", is_flag=True, help="Add up sizes of files instead of the blocks they occupy."),
     click.option("--gentle", is_flag=True, help="Spare a file system that others wait for."),
 )
-
 
 quota = group("quota")
 

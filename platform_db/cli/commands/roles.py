@@ -11,7 +11,6 @@ from platform_db.cli.show import show_row
 
 sql_option = click.option("--sql", "as_sql", is_flag=True, help="Print the SQL instead of running it.")
 
-
 roles = group(
     "roles",
     "Their names begin with PLATFORM_DB_ROLE_PREFIX, so that each platform on a server has roles of its own.",

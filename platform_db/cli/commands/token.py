@@ -10,7 +10,7 @@ import click
 
 from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
-from platform_db.cli.options import Duration, json_option, options, user_argument
+from platform_db.cli.options import duration_option, json_option, options, user_argument
 from platform_db.cli.secret_values import read_value, refuse_value
 from platform_db.cli.show import columns, show_row, show_rows
 
@@ -23,11 +23,10 @@ grant_options = options(
     user_argument,
     click.option("--name", callback=refuse_value, help="What the user calls it."),
     click.option("--scope", "scopes", multiple=True, help="What it may be used for; may be repeated."),
-    click.option("--expires-in", type=Duration(), help="Such as 90d; without it, the token does not expire."),
+    duration_option("--expires-in", "Such as 90d; without it, the token does not expire"),
     click.option("--own-value", is_flag=True, help="Read the value from stdin, or ask for it."),
     json_option,
 )
-
 
 token = group("token", "A USER is an id or an e-mail address.")
 
@@ -116,13 +115,7 @@ def revoke(token_id: str | None, by_value: bool, reason: str | None) -> None:
 
 
 @token.command(example="token purge --revoked-for 30d")
-@click.option(
-    "--revoked-for",
-    type=Duration("d"),
-    default="90d",
-    show_default=True,
-    help="Delete those that were revoked so long ago; a number without a unit is days.",
-)
+@duration_option("--revoked-for", "Delete those that were revoked so long ago", in_days=True, default="90d")
 @json_option
 def purge(revoked_for: timedelta, as_json: bool) -> None:
     """Revoke expired tokens, and delete those revoked long ago.

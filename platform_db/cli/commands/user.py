@@ -14,7 +14,6 @@ from platform_db.cli.show import columns, show_row, show_rows
 if TYPE_CHECKING:
     from platform_db.models import User
 
-
 user = group("user", "A USER is an id or an e-mail address.")
 
 

@@ -9,7 +9,7 @@ import click
 
 from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
-from platform_db.cli.options import Duration, Time, json_option, limit_option, options, user_option
+from platform_db.cli.options import Time, duration_option, json_option, limit_option, options, user_option
 from platform_db.cli.show import Row, show_row, show_rows
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 owner_option = user_option("Only this user's")
 run_options = options(click.argument("run"), owner_option)
-
 
 workflow = group(
     "workflow",
@@ -103,13 +102,7 @@ def logs(run: str, user: str | None, tail: int | None, follow: bool) -> None:
 
 
 @workflow.command(example="workflow recover --older-than 10m --policy workflow=requeue")
-@click.option(
-    "--older-than",
-    type=Duration(),
-    default="5m",
-    show_default=True,
-    help="Take a worker for dead whose last heartbeat is this old.",
-)
+@duration_option("--older-than", "Take a worker for dead whose last heartbeat is this old", default="5m")
 @click.option(
     "--policy",
     "policies",
