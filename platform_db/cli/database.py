@@ -21,13 +21,7 @@ SERVICE = "platform-db"
 
 
 def session_factory(url: URL | None = None) -> SessionFactory:
-    """Return what makes sessions, once the schema was found to be current.
-
-    :param url: the database; by default the configured one.
-    :raises errors.NeverMigrated: it has no schema yet.
-    :raises errors.SchemaBehind: it is older than the code.
-    :raises errors.SchemaAhead: it is newer than the code.
-    """
+    """Return what makes sessions on a database, by default the configured one, whose schema is current."""
     from sqlalchemy import orm
 
     from platform_db import audit, database, schema, sessions

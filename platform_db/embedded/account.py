@@ -68,7 +68,6 @@ def server_account(data: Path) -> Account:
 
 
 def _create(name: str) -> Account:
-    """Create a system account without a home and without a login."""
     commands: list[str] = []
     if shutil.which("useradd"):
         commands = [f"useradd --system --no-create-home --user-group --shell /bin/false {name}"]

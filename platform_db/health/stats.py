@@ -32,7 +32,7 @@ def read_stats(session: Session) -> dict[str, Any]:
 
 def _count_statuses(connection: sa.Connection, entity: str) -> dict[str, int]:
     counts = f"SELECT status::text, count(*) FROM platform.{entity} GROUP BY status ORDER BY status"
-    return {status: count for status, count in connection.execute(sa.text(counts))}
+    return {row[0]: row[1] for row in connection.execute(sa.text(counts))}
 
 
 def _oldest(connection: sa.Connection, name: str) -> str | None:

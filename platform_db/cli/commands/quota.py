@@ -39,6 +39,8 @@ DISK_COUNTS = {
     "corrected_totals": "totals corrected",
 }
 
+METHODS = click.Choice(["auto", "scan", "ceph"])
+
 job_options = options(
     user_option("Only this user's"),
     duration_option(
@@ -57,13 +59,7 @@ job_options = options(
 
 measuring_options = options(
     click.option("--workers", type=int, help="How many processes read the disk."),
-    click.option(
-        "--method",
-        type=click.Choice(["auto", "scan", "ceph"]),
-        default="auto",
-        show_default=True,
-        help="How to measure.",
-    ),
+    click.option("--method", type=METHODS, default="auto", show_default=True, help="How to measure."),
     click.option("--apparent", is_flag=True, help="Add up sizes of files instead of the blocks they occupy."),
     click.option("--gentle", is_flag=True, help="Spare a file system that others wait for."),
 )
