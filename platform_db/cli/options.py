@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from platform_db import bounds, units
+from platform_db.bounds import require_seconds
 from platform_db.cli.secret_values import refuse_value
+from platform_db.units import parse_duration_seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,28 +44,21 @@ def options(*given: Callable[[F], F]) -> Callable[[F], F]:
 
 
 def duration_option(name: str, help_: str, *, in_days: bool = False, **settings: Any) -> Callable[[F], F]:
-    """Return an option that takes a duration.
+    """Return an option that takes a duration such as ``90d``, ``12h`` or ``2h 30m``.
 
     :param in_days: take a number without a unit for days.
     """
     unit, help_ = ("d", f"{help_}; a number without a unit is days.") if in_days else ("s", f"{help_}.")
-    return click.option(name, type=Duration(unit), help=help_, show_default=True, **settings)
+
+    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> timedelta | None:
+        if value is None:
+            return None
+        return timedelta(seconds=require_seconds(parse_duration_seconds(value, unit), param.opts[0]))
+
+    return click.option(name, metavar="DURATION", callback=read, help=help_, show_default=True, **settings)
 
 
-class Duration(click.ParamType):  # type: ignore[type-arg] # generic in newer releases only
-    """A duration such as ``90d``, ``12h`` or ``2h 30m``; a number without a unit has ``bare_unit``."""
-
-    name = "duration"
-
-    def __init__(self, bare_unit: str) -> None:
-        self.bare_unit = bare_unit
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        seconds = units.parse_duration_seconds(value, self.bare_unit)
-        return timedelta(seconds=bounds.require_seconds(seconds, param.opts[0] if param else "duration"))
-
-
-class Time(click.ParamType):  # type: ignore[type-arg]
+class Time(click.ParamType):  # type: ignore[type-arg] # generic in newer releases only
     """A time in ISO 8601; without an offset it is UTC."""
 
     name = "time"

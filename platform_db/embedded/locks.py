@@ -49,11 +49,10 @@ def is_still(path: Path, descriptor: int) -> bool:
 def is_held(path: Path, *, exclusively: bool = False) -> bool:
     """Return whether anybody holds a lock on the file (with ``exclusively``: the exclusive one)."""
     try:
-        descriptor = open_lock(path)
+        with _opened(path, unlock=True) as descriptor:
+            return not take(descriptor, shared=exclusively)
     except FileNotFoundError:
         return False
-    with _closing(descriptor, unlock=True):
-        return not take(descriptor, shared=exclusively)
 
 
 @contextlib.contextmanager
@@ -66,8 +65,7 @@ def exclusive(path: Path, *, timeout: float) -> Iterator[None]:
     """
     deadline = time.monotonic() + timeout
     while True:
-        descriptor = open_lock(path)
-        with _closing(descriptor, unlock=True):
+        with _opened(path, unlock=True) as descriptor:
             while not take(descriptor):
                 if time.monotonic() > deadline:
                     raise errors.EmbeddedError(
@@ -86,16 +84,16 @@ def inheritable(path: Path) -> Iterator[int | None]:
 
     Yields the descriptor, to be given as ``pass_fds``, or ``None`` where another process holds the lock.
     """
-    descriptor = open_lock(path)
-    with _closing(descriptor, unlock=False):
+    with _opened(path, unlock=False) as descriptor:
         yield descriptor if take(descriptor) else None
 
 
 @contextlib.contextmanager
-def _closing(descriptor: int, *, unlock: bool) -> Iterator[None]:
+def _opened(path: Path, *, unlock: bool) -> Iterator[int]:
+    descriptor = open_lock(path)
     _transient.add(descriptor)
     try:
-        yield
+        yield descriptor
     finally:
         if descriptor in _transient:  # not so in a child that was forked inside the block
             _transient.discard(descriptor)
