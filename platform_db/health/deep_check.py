@@ -34,12 +34,7 @@ PRIVILEGES_CHECK = "privileges that are not those of the roles"
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault that a check found.
-
-    :param check: which check found it.
-    :param count: how many there are.
-    :param examples: some of them.
-    """
+    """A fault that a check found: how many rows or objects have it, and some of them."""
 
     check: str
     count: int

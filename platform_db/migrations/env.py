@@ -26,8 +26,6 @@ COMPARE: dict[str, Any] = {
     "include_schemas": True,
     "include_name": lambda name, type_, parents: type_ != "schema" or name == SCHEMA,
     "transaction_per_migration": True,
-    "compare_type": True,
-    "compare_server_default": False,
 }
 
 # IF NOT EXISTS would ask for the right to create one even where the schema exists.
@@ -56,7 +54,7 @@ def look() -> None:
     with schema.connect(database_url()) as connection:
         schema.refuse_newer(connection)
         connection.commit()
-        context.configure(connection=connection, **{**COMPARE, "dont_mutate": True})
+        context.configure(connection=connection, dont_mutate=True, **COMPARE)
         with context.begin_transaction():
             context.run_migrations()
 

@@ -38,16 +38,11 @@ STALE_AFTER = 600.0  # seconds
 
 
 class RunServer(NamedTuple):
-    """The server of one test run.
+    """The server of one test run."""
 
-    :param uri: URL of a database on it that the run does not use.
-    :param directory: the directory that the processes of the run share.
-    :param prefix: with what the names of this run's databases begin.
-    """
-
-    uri: str
-    directory: Path
-    prefix: str
+    uri: str  # of a database on it that the run does not use
+    directory: Path  # which the processes of the run share
+    prefix: str  # of the names of the run's databases
 
     def once(self, name: str, make: Callable[[], None]) -> None:
         """Call ``make`` in the first process that comes here in this run, and let the others wait for it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -79,12 +80,7 @@ def get(table: str, id_: str, as_json: bool) -> None:
 )
 @json_option
 def prune(
-    dry_run: bool,
-    tables: tuple[str, ...],
-    older_than: timedelta | None,
-    batch_size: int | None,
-    archive: Path | None,
-    as_json: bool,
+    tables: tuple[str, ...], older_than: timedelta | None, batch_size: int | None, as_json: bool, **how: Any
 ) -> None:
     """Delete old rows by the retention rules, with all that belongs to them.
 
@@ -93,7 +89,7 @@ def prune(
     from platform_db import retention
 
     rules = retention.choose_rules(tables, older_than=older_than, batch=batch_size)
-    results = retention.prune(session_factory(), rules, dry_run=dry_run, archive=archive)
+    results = retention.prune(session_factory(), rules, **how)
     rows = (
         {"table": r.table, "rows": r.rows, "with_them": r.with_them.total(), "left": r.left} for r in results
     )
