@@ -26,11 +26,9 @@ def session_factory(url: URL | None = None) -> SessionFactory:
 
     from platform_db import audit, database, schema, sessions
 
-    if url is None:
-        engine = sessions.get_engine()
-    else:
-        if database.is_embedded():
-            sessions.get_engine()  # This is what gives it a schema at the first use.
+    if url is None or database.is_embedded():
+        engine = sessions.get_engine()  # This is what gives an embedded one a schema at the first use.
+    if url is not None:
         engine = database.create_engine(url)
     with engine.connect() as connection:
         schema.status(connection).require_current()

@@ -34,8 +34,6 @@ DATA = "data"
 TEMPORARY = "temporary."  # the prefix of unfinished directories
 SECRET_KEY = "secret.key"  # noqa: S105 (the name of a file)
 OURS = (START_LOCK, SECRET_KEY)  # the first files in a new directory
-DATA_HOME = (".local", "share")
-DATA_HOME_MACOS = ("Library", "Application Support")
 MOUNTS = Path("/proc/self/mountinfo")
 NETWORK_FILE_SYSTEMS = frozenset(
     (
@@ -81,7 +79,7 @@ def default_directory() -> Path:
             home = Path.home()
         except RuntimeError:
             raise errors.EmbeddedError("you have no home directory: set HOME, or name a directory") from None
-        data_home = home.joinpath(*(DATA_HOME_MACOS if sys.platform == "darwin" else DATA_HOME))
+        data_home = home / ("Library/Application Support" if sys.platform == "darwin" else ".local/share")
     return data_home / "platform-db" / "embedded"
 
 

@@ -62,10 +62,8 @@ def _issue(
         owner = users.find_user(session, user)
         value = tokens.issue(session, owner, type_=type_, scopes=scopes or None, value=brought, **options)
         issued = _facts(tokens.find_token(session, value))
-    if own_value:
-        show_row(issued, as_json, issued["id"])
-    else:
-        show_row({**issued, "value": value}, as_json, value)
+    shown = issued if own_value else {**issued, "value": value}
+    show_row(shown, as_json, shown.get("value", issued["id"]))
 
 
 @token.command(example="token request ada@example.org")
