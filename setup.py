@@ -20,7 +20,7 @@ TESTS = [
     "ruff>=0.12",
     "setuptools>=77",
     "squawk-cli>=2.0",
-    "testcontainers>=4.8",
+    "testcontainers>=4.15",
     "types-psycopg2>=2.9.21",
 ]
 

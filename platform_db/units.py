@@ -45,7 +45,7 @@ def human_readable_bytes(value: int) -> str:
         power += 1
         hundredths = _divide_rounding(magnitude * 100, 1024**power)
     whole, decimals = divmod(hundredths, 100)
-    number = f"{whole}.{decimals:02d}".rstrip("0").rstrip(".") if decimals else str(whole)
+    number = f"{whole}.{decimals:02d}".rstrip("0").rstrip(".")
     return f"{'-' if value < 0 else ''}{number} {BYTE_UNITS[power]}"
 
 
@@ -76,7 +76,7 @@ def parse_bytes(text: str) -> int:
         raise errors.InvalidArgument(
             f"not an amount of bytes: {text!r} (write for example 1024, 50GiB or 1.5 TiB)"
         )
-    return _whole_amount(_signed(match[1], Fraction(match[2]) * factor), text)
+    return _whole_amount(Fraction(match[1] + match[2]) * factor, text)
 
 
 def parse_milliseconds(text: str) -> int:
@@ -100,16 +100,13 @@ def _parse_duration(text: str, bare_unit: str) -> Fraction:
     """Return milliseconds; units stand in falling order, each at most once."""
     stripped = text.strip()
     if match := NUMBER_PATTERN.fullmatch(stripped):
-        return _signed(match[1], Fraction(match[2]) * MILLISECONDS_PER_UNIT[bare_unit])
+        return Fraction(match[1] + match[2]) * MILLISECONDS_PER_UNIT[bare_unit]
     if match := DURATION_PATTERN.fullmatch(stripped):
-        amounts = zip(match.groups()[1:], MILLISECONDS_PER_UNIT.values(), strict=True)
-        total = sum((Fraction(amount) * factor for amount, factor in amounts if amount), start=Fraction())
-        return _signed(match[1], total)
+        sign, *amounts = match.groups(default="0")
+        factors = MILLISECONDS_PER_UNIT.values()
+        total = sum(Fraction(amount) * factor for amount, factor in zip(amounts, factors, strict=True))
+        return Fraction(-total if sign == "-" else total)
     raise errors.InvalidArgument(f"not a duration: {text!r} (write for example 100h, 2h 30m or 45s)")
-
-
-def _signed(sign: str, amount: Fraction) -> Fraction:
-    return -amount if sign == "-" else amount
 
 
 def _whole_amount(amount: Fraction, text: str) -> int:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from docutils import nodes
 from pydantic.fields import FieldInfo
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 from sqlalchemy.dialects import postgresql
 
@@ -25,8 +26,9 @@ class SettingsTable(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         rows = [("Variable", "Default", "Meaning")]
+        texts = ModuleAnalyzer.for_module(Settings.__module__).find_attr_docs()
         rows += [
-            (f"``{PREFIX}{name.upper()}``", _default(field), str(field.description))
+            (f"``{PREFIX}{name.upper()}``", _default(field), " ".join(texts["Settings", name]).strip())
             for name, field in Settings.model_fields.items()
         ]
         return _parsed(self, list_table(rows, widths="40 15 45"))

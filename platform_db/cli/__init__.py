@@ -27,15 +27,9 @@ COMMANDS = {
     "user": "Create, list, show and delete users.",
     "workflow": "Show runs, and recover those of dead workers.",
 }
-"""Each command's summary; it stands in the module of its name."""
 
 
-@click.group(
-    cls=Program,
-    commands_on_demand={
-        name: (f"platform_db.cli.commands.{name}:{name}", summary) for name, summary in COMMANDS.items()
-    },
-)
+@click.group(cls=Program, summaries=COMMANDS)
 @click.version_option(package_name="platform-db", prog_name="platform-db")
 @click.option("--debug", is_flag=True, help="Log what happens, and show the traceback of an error.")
 def main(debug: bool) -> None:

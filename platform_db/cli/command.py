@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from platform_db.cli import COMMANDS
+
 
 class Command(click.Command):
     """A command with an example.
@@ -26,3 +28,8 @@ class Group(click.Group):
     """A group of such commands."""
 
     command_class = Command
+
+
+def group(name: str, more: str = "") -> Group:
+    """Return the group of this name, whose help is its summary and ``more``."""
+    return Group(name, help=f"{COMMANDS[name]}\n\n{more}")

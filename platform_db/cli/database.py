@@ -21,22 +21,14 @@ SERVICE = "platform-db"
 
 
 def session_factory(url: URL | None = None) -> SessionFactory:
-    """Return what makes sessions, once the schema was found to be current.
-
-    :param url: the database; by default the configured one.
-    :raises errors.NeverMigrated: it has no schema yet.
-    :raises errors.SchemaBehind: it is older than the code.
-    :raises errors.SchemaAhead: it is newer than the code.
-    """
+    """Return what makes sessions on a database, by default the configured one, whose schema is current."""
     from sqlalchemy import orm
 
     from platform_db import audit, database, schema, sessions
 
-    if url is None:
-        engine = sessions.get_engine()
-    else:
-        if database.is_embedded():
-            sessions.get_engine()  # This is what gives it a schema at the first use.
+    if url is None or database.is_embedded():
+        engine = sessions.get_engine()  # This is what gives an embedded one a schema at the first use.
+    if url is not None:
         engine = database.create_engine(url)
     with engine.connect() as connection:
         schema.status(connection).require_current()

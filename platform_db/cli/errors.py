@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import sys
 import traceback
@@ -22,34 +21,28 @@ PERMISSION_HINT = (
 class Program(click.Group):
     """A group that imports a command when it is asked for, and ends on an error in one line.
 
-    :param commands_on_demand: by the command's name, where it stands (``module:attribute``) and its help.
+    :param summaries: the commands' summaries; each command stands in the module of its name.
     """
 
-    def __init__(self, *args: Any, commands_on_demand: dict[str, tuple[str, str]], **options: Any) -> None:
+    def __init__(self, *args: Any, summaries: dict[str, str], **options: Any) -> None:
         super().__init__(*args, **options)
-        self.commands_on_demand = commands_on_demand
+        self.summaries = summaries
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands."""
-        return sorted({*super().list_commands(ctx), *self.commands_on_demand})
+        return sorted(self.summaries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command, unless it is only listed."""
-        if cmd_name not in self.commands_on_demand:
-            return super().get_command(ctx, cmd_name)
-        module, _, attribute = self.commands_on_demand[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        if cmd_name not in self.summaries:
+            return None
+        module = importlib.import_module(f"platform_db.cli.commands.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, help_) for name, (_, help_) in sorted(self.commands_on_demand.items())]
-            )
+            formatter.write_dl(sorted(self.summaries.items()))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the exit codes."""
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code), meaning) for code, meaning in errors.exit_codes().items()])
 
@@ -66,11 +59,9 @@ class Program(click.Group):
             if not isinstance(interrupted, errors.Interrupted):
                 raise
             raise Failure(str(interrupted), interrupted.exit_code) from None
-        except (click.ClickException, click.exceptions.Exit):
-            raise
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise  # Click shows the one kind; its answer to a reader that went away is silence.
         except Exception as error:
-            if isinstance(error, OSError) and error.errno == errno.EPIPE:
-                raise  # Click's answer to a reader that went away is silence.
             failure = as_failure(error)
             if failure is None:
                 raise
@@ -89,7 +80,6 @@ class Failure(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Write the line to stderr."""
         click.echo(f"platform-db: {self.format_message()}", file=file, err=True)
 
 
@@ -121,12 +111,8 @@ def as_failure(error: Exception) -> Failure | None:
         )
     if sqlalchemy is not None and isinstance(error, sqlalchemy.SQLAlchemyError):
         return Failure(f"the database could not be used: {type(error).__name__}", 1)
-    if _raised_in(error, "alembic"):
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if str(frame.f_globals.get("__name__")).startswith("alembic."):
         # It does not check what it is given: steps that lead out of the history end in an assertion.
         return Failure("Alembic finds no such revision, or cannot do this with it", 1)
     return None
-
-
-def _raised_in(error: Exception, package: str) -> bool:
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).startswith(f"{package}.")

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from platform_db import bounds, units
+from platform_db.bounds import require_seconds
 from platform_db.cli.secret_values import refuse_value
+from platform_db.units import parse_duration_seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,13 +27,9 @@ limit_option = click.option("--limit", type=int, default=50, show_default=True, 
 
 
 def user_option(help_: str, name: str = "--user") -> Callable[[F], F]:
-    """Return an option that takes a user's id or e-mail address.
-
-    :param help_: what is chosen by the user.
-    """
-    return click.option(
-        name, metavar="USER", callback=refuse_value, help=f"{help_}, by id or e-mail address."
-    )
+    """Return an option that takes a user's id or e-mail address."""
+    help_ = f"{help_}, by id or e-mail address."
+    return click.option(name, metavar="USER", callback=refuse_value, help=help_)
 
 
 def options(*given: Callable[[F], F]) -> Callable[[F], F]:
@@ -46,39 +43,29 @@ def options(*given: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-class Duration(click.ParamType):  # type: ignore[type-arg] # generic in newer releases only
-    """A duration such as ``90d``, ``12h`` or ``2h 30m``.
+def duration_option(name: str, help_: str, *, in_days: bool = False, **settings: Any) -> Callable[[F], F]:
+    """Return an option that takes a duration such as ``90d``, ``12h`` or ``2h 30m``.
 
-    :param bare_unit: the unit of a number without one.
+    :param in_days: take a number without a unit for days.
     """
+    unit, help_ = ("d", f"{help_}; a number without a unit is days.") if in_days else ("s", f"{help_}.")
 
-    name = "duration"
+    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> timedelta | None:
+        if value is None:
+            return None
+        return timedelta(seconds=require_seconds(parse_duration_seconds(value, unit), param.opts[0]))
 
-    def __init__(self, bare_unit: str = "s") -> None:
-        self.bare_unit = bare_unit
-
-    def convert(
-        self, value: str | timedelta, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta:
-        """Read it."""
-        if isinstance(value, timedelta):
-            return value
-        seconds = units.parse_duration_seconds(value, self.bare_unit)
-        return timedelta(seconds=bounds.require_seconds(seconds, param.opts[0] if param else "duration"))
+    return click.option(name, metavar="DURATION", callback=read, help=help_, show_default=True, **settings)
 
 
-class Time(click.ParamType):  # type: ignore[type-arg]
+class Time(click.ParamType):  # type: ignore[type-arg] # generic in newer releases only
     """A time in ISO 8601; without an offset it is UTC."""
 
     name = "time"
 
-    def convert(
-        self, value: str | datetime, param: click.Parameter | None, ctx: click.Context | None
-    ) -> datetime:
-        """Read it."""
-        if isinstance(value, str):
-            try:
-                value = datetime.fromisoformat(value.replace("Z", "+00:00"))
-            except ValueError:
-                self.fail(f"{value!r} is not a time such as 2026-11-21T07:30:00Z", param, ctx)
-        return value if value.tzinfo else value.replace(tzinfo=timezone.utc)
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            time = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        except ValueError:
+            self.fail(f"{value!r} is not a time such as 2026-11-21T07:30:00Z", param, ctx)
+        return time if time.tzinfo else time.replace(tzinfo=timezone.utc)

@@ -32,17 +32,13 @@ def show_progress(what: str, *, quiet: bool = False) -> Iterator[Progress | None
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
     else:
-        yield _Lines(what)
+        started = written = time.monotonic()
 
+        def write_line(done: int, total: int) -> None:
+            nonlocal written
+            now = time.monotonic()
+            if now - written >= SECONDS_PER_LINE:
+                written = now
+                click.echo(f"{done} of {total} {what}, {done / (now - started):.0f} a second", err=True)
 
-class _Lines:
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.started = self.written = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self.written >= SECONDS_PER_LINE:
-            self.written = now
-            rate = done / (now - self.started)
-            click.echo(f"{done} of {total} {self.what}, {rate:.0f} a second", err=True)
+        yield write_line

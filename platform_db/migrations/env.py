@@ -26,8 +26,6 @@ COMPARE: dict[str, Any] = {
     "include_schemas": True,
     "include_name": lambda name, type_, parents: type_ != "schema" or name == SCHEMA,
     "transaction_per_migration": True,
-    "compare_type": True,
-    "compare_server_default": False,
 }
 
 # IF NOT EXISTS would ask for the right to create one even where the schema exists.
@@ -36,7 +34,7 @@ CREATE_SCHEMA = (
 )
 
 # A revision runs to its end, however long it takes: an index that is stopped half-way has to begin again.
-UNLIMITED = ("statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
+UNLIMITED = "'statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout'"
 
 
 def print_sql() -> None:
@@ -56,7 +54,7 @@ def look() -> None:
     with schema.connect(database_url()) as connection:
         schema.refuse_newer(connection)
         connection.commit()
-        context.configure(connection=connection, **{**COMPARE, "dont_mutate": True})
+        context.configure(connection=connection, dont_mutate=True, **COMPARE)
         with context.begin_transaction():
             context.run_migrations()
 
@@ -84,9 +82,8 @@ def migrate() -> None:
 
 def set_timeouts() -> list[str]:
     """Return the statements that give migrations their own timeouts, whatever the role or database has."""
-    names = ", ".join(f"'{name}'" for name in UNLIMITED)
     # What the client itself asked for stays, and a server may not know all of them.
-    others = f"name IN ({names}) AND source <> 'client'"
+    others = f"name IN ({UNLIMITED}) AND source <> 'client'"
     return [
         f"SET lock_timeout = {get_settings().migration_lock_timeout}",
         f"SELECT set_config(name, '0', false) FROM pg_settings WHERE {others}",
@@ -100,9 +97,7 @@ def database_url() -> Any:
 
 def report_step(ctx: Any, step: MigrationInfo, heads: Any, run_args: Any) -> None:
     """Tell the caller, in one line, about a revision that was run, taken back or stamped."""
-    report = context.config.attributes.get("report")
-    if report is None:
-        return
+    report = context.config.attributes.get("report") or (lambda line: None)
     if step.is_stamp:
         report(f"stamped {', '.join(step.destination_revision_ids) or 'base'}")
     elif step.up_revision is not None:

@@ -10,7 +10,7 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,9 @@ class Environment(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         _warn_of_mistyped(self.settings_cls.model_fields)
-        values = {
-            name: self.get_field_value(field, name)[0]
-            for name, field in self.settings_cls.model_fields.items()
-        }
-        return {name: value for name, value in values.items() if value is not None}
+        fields = self.settings_cls.model_fields.items()
+        found = (self.get_field_value(field, name) for name, field in fields)
+        return {name: value for value, name, _ in found if value is not None}
 
 
 def _clean(value: str) -> str:
@@ -86,16 +84,12 @@ def _read(path: str, variable: str) -> str:
 
 
 def _warn_of_mistyped(fields: Iterable[str]) -> None:
-    for variable, meant in _mistyped(fields):
-        logger.warning("%s is ignored: there is no such setting; did you mean %s?", variable, meant)
-
-
-def _mistyped(fields: Iterable[str]) -> Iterator[tuple[str, str]]:
     known = [name.upper() for name in fields]
     known += [*(f"{name}_FILE" for name in known), *OTHERS]
     for variable, value in os.environ.items():
         name = variable.removeprefix(PREFIX)
         if name in (variable, *known) or _OF_A_SERVICE.fullmatch(name) or _SERVICE_ADDRESS.match(value):
             continue
-        if meant := difflib.get_close_matches(name.upper(), known, n=1):
-            yield variable, PREFIX + meant[0]
+        for meant in difflib.get_close_matches(name.upper(), known, n=1):
+            message = "%s is ignored: there is no such setting; did you mean %s?"
+            logger.warning(message, variable, PREFIX + meant)

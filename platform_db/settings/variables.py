@@ -6,22 +6,28 @@
 from __future__ import annotations
 
 import posixpath
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from platform_db import errors
+from platform_db.bounds import LARGEST_AMOUNT
 from platform_db.settings.environment import Environment
 from platform_db.settings.secret_keys import KEY_HINT, decode_key, split_keys
 
-# What the server and the driver take: an int is an integer or a bigint there.
-LARGEST_INTEGER = 2**31 - 1
-LARGEST_BIGINT = 2**63 - 1
+LARGEST_INTEGER = 2**31 - 1  # of the server and the driver
 LONGEST_SECONDS = 86_400 * 365
 
 # Of runs and jobs. The settings import no room above them; a test compares.
 STATUSES = ("created", "queued", "pending", "running", "finished", "failed", "stopped", "deleted")
+
+
+def _split(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
 
 
 def _canonical_path(path: str) -> str:
@@ -31,11 +37,17 @@ def _canonical_path(path: str) -> str:
     return "/" + posixpath.normpath(path).lstrip("/")
 
 
-def _known(what: str, value: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names, all of which have to be known ones."""
+def _require_known(value: tuple[str, ...], what: str, known: tuple[str, ...]) -> tuple[str, ...]:
     if unknown := sorted(set(value).difference(known)):
         raise ValueError(f"unknown {what} {', '.join(unknown)}; choose from {', '.join(known)}")
     return value
+
+
+Number = Annotated[int, Field(ge=0, le=LARGEST_INTEGER)]
+Amount = Annotated[int | None, Field(ge=0, le=LARGEST_AMOUNT)]
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_SECONDS)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Directory = Annotated[str, AfterValidator(_canonical_path)]
 
 
 class Settings(BaseSettings):
@@ -43,161 +55,90 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, hide_input_in_errors=True, extra="ignore")
 
-    uri: SecretStr | None = Field(
-        None, description="SQLAlchemy URL of the database, or ``embedded:`` / ``embedded:///path``."
-    )
-    host: str | None = Field(None, description="Server to connect to when no URI is set.")
-    port: int = Field(5432, ge=1, le=65535, description="Port of that server.")
-    name: str = Field("platform", description="Database name.")
-    username: str | None = Field(None, description="Login.")
-    password: SecretStr | None = Field(None, description="Password of the login.")
-    migration_uri: SecretStr | None = Field(
-        None, description="Direct URL for migrations where the other one goes through a pooler."
-    )
-    secret_key: SecretStr | None = Field(
-        None, description="Secret keys, newest first, comma-separated: 32 random bytes in base64 each."
-    )
+    uri: SecretStr | None = None
+    """SQLAlchemy URL of the database, or ``embedded:`` / ``embedded:///path``."""
+    host: str | None = None
+    """Server to connect to when no URI is set."""
+    port: int = Field(5432, ge=1, le=65535)
+    """Port of that server."""
+    name: str = "platform"
+    """Database name."""
+    username: str | None = None
+    """Login."""
+    password: SecretStr | None = None
+    """Password of the login."""
+    migration_uri: SecretStr | None = None
+    """Direct URL for migrations where the other one goes through a pooler."""
+    secret_key: SecretStr | None = None
+    """Secret keys, newest first, comma-separated: 32 random bytes in base64 each."""
 
-    audit_signing_key: SecretStr | None = Field(
-        None, description="Ed25519 key that signs the seals of the audit log: 32 random bytes in base64."
-    )
-    audit_verify_keys: tuple[str, ...] = Field(
-        (), description="Ed25519 public keys that seals may be signed with, in base64, comma-separated."
-    )
+    audit_signing_key: SecretStr | None = None
+    """Ed25519 key that signs the seals of the audit log: 32 random bytes in base64."""
+    audit_verify_keys: Texts = ()
+    """Ed25519 public keys that seals may be signed with, in base64, comma-separated."""
 
-    pool_size: int = Field(5, ge=1, le=10_000, description="Connections kept open per process.")
-    max_overflow: int = Field(
-        10, ge=-1, le=10_000, description="Connections beyond ``pool_size``; -1 is unlimited."
-    )
-    pool_timeout: float = Field(
-        30.0, ge=0, le=LONGEST_SECONDS, description="Seconds to wait for a free connection."
-    )
-    pool_recycle: int = Field(
-        3600,
-        ge=-1,
-        le=LONGEST_SECONDS,
-        description="Seconds after which a connection is renewed; -1 is never.",
-    )
-    pool_pre_ping: bool = Field(True, description="Test a connection before each use.")
-    connect_timeout: int = Field(10, ge=1, le=86_400, description="Seconds to wait for a new connection.")
-    network_timeout: int = Field(
-        60,
-        ge=0,
-        le=86_400,
-        description="Seconds after which a connection whose other end has gone silent is given up; "
-        "0 leaves that to the operating system.",
-    )
-    statement_timeout: int = Field(
-        0, ge=0, le=LARGEST_INTEGER, description="Milliseconds a statement may take; 0 is unlimited."
-    )
-    lock_timeout: int = Field(
-        0, ge=0, le=LARGEST_INTEGER, description="Milliseconds to wait for a lock; 0 is unlimited."
-    )
-    idle_in_transaction_timeout: int = Field(
-        0, ge=0, le=LARGEST_INTEGER, description="Milliseconds a transaction may idle; 0 is unlimited."
-    )
-    connection_options: bool = Field(
-        True, description="Send the timeouts as connection options; switch off where a pooler refuses them."
-    )
-    application_name: str = Field("platform-db", description="Shown in ``pg_stat_activity``.")
-    role_prefix: str = Field(
-        "platform",
-        pattern="^[a-z_][a-z0-9_]{0,52}$",
-        description="Begins the names of the database's roles, such as ``platform_service``.",
-    )
-    migration_lock_timeout: int = Field(
-        5000,
-        ge=0,
-        le=LARGEST_INTEGER,
-        description="Milliseconds that a migration waits for a table lock before it gives up.",
-    )
-    migration_wait: float = Field(
-        600.0,
-        ge=0,
-        le=LONGEST_SECONDS,
-        description="Seconds that a migration waits for another one to finish.",
-    )
+    pool_size: int = Field(5, ge=1, le=10_000)
+    """Connections kept open per process."""
+    max_overflow: int = Field(10, ge=-1, le=10_000)
+    """Connections beyond ``pool_size``; -1 is unlimited."""
+    pool_timeout: Seconds = 30.0
+    """Seconds to wait for a free connection."""
+    pool_recycle: int = Field(3600, ge=-1, le=LONGEST_SECONDS)
+    """Seconds after which a connection is renewed; -1 is never."""
+    pool_pre_ping: bool = True
+    """Test a connection before each use."""
+    connect_timeout: int = Field(10, ge=1, le=86_400)
+    """Seconds to wait for a new connection."""
+    network_timeout: int = Field(60, ge=0, le=86_400)
+    """Seconds after which a connection whose other end has gone silent is given up;
+    0 leaves that to the operating system."""
+    statement_timeout: Number = 0
+    """Milliseconds a statement may take; 0 is unlimited."""
+    lock_timeout: Number = 0
+    """Milliseconds to wait for a lock; 0 is unlimited."""
+    idle_in_transaction_timeout: Number = 0
+    """Milliseconds a transaction may idle; 0 is unlimited."""
+    connection_options: bool = True
+    """Send the timeouts as connection options; switch off where a pooler refuses them."""
+    application_name: str = "platform-db"
+    """Shown in ``pg_stat_activity``."""
+    role_prefix: str = Field("platform", pattern="^[a-z_][a-z0-9_]{0,52}$")
+    """Begins the names of the database's roles, such as ``platform_service``."""
+    migration_lock_timeout: Number = 5000
+    """Milliseconds that a migration waits for a table lock before it gives up."""
+    migration_wait: Seconds = 600.0
+    """Seconds that a migration waits for another one to finish."""
 
-    default_quota_cpu_limit: int | None = Field(
-        None,
-        ge=0,
-        le=LARGEST_BIGINT,
-        description="Milliseconds of CPU that a new user may use; unset is unlimited, 0 is none.",
+    default_quota_cpu_limit: Amount = None
+    """Milliseconds of CPU that a new user may use; unset is unlimited, 0 is none."""
+    default_quota_disk_limit: Amount = None
+    """Bytes of disk that a new user may use; unset is unlimited, 0 is none."""
+    default_quota_cpu_period_reset_months: int | None = Field(None, ge=1, le=1200)
+    """Months after which a new user's CPU quota starts again; unset is never."""
+    workflow_termination_quota_update_policy: Annotated[
+        Texts, AfterValidator(partial(_require_known, what="quota type", known=("cpu", "disk")))
+    ] = ("cpu", "disk")
+    """Quota types to update when a run ends, comma-separated; unset is all, empty is none."""
+    periodic_resource_quota_update_policy: bool = True
+    """Whether the quota cronjobs do their work."""
+    max_concurrent_workflows: Number = 30
+    """Pending and running runs per user at which their priority is lowest."""
+    keep_alive_jobs_with_statuses: Annotated[
+        Texts, AfterValidator(partial(_require_known, what="status", known=STATUSES))
+    ] = ()
+    """Statuses whose jobs are not cleaned up, comma-separated."""
+    log_limit: int = Field(100 * 1024**2, ge=0, le=LARGEST_AMOUNT)
+    """Bytes that a run and its jobs may log; 0 is none."""
+    job_cache_limit: Number = 10_000
+    """Results that each user keeps in the job cache; 0 is none."""
+    workspace_root: Annotated[tuple[Directory, ...], Field(min_length=1), BeforeValidator(_split)] = (
+        "/var/platform",
     )
-    default_quota_disk_limit: int | None = Field(
-        None,
-        ge=0,
-        le=LARGEST_BIGINT,
-        description="Bytes of disk that a new user may use; unset is unlimited, 0 is none.",
-    )
-    default_quota_cpu_period_reset_months: int | None = Field(
-        None,
-        ge=1,
-        le=1200,
-        description="Months after which a new user's CPU quota starts again; unset is never.",
-    )
-    workflow_termination_quota_update_policy: tuple[str, ...] = Field(
-        ("cpu", "disk"),
-        description="Quota types to update when a run ends, comma-separated; unset is all, empty is none.",
-    )
-    periodic_resource_quota_update_policy: bool = Field(
-        True, description="Whether the quota cronjobs do their work."
-    )
-    max_concurrent_workflows: int = Field(
-        30,
-        ge=0,
-        le=LARGEST_INTEGER,
-        description="Pending and running runs per user at which their priority is lowest.",
-    )
-    keep_alive_jobs_with_statuses: tuple[str, ...] = Field(
-        (), description="Statuses whose jobs are not cleaned up, comma-separated."
-    )
-    log_limit: int = Field(
-        100 * 1024 * 1024,
-        ge=0,
-        le=LARGEST_BIGINT,
-        description="Bytes that a run and its jobs may log; 0 is none.",
-    )
-    job_cache_limit: int = Field(
-        10_000,
-        ge=0,
-        le=LARGEST_INTEGER,
-        description="Results that each user keeps in the job cache; 0 is none.",
-    )
-    workspace_root: tuple[str, ...] = Field(
-        ("/var/platform",),
-        min_length=1,
-        description="Directories that hold the users' workspaces, comma-separated; new ones go to the first.",
-    )
-    shared_volume_path: str | None = Field(
-        None, description="Mount point of the shared volume; relative workspace paths start there."
-    )
-    missing_workspaces_limit: int = Field(
-        20,
-        ge=0,
-        le=100,
-        description="Percentage of workspaces beyond which missing ones stop the disk job; 100 is no limit.",
-    )
-
-    @field_validator(
-        "audit_verify_keys",
-        "workflow_termination_quota_update_policy",
-        "keep_alive_jobs_with_statuses",
-        "workspace_root",
-        mode="before",
-    )
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
-
-    @field_validator("workspace_root", "shared_volume_path")
-    @classmethod
-    def _canonical_paths(cls, value: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
-        if isinstance(value, tuple):
-            return tuple(map(_canonical_path, value))
-        return None if value is None else _canonical_path(value)
+    """Directories that hold the users' workspaces, comma-separated; new ones go to the first."""
+    shared_volume_path: Directory | None = None
+    """Mount point of the shared volume; relative workspace paths start there."""
+    missing_workspaces_limit: int = Field(20, ge=0, le=100)
+    """Percentage of workspaces beyond which missing ones stop the disk job; 100 is no limit."""
 
     @field_validator("secret_key")
     @classmethod
@@ -207,9 +148,8 @@ class Settings(BaseSettings):
             try:
                 decode_key(key)
             except ValueError as error:
-                raise errors.SecretKeyError(
-                    f"secret key number {position} is {error}", hint=KEY_HINT
-                ) from None
+                message = f"secret key number {position} is {error}"
+                raise errors.SecretKeyError(message, hint=KEY_HINT) from None
         return value
 
     @field_validator("role_prefix")
@@ -219,23 +159,12 @@ class Settings(BaseSettings):
             raise ValueError("PostgreSQL keeps role names that begin with pg_ for itself")
         return value
 
-    @field_validator("workflow_termination_quota_update_policy")
-    @classmethod
-    def _known_types(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _known("quota type", value, ("cpu", "disk"))
-
-    @field_validator("keep_alive_jobs_with_statuses")
-    @classmethod
-    def _known_statuses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _known("status", value, STATUSES)
-
     @classmethod
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        *others: PydanticBaseSettingsSource,
+        **more: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, Environment(settings_cls)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import secrets
 import warnings
-from typing import Any
+
+from platform_db.embedded.cluster import NOT_DURABLE
 
 IMAGE = "postgres:17"
 PING_TIMEOUT = 3  # seconds
-# The name since testcontainers 4.15, and the one before.
-MODULES = ("testcontainers.community.postgres", "testcontainers.postgres")
 
 
 def start(max_connections: int) -> dict[str, str] | None:
     """Start a server and return its ``uri`` and the container's ``id``; ``None`` where Docker is silent."""
     try:
         import docker  # type: ignore[import-untyped]
+        from testcontainers.community.postgres import PostgresContainer
         from testcontainers.core.config import testcontainers_config
     except ImportError:
         return None
@@ -24,10 +24,9 @@ def start(max_connections: int) -> dict[str, str] | None:
         docker.from_env(timeout=PING_TIMEOUT).ping()
     except (OSError, docker.errors.DockerException):
         return None
-    settings = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-    settings["max_connections"] = str(max_connections)
+    settings = {**NOT_DURABLE, "max_connections": max_connections}
     options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    container = _postgres_container()(
+    container = PostgresContainer(
         IMAGE, username="postgres", password=secrets.token_hex(), dbname="postgres", driver="psycopg2"
     ).with_command(f"postgres {options}")
     # The reaper would remove the container with the process that started it, while others still use it.
@@ -48,16 +47,5 @@ def remove(container_id: str) -> None:
     """Remove a container that :func:`start` made, with its data."""
     import docker
 
-    try:
+    with contextlib.suppress(docker.errors.NotFound):
         docker.from_env().containers.get(container_id).remove(force=True, v=True)
-    except docker.errors.NotFound:
-        return
-
-
-def _postgres_container() -> Any:
-    for name in MODULES:
-        try:
-            return importlib.import_module(name).PostgresContainer
-        except ModuleNotFoundError:
-            continue
-    raise ModuleNotFoundError(f"testcontainers has none of {', '.join(MODULES)}")

@@ -19,23 +19,18 @@ def with_database(uri: str, name: str) -> str:
 def create_database(server_uri: str, name: str, *, template: str | None = None) -> str:
     """Create a database and return its URL.
 
-    :param template: the database to clone, without any connection. By default an empty one, as
-        PostgreSQL ships it.
+    :param template: the database to clone, without any connection; by default PostgreSQL's empty one.
     """
     # With fsync off, copying files beats the write-ahead log: 25 ms a database on a RAM disk against
     # 35 ms (hundred small relations, two at once), and on a disk 110 ms against 190 ms.
-    statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
-        sql.Identifier(name), sql.Identifier(template or "template0")
-    )
-    with _maintenance(server_uri) as cursor:
-        cursor.execute(statement)
+    statement = "CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy"
+    _execute(server_uri, statement, name, template or "template0")
     return with_database(server_uri, name)
 
 
 def drop_database(server_uri: str, name: str) -> None:
     """Drop a database if it exists, ending its connections."""
-    with _maintenance(server_uri) as cursor:
-        cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    _execute(server_uri, "DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
 
 
 def drop_databases(server_uri: str, prefix: str) -> None:
@@ -49,18 +44,18 @@ def drop_databases(server_uri: str, prefix: str) -> None:
 
 def close_to_connections(server_uri: str, name: str) -> None:
     """Refuse new connections to a database, so that it can be cloned at any time."""
+    _execute(server_uri, "ALTER DATABASE {} ALLOW_CONNECTIONS false", name)
+
+
+def _execute(server_uri: str, statement: str, *names: str) -> None:
     with _maintenance(server_uri) as cursor:
-        cursor.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
+        cursor.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
 
 @contextlib.contextmanager
 def _maintenance(server_uri: str) -> Iterator[Cursor]:
     url = make_url(server_uri)
     arguments = {**url.translate_connect_args(username="user", database="dbname"), **url.query}
-    connection = psycopg2.connect(**arguments)
-    try:
+    with contextlib.closing(psycopg2.connect(**arguments)) as connection, connection.cursor() as cursor:
         connection.autocommit = True
-        with connection.cursor() as cursor:
-            yield cursor
-    finally:
-        connection.close()
+        yield cursor

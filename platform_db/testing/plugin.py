@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 from collections.abc import Iterator
 
 import pytest
@@ -27,7 +28,7 @@ _numbers = itertools.count(1)
 def postgres_server(request: pytest.FixtureRequest) -> Iterator[RunServer]:
     """Use the server of this run; the last process of the run stops it."""
     worker = getattr(request.config, "workerinput", None)
-    with server.run_server(worker["testrunuid"] if worker else server.new_run()) as run_server:
+    with server.run_server(worker["testrunuid"] if worker else secrets.token_hex(16)) as run_server:
         yield run_server
 
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from platform_db import database, embedded, errors
 from platform_db.embedded import locks
@@ -37,22 +37,16 @@ RAM_NEEDED = 2 * 2**30  # bytes
 STALE_AFTER = 600.0  # seconds
 
 
-@dataclass(frozen=True)
-class RunServer:
-    """The server of one test run.
+class RunServer(NamedTuple):
+    """The server of one test run."""
 
-    :param uri: URL of a database on it that the run does not use.
-    :param directory: the directory that the processes of the run share.
-    :param prefix: with what the names of this run's databases begin.
-    """
-
-    uri: str
-    directory: Path
-    prefix: str
+    uri: str  # of a database on it that the run does not use
+    directory: Path  # which the processes of the run share
+    prefix: str  # of the names of the run's databases
 
     def once(self, name: str, make: Callable[[], None]) -> None:
         """Call ``make`` in the first process that comes here in this run, and let the others wait for it."""
-        with locks.exclusive(self.directory / SETUP_LOCK, timeout=SETUP_TIMEOUT):
+        with _setup(self.directory):
             done = self.directory / f"{name}.done"
             if not done.exists():
                 make()
@@ -65,21 +59,24 @@ def run_server(run: str) -> Iterator[RunServer]:
 
     :param run: the same for all processes of the run, and for no other.
     """
-    directory = _parent() / f"{PREFIX}{run}"
+    directory, prefix = _parent() / f"{PREFIX}{run}", f"platform_test_{run[:12]}_"
     users = _enter(directory)
     try:
-        with locks.exclusive(directory / SETUP_LOCK, timeout=SETUP_TIMEOUT):
+        with _setup(directory):
             uri = _started(directory)
-        yield RunServer(uri, directory, f"platform_test_{run[:12]}_")
+        yield RunServer(uri, directory, prefix)
     finally:
         os.close(users)
-        with locks.exclusive(directory / SETUP_LOCK, timeout=SETUP_TIMEOUT):
+        with _setup(directory):
+            embedded.release(directory / "embedded")
             if not locks.is_held(directory / USERS_LOCK):
                 if external := os.environ.get(VARIABLE):
-                    databases.drop_databases(_normalised(external), f"platform_test_{run[:12]}_")
+                    databases.drop_databases(_normalised(external), prefix)
                 _tear_down(directory)
-            elif (directory / "embedded").exists():
-                embedded.release(directory / "embedded")
+
+
+def _setup(directory: Path, timeout: float = SETUP_TIMEOUT) -> AbstractContextManager[None]:
+    return locks.exclusive(directory / SETUP_LOCK, timeout=timeout)
 
 
 def _parent() -> Path:
@@ -104,12 +101,9 @@ def _enter(directory: Path) -> int:
                 f"{directory} belongs to another account: set TMPDIR to a directory of yours"
             )
         # The last process of the run may be removing the directory: then it is made again.
-        with (
-            contextlib.suppress(FileNotFoundError),
-            locks.exclusive(directory / SETUP_LOCK, timeout=SETUP_TIMEOUT),
-        ):
+        with contextlib.suppress(FileNotFoundError), _setup(directory):
             users = locks.open_lock(directory / USERS_LOCK)
-            locks.try_shared(users)
+            locks.take(users, shared=True)
             return users
 
 
@@ -118,12 +112,11 @@ def _started(directory: Path) -> str:
         return _normalised(external)
     record = directory / RECORD
     if not record.exists():
-        container = containers.start(MAX_CONNECTIONS)
         temporary = record.with_suffix(".new")
         temporary.touch(mode=0o600)
-        temporary.write_text(json.dumps(container), encoding="utf-8")
+        temporary.write_text(json.dumps(containers.start(MAX_CONNECTIONS)), encoding="utf-8")
         temporary.replace(record)
-    if container := json.loads(record.read_text(encoding="utf-8")):
+    if container := _container(directory):
         return str(container["uri"])
     uri = embedded.ensure_running(directory / "embedded", max_connections=MAX_CONNECTIONS, durable=False)
     return databases.with_database(uri, "postgres")
@@ -133,13 +126,15 @@ def _normalised(uri: str) -> str:
     return database.normalise_url(uri).render_as_string(hide_password=False)
 
 
-def _tear_down(directory: Path) -> None:
+def _container(directory: Path) -> Any:
     record = directory / RECORD
-    if record.exists() and (container := json.loads(record.read_text(encoding="utf-8"))):
+    return json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
+
+
+def _tear_down(directory: Path) -> None:
+    if container := _container(directory):
         containers.remove(container["id"])
-    if (directory / "embedded").exists():
-        embedded.release(directory / "embedded")
-        embedded.stop(directory / "embedded")  # the last user may have been killed
+    embedded.stop(directory / "embedded")  # the last user may have been killed
     shutil.rmtree(directory)
 
 
@@ -150,11 +145,6 @@ def _remove_stale(parent: Path) -> None:
             status = directory.stat()
             if status.st_uid != os.geteuid() or time.time() - status.st_mtime < STALE_AFTER:
                 continue
-            with locks.exclusive(directory / SETUP_LOCK, timeout=0):
+            with _setup(directory, timeout=0):
                 if not locks.is_held(directory / USERS_LOCK):
                     _tear_down(directory)
-
-
-def new_run() -> str:
-    """Return a name for a run that is not shared among processes."""
-    return secrets.token_hex(16)

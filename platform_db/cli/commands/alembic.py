@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from platform_db import schema
-from platform_db.cli.command import Command, Group
+from platform_db.cli.command import Command, group
 from platform_db.schema.revision_names import IDENTIFIER, RANGE, REVISION
 
 
@@ -24,12 +24,10 @@ class AlembicCommand(Command):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=Group)
-def alembic() -> None:
-    """Run, take back and inspect migrations.
-
-    A revision is an identifier such as 0001, head, base, or a number of steps such as +1 and -1.
-    """
+alembic = group(
+    "alembic",
+    "A revision is an identifier such as 0001, head, base, or a number of steps such as +1 and -1.",
+)
 
 
 class Revision(click.ParamType):  # type: ignore[type-arg] # generic in newer releases only
@@ -41,17 +39,13 @@ class Revision(click.ParamType):  # type: ignore[type-arg] # generic in newer re
         self.form = form
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check it."""
         return schema.require_revision(value, self.form)
 
 
-def add(
-    name: str, summary: str, example: str, *params: click.Parameter, writes: bool = False, looks: bool = False
-) -> None:
+def add(name: str, help_: str, example: str, *params: click.Parameter, writes: bool = False) -> None:
     """Add the command of Alembic's with this name, which takes the values of ``params``.
 
-    :param writes: it tells which revisions it ran.
-    :param looks: it reads the database: it waits for no migration and creates nothing.
+    :param writes: it tells which revisions it ran; another one waits for no migration and creates nothing.
     """
 
     def run(**values: Any) -> None:
@@ -60,15 +54,14 @@ def add(
         # Alembic would write to the stdout of the time when it was imported.
         config = schema.alembic_config(
             report=click.echo if writes and not values["sql"] else None,
-            read_only=looks,
+            read_only=not writes,
             stdout=sys.stdout,
             output_buffer=sys.stdout,
         )
         getattr(command, name)(config, **values)
 
-    alembic.add_command(
-        AlembicCommand(name, callback=run, params=list(params), help=summary, example=f"alembic {example}")
-    )
+    example = f"alembic {example}"
+    alembic.add_command(AlembicCommand(name, callback=run, params=list(params), help=help_, example=example))
 
 
 sql = click.Option(["--sql"], is_flag=True, help="Print the SQL instead of running it.")
@@ -103,20 +96,14 @@ add(
     click.Option(["--purge"], is_flag=True, help="Remove the stored revisions first."),
     writes=True,
 )
-add("current", "Show the database's revision; nothing before the first.", "current", verbose, looks=True)
+add("current", "Show the database's revision; nothing before the first.", "current", verbose)
 add(
     "history",
     "List the revisions, the newest one first.",
     "history --verbose",
-    click.Option(
-        ["-r", "--rev-range"],
-        metavar="FROM:TO",
-        type=Revision(RANGE),
-        help="Show only these revisions.",
-    ),
+    click.Option(["-r", "--rev-range"], metavar="FROM:TO", type=Revision(RANGE), help="Show only these."),
     verbose,
     click.Option(["-i", "--indicate-current"], is_flag=True, help="Mark the database's revision."),
-    looks=True,
 )
 add("heads", "Show the newest revision.", "heads", verbose)
 add("branches", "Show where the history forks, which it should not.", "branches", verbose)
@@ -131,18 +118,9 @@ add(
     "Write the file of a new revision, for developers of platform-db.",
     "revision --autogenerate --message 'Add a column'",
     click.Option(["-m", "--message"], help="What the revision does."),
-    click.Option(
-        ["--autogenerate/--no-autogenerate"],
-        help="Fill it with what the models have and the database has not.",
-    ),
+    click.Option(["--autogenerate/--no-autogenerate"], help="Fill it with what only the models have."),
     sql,
-    click.Option(
-        ["--head"],
-        type=Revision(),
-        default="head",
-        show_default=True,
-        help="The revision that it follows.",
-    ),
+    click.Option(["--head"], type=Revision(), default="head", show_default=True, help="The one it follows."),
     click.Option(["--splice"], is_flag=True, help="Allow a head that is not the newest revision."),
     click.Option(["--branch-label"], help="A label for the branch."),
     click.Option(["--version-path"], help="The directory to write to."),
@@ -158,7 +136,6 @@ add(
         callback=lambda context, parameter, value: list(value) or None,
         help="A revision that must come before.",
     ),
-    looks=True,
 )
 
 

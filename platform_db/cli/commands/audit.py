@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from platform_db.cli.command import Group
+from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
-from platform_db.cli.options import Duration, Time, json_option, limit_option, options, user_option
-from platform_db.cli.show import Row, show_csv, show_rows
+from platform_db.cli.options import Time, duration_option, json_option, limit_option, options, user_option
+from platform_db.cli.show import columns, show_csv, show_rows
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 COLUMNS = (
-    "number",
-    "created",
-    "user_id",
-    "actor_id",
-    "action",
-    "details",
-    "request_id",
-    "address",
-    "service",
-    "id",
+    *("number", "created", "user_id", "actor_id", "action"),
+    *("details", "request_id", "address", "service", "id"),
 )
 
 filters = options(
@@ -37,10 +30,7 @@ filters = options(
     click.option("--until", type=Time(), help="Only what was recorded before this time."),
 )
 
-
-@click.group(cls=Group)
-def audit() -> None:
-    """Read, seal, verify and prune the audit log."""
+audit = group("audit")
 
 
 @audit.command("list", example="audit list --user ada@example.org --since 2026-11-21")
@@ -51,24 +41,14 @@ def list_(limit: int, as_json: bool, **chosen: Any) -> None:
     """List audit rows, newest first."""
     from platform_db.audit.reading import as_values, list_audit
 
-    def table(row: Row) -> Row:
-        return {
-            name: row[name] for name in ("created", "action", "actor_id", "service", "user_id", "details")
-        }
-
+    table = columns("created", "action", "actor_id", "service", "user_id", "details")
     with session_scope() as session:
         rows = list_audit(session, limit=limit, **_filters(session, chosen)).rows
         show_rows(map(as_values, rows), as_json, table)
 
 
 @audit.command(example="audit seal")
-@click.option(
-    "--wait",
-    type=Duration(),
-    default="10s",
-    show_default=True,
-    help="Wait this long for transactions that may have written rows.",
-)
+@duration_option("--wait", "Wait this long for transactions that may have written rows", default="10s")
 def seal(wait: timedelta) -> None:
     """Seal the rows that are not sealed yet; run it every minute.
 
@@ -126,12 +106,10 @@ def export(format_: str, **chosen: Any) -> None:
     with session_scope() as session:
         rows = export_audit(session, **_filters(session, chosen))
         if format_ == "csv":
-            show_csv(
-                COLUMNS, ({**row, "details": row["details"] and json.dumps(row["details"])} for row in rows)
-            )
-            return
-        for row in rows:
-            click.echo(json.dumps(row))
+            written = ({**row, "details": row["details"] and json.dumps(row["details"])} for row in rows)
+            show_csv(COLUMNS, written)
+        else:
+            _show_lines(rows)
 
 
 @audit.command("export-seals", example="audit export-seals --after 1200")
@@ -144,8 +122,7 @@ def export_seals(after: int) -> None:
     from platform_db import audit as library
 
     with session_scope() as session:
-        for exported in library.export_seals(session, after=after):
-            click.echo(json.dumps(exported))
+        _show_lines(library.export_seals(session, after=after))
 
 
 @audit.command("public-key", example="audit public-key")
@@ -157,12 +134,7 @@ def public_key() -> None:
 
 
 @audit.command(example="audit prune --older-than 730d")
-@click.option(
-    "--older-than",
-    type=Duration("d"),
-    required=True,
-    help="Keep what is younger; a number without a unit is days.",
-)
+@duration_option("--older-than", "Keep what is younger", in_days=True, required=True)
 def prune(older_than: timedelta) -> None:
     """Remove old rows that are sealed; the seals' hashes stay.
 
@@ -173,6 +145,11 @@ def prune(older_than: timedelta) -> None:
 
     pruned = prune_audit_log(session_factory(database.migration_url()), older_than)
     click.echo(f"removed the rows of {pruned} seals")
+
+
+def _show_lines(rows: Iterable[Any]) -> None:
+    for row in rows:
+        click.echo(json.dumps(row))
 
 
 def _filters(session: Session, chosen: dict[str, Any]) -> dict[str, Any]:

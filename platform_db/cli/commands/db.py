@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
-from platform_db.cli.command import Group
+from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
-from platform_db.cli.options import Duration, json_option
+from platform_db.cli.options import duration_option, json_option
 from platform_db.cli.show import show_row, show_rows
 
-
-@click.group(cls=Group)
-def db() -> None:
-    """Check, measure and clean up the database."""
+db = group("db")
 
 
 @db.command(example="db check --deep")
@@ -73,11 +71,7 @@ def get(table: str, id_: str, as_json: bool) -> None:
 @db.command(example="db prune --older-than 180d --dry-run")
 @click.option("--dry-run", is_flag=True, help="Only count what would go.")
 @click.option("--table", "tables", multiple=True, help="Only this table; may be given more than once.")
-@click.option(
-    "--older-than",
-    type=Duration("d"),
-    help="Another age than the rules': 90d, 12h, 30m; a number without a unit is days.",
-)
+@duration_option("--older-than", "Another age than the rules': 90d, 12h, 30m", in_days=True)
 @click.option("--batch-size", type=int, help="Rows in one transaction.")
 @click.option(
     "--archive",
@@ -86,12 +80,7 @@ def get(table: str, id_: str, as_json: bool) -> None:
 )
 @json_option
 def prune(
-    dry_run: bool,
-    tables: tuple[str, ...],
-    older_than: timedelta | None,
-    batch_size: int | None,
-    archive: Path | None,
-    as_json: bool,
+    tables: tuple[str, ...], older_than: timedelta | None, batch_size: int | None, as_json: bool, **how: Any
 ) -> None:
     """Delete old rows by the retention rules, with all that belongs to them.
 
@@ -100,15 +89,9 @@ def prune(
     from platform_db import retention
 
     rules = retention.choose_rules(tables, older_than=older_than, batch=batch_size)
-    results = retention.prune(session_factory(), rules, dry_run=dry_run, archive=archive)
+    results = retention.prune(session_factory(), rules, **how)
     rows = (
-        {
-            "table": result.table,
-            "rows": result.rows,
-            "with_them": result.with_them.total(),
-            "left": result.left,
-        }
-        for result in results
+        {"table": r.table, "rows": r.rows, "with_them": r.with_them.total(), "left": r.left} for r in results
     )
     show_rows(rows, as_json)
     retention.require_finished(results)
@@ -166,7 +149,7 @@ def version(as_json: bool) -> None:
 
 
 @db.command(example="db wait --migrated --timeout 5m")
-@click.option("--timeout", type=Duration(), default="60s", show_default=True, help="Give up after this time.")
+@duration_option("--timeout", "Give up after this time", default="60s")
 @click.option("--migrated", is_flag=True, help="Wait until the schema is current, too.")
 def wait(timeout: timedelta, migrated: bool) -> None:
     """Wait until the database can be reached.

@@ -11,22 +11,25 @@ import shutil
 import sys
 import time
 import urllib.parse
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from uuid import UUID
 
 import click
+from rich.console import Console
+from sqlalchemy.orm import Session
 
+from platform_db import embedded, errors, schema, sessions, settings, users
 from platform_db.cli.command import Command
+from platform_db.cli.commands.quota import quota
+from platform_db.cli.errors import Failure
 from platform_db.cli.show import show_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from uuid import UUID
-
-    from rich.console import Console
-    from sqlalchemy.orm import Session
-
-    from platform_db.models import User, Workflow
+from platform_db.health.check import read_versions
+from platform_db.lifecycle import transition, transition_many, whole_history
+from platform_db.lifecycle.transitions import set_actor
+from platform_db.models import RunStatus, User, Workflow
+from platform_db.schema import compare
 
 TENANTS = ("ada", "grace", "katherine")
 RUNS_PER_TENANT = 4
@@ -39,13 +42,11 @@ NEXT = ("quota report --workflows", "quota disk-usage-update --json", "db versio
 SECONDS_PER_STATE = 0.5
 
 # What becomes of the runs, one after another: the statuses that each goes through.
-WALKS = itertools.cycle(
-    (
-        "queued pending running finished",
-        "queued pending running failed",
-        "queued pending running stopped",
-        "queued pending running",
-    )
+WALKS = (
+    "queued pending running finished",
+    "queued pending running failed",
+    "queued pending running stopped",
+    "queued pending running",
 )
 
 
@@ -67,11 +68,6 @@ def demo(workspaces: Path | None, directory: Path | None) -> None:
     It makes users with tokens and runs with files, walks the runs through their states, counts their usage,
     and says what to try next. Run it again and it adds more runs.
     """
-    from rich.console import Console
-
-    from platform_db import embedded, sessions, settings
-    from platform_db.health.check import read_versions
-
     directory = (directory or embedded.default_directory().parent / "demo").absolute()
     directory.mkdir(parents=True, exist_ok=True)
     for name in [name for name in os.environ if name.startswith("PLATFORM_DB_")]:
@@ -85,25 +81,26 @@ def demo(workspaces: Path | None, directory: Path | None) -> None:
     console.rule("[bold]A database")
     engine = sessions.get_engine()
     _require_own_schema(directory / "database")
-    click.echo(
-        f"PostgreSQL {read_versions()['server']} runs in {directory / 'database'}, with the newest schema."
-    )
+    server = f"PostgreSQL {read_versions()['server']}"
+    click.echo(f"{server} runs in {directory / 'database'}, with the newest schema.")
 
     console.rule("[bold]Users, tokens and runs")
     with sessions.session_scope() as session:
-        users = [_user(session, name) for name in TENANTS]
-        run_ids = [run.id_ for run in _runs(session, users, workspaces)]
-        console.print(f"{len(users)} users with an encrypted access token each, {len(run_ids)} new runs.")
+        tenants = [_user(session, name) for name in TENANTS]
+        run_ids = [run.id_ for run in _runs(session, tenants, workspaces)]
+        console.print(f"{len(tenants)} users with an encrypted access token each, {len(run_ids)} new runs.")
 
     console.rule("[bold]States")
-    with sessions.session_scope() as session:
-        _walk(session, run_ids, console)
-    _refuse(console)
+    _walk(run_ids, console)
     if run_ids:
-        _show_history(console, run_ids[0])
+        _show_history(run_ids[0], console)
 
     console.rule("[bold]Quotas")
-    _meter()
+    for command in ("resource-usage-update", "report"):
+        try:
+            quota.main([command], prog_name="platform-db quota", standalone_mode=False)
+        except errors.PartialFailure as error:
+            click.echo(f"{error}.")  # Real directories have files that only others may read.
 
     console.rule("[bold]Try next")
     click.echo(f"export PLATFORM_DB_URI={shlex.quote(os.environ['PLATFORM_DB_URI'])}")
@@ -122,10 +119,6 @@ def _program() -> str:
 
 def _require_own_schema(directory: Path) -> None:
     """Refuse a database that another state of the code left: until a release, revisions may change."""
-    from platform_db import errors, schema, sessions
-    from platform_db.cli.errors import Failure
-    from platform_db.schema import compare
-
     with sessions.get_engine().connect() as connection:
         found = schema.status(connection)
         if found.state is schema.SchemaState.current and not compare.differences(connection):
@@ -139,8 +132,6 @@ def _require_own_schema(directory: Path) -> None:
 
 def _user(session: Session, name: str) -> User:
     """Return the user of that name, made with a token where there is none."""
-    from platform_db import errors, users
-
     email = f"{name}@example.org"
     try:
         return users.find_user(session, email)
@@ -149,87 +140,49 @@ def _user(session: Session, name: str) -> User:
         return users.create_user(session, email, full_name=name.capitalize(), access_token=token)
 
 
-def _runs(session: Session, users: list[User], workspaces: Path | None) -> Iterator[Workflow]:
+def _runs(session: Session, tenants: list[User], workspaces: Path | None) -> Iterator[Workflow]:
     """Add runs: one for each directory that is given, or some with workspaces full of files."""
-    from platform_db.models import Workflow
-
+    paths: Sequence[Path | None] = [None] * len(tenants) * RUNS_PER_TENANT
     if workspaces is not None:
-        directories = sorted(path for path in workspaces.absolute().iterdir() if path.is_dir())
-        for user, path in zip(itertools.cycle(users), directories):
-            run = Workflow(
-                name=path.name, owner_id=user.id_, type_="serial", specification={}, workspace_path=str(path)
-            )
-            session.add(run)
-            yield run
-        return
-    for user, number in itertools.product(users, range(RUNS_PER_TENANT)):
+        paths = sorted(path for path in workspaces.absolute().iterdir() if path.is_dir())
+    for number, (user, path) in enumerate(zip(itertools.cycle(tenants), paths)):
         run = Workflow(
-            name=f"analysis-{number % 2 + 1}",
+            name=path.name if path else f"analysis-{number % 2 + 1}",
             owner_id=user.id_,
             type_="serial",
             specification={"steps": [{"name": "fit", "command": "python fit.py"}]},
             logs="collecting the inputs\n",
+            workspace_path=str(path) if path else None,
         )
         session.add(run)
-        _fill(Path(run.workspace_path))
+        if path is None:
+            _fill(Path(run.workspace_path) / "results")
         yield run
 
 
-def _fill(workspace: Path) -> None:
-    """Make a few files of different sizes."""
-    (workspace / "results").mkdir(parents=True)
+def _fill(directory: Path) -> None:
+    directory.mkdir(parents=True)
     for number in range(FILES_PER_WORKSPACE):
         size = int(random.expovariate(1 / (MEBIBYTE / 30)))
-        (workspace / "results" / f"part-{number:02d}.dat").write_bytes(os.urandom(size))
+        (directory / f"part-{number:02d}.dat").write_bytes(os.urandom(size))
 
 
-def _walk(session: Session, run_ids: list[UUID], console: Console) -> None:
+def _walk(run_ids: list[UUID], console: Console) -> None:
     """Send each run through its states, all runs a state at a time."""
-    from collections import Counter
-
-    from platform_db.lifecycle.transitions import set_actor, transition_many
-    from platform_db.models import Workflow
-
-    set_actor(session, "demo")
-    walks = {run_id: next(WALKS).split() for run_id in run_ids}
-    for step in range(4):
-        time.sleep(SECONDS_PER_STATE)
-        by_status: dict[str, list[UUID]] = {}
-        for run_id, walk in walks.items():
-            if step < len(walk):
-                by_status.setdefault(walk[step], []).append(run_id)
-        for status, ids in sorted(by_status.items()):
-            transition_many(session, ids, status, model=Workflow, reason="the demo says so")
-    counts = Counter(walk[-1] for walk in walks.values())
+    walks = [walk.split() for walk, _ in zip(itertools.cycle(WALKS), run_ids)]
+    with sessions.session_scope() as session:
+        set_actor(session, "demo")
+        for statuses in itertools.zip_longest(*walks):
+            time.sleep(SECONDS_PER_STATE)
+            for status in sorted(set(statuses) - {None}):
+                ids = [run_id for run_id, next_ in zip(run_ids, statuses, strict=True) if next_ == status]
+                transition_many(session, ids, status, model=Workflow, reason="the demo says so")
+    counts = Counter(walk[-1] for walk in walks)
     console.print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) + ".")
 
 
-def _refuse(console: Console) -> None:
-    """Try what may not be."""
-    import sqlalchemy as sa
-
-    from platform_db import errors, sessions
-    from platform_db.lifecycle.transitions import transition
-    from platform_db.models import RunStatus, Workflow
-
-    with sessions.session_scope() as session:
-        finished = session.scalars(
-            sa.select(Workflow).where(Workflow.status == RunStatus.finished).limit(1)
-        ).first()
-        if finished is None:
-            return
-        try:
-            transition(session, finished, RunStatus.queued, model=Workflow)
-        except errors.InvalidTransition as error:
-            console.print(f"[red]Refused:[/red] {error}.")
-
-
-def _show_history(console: Console, run_id: UUID) -> None:
-    """Print what happened to one run."""
-    from platform_db import sessions
-    from platform_db.lifecycle import whole_history
-    from platform_db.models import Workflow
-
+def _show_history(run_id: UUID, console: Console) -> None:
+    """Print what happened to a run that has finished, and try what may not be."""
     with sessions.session_scope() as session:
         run = session.get_one(Workflow, run_id)
         console.print(run.get_full_workflow_name(), markup=False)  # Directories have any name.
@@ -238,15 +191,7 @@ def _show_history(console: Console, run_id: UUID) -> None:
             for c in whole_history(session, run)
         )
         show_rows(changes, as_json=False)
-
-
-def _meter() -> None:
-    """Run the quota jobs and print the users' table, as an operator would."""
-    from platform_db import errors
-    from platform_db.cli.commands.quota import quota
-
-    for command in ("resource-usage-update", "report"):
         try:
-            quota.main([command], prog_name="platform-db quota", standalone_mode=False)
-        except errors.PartialFailure as error:
-            click.echo(f"{error}.")  # Real directories have files that only others may read.
+            transition(session, run, RunStatus.queued)
+        except errors.InvalidTransition as error:
+            console.print(f"[red]Refused:[/red] {error}.")

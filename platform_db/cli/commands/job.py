@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import click
 
-from platform_db.cli.command import Group
+from platform_db.cli.command import group
 from platform_db.cli.database import session_scope
 from platform_db.cli.options import json_option
 from platform_db.cli.show import show_row, show_rows
 
-
-@click.group(cls=Group)
-def job() -> None:
-    """List and show jobs.
-
-    An id may be given by its beginning.
-    """
+job = group("job", "An id may be given by its beginning.")
 
 
 @job.command("list", example="job list 0198c2f1")

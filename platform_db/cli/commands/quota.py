@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from platform_db.cli.command import Group
+from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
-from platform_db.cli.options import Duration, json_option, options, user_argument, user_option
+from platform_db.cli.options import duration_option, json_option, options, user_argument, user_option
 from platform_db.cli.progress import show_progress
 from platform_db.cli.show import Row, escaped, show_csv, show_row, show_rows
 
 if TYPE_CHECKING:
-    from platform_db.quota import CpuReport, DiskReport, UsageReport
-    from platform_db.quota.report import UserUse, WorkflowUse
+    from platform_db.quota import CpuReport, DiskReport
+    from platform_db.quota.report import ResourceUse, UserUse, WorkflowUse
 
 SWITCHED_OFF = (
     "nothing is updated: PLATFORM_DB_PERIODIC_RESOURCE_QUOTA_UPDATE_POLICY switches it off "
@@ -28,12 +28,24 @@ SWITCHED_OFF = (
 RESOURCE_COLUMNS = ("user_id", "email", "resource", "unit", "used", "limit", "reserved", "measured_at")
 WORKFLOW_COLUMNS = ("user_id", "workflow_id", "name", "status", "disk_bytes", "cpu_ms", "shared_by")
 
+DISK_COUNTS = {
+    "changed": "changed",
+    "missing": "without a workspace",
+    "incomplete": "only in part readable",
+    "failed": "failed",
+    "failed_users": "totals failed",
+    "newer": "measured or deleted by others meanwhile",
+    "stale": "changed while they were read",
+    "corrected_totals": "totals corrected",
+}
+
+METHODS = click.Choice(["auto", "scan", "ceph"])
+
 job_options = options(
     user_option("Only this user's"),
-    click.option(
+    duration_option(
         "--stale-after",
-        type=Duration(),
-        help="Only what was not measured for this long (1h, 30m); also resumes a run that was killed.",
+        "Only what was not measured for this long (1h, 30m); also resumes a run that was killed",
     ),
     click.option(
         "--shard",
@@ -47,21 +59,12 @@ job_options = options(
 
 measuring_options = options(
     click.option("--workers", type=int, help="How many processes read the disk."),
-    click.option(
-        "--method",
-        type=click.Choice(["auto", "scan", "ceph"]),
-        default="auto",
-        show_default=True,
-        help="How to measure.",
-    ),
+    click.option("--method", type=METHODS, default="auto", show_default=True, help="How to measure."),
     click.option("--apparent", is_flag=True, help="Add up sizes of files instead of the blocks they occupy."),
     click.option("--gentle", is_flag=True, help="Spare a file system that others wait for."),
 )
 
-
-@click.group(cls=Group)
-def quota() -> None:
-    """Count the disk space and processing time of users, and limit them."""
+quota = group("quota")
 
 
 @quota.command(example="quota create-default-resources")
@@ -71,39 +74,34 @@ def create_default_resources() -> None:
 
     with session_scope() as session:
         created = Resource.initialise_default_resources(session)
-    for name in created:
-        click.echo(f"created the resource {name}")
-    if not created:
-        click.echo("nothing to do: the default resources exist already")
+    lines = "\n".join(f"created the resource {name}" for name in created)
+    click.echo(lines or "nothing to do: the default resources exist already")
 
 
 @quota.command(example="quota disk-usage-update --stale-after 1h")
 @job_options
 @measuring_options
-def disk_usage_update(as_json: bool, **given: Any) -> None:
+def disk_usage_update(**given: Any) -> None:
     """Measure workspaces, and store what they and their owners take.
 
     A failure on one workspace leaves its figure as it was; the rest goes on, and the exit code says so.
     """
-    done = _update(["disk"], as_json, **given)
-    _show(done, as_json, done.disk)
+    _update("disk", **given)
 
 
 @quota.command(example="quota cpu-usage-update --dry-run")
 @job_options
-def cpu_usage_update(as_json: bool, **given: Any) -> None:
+def cpu_usage_update(**given: Any) -> None:
     """Count the processing time of runs, sessions, services and their owners."""
-    done = _update(["cpu"], as_json, **given)
-    _show(done, as_json, done.cpu)
+    _update("cpu", **given)
 
 
 @quota.command(example="quota resource-usage-update --shard 1/8")
 @job_options
 @measuring_options
-def resource_usage_update(as_json: bool, **given: Any) -> None:
+def resource_usage_update(**given: Any) -> None:
     """Do both: cpu-usage-update, then disk-usage-update."""
-    done = _update(["cpu", "disk"], as_json, **given)
-    _show(done, as_json, done if done.disk else None)
+    _update("cpu", "disk", **given)
 
 
 @quota.command(example="quota reconcile --fix")
@@ -158,14 +156,12 @@ def report(user: str | None, workflows: bool, as_json: bool, as_csv: bool) -> No
         elif as_csv and workflows:
             show_csv(WORKFLOW_COLUMNS, (_flat(use, run) for use in users for run in runs_of(use)))
         elif as_csv:
-            show_csv(
-                RESOURCE_COLUMNS,
-                ({**vars(use), **vars(r), "unit": r.unit.value} for use in users for r in use.resources),
-            )
+            rows = ({**vars(use), **vars(r), "unit": r.unit.value} for use in users for r in use.resources)
+            show_csv(RESOURCE_COLUMNS, rows)
         elif workflows:
             for use in users:
                 show_rows(_table_of_user(use), as_json)
-                show_rows(map(vars, runs_of(use)), as_json, _line_of_run)
+                show_rows(map(_line_of_run, runs_of(use)), as_json)
                 click.echo()
         else:
             show_rows((line for use in users for line in _table_of_user(use)), as_json)
@@ -211,20 +207,21 @@ def init_default_period(dry_run: bool) -> None:
 
 
 def _update(
-    types: list[str],
-    quiet: bool,
+    *types: str,
+    as_json: bool,
     user: str | None,
     stale_after: timedelta | None,
     shard: str | None,
     dry_run: bool,
     override_policy: bool,
     **measuring: Any,
-) -> UsageReport:
+) -> None:
+    """Update usage, print what was updated, and fail where some of it could not be."""
     from platform_db.models import ResourceType
     from platform_db.quota import Measuring, Scope, update_usage
     from platform_db.quota.scope import parse_shard
 
-    return update_usage(
+    done = update_usage(
         session_factory(),
         [ResourceType(type_) for type_ in types],
         Scope(
@@ -235,19 +232,12 @@ def _update(
         Measuring(**measuring),
         dry_run=dry_run,
         override_policy=override_policy,
-        show_progress=partial(show_progress, quiet=quiet),
+        show_progress=partial(show_progress, quiet=as_json),
     )
-
-
-def _show(done: UsageReport, as_json: bool, report: UsageReport | CpuReport | DiskReport | None) -> None:
-    """Print what was updated, and fail where some of it could not be.
-
-    :param report: what to print of it as JSON.
-    """
     lines = [_describe_cpu(done.cpu)] if done.cpu else []
     lines += [_describe_disk(done.disk)] if done.disk else []
-    row = asdict(report) if report else {"skipped": SWITCHED_OFF}
-    show_row(row, as_json, "\n".join(lines) or SWITCHED_OFF)
+    row = asdict(done) if len(types) > 1 else asdict(done)[types[0]]
+    show_row(row if lines else {"skipped": SWITCHED_OFF}, as_json, "\n".join(lines) or SWITCHED_OFF)
     done.raise_for_problems()
 
 
@@ -263,24 +253,10 @@ def _user_id(user: str | None) -> Any:
 def _describe_disk(report: DiskReport) -> str:
     from platform_db.units import human_readable_bytes
 
-    parts = [
-        f"{count} {what}"
-        for count, what in (
-            (report.changed, "changed"),
-            (report.missing, "without a workspace"),
-            (report.incomplete, "only in part readable"),
-            (report.failed, "failed"),
-            (report.failed_users, "totals failed"),
-            (report.newer, "measured or deleted by others meanwhile"),
-            (report.stale, "changed while they were read"),
-            (report.corrected_totals, "totals corrected"),
-        )
-        if count or what == "changed"
-    ]
-    return (
-        f"disk: {report.workspaces} workspaces of {report.runs} runs take "
-        f"{human_readable_bytes(report.bytes)}; {', '.join(parts)}"
-    )
+    counts = {what: getattr(report, name) for name, what in DISK_COUNTS.items()}
+    parts = [f"{count} {what}" for what, count in counts.items() if count or what == "changed"]
+    found = f"{report.workspaces} workspaces of {report.runs} runs take {human_readable_bytes(report.bytes)}"
+    return f"disk: {found}; {', '.join(parts)}"
 
 
 def _describe_cpu(report: CpuReport) -> str:
@@ -305,21 +281,20 @@ def _table_of_user(use: UserUse) -> Iterator[Row]:
             "limit": found["limit"]["human_readable"] if "limit" in found else "unlimited",
             "reserved": resource.human_readable(resource.reserved) if resource.reserved else None,
             "health": found.get("health"),
-            "updated": _minute(resource.measured_at),
+            "updated": _minute(resource),
         }
 
 
-def _line_of_run(run: Row) -> Row:
-    from platform_db.units import human_readable_bytes, human_readable_milliseconds
-
+def _line_of_run(run: WorkflowUse) -> Row:
+    found = run.as_dict()
     return {
-        "workflow": run["name"],
-        "status": run["status"],
-        "disk": None if run["disk"] is None else human_readable_bytes(run["disk"]),
-        "processing_time": None if run["cpu"] is None else human_readable_milliseconds(run["cpu"]),
-        "method": run["method"],
-        "updated": _minute(run["measured_at"]),
-        "shared_by": run["shared_by"],
+        "workflow": run.name,
+        "status": run.status,
+        "disk": found["disk"] and found["disk"]["human_readable"],
+        "processing_time": found["cpu"] and found["cpu"]["human_readable"],
+        "method": run.method,
+        "updated": _minute(run),
+        "shared_by": run.shared_by,
     }
 
 
@@ -327,5 +302,5 @@ def _flat(use: UserUse, run: WorkflowUse) -> Row:
     return {**vars(run), "user_id": use.user_id, "disk_bytes": run.disk, "cpu_ms": run.cpu}
 
 
-def _minute(time: datetime | None) -> str:
-    return f"{time:%Y-%m-%d %H:%M}" if time else "never"
+def _minute(use: ResourceUse | WorkflowUse) -> str:
+    return f"{use.measured_at:%Y-%m-%d %H:%M}" if use.measured_at else "never"

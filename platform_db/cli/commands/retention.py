@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import click
 
-from platform_db.cli.command import Group
+from platform_db.cli.command import group
 from platform_db.cli.database import session_factory
 from platform_db.cli.options import json_option
 from platform_db.cli.show import show_rows
 
-
-@click.group(cls=Group)
-def retention() -> None:
-    """Apply the retention rules of workspaces."""
+retention = group("retention")
 
 
 @retention.command(example="retention apply --dry-run")

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import click
 
-from platform_db.cli.command import Group
+from platform_db.cli.command import group
 from platform_db.cli.database import session_factory
 from platform_db.cli.options import json_option
+from platform_db.cli.show import show_row
 
 sql_option = click.option("--sql", "as_sql", is_flag=True, help="Print the SQL instead of running it.")
 
-
-@click.group(cls=Group)
-def roles() -> None:
-    """Make the database's roles and give them their privileges.
-
-    Their names begin with PLATFORM_DB_ROLE_PREFIX, so that each platform on a server has roles of its own.
-    """
+roles = group(
+    "roles",
+    "Their names begin with PLATFORM_DB_ROLE_PREFIX, so that each platform on a server has roles of its own.",
+)
 
 
 @roles.command(example="roles create --sql")
@@ -39,10 +34,7 @@ def create(as_sql: bool) -> None:
         return
     # Roles belong to the server: the schema of this database does not matter.
     made = library.create_roles(orm.sessionmaker(database.create_engine(database.migration_url())))
-    for name in made:
-        click.echo(f"made {name}")
-    if not made:
-        click.echo("nothing to do: all roles are there")
+    click.echo("\n".join(f"made {name}" for name in made) or "nothing to do: all roles are there")
 
 
 @roles.command(example="roles grant --to api")
@@ -87,18 +79,13 @@ def show(as_json: bool) -> None:
         differences = drift.differences(session)
         elsewhere = reach.elsewhere(session)
         close = reach.open_to_everybody(session)
-    table: dict[str, dict[str, Any]] = {
+    table = {
         name: {role_name(role): list(by_role.get(role, ())) for role in Role}
         for name, by_role in {**OTHERS, **privileges()}.items()
     }
     if as_json:
-        shown = {
-            "privileges": table,
-            "differences": [difference.__dict__ for difference in differences],
-            "elsewhere": [found.__dict__ for found in elsewhere],
-            "open_to_everybody": close is not None,
-        }
-        click.echo(json.dumps(shown))
+        shown = {"differences": list(map(vars, differences)), "elsewhere": list(map(vars, elsewhere))}
+        show_row({"privileges": table, **shown, "open_to_everybody": close is not None}, as_json)
     else:
         for name, roles_ in table.items():
             click.echo(name)
@@ -107,14 +94,11 @@ def show(as_json: bool) -> None:
         for found in elsewhere:
             connects = "may connect" if found.connects else "may not connect"
             members = f" ({', '.join(found.members)} acts as it)" if found.members else ""
-            click.echo(
-                f"in the database {found.database}, {found.role}{members} has {found.objects} objects,"
-                f" and {connects}"
-            )
+            who = f"{found.role}{members}"
+            click.echo(f"in the database {found.database}, {who} has {found.objects} objects, and {connects}")
         if close:
-            click.echo(
-                f"each login of the server may connect to this database; its owner ends that by: {close}"
-            )
+            end = f"its owner ends that by: {close}"
+            click.echo(f"each login of the server may connect to this database; {end}")
     if differences:
         raise drift.as_error(differences)
 

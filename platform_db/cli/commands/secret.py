@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import click
 
-from platform_db.cli.command import Group
+from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.options import json_option
 from platform_db.cli.show import show_row, show_rows
 
-
-@click.group(cls=Group)
-def secret() -> None:
-    """Make secret keys, show which are in use, and move secrets to a new one."""
+secret = group("secret")
 
 
 @secret.command(example="secret generate")

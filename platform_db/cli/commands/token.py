@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from platform_db.cli.command import Group
+from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
-from platform_db.cli.options import Duration, json_option, options, user_argument
+from platform_db.cli.options import duration_option, json_option, options, user_argument
 from platform_db.cli.secret_values import read_value, refuse_value
-from platform_db.cli.show import Row, show_row, show_rows
+from platform_db.cli.show import columns, show_row, show_rows
 
 if TYPE_CHECKING:
     from platform_db.models import UserToken
@@ -22,23 +23,15 @@ grant_options = options(
     user_argument,
     click.option("--name", callback=refuse_value, help="What the user calls it."),
     click.option("--scope", "scopes", multiple=True, help="What it may be used for; may be repeated."),
-    click.option("--expires-in", type=Duration(), help="Such as 90d; without it, the token does not expire."),
+    duration_option("--expires-in", "Such as 90d; without it, the token does not expire"),
     click.option("--own-value", is_flag=True, help="Read the value from stdin, or ask for it."),
     json_option,
 )
 
-
-@click.group(cls=Group)
-def token() -> None:
-    """Issue, list, request, grant, revoke and purge tokens.
-
-    A USER is an id or an e-mail address.
-    """
+token = group("token", "A USER is an id or an e-mail address.")
 
 
-@token.command(
-    example="token issue ada@example.org --type personal --name laptop --scope read --expires-in 90d"
-)
+@token.command(example="token issue ada@example.org --type personal --scope read --expires-in 90d")
 @click.option("--type", "type_", type=click.Choice(TYPES), default="access", show_default=True)
 @grant_options
 def issue(user: str, type_: str, **options: Any) -> None:
@@ -69,10 +62,8 @@ def _issue(
         owner = users.find_user(session, user)
         value = tokens.issue(session, owner, type_=type_, scopes=scopes or None, value=brought, **options)
         issued = _facts(tokens.find_token(session, value))
-    if own_value:
-        show_row(issued, as_json, issued["id"])
-    else:
-        show_row({**issued, "value": value}, as_json, value)
+    shown = issued if own_value else {**issued, "value": value}
+    show_row(shown, as_json, shown.get("value", issued["id"]))
 
 
 @token.command(example="token request ada@example.org")
@@ -96,15 +87,10 @@ def list_(user: str, as_json: bool) -> None:
     from platform_db.bounds import LARGEST_LIMIT
     from platform_db.cursors import read_all
 
-    def table(row: Row) -> Row:
-        return {name: row[name] for name in ("id", "type", "status", "last_used_at", "name")}
-
     with session_scope() as session:
-        owner = users.find_user(session, user)
-        found = read_all(
-            lambda cursor: tokens.list_tokens(session, owner, limit=LARGEST_LIMIT, cursor=cursor)
-        )
-        show_rows(map(_facts, found), as_json, table)
+        ask = partial(tokens.list_tokens, session, users.find_user(session, user), limit=LARGEST_LIMIT)
+        found = read_all(lambda cursor: ask(cursor=cursor))
+        show_rows(map(_facts, found), as_json, columns("id", "type", "status", "last_used_at", "name"))
 
 
 @token.command(example="token revoke 0198c2f1-5d4e-7b60-8a3c-3f6f0e1d2c4b --reason 'the laptop was lost'")
@@ -125,13 +111,7 @@ def revoke(token_id: str | None, by_value: bool, reason: str | None) -> None:
 
 
 @token.command(example="token purge --revoked-for 30d")
-@click.option(
-    "--revoked-for",
-    type=Duration("d"),
-    default="90d",
-    show_default=True,
-    help="Delete those that were revoked so long ago; a number without a unit is days.",
-)
+@duration_option("--revoked-for", "Delete those that were revoked so long ago", in_days=True, default="90d")
 @json_option
 def purge(revoked_for: timedelta, as_json: bool) -> None:
     """Revoke expired tokens, and delete those revoked long ago.
@@ -141,11 +121,9 @@ def purge(revoked_for: timedelta, as_json: bool) -> None:
     from platform_db import tokens
 
     sessions = session_factory()
-    counts = {
-        "expired": tokens.revoke_expired(sessions),
-        "purged": tokens.purge(sessions, revoked_for=revoked_for),
-    }
-    show_row(counts, as_json, f"{counts['expired']} expired, {counts['purged']} purged")
+    expired = tokens.revoke_expired(sessions)
+    purged = tokens.purge(sessions, revoked_for=revoked_for)
+    show_row({"expired": expired, "purged": purged}, as_json, f"{expired} expired, {purged} purged")
 
 
 def _facts(token: UserToken) -> dict[str, Any]:

@@ -6,21 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from platform_db.cli.command import Group
+from platform_db.cli.command import group
 from platform_db.cli.database import session_scope
 from platform_db.cli.options import json_option, user_argument
-from platform_db.cli.show import show_row, show_rows
+from platform_db.cli.show import columns, show_row, show_rows
 
 if TYPE_CHECKING:
     from platform_db.models import User
 
-
-@click.group(cls=Group)
-def user() -> None:
-    """Create, list, show and delete users.
-
-    A USER is an id or an e-mail address.
-    """
+user = group("user", "A USER is an id or an e-mail address.")
 
 
 @user.command(example="user create ada@example.org --full-name 'Ada Lovelace'")
@@ -46,8 +40,7 @@ def list_(as_json: bool) -> None:
     from platform_db import users
 
     with session_scope() as session:
-        rows = map(_facts, users.iterate_users(session))
-        show_rows(rows, as_json, table=lambda row: {"id": row["id"], "email": row["email"]})
+        show_rows(map(_facts, users.iterate_users(session)), as_json, columns("id", "email"))
 
 
 @user.command(example="user show ada@example.org")
@@ -86,20 +79,13 @@ def delete(user: str, delete_work: bool, yes: bool) -> None:
     if not yes:
         # Between two transactions: none stays open while the answer is awaited.
         counts = ", ".join(f"{count} {table}" for table, count in work.items())
-        click.confirm(
-            f"Delete user {user_id}{f' with {counts}' if work and delete_work else ''}?", abort=True, err=True
-        )
+        what = f"user {user_id} with {counts}" if work and delete_work else f"user {user_id}"
+        click.confirm(f"Delete {what}?", abort=True, err=True)
     with session_scope() as session:
         found = users.find_user(session, user_id)
         users.delete_user(session, found, delete_work=delete_work, at_most=None if yes else work)
 
 
 def _facts(found: User) -> dict[str, Any]:
-    return {
-        "id": str(found.id_),
-        "email": found.email,
-        "full_name": found.full_name,
-        "username": found.username,
-        "idp_issuer": found.idp_issuer,
-        "idp_subject": found.idp_subject,
-    }
+    names = ("email", "full_name", "username", "idp_issuer", "idp_subject")
+    return {"id": str(found.id_), **{name: getattr(found, name) for name in names}}

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from platform_db.cli.command import Group
+from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
-from platform_db.cli.options import Duration, Time, json_option, limit_option, user_option
+from platform_db.cli.options import Time, duration_option, json_option, limit_option, options, user_option
 from platform_db.cli.show import Row, show_row, show_rows
 
 if TYPE_CHECKING:
@@ -18,14 +18,12 @@ if TYPE_CHECKING:
     from platform_db.models import Workflow
 
 owner_option = user_option("Only this user's")
+run_options = options(click.argument("run"), owner_option)
 
-
-@click.group(cls=Group)
-def workflow() -> None:
-    """Show runs, and recover those of dead workers.
-
-    A run is named by its id or the beginning of it, or, with --user, by its name: name, name.2 or name.2.1.
-    """
+workflow = group(
+    "workflow",
+    "A run is named by its id or its beginning or, with --user, by its name: name, name.2 or name.2.1.",
+)
 
 
 @workflow.command("list", example="workflow list --user ada@example.org --status running")
@@ -45,8 +43,7 @@ def list_(user: str | None, statuses: tuple[str, ...], limit: int, as_json: bool
 
 
 @workflow.command(example="workflow show analysis.2 --user ada@example.org")
-@click.argument("run")
-@owner_option
+@run_options
 @json_option
 def show(run: str, user: str | None, as_json: bool) -> None:
     """Show RUN."""
@@ -54,14 +51,13 @@ def show(run: str, user: str | None, as_json: bool) -> None:
 
     with session_scope() as session:
         found = _find(session, run, user)
-        row = describe(found)
+        row = {**describe(found), "run_number": found.run_number}
         del row["specification"]
-        show_row({**row, "run_number": found.run_number}, as_json)
+        show_row(row, as_json)
 
 
 @workflow.command(example="workflow history 0198c2f1 --since 2026-11-21T07:30:00Z")
-@click.argument("run")
-@owner_option
+@run_options
 @click.option("--since", type=Time(), help="Leave out what was before this time.")
 @click.option("--level", type=click.Choice(["workflow", "job"]), help="Only the run's own, or its jobs'.")
 @json_option
@@ -85,8 +81,7 @@ def history(run: str, user: str | None, since: datetime | None, level: Any, as_j
 
 
 @workflow.command(example="workflow logs analysis --user ada@example.org --follow")
-@click.argument("run")
-@owner_option
+@run_options
 @click.option("--tail", type=int, metavar="LINES", help="Only the last lines.")
 @click.option("--follow", is_flag=True, help="Go on until the run has ended.")
 def logs(run: str, user: str | None, tail: int | None, follow: bool) -> None:
@@ -107,13 +102,7 @@ def logs(run: str, user: str | None, tail: int | None, follow: bool) -> None:
 
 
 @workflow.command(example="workflow recover --older-than 10m --policy workflow=requeue")
-@click.option(
-    "--older-than",
-    type=Duration(),
-    default="5m",
-    show_default=True,
-    help="Take a worker for dead whose last heartbeat is this old.",
-)
+@duration_option("--older-than", "Take a worker for dead whose last heartbeat is this old", default="5m")
 @click.option(
     "--policy",
     "policies",
@@ -130,8 +119,8 @@ def recover(older_than: timedelta, policies: tuple[str, ...], node: str | None, 
     """
     from platform_db import leases
 
-    chosen: dict[str, str] = {**leases.DEFAULT_POLICIES}
-    chosen.update((kind, policy) for kind, _, policy in (given.partition("=") for given in policies))
+    given = (policy.partition("=") for policy in policies)
+    chosen: dict[str, str] = {**leases.DEFAULT_POLICIES, **{kind: policy for kind, _, policy in given}}
     sessions = session_factory()
     if node is None:
         counts = leases.recover_all(sessions, older_than, chosen)
