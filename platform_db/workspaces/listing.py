@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import TypedDict
@@ -72,21 +71,19 @@ def _row(name: str, size: int) -> Row:
 
 class _Matcher:
     def __init__(self, search: Search) -> None:
-        unknown = sorted(set(search) - {"name", "size"})
-        if unknown:
+        if unknown := sorted(set(search) - {"name", "size"}):
             raise errors.InvalidArgument(f"cannot search for {', '.join(unknown)}; choose from name, size")
         self.patterns = [str(pattern).lstrip("/") for pattern in _values(search.get("name", ()))]
         self.sizes = {str(size).strip() for size in _values(search.get("size", ()))}
 
     def matches(self, row: Row) -> bool:
         name = row["name"].removeprefix("/")
-        names = {name, os.path.basename(name)}  # noqa: PTH119 - a string, not a path of this machine
+        names = {name, name.rpartition("/")[2]}
         sizes = {str(row["size"]["raw"]), row["size"]["human_readable"]}
         if self.sizes and self.sizes.isdisjoint(sizes):
             return False
-        if not self.patterns:
-            return True
-        return any(fnmatchcase(each, pattern) for each in names for pattern in self.patterns)
+        named = any(fnmatchcase(each, pattern) for each in names for pattern in self.patterns)
+        return named or not self.patterns
 
 
 def _values(given: Iterable[str | int] | str | int) -> Iterable[str | int]:

@@ -19,8 +19,7 @@ def require_storage(path: str) -> None:
 
     :raises errors.StorageMissing: the root is missing or empty.
     """
-    root = root_of(path)
-    if root is not None:
+    if (root := root_of(path)) is not None:
         require_root(root)
 
 

@@ -14,9 +14,7 @@ LONGEST_PATH = 2048
 
 
 def build_workspace_path(
-    user_id: UUID | str,
-    workflow_id: UUID | str | None = None,
-    workspace_root_path: str | None = None,
+    user_id: UUID | str, workflow_id: UUID | str | None = None, workspace_root_path: str | None = None
 ) -> str:
     """Return ``ROOT/users/USER/workflows/WORKFLOW``, or the directory of all the user's workspaces.
 

@@ -127,7 +127,7 @@ class _Remover(Walk):
 
     def read(self, directory: Directory) -> None:
         """Remove the files that are named in ``directory``, and note which directories are to be entered."""
-        self._pause()
+        self.pace()
         for number, name in enumerate(self._names(directory), 1):
             named, below = directory.states == _ALL, directory.states
             if not named:
@@ -135,7 +135,7 @@ class _Remover(Walk):
             if named or below:
                 self._handle(directory, name, named, _ALL if named else below)
             if number % NAMES == 0:
-                self._pause()
+                self.pace()
 
     def enter(self, directory: Directory, parent: Directory) -> bool:
         """Open ``directory``, unless something is mounted there."""
@@ -159,10 +159,6 @@ class _Remover(Walk):
             self.note(error, directory.name)
         else:
             self._count(directory.size)
-
-    def _pause(self) -> None:
-        if self.pace:
-            self.pace()
 
     def _names(self, directory: Directory) -> list[str]:
         try:

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from platform_db.workspaces import scan
@@ -51,12 +52,10 @@ class Worker:
         process, self.process = self.process, None
         if process is not None:
             process.kill()
-            # Leaving the block closes both pipes and waits; what was still to be written has no reader.
-            try:
-                with process:
-                    pass
-            except BrokenPipeError:
-                process.wait()
+            # Leaving the block closes both pipes; what was still to be written has no reader.
+            with suppress(BrokenPipeError), process:
+                pass
+            process.wait()
 
     def _ask(self, paths: Sequence[bytes]) -> list[Outcome]:
         if self.process is None:
@@ -97,7 +96,6 @@ class Worker:
 
 
 def scan_here(path: bytes, apparent: bool, gentle: bool = False) -> Outcome:
-    """Scan ``path`` in this process."""
     walk = scan.Scan(apparent, scan.Pace() if gentle else None)
     try:
         size = walk.run(path)
