@@ -53,7 +53,7 @@ def list_workflows(
 @takes_session
 def count_by_status(session: Session, user_id: uuid.UUID | str) -> dict[RunStatus, int]:
     """Return how many runs of the user's have which status; a status that none has is not there."""
-    rows = session.connection().execute(_COUNT_BY_STATUS, {"user": str(parse_id(user_id, "user id"))})
+    rows = session.connection().execute(_COUNT_BY_STATUS, {"user": parse_id(user_id, "user id")})
     return {RunStatus(row.status): row.runs for row in rows}
 
 

@@ -74,11 +74,7 @@ def share_workflow(
 
 @takes_session
 def unshare_workflow(
-    session: Session,
-    workflow: Workflow,
-    user: UserOrId,
-    *,
-    actor_id: uuid.UUID | str | None = None,
+    session: Session, workflow: Workflow, user: UserOrId, *, actor_id: uuid.UUID | str | None = None
 ) -> bool:
     """Take a share back, and tell whether there was one.
 
@@ -103,11 +99,7 @@ def unshare_workflow(
 
 @takes_session
 def list_shared(
-    session: Session,
-    user: UserOrId,
-    *,
-    limit: int = 100,
-    cursor: str | None = None,
+    session: Session, user: UserOrId, *, limit: int = 100, cursor: str | None = None
 ) -> Page[Workflow]:
     """Return a page of the runs that others share with the user now, newest first.
 
