@@ -9,23 +9,20 @@ from platform_db import units
 from platform_db.audit import recorded_as
 from platform_db.bounds import require_amount
 from platform_db.database.session import takes_session
-from platform_db.models import Resource, ResourceType, ResourceUnit
+from platform_db.models import Resource, ResourceType, ResourceUnit, UserResource
+from platform_db.models.expiry import expire_row
 from platform_db.models.identity import UserOrId, user_id_of
-from platform_db.quota.figures import expire_totals
 from platform_db.quota.resources import get_resource, lock_users
 
 UNLIMITED = "unlimited"
 
 _SET = sa.text(
     """
-    WITH locked AS MATERIALIZED (
-        SELECT owner_id, resource_id, quota_limit FROM platform.user_resource
-        WHERE owner_id = CAST(:user AS uuid) AND resource_id = CAST(:resource AS uuid)
-    )
     UPDATE platform.user_resource AS total SET quota_limit = :limit
-    FROM locked
-    WHERE total.owner_id = locked.owner_id AND total.resource_id = locked.resource_id
-    RETURNING locked.quota_limit AS before
+    FROM platform.user_resource AS found
+    WHERE total.owner_id = CAST(:user AS uuid) AND total.resource_id = CAST(:resource AS uuid)
+      AND found.owner_id = total.owner_id AND found.resource_id = total.resource_id
+    RETURNING found.quota_limit AS before
     """
 )
 
@@ -55,9 +52,9 @@ def set_limit(
     lock_users(session, [user_id], found)
     with recorded_as(session, actor_id=None if actor is None else user_id_of(actor)):
         before: int | None = session.connection().scalar(
-            _SET, {"user": str(user_id), "resource": str(found.id_), "limit": limit}
+            _SET, {"user": user_id, "resource": found.id_, "limit": limit}
         )
-    expire_totals(session, found, [user_id])
+    expire_row(session, UserResource, (user_id, found.id_))
     return before
 
 

@@ -52,10 +52,8 @@ def move_periods_on(session: Session, resource: AnyResource, user_ids: Sequence[
 
     Totals still hold what was pruned in the period before: they are to be summed next.
     """
-    result = session.connection().execute(
-        _MOVE_ON, {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
-    )
-    return int(result.rowcount)
+    parameters = {"users": list(user_ids), "resource": resource.id_}
+    return session.connection().execute(_MOVE_ON, parameters).rowcount
 
 
 _WITHOUT_PERIOD = """
@@ -93,7 +91,7 @@ def initialise_default_periods(
         )
     session.flush()
     statement = _FIND_WITHOUT_PERIOD if dry_run else _INITIALISE
-    rows = session.connection().execute(statement, {"resource": str(resource.id_), "months": months})
+    rows = session.connection().execute(statement, {"resource": resource.id_, "months": months})
     user_ids = sorted(rows.scalars())
     expire_rows(session, UserResource, set(user_ids))
     return user_ids
