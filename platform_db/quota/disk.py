@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Sequence
 
@@ -25,8 +24,6 @@ from platform_db.quota.resources import (
     lock_users,
 )
 from platform_db.workspaces.opening import require_storage
-
-logger = logging.getLogger(__name__)
 
 USERS_PER_STATEMENT = 1000
 
@@ -51,7 +48,9 @@ def store_workflow_disk_quota(
     session.flush()
     target = RunTarget.of(session, workflow, Workflow)
     owner_id, workflow_id = target.key(session)
-    path = session.connection().scalar(_PATH, {"owner": owner_id, "id": workflow_id})
+    path = session.scalar(
+        sa.select(Workflow.workspace_path).where(Workflow.owner_id == owner_id, Workflow.id_ == workflow_id)
+    )
     if path is None:
         raise target.not_found()
     resource = get_default_quota_resource(session, ResourceType.disk)
@@ -65,14 +64,6 @@ def store_workflow_disk_quota(
     if isinstance(workflow, Workflow):
         session.expire(workflow, ["resources"])
     return found
-
-
-_PATH = sa.text(
-    """
-    SELECT workspace_path FROM platform.workflow
-    WHERE owner_id = CAST(:owner AS uuid) AND id_ = CAST(:id AS uuid)
-    """
-)
 
 
 def _require_change(bytes_to_sum: int | None) -> None:

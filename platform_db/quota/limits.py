@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import units
@@ -10,21 +9,10 @@ from platform_db.audit import recorded_as
 from platform_db.bounds import require_amount
 from platform_db.database.session import takes_session
 from platform_db.models import Resource, ResourceType, ResourceUnit, UserResource
-from platform_db.models.expiry import expire_row
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.quota.resources import get_resource, lock_users
 
 UNLIMITED = "unlimited"
-
-_SET = sa.text(
-    """
-    UPDATE platform.user_resource AS total SET quota_limit = :limit
-    FROM platform.user_resource AS found
-    WHERE total.owner_id = CAST(:user AS uuid) AND total.resource_id = CAST(:resource AS uuid)
-      AND found.owner_id = total.owner_id AND found.resource_id = total.resource_id
-    RETURNING found.quota_limit AS before
-    """
-)
 
 
 @takes_session
@@ -51,10 +39,9 @@ def set_limit(
     user_id, found = user_id_of(user), get_resource(session, resource)
     lock_users(session, [user_id], found)
     with recorded_as(session, actor_id=None if actor is None else user_id_of(actor)):
-        before: int | None = session.connection().scalar(
-            _SET, {"user": user_id, "resource": found.id_, "limit": limit}
-        )
-    expire_row(session, UserResource, (user_id, found.id_))
+        total = session.get_one(UserResource, (user_id, found.id_), populate_existing=True)
+        before, total.quota_limit = total.quota_limit, limit
+        session.flush()
     return before
 
 

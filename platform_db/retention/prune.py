@@ -103,7 +103,8 @@ def prune(
     results = [Pruned(rule.table) for rule in rules]
     for rule, result in zip(rules, results, strict=True):
         if dry_run:
-            result.rows = _count_due(factory, rule)
+            is_log = rule.log_of is not None
+            result.rows = count_log(factory, rule) if is_log else sum(map(len, _due(factory, rule)))
             continue
         try:
             for _ in range(PASSES):
@@ -124,12 +125,6 @@ def require_finished(results: Iterable[Pruned]) -> None:
     left = [f"{result.left} of {result.table}" for result in results if result.left]
     if left:
         raise errors.PartialFailure(f"left because others had them locked: {', '.join(left)}")
-
-
-def _count_due(factory: SessionFactory, rule: RetentionRule) -> int:
-    if rule.log_of is not None:
-        return count_log(factory, rule)
-    return sum(len(ids) for ids in _due(factory, rule))
 
 
 def _record(factory: SessionFactory, rule: RetentionRule, result: Pruned) -> None:

@@ -10,7 +10,6 @@ from typing import ClassVar, Literal, TypeAlias
 
 from platform_db.errors import PlatformDBError
 
-Method: TypeAlias = Literal["scan", "ceph"]
 WorkspacePath: TypeAlias = "str | bytes | os.PathLike[str]"
 
 
@@ -26,7 +25,7 @@ class Measurement:
     """
 
     bytes: int
-    method: Method
+    method: Literal["scan", "ceph"]
     apparent: bool = False
     unreadable: int = 0
     first_error: str | None = None
