@@ -1,8 +1,10 @@
-"""The transactions of a job over users: what others lock or delete meanwhile ends no job."""
+"""The transactions of a job over users: what others lock or delete meanwhile ends no job, but is reported."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -16,10 +18,29 @@ from platform_db.sessions import run_transaction
 T = TypeVar("T")
 Item = TypeVar("Item")
 
+logger = logging.getLogger(__name__)
+
 ATTEMPTS = 20
+PROBLEMS_KEPT = 20
 
 TIMEOUTS = frozenset({sqlstates.LOCK_NOT_AVAILABLE, sqlstates.QUERY_CANCELED})
 _CLASSES_OF_ROWS = (sqlstates.DATA_EXCEPTION_CLASS, sqlstates.CONSTRAINT_CLASS, sqlstates.ROLLBACK_CLASS)
+
+
+@dataclass
+class Problems:
+    """A report of what a job could not do.
+
+    :param problems: the first problems, in words.
+    """
+
+    problems: list[str] = field(default_factory=list)
+
+    def note(self, problem: str) -> None:
+        """Log a problem, and keep it if it is among the first."""
+        logger.warning("%s", problem)
+        if len(self.problems) < PROBLEMS_KEPT:
+            self.problems.append(problem)
 
 
 def run_batch(factory: SessionFactory, work: Callable[[Session], T]) -> T:

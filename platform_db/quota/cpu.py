@@ -31,10 +31,9 @@ from platform_db.models import (
 from platform_db.models.expiry import expire_row, expire_rows
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.quota import figures
-from platform_db.quota.batches import run_each
+from platform_db.quota.batches import Problems, run_each
 from platform_db.quota.figures import Drift
 from platform_db.quota.periods import CURRENT_START, IS_OVER, move_periods_on
-from platform_db.quota.problems import Problems
 from platform_db.quota.resources import AnyResource, get_default_key, lock_remaining_users, lock_users
 from platform_db.quota.scope import Scope, count_users, portions
 

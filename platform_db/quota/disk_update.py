@@ -25,7 +25,7 @@ from platform_db import errors, workspaces
 from platform_db.database.session import SessionFactory
 from platform_db.leases.tasks import lease
 from platform_db.models import ResourceType
-from platform_db.quota.batches import run_each
+from platform_db.quota.batches import Problems, run_each
 from platform_db.quota.disk import measured_figure, sum_totals
 from platform_db.quota.figures import (
     MOST_BYTES,
@@ -37,7 +37,6 @@ from platform_db.quota.figures import (
     write_figures,
 )
 from platform_db.quota.mounted import require_mounted
-from platform_db.quota.problems import Problems
 from platform_db.quota.resources import AnyResource, get_default_key
 from platform_db.quota.scope import FIRST_ID, Scope, portions, users_in_scope
 from platform_db.workspaces.measure import Choice

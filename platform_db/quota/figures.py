@@ -165,7 +165,7 @@ _WRITE = sa.text(
     ),
     figures AS MATERIALIZED (
         SELECT m.*, s.used AS before,
-               least(:most, greatest(0, CAST(m.bytes AS numeric) + s.delta - m.delta))::bigint AS used,
+               least({MOST_BYTES}, greatest(0, CAST(m.bytes AS numeric) + s.delta - m.delta))::bigint AS used,
                s.delta AS current_delta, s.delta <> m.delta AS stale
         FROM measured AS m
         JOIN stored AS s ON s.owner_id = m.owner_id AND s.path = m.path AND s.version = m.version
@@ -193,7 +193,7 @@ _CHANGE_TOTALS = sa.text(
     f"""
     WITH locked AS MATERIALIZED ({locking("= ANY(CAST(:users AS uuid[]))")})
     UPDATE platform.user_resource AS total
-    SET quota_used = least(:most, greatest(0, total.quota_used + change.amount))
+    SET quota_used = least({MOST_BYTES}, greatest(0, total.quota_used + change.amount))
     FROM locked
     JOIN unnest(CAST(:users AS uuid[]), CAST(:amounts AS numeric[])) AS change (owner_id, amount)
         ON change.owner_id = locked.owner_id
@@ -216,7 +216,6 @@ def write_figures(session: Session, resource: AnyResource, figures: Sequence[Fig
         _WRITE,
         {
             "resource": resource.id_,
-            "most": MOST_BYTES,
             "owners": [figure.workspace.owner_id for figure in figures],
             "paths": [figure.workspace.path for figure in figures],
             "bytes": [figure.bytes for figure in figures],
@@ -243,8 +242,8 @@ def change_totals(session: Session, resource: AnyResource, changes: Mapping[uuid
     changes = {user: amount for user, amount in changes.items() if amount}
     if not changes:
         return []
-    values = {"users": list(changes), "amounts": list(changes.values())}
-    parameters = {**values, "most": MOST_BYTES, "resource": resource.id_}
+    amounts = list(changes.values())
+    parameters = {"users": list(changes), "amounts": amounts, "resource": resource.id_}
     return list(session.connection().scalars(_CHANGE_TOTALS, parameters))
 
 
@@ -266,8 +265,8 @@ _CHANGE_FIGURE = sa.text(
     INSERT INTO platform.workflow_resource AS figure
         (owner_id, workflow_id, resource_id, quota_used, measured_at, version, delta, stale, method, apparent)
     SELECT CAST(:owner AS uuid), runs.id_, CAST(:resource AS uuid),
-           least(:most, greatest(0, s.used + :change)), s.measured_at, s.version,
-           greatest(-:most, least(:most, s.delta + :change)), s.stale, s.method, s.apparent
+           least({MOST_BYTES}, greatest(0, s.used + :change)), s.measured_at, s.version,
+           greatest(-{MOST_BYTES}, least({MOST_BYTES}, s.delta + :change)), s.stale, s.method, s.apparent
     FROM runs CROSS JOIN stored AS s
     ORDER BY runs.id_
     ON CONFLICT (owner_id, workflow_id, resource_id) DO UPDATE
@@ -282,8 +281,8 @@ def change_figure(
 ) -> None:
     """Add ``change`` to the figure of a workspace, never below zero or above :data:`MOST_BYTES`."""
     lock_users(session, [owner_id], resource)
-    values = {"owner": owner_id, "path": path, "change": change, "most": MOST_BYTES}
-    rows = session.connection().execute(_CHANGE_FIGURE, {**values, "resource": resource.id_}).all()
+    parameters = {"owner": owner_id, "path": path, "change": change, "resource": resource.id_}
+    rows = session.connection().execute(_CHANGE_FIGURE, parameters).all()
     for row in rows:
         expire_row(session, WorkflowResource, (owner_id, row.workflow_id, resource.id_))
     if rows:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -56,7 +56,7 @@ _RESERVE = sa.text(
           AND r.name = :resource
           -- Numeric, since a sum of what is allowed may be more than a bigint holds.
           AND (:amount <= 0 OR CAST(total.quota_used AS numeric) + total.quota_reserved + :amount
-                               <= coalesce(total.quota_limit, :largest))
+                               <= coalesce(total.quota_limit, {LARGEST_AMOUNT}))
         RETURNING total.owner_id, total.resource_id
     )
     INSERT INTO platform.quota_reservation (id_, owner_id, resource_id, amount, expires_at)
@@ -93,16 +93,10 @@ def reserve(
     require_seconds(ttl, "time to live")
     session.flush()
     user_id = user_id_of(user)
-    parameters: dict[str, Any] = {
-        "user": user_id,
-        "resource": resource_name(resource),
-        "amount": amount,
-        "largest": LARGEST_AMOUNT,
-        "seconds": ttl,
-    }
+    wanted = {"user": user_id, "resource": resource_name(resource), "amount": amount, "seconds": ttl}
     # Refused, it is tried once more: the user's rows may be missing, or expired reservations be in the way.
     for _ in range(2):
-        row = session.connection().execute(_RESERVE, {**parameters, "id": new_id()}).one_or_none()
+        row = session.connection().execute(_RESERVE, {**wanted, "id": new_id()}).one_or_none()
         if row is not None:
             expire_rows(session, UserResource, {user_id})
             return Reservation(*row)
@@ -129,7 +123,7 @@ _END = sa.text(
     )
     UPDATE platform.user_resource AS total
     SET quota_reserved = greatest(0, total.quota_reserved - greatest(ended.amount, 0)),
-        quota_used = least(:most, greatest(
+        quota_used = least({MOST_BYTES}, greatest(
             0, CAST(total.quota_used AS numeric) + coalesce(CAST(:amount AS bigint), ended.amount)))
     FROM ended
     WHERE total.owner_id = ended.owner_id AND total.resource_id = ended.resource_id
@@ -166,8 +160,7 @@ def _end(session: Session, reservation: AnyReservation, amount: int | None) -> N
     if isinstance(reservation, Reservation | QuotaReservation):
         reservation = reservation.id_
     id_ = parse_id(reservation, "reservation id")
-    parameters = {"id": id_, "amount": amount, "most": MOST_BYTES}
-    total = session.connection().execute(_END, parameters).one_or_none()
+    total = session.connection().execute(_END, {"id": id_, "amount": amount}).one_or_none()
     if total is None:
         raise errors.ReservationNotFound(
             f"there is no reservation {id_}: it was committed, released or expired"

@@ -129,32 +129,21 @@ def _take(rule: RetentionRule) -> sa.TextClause:
     )
 
 
-def _keys(column: str) -> str:
+def _these(rule: RetentionRule) -> str:
     return f"""
-        unnest(CAST(:owners AS uuid[]), CAST(:parents AS uuid[]), CAST(:numbers AS bigint[]))
-            AS key (owner_id, {column}, number)
+        platform.{rule.table} AS chunk WHERE (owner_id, {_log_of(rule)[1]}, number) IN (SELECT * FROM unnest(
+            CAST(:owners AS uuid[]), CAST(:parents AS uuid[]), CAST(:numbers AS bigint[])))
     """
 
 
 def _select(rule: RetentionRule) -> sa.TextClause:
-    column = _log_of(rule)[1]
-    return sa.text(
-        f"""
-        SELECT row_to_json(chunk)::text
-        FROM {_keys(column)} JOIN platform.{rule.table} AS chunk USING (owner_id, {column}, number)
-        """
-    )
+    return sa.text(f"SELECT row_to_json(chunk)::text FROM {_these(rule)}")
 
 
 def _delete(rule: RetentionRule) -> sa.TextClause:
-    column = _log_of(rule)[1]
     return sa.text(
         f"""
-        WITH gone AS (
-            DELETE FROM platform.{rule.table} AS chunk USING {_keys(column)}
-            WHERE (chunk.owner_id, chunk.{column}, chunk.number) = (key.owner_id, key.{column}, key.number)
-            RETURNING chunk.*
-        )
+        WITH gone AS (DELETE FROM {_these(rule)} RETURNING *)
         {_TAKE_OFF if rule.table == "log_chunk" else ""}
         SELECT count(*) FROM gone
         """

@@ -145,19 +145,16 @@ def _missing(rule: Any) -> str | None:
     )
 
 
+@dataclass
 class _Application:
-    """The application of one rule.
+    """The application of one rule."""
 
-    :param places: knows which directories are the same ones.
-    """
-
-    def __init__(self, factory: SessionFactory, rule: Any, held: HeldLease, places: Places) -> None:
-        self.factory = factory
-        self.rule = rule
-        self.held = held
-        self.places = places
-        self.asked_at = time.monotonic()
-        self.problem: str | None = None
+    factory: SessionFactory
+    rule: Any
+    held: HeldLease
+    places: Places
+    asked_at: float = field(default_factory=time.monotonic)
+    problem: str | None = None
 
     def apply(self) -> AppliedRule | None:
         """Take the rule, remove its files and record that; None where it may not be applied now."""
