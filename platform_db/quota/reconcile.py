@@ -97,7 +97,7 @@ def _totals(
     def reserved(resource: AnyResource) -> list[Drift]:
         if fix:
             lock_remaining_users(session, user_ids, resource)
-        return drifts(session, _CORRECT_RESERVED if fix else _FIND_RESERVED, user_ids, resource)
+        return drifts(session, _CORRECT if fix else sa.text(_FIND), user_ids, resource)
 
     of_disk = (sum_totals if fix else find_disk_drift)(session, user_ids, disk)
     of_cpu = (update_users if fix else find_cpu_drift)(session, user_ids, cpu).totals
@@ -125,5 +125,4 @@ _FIND = """
         GROUP BY t.owner_id, t.quota_reserved
     ) AS sums WHERE before <> used ORDER BY owner_id
 """
-_FIND_RESERVED = sa.text(_FIND)
-_CORRECT_RESERVED = set_totals("quota_reserved = sums.used", _FIND)
+_CORRECT = set_totals("quota_reserved = sums.used", _FIND)

@@ -61,21 +61,13 @@ class Member(NamedTuple):
         )
 
     def select(self) -> sa.TextClause:
-        return sa.text(
-            f"""
-            SELECT row_to_json(archived)::text
-            FROM (SELECT {self.alias}.* FROM {self.source} WHERE {_THESE}) AS archived
-            """
-        )
+        rows = f"SELECT {self.alias}.* FROM {self.source} WHERE {_THESE}"
+        return sa.text(f"SELECT row_to_json(archived)::text FROM ({rows}) AS archived")
 
     def delete(self) -> sa.TextClause:
         """Return the statement that deletes the rows, once they are locked."""
-        return sa.text(
-            f"""
-            DELETE FROM platform.{self.table}
-            WHERE ctid = ANY(ARRAY(SELECT {self.alias}.ctid FROM {self.source} WHERE {_THESE}))
-            """
-        )
+        places = f"SELECT {self.alias}.ctid FROM {self.source} WHERE {_THESE}"
+        return sa.text(f"DELETE FROM platform.{self.table} WHERE ctid = ANY(ARRAY({places}))")
 
 
 class Family(NamedTuple):

@@ -49,19 +49,11 @@ def share_workflow(
     owner_id, workflow_id = identity_of(workflow)
     if user_id == owner_id:
         raise errors.Refused("a run cannot be shared with its owner")
+    key = {"owner_id": owner_id, "workflow_id": workflow_id, "user_id": user_id}
     session.flush()
     try:
         with session.begin_nested(), recorded_as(session, actor_id=actor_id):
-            session.execute(
-                _SHARE,
-                {
-                    "owner_id": owner_id,
-                    "workflow_id": workflow_id,
-                    "user_id": user_id,
-                    "message": message,
-                    "valid_until": valid_until,
-                },
-            )
+            session.execute(_SHARE, {**key, "message": message, "valid_until": valid_until})
     except sa.exc.IntegrityError as error:
         if sqlstate_of(error) != FOREIGN_KEY_VIOLATION:
             raise

@@ -60,7 +60,7 @@ def list_workspace(
         try:
             Scan(report=note).run(place)
         except OSError as error:
-            raise workspace_error(place, error.errno, error.strerror or str(error)) from None
+            raise workspace_error(place, error) from None
     rows: Iterator[Row] = (
         {"name": name, "size": {"raw": size, "human_readable": human_readable_bytes(size)}}
         for name, size in sorted(sizes)

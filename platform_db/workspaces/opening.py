@@ -79,4 +79,4 @@ def _open(part: str, parent: int, shown: str) -> int:
             raise MissingWorkspaceError(f"there is no workspace {shown!r}") from None
         if error.errno in {errno.ENOTDIR, errno.ELOOP}:
             raise WorkspaceError(f"workspace {shown!r} is no directory, or lies behind a link") from None
-        raise workspace_error(os.fsencode(shown), error.errno, error.strerror or str(error)) from None
+        raise workspace_error(os.fsencode(shown), error) from None

@@ -12,23 +12,24 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from platform_db.workspaces import scan
 from platform_db.workspaces.measurement import Measurement, Outcome, workspace_error
 
 
+@dataclass
 class Worker:
     """One process that scans, started with the first batch.
 
     :param gentle: lowest priority, and half of the time asleep.
     """
 
-    def __init__(self, apparent: bool, gentle: bool) -> None:
-        self.apparent = apparent
-        self.gentle = gentle
-        self.closed = False
-        self.process: subprocess.Popen[bytes] | None = None
+    apparent: bool
+    gentle: bool
+    closed: bool = False
+    process: subprocess.Popen[bytes] | None = None
 
     def measure_batch(self, paths: Sequence[bytes]) -> list[Outcome]:
         """Scan each of ``paths``; where the process cannot be started or has died, in this process."""
@@ -76,7 +77,7 @@ class Worker:
     def _outcome(self, path: bytes, answer: str) -> Outcome:
         if answer.startswith("!"):
             error_number, _, reason = answer[1:].partition(" ")
-            return workspace_error(path, int(error_number), reason)
+            return workspace_error(path, OSError(int(error_number), reason))
         size, unreadable, first_error = answer.split(" ", 2)
         return Measurement(int(size), "scan", self.apparent, int(unreadable), first_error or None)
 
@@ -100,5 +101,5 @@ def scan_here(path: bytes, apparent: bool, gentle: bool = False) -> Outcome:
     try:
         size = walk.run(path)
     except OSError as error:
-        return workspace_error(path, error.errno, error.strerror or str(error))
+        return workspace_error(path, error)
     return Measurement(size, "scan", apparent, walk.failed, walk.first_error or None)
