@@ -8,7 +8,7 @@ from uuid import UUID
 
 from platform_db import errors
 from platform_db.workspaces.measurement import MissingWorkspaceError, WorkspaceError, workspace_error
-from platform_db.workspaces.paths import managed_root, resolve, root_of
+from platform_db.workspaces.paths import resolve, root_of
 from platform_db.workspaces.scan import OPEN_DIRECTORY
 
 
@@ -43,7 +43,7 @@ def open_workspace(path: str, owner_id: UUID) -> int:
     :raises errors.StorageMissing: its root is missing or empty, as where storage is not mounted.
     """
     shown = os.fsdecode(resolve(path))
-    root = managed_root(shown, owner_id)
+    root = root_of(shown, f"users/{owner_id}/")
     if root is None:
         raise WorkspaceError(
             f"workspace {shown!r} is not managed: it does not lie below ROOT/users/{owner_id} of any root"
