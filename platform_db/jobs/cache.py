@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -16,13 +16,10 @@ from platform_db.models import Job
 
 
 class JobTarget(Target):
-    """The job that is meant."""
-
     tables = (Job.__tablename__,)
 
 
-@dataclass(frozen=True)
-class CachedResult:
+class CachedResult(NamedTuple):
     """A job's result in the cache.
 
     :param result_path: where the result lies.
@@ -43,28 +40,15 @@ def find_cached_result(
     this one is not counted.
     """
     session.flush()
-    row = (
-        session.connection()
-        .execute(
-            _FIND,
-            {
-                "owner": str(parse_id(owner_id, "user id")),
-                "parameters": parameters,
-                "workspace_hash": workspace_hash,
-            },
-        )
-        .one_or_none()
-    )
-    return None if row is None else CachedResult(row.id_, row.job_id, row.result_path)
+    owner = parse_id(owner_id, "user id")
+    values = {"owner": owner, "parameters": parameters, "workspace_hash": workspace_hash}
+    row = session.connection().execute(_FIND, values).one_or_none()
+    return None if row is None else CachedResult(*row)
 
 
 @takes_session
 def store_result(
-    session: Session,
-    job: Job | uuid.UUID | str,
-    parameters: str,
-    workspace_hash: str,
-    result_path: str,
+    session: Session, job: Job | uuid.UUID | str, parameters: str, workspace_hash: str, result_path: str
 ) -> CachedResult:
     """Store a job's result; one that is there for the same parameters and workspace is replaced.
 
@@ -75,9 +59,9 @@ def store_result(
     session.flush()
     target = JobTarget.of(session, job, Job)
     values = {
-        "id": str(new_id()),
-        "owner": None if target.owner_id is None else str(target.owner_id),
-        "job": str(target.id_),
+        "id": new_id(),
+        "owner": target.owner_id,
+        "job": target.id_,
         "parameters": parameters,
         "workspace_hash": workspace_hash,
         "result_path": result_path,
@@ -85,7 +69,7 @@ def store_result(
     row = session.connection().execute(_STORE[target.owner_id is not None], values).one_or_none()
     if row is None:
         raise target.not_found()
-    return CachedResult(row.id_, row.job_id, row.result_path)
+    return CachedResult(*row)
 
 
 @takes_session
@@ -102,9 +86,8 @@ def evict_cached_results(
     require_amount(keep, "number of results")
     require_limit(batch, "batch size")
     session.flush()
-    values = {"owner": str(parse_id(owner_id, "user id")), "keep": keep, "batch": batch}
-    rows = session.connection().execute(_EVICT, values)
-    return [CachedResult(row.id_, row.job_id, row.result_path) for row in rows]
+    values = {"owner": parse_id(owner_id, "user id"), "keep": keep, "batch": batch}
+    return [CachedResult(*row) for row in session.connection().execute(_EVICT, values)]
 
 
 _FIND = sa.text(
@@ -128,8 +111,9 @@ _FIND = sa.text(
 )
 
 
-def _store(of_owner: str) -> sa.TextClause:
-    return sa.text(
+# By whether the owner is known.
+_STORE = {
+    known: sa.text(
         f"""
     WITH stored AS (
         INSERT INTO platform.job_cache (id_, owner_id, job_id, parameters, workspace_hash, result_path)
@@ -146,10 +130,8 @@ def _store(of_owner: str) -> sa.TextClause:
     SELECT id_, job_id, result_path FROM stored
     """
     )
-
-
-# By whether the owner is known.
-_STORE = {False: _store(""), True: _store("owner_id = CAST(:owner AS uuid) AND ")}
+    for known, of_owner in ((False, ""), (True, "owner_id = CAST(:owner AS uuid) AND "))
+}
 
 _EVICT = sa.text(
     """

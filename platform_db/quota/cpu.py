@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.database.session import SessionFactory, takes_session
-from platform_db.leases.tasks import lease
+from platform_db.leases.tasks import HeldLease, lease
 from platform_db.lifecycle.target import Key, RunTarget
 from platform_db.models import (
     InteractiveSessionResource,
@@ -26,19 +28,13 @@ from platform_db.models import (
     Workflow,
     WorkflowResource,
 )
-from platform_db.models.expiry import expire_rows
+from platform_db.models.expiry import expire_row, expire_rows
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.quota import figures
-from platform_db.quota.batches import run_each
+from platform_db.quota.batches import Problems, run_each
 from platform_db.quota.figures import Drift
 from platform_db.quota.periods import CURRENT_START, IS_OVER, move_periods_on
-from platform_db.quota.problems import Problems
-from platform_db.quota.resources import (
-    AnyResource,
-    get_default_key,
-    lock_remaining_users,
-    lock_users,
-)
+from platform_db.quota.resources import AnyResource, get_default_key, lock_remaining_users, lock_users
 from platform_db.quota.scope import Scope, count_users, portions
 
 LEASE = "cpu-usage-update"
@@ -99,26 +95,24 @@ _OF_USERS = "e.owner_id = ANY(CAST(:users AS uuid[]))"
 
 
 @cache
-def _store(entity: str, one: bool) -> sa.TextClause:
-    """Return the statement that stores the figures of runs, sessions or services that differ from it.
-
-    :param one: of one of them; otherwise of all that the users own.
-    """
+def _store(entity: str, chosen: str) -> sa.TextClause:
+    """Return the statement that stores the figures of the chosen runs, sessions or services that differ."""
     table, key = CONSUMERS[entity]
     return sa.text(
         f"""
-        WITH changed AS MATERIALIZED (
-            SELECT * FROM ({_spans(entity, _ONE if one else _OF_USERS)}) AS found
-            WHERE differs
+        WITH found AS MATERIALIZED (
+            SELECT * FROM ({_spans(entity, chosen)}) AS spans WHERE differs OR :every
         ),
         written AS (
             INSERT INTO platform.{table} (owner_id, {key}, resource_id, quota_used, measured_at)
-            SELECT owner_id, id_, CAST(:resource AS uuid), used, clock_timestamp() FROM changed
-            ORDER BY owner_id, id_
+            SELECT owner_id, id_, CAST(:resource AS uuid), used, clock_timestamp() FROM found
+            WHERE differs ORDER BY owner_id, id_
             ON CONFLICT (owner_id, {key}, resource_id) DO UPDATE
             SET quota_used = excluded.quota_used, measured_at = excluded.measured_at
         )
-        SELECT count(*) AS figures, coalesce(sum(used - coalesce(before, 0)), 0) AS change FROM changed
+        SELECT count(*) FILTER (WHERE differs) AS figures, max(used) AS used,
+               coalesce(sum(used - coalesce(before, 0)), 0) AS change
+        FROM found
         """
     )
 
@@ -147,29 +141,20 @@ _LOOK = sa.text(
     """
 )
 
-_SUM_TOTALS = sa.text(
+_SUMS = " UNION ALL ".join(
+    f"""SELECT owner_id, sum(quota_used) AS used FROM platform.{table}
+        WHERE owner_id = ANY(CAST(:users AS uuid[])) AND resource_id = CAST(:resource AS uuid)
+        GROUP BY owner_id"""
+    for table, _ in CONSUMERS.values()
+)
+_SUM_TOTALS = figures.set_totals(
+    "quota_used = sums.used, measured_at = clock_timestamp()",
     f"""
-    UPDATE platform.user_resource AS total
-    SET quota_used = sums.used, measured_at = clock_timestamp()
-    FROM (
         SELECT t.owner_id, t.quota_used AS before, {total_of("t.quota_pruned", "sum(f.used)")} AS used
-        FROM platform.user_resource AS t
-        LEFT JOIN (
-            {
-        " UNION ALL ".join(
-            f'''SELECT owner_id, sum(quota_used) AS used FROM platform.{table}
-                WHERE owner_id = ANY(CAST(:users AS uuid[])) AND resource_id = CAST(:resource AS uuid)
-                GROUP BY owner_id'''
-            for table, _ in CONSUMERS.values()
-        )
-    }
-        ) AS f ON f.owner_id = t.owner_id
+        FROM platform.user_resource AS t LEFT JOIN ({_SUMS}) AS f ON f.owner_id = t.owner_id
         WHERE t.owner_id = ANY(CAST(:users AS uuid[])) AND t.resource_id = CAST(:resource AS uuid)
         GROUP BY t.owner_id, t.quota_used, t.quota_pruned
-    ) AS sums
-    WHERE total.owner_id = sums.owner_id AND total.resource_id = CAST(:resource AS uuid)
-    RETURNING total.owner_id, sums.before, sums.used
-    """
+    """,
 )
 
 
@@ -218,78 +203,49 @@ def update_cpu_usage(
     :raises errors.AlreadyRunning: another run of the same scope is going on.
     :raises errors.ResourceNotFound: the default resources were never created.
     """
-    scope = scope or Scope()
+    scope, report = scope or Scope(), CpuReport()
     with factory() as session, session.begin():
         resource = get_default_key(session, ResourceType.cpu)
         total = count_users(session, scope) if progress else 0
-    if dry_run:
-        return _update(factory, resource, scope, total, progress, lambda: None, find_drift)
-    with lease(factory, LEASE + scope.name) as held:
-        return _update(factory, resource, scope, total, progress, held.check, update_users)
-
-
-def _update(
-    factory: SessionFactory,
-    resource: AnyResource,
-    scope: Scope,
-    total: int,
-    progress: Callable[[int, int], None] | None,
-    check: Callable[[], None],
-    work: Callable[[Session, AnyResource, Sequence[uuid.UUID], CpuReport], object],
-) -> CpuReport:
-    report = CpuReport()
-    for user_ids in portions(factory, scope, resource):
-        check()
-        portion = partial(_portion, work=work, resource=resource)
-        for done in run_each(factory, user_ids, portion, report.fail):
-            report.figures += done.figures
-            report.totals += done.totals
-            report.periods += done.periods
-        report.users += len(user_ids)
-        if progress:
-            progress(report.users, max(total, report.users))
+    work = partial(find_drift if dry_run else update_users, resource=resource)
+    with nullcontext(HeldLease()) if dry_run else lease(factory, LEASE + scope.name) as held:
+        for user_ids in portions(factory, scope, resource):
+            held.check()
+            for done in run_each(factory, user_ids, work, report.fail):
+                report.figures += done.figures
+                report.totals += len(done.totals)
+                report.periods += done.periods
+            report.users += len(user_ids)
+            if progress:
+                progress(report.users, max(total, report.users))
     return report
 
 
-def _portion(
-    session: Session,
-    users: Sequence[uuid.UUID],
-    work: Callable[[Session, AnyResource, Sequence[uuid.UUID], CpuReport], object],
-    resource: AnyResource,
-) -> CpuReport:
-    report = CpuReport()  # A new one for each attempt.
-    work(session, resource, users, report)
-    return report
+class Changes(NamedTuple):
+    """How many figures changed and how many periods began, and the totals that changed."""
+
+    figures: int
+    periods: int
+    totals: list[Drift]
 
 
-def find_drift(
-    session: Session, resource: AnyResource, user_ids: Sequence[uuid.UUID], report: CpuReport
-) -> list[Drift]:
-    """Return the totals that :func:`update_users` would change, and change nothing."""
-    parameters = {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
-    rows = session.connection().execute(_LOOK, parameters).all()
+def find_drift(session: Session, user_ids: Sequence[uuid.UUID], resource: AnyResource) -> Changes:
+    """Return what :func:`update_users` would change, and change nothing."""
+    rows = session.connection().execute(_LOOK, {"users": list(user_ids), "resource": resource.id_}).all()
     changed = [Drift(row.owner_id, row.before, row.used) for row in rows if row.before != row.used]
-    report.figures += sum(row.figures for row in rows)
-    report.totals += len(changed)
-    report.periods += sum(row.is_over for row in rows)
-    return changed
+    return Changes(sum(row.figures for row in rows), sum(row.is_over for row in rows), changed)
 
 
-def update_users(
-    session: Session, resource: AnyResource, user_ids: Sequence[uuid.UUID], report: CpuReport
-) -> list[Drift]:
-    """Bring the users' figures and totals up to date, and return the totals that changed."""
+def update_users(session: Session, user_ids: Sequence[uuid.UUID], resource: AnyResource) -> Changes:
+    """Bring the users' figures and totals up to date."""
     lock_remaining_users(session, user_ids, resource)
-    report.periods += move_periods_on(session, resource, user_ids)
-    parameters = {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
-    connection = session.connection()
+    periods = move_periods_on(session, resource, user_ids)
+    parameters = {"users": list(user_ids), "resource": resource.id_, "every": False}
+    connection, changed = session.connection(), 0
     for entity in CONSUMERS:
-        report.figures += connection.execute(_store(entity, one=False), parameters).one().figures
+        changed += connection.execute(_store(entity, _OF_USERS), parameters).one().figures
     # A statement of its own: it has to see what the ones before have written.
-    rows = connection.execute(_SUM_TOTALS, parameters)
-    changed = [Drift(row.owner_id, row.before, row.used) for row in rows if row.before != row.used]
-    report.totals += len(changed)
-    return changed
+    return Changes(changed, periods, figures.drifts(session, _SUM_TOTALS, user_ids, resource))
 
 
 @takes_session
@@ -303,29 +259,17 @@ def update_workflow_cpu_quota(session: Session, workflow: Workflow | Key | uuid.
     target = RunTarget.of(session, workflow, Workflow)
     owner_id, workflow_id = target.key(session)
     resource = get_default_key(session, ResourceType.cpu)
-    connection = session.connection()
     lock_users(session, [owner_id], resource)
-    parameters = {"owner": str(owner_id), "id": str(workflow_id), "resource": str(resource.id_)}
-    change = connection.execute(_store("workflow", one=True), parameters).one().change
-    figures.change_totals(session, resource, {owner_id: int(change)})
-    figures.expire_figures(session, resource, owner_id, [workflow_id])
-    figures.expire_totals(session, resource, [owner_id])
+    parameters = {"owner": owner_id, "id": workflow_id, "resource": resource.id_, "every": True}
+    stored = session.connection().execute(_store("workflow", _ONE), parameters).one()
+    figures.change_totals(session, resource, {owner_id: int(stored.change)})
+    expire_row(session, WorkflowResource, (owner_id, workflow_id, resource.id_))
+    expire_row(session, UserResource, (owner_id, resource.id_))
     if isinstance(workflow, Workflow):
         session.expire(workflow, ["resources"])
-    used: int | None = connection.scalar(_FIGURE, parameters)
-    if used is None:
+    if stored.used is None:
         raise target.not_found()
-    return used
-
-
-_FIGURE = sa.text(
-    """
-    SELECT coalesce(f.quota_used, 0) FROM platform.workflow AS e
-    LEFT JOIN platform.workflow_resource AS f
-        ON f.owner_id = e.owner_id AND f.workflow_id = e.id_ AND f.resource_id = CAST(:resource AS uuid)
-    WHERE """
-    + _ONE
-)
+    return int(stored.used)
 
 
 @takes_session
@@ -336,12 +280,12 @@ def update_users_cpu_quota(session: Session, user: UserOrId | None = None) -> No
     """
     session.flush()
     resource = get_default_key(session, ResourceType.cpu)
-    if user is not None:
-        lock_users(session, [user_id_of(user)], resource)
-    user_ids = (
-        list(session.scalars(sa.select(User.id_).order_by(User.id_))) if user is None else [user_id_of(user)]
-    )
-    update_users(session, resource, user_ids, CpuReport())
+    if user is None:
+        user_ids = list(session.scalars(sa.select(User.id_).order_by(User.id_)))
+    else:
+        user_ids = [user_id_of(user)]
+        lock_users(session, user_ids, resource)
+    update_users(session, user_ids, resource)
     for model in (UserResource, WorkflowResource, InteractiveSessionResource, ServiceResource):
         expire_rows(session, model, set(user_ids))
     if isinstance(user, User):

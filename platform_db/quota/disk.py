@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Sequence
 
@@ -25,8 +24,6 @@ from platform_db.quota.resources import (
     lock_users,
 )
 from platform_db.workspaces.opening import require_storage
-
-logger = logging.getLogger(__name__)
 
 USERS_PER_STATEMENT = 1000
 
@@ -51,7 +48,9 @@ def store_workflow_disk_quota(
     session.flush()
     target = RunTarget.of(session, workflow, Workflow)
     owner_id, workflow_id = target.key(session)
-    path = session.connection().scalar(_PATH, {"owner": str(owner_id), "id": str(workflow_id)})
+    path = session.scalar(
+        sa.select(Workflow.workspace_path).where(Workflow.owner_id == owner_id, Workflow.id_ == workflow_id)
+    )
     if path is None:
         raise target.not_found()
     resource = get_default_quota_resource(session, ResourceType.disk)
@@ -65,14 +64,6 @@ def store_workflow_disk_quota(
     if isinstance(workflow, Workflow):
         session.expire(workflow, ["resources"])
     return found
-
-
-_PATH = sa.text(
-    """
-    SELECT workspace_path FROM platform.workflow
-    WHERE owner_id = CAST(:owner AS uuid) AND id_ = CAST(:id AS uuid)
-    """
-)
 
 
 def _require_change(bytes_to_sum: int | None) -> None:
@@ -120,13 +111,12 @@ def update_users_disk_quota(
     if user is None:
         if bytes_to_sum is not None:
             raise errors.InvalidArgument("bytes_to_sum needs a user")
-        for user_ids in session.scalars(sa.select(User.id_).order_by(User.id_)).partitions(
-            USERS_PER_STATEMENT
-        ):
-            sum_totals(session, resource, user_ids)
+        everyone = session.scalars(sa.select(User.id_).order_by(User.id_))
+        for user_ids in everyone.partitions(USERS_PER_STATEMENT):
+            sum_totals(session, user_ids, resource)
     elif bytes_to_sum is None:
         lock_users(session, [user_id_of(user)], resource)
-        sum_totals(session, resource, [user_id_of(user)])
+        sum_totals(session, [user_id_of(user)], resource)
     else:
         figures.change_total(session, resource, user_id_of(user), bytes_to_sum)
     if isinstance(user, User):
@@ -157,31 +147,21 @@ def sums(resource: str, users: str) -> str:
 
 
 _SUMS = sums("CAST(:resource AS uuid)", "= ANY(CAST(:users AS uuid[]))")
-_FIND_DRIFT = sa.text(f"SELECT * FROM ({_SUMS}) AS sums WHERE before <> used ORDER BY owner_id")
-_SUM_TOTALS = sa.text(
-    f"""
-    UPDATE platform.user_resource AS total
-    SET quota_used = sums.used, measured_at = clock_timestamp()
-    FROM ({_SUMS}) AS sums
-    WHERE total.owner_id = sums.owner_id AND total.resource_id = CAST(:resource AS uuid)
-    RETURNING total.owner_id, sums.before, sums.used
-    """
-)
+_FIND_DRIFT = sa.text(f"{_SUMS} ORDER BY u.id_")
+_SUM_TOTALS = figures.set_totals("quota_used = sums.used, measured_at = clock_timestamp()", _SUMS)
 
 
-def find_drift(session: Session, resource: AnyResource, user_ids: Sequence[uuid.UUID]) -> list[Drift]:
+def find_drift(session: Session, user_ids: Sequence[uuid.UUID], resource: AnyResource) -> list[Drift]:
     """Return the totals that are not the sums of the figures, and change nothing."""
-    parameters = {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
-    return [Drift(*row) for row in session.connection().execute(_FIND_DRIFT, parameters)]
+    return figures.drifts(session, _FIND_DRIFT, user_ids, resource)
 
 
-def sum_totals(session: Session, resource: AnyResource, user_ids: Sequence[uuid.UUID]) -> list[Drift]:
+def sum_totals(session: Session, user_ids: Sequence[uuid.UUID], resource: AnyResource) -> list[Drift]:
     """Set totals to the sums of the figures, and return those that differed.
 
     The rows are locked first: one statement that waited for another writer would sum what it saw before.
     """
     lock_remaining_users(session, user_ids, resource)
-    parameters = {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
-    drifts = [Drift(*row) for row in session.connection().execute(_SUM_TOTALS, parameters)]
-    figures.expire_totals(session, resource, user_ids)
-    return [drift for drift in drifts if drift.before != drift.used]
+    found = figures.drifts(session, _SUM_TOTALS, user_ids, resource)
+    expire_rows(session, UserResource, set(user_ids))
+    return found

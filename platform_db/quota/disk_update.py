@@ -11,9 +11,12 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
+from itertools import chain, groupby
+from operator import attrgetter
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -22,12 +25,11 @@ from platform_db import errors, workspaces
 from platform_db.database.session import SessionFactory
 from platform_db.leases.tasks import lease
 from platform_db.models import ResourceType
-from platform_db.quota.batches import run_each
+from platform_db.quota.batches import Problems, run_each
 from platform_db.quota.disk import measured_figure, sum_totals
 from platform_db.quota.figures import (
     MOST_BYTES,
     RUNS,
-    Drift,
     Figure,
     Workspace,
     Written,
@@ -35,7 +37,6 @@ from platform_db.quota.figures import (
     write_figures,
 )
 from platform_db.quota.mounted import require_mounted
-from platform_db.quota.problems import Problems
 from platform_db.quota.resources import AnyResource, get_default_key
 from platform_db.quota.scope import FIRST_ID, Scope, portions, users_in_scope
 from platform_db.workspaces.measure import Choice
@@ -131,60 +132,43 @@ def update_disk_usage(
     :raises errors.ResourceNotFound: the default resources were never created.
     :raises errors.StorageMissing: a root is missing or empty, or too many workspaces are missing.
     """
-    scope, measuring = scope or Scope(), measuring or Measuring()
+    scope, report = scope or Scope(), DiskReport()
     with factory() as session, session.begin():
         resource = get_default_key(session, ResourceType.disk)
+    figures = measure_workspaces(
+        factory, resource, scope, measuring or Measuring(), report, progress, storing=not dry_run
+    )
     if dry_run:
-        report = DiskReport()
-        for figure in measure_workspaces(
-            factory, resource, scope, measuring, report, progress, storing=False
-        ):
-            report.changed += figure.bytes != figure.workspace.used
+        report.changed = sum(figure.bytes != figure.workspace.used for figure in figures)
         return report
+    sum_up = partial(sum_totals, resource=resource)
     with lease(factory, LEASE + scope.name) as held:
-        return _update(factory, resource, scope, measuring, progress, held.check)
-
-
-def _update(
-    factory: SessionFactory,
-    resource: AnyResource,
-    scope: Scope,
-    measuring: Measuring,
-    progress: Progress | None,
-    check: Callable[[], None],
-) -> DiskReport:
-    report = DiskReport()
-    batch: list[Figure] = []
-    written_at = time.monotonic()
-    for figure in measure_workspaces(factory, resource, scope, measuring, report, progress, storing=True):
-        batch.append(figure)
-        if len(batch) >= FIGURES_PER_BATCH or time.monotonic() - written_at > SECONDS_PER_BATCH:
-            check()
-            _write(factory, resource, batch, report)
-            batch, written_at = [], time.monotonic()
-    check()
-    if batch:
-        _write(factory, resource, batch, report)
-
-    def sum_up(session: Session, user_ids: Sequence[uuid.UUID]) -> list[Drift]:
-        return sum_totals(session, resource, user_ids)
-
-    for user_ids in portions(factory, scope, resource):
-        check()
-        for drifts in run_each(factory, user_ids, sum_up, report.fail_total):
-            for drift in drifts:
-                logger.info("corrected the total of %s: %d -> %d", drift.user_id, drift.before, drift.used)
+        for batch in in_batches(figures, FIGURES_PER_BATCH):
+            held.check()
+            failed = report.failed
+            written = store_figures(factory, resource, batch, report)
+            report.newer += len(batch) - len(written) - (report.failed - failed)
+            report.changed += sum(figure.used != figure.before for figure in written)
+            report.stale += sum(figure.stale for figure in written)
+        for user_ids in portions(factory, scope, resource):
+            held.check()
+            for user_id, before, used in chain(*run_each(factory, user_ids, sum_up, report.fail_total)):
+                logger.info("corrected the total of %s: %d -> %d", user_id, before, used)
                 report.corrected_totals += 1
     return report
 
 
-def _write(factory: SessionFactory, resource: AnyResource, batch: list[Figure], report: DiskReport) -> None:
-    failed = report.failed
-    written = store_figures(factory, resource, batch, report)
-    report.newer += len(batch) - len(written) - (report.failed - failed)
-    for figure in written:
-        report.changed += figure.used != figure.before
-        report.stale += figure.stale
+def in_batches(figures: Iterable[Figure], size: int) -> Iterator[list[Figure]]:
+    """Yield figures in batches of ``size``, and what there is of one after :data:`SECONDS_PER_BATCH`."""
+    batch: list[Figure] = []
+    begun_at = time.monotonic()
+    for figure in figures:
+        batch.append(figure)
+        if len(batch) >= size or time.monotonic() - begun_at > SECONDS_PER_BATCH:
+            yield batch
+            batch, begun_at = [], time.monotonic()
+    if batch:
+        yield batch
 
 
 def store_figures(
@@ -192,14 +176,12 @@ def store_figures(
 ) -> list[Written]:
     """Store a batch in one transaction; where the rows of a user fail it, in one for each user."""
 
-    def owner(figure: Figure) -> uuid.UUID:
-        return figure.workspace.owner_id
-
     def write(session: Session, users: Sequence[list[Figure]]) -> list[Written]:
-        return write_figures(session, resource, [figure for user in users for figure in user])
+        return write_figures(session, resource, list(chain(*users)))
 
+    owner = attrgetter("workspace.owner_id")
     users = [list(figures) for _, figures in groupby(sorted(batch, key=owner), key=owner)]
-    return [figure for written in run_each(factory, users, write, report.fail_figures) for figure in written]
+    return list(chain(*run_each(factory, users, write, report.fail_figures)))
 
 
 def measure_workspaces(
@@ -220,13 +202,8 @@ def measure_workspaces(
     :param storing: whether the figures are to be stored: only then versions are drawn for them.
     :raises errors.StorageMissing: says which root, or how many workspaces.
     """
-    measured = workspaces.measure_many(
-        _read_workspaces(factory, resource, scope, storing),
-        workers=measuring.workers,
-        method=measuring.method,
-        apparent=measuring.apparent,
-        gentle=measuring.gentle,
-    )
+    read = _read_workspaces(factory, resource, scope, storing)
+    measured = workspaces.measure_many(read, **vars(measuring))
     require_mounted(factory, resource)
     total = _count(factory, resource, scope)
     lost: list[Figure] = []
@@ -284,30 +261,20 @@ _COUNT = sa.text(f"SELECT count(*) FROM (SELECT FROM {RUNS} {_IN_SCOPE}) AS work
 def _read_workspaces(
     factory: SessionFactory, resource: AnyResource, scope: Scope, storing: bool
 ) -> Iterator[Workspace]:
-    """Yield the workspaces in scope, ordered by key, a page at a time; in between no transaction is open."""
-    after: tuple[uuid.UUID, str] = (FIRST_ID, "")
+    parameters = {**_from_the_first(scope, resource), "limit": WORKSPACES_PER_PAGE, "storing": storing}
     while True:
         with factory() as session, session.begin():
-            rows = session.connection().execute(
-                _PAGE,
-                {
-                    **scope.parameters,
-                    "resource": str(resource.id_),
-                    "after_owner": str(after[0]),
-                    "after_path": after[1],
-                    "limit": WORKSPACES_PER_PAGE,
-                    "storing": storing,
-                },
-            )
-            page = [Workspace(**row._mapping) for row in rows]
+            page = [Workspace(**row._mapping) for row in session.connection().execute(_PAGE, parameters)]
         yield from page
         if len(page) < WORKSPACES_PER_PAGE:
             return
-        after = (page[-1].owner_id, page[-1].path)
+        parameters |= {"after_owner": page[-1].owner_id, "after_path": page[-1].path}
 
 
 def _count(factory: SessionFactory, resource: AnyResource, scope: Scope) -> int:
-    """Return how many workspaces are in scope."""
-    parameters = {"resource": str(resource.id_), "after_owner": str(FIRST_ID), "after_path": ""}
     with factory() as session, session.begin():
-        return int(session.connection().scalar(_COUNT, {**scope.parameters, **parameters}) or 0)
+        return int(session.connection().scalar(_COUNT, _from_the_first(scope, resource)) or 0)
+
+
+def _from_the_first(scope: Scope, resource: AnyResource) -> dict[str, Any]:
+    return {**scope.parameters, "resource": resource.id_, "after_owner": FIRST_ID, "after_path": ""}

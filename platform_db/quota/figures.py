@@ -12,19 +12,20 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.models import WorkflowResource
-from platform_db.models.expiry import expire_row
+from platform_db.models.expiry import expire_row, expire_rows
 from platform_db.models.resource import UserResource
-from platform_db.quota.resources import AnyResource, lock_remaining_users, lock_users
+from platform_db.quota.resources import AnyResource, lock_remaining_users, lock_users, locking
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +74,7 @@ class Figure:
     apparent: bool = False
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """What became of one figure.
 
     :param used: what is stored now, in bytes.
@@ -89,13 +89,8 @@ class Written:
     stale: bool
 
 
-@dataclass(frozen=True)
-class Drift:
-    """A user's total that was not the sum of the figures.
-
-    :param before: what was stored.
-    :param used: the sum.
-    """
+class Drift(NamedTuple):
+    """A user's total that was ``before``, and not the sum of what was used."""
 
     user_id: uuid.UUID
     before: int
@@ -142,17 +137,15 @@ def read_workspace(session: Session, resource: AnyResource, owner_id: uuid.UUID,
 
     :raises errors.WorkflowNotFound: its runs are deleted.
     """
-    rows = session.connection().execute(
-        _READ, {"resource": str(resource.id_), "owner": str(owner_id), "path": path, "storing": True}
-    )
-    row = rows.one_or_none()
+    parameters = {"resource": resource.id_, "owner": owner_id, "path": path, "storing": True}
+    row = session.connection().execute(_READ, parameters).one_or_none()
     if row is None:
         raise errors.WorkflowNotFound(f"there is no workflow in {path!r} any more")
     return Workspace(**row._mapping)
 
 
 _WRITE = sa.text(
-    """
+    f"""
     WITH measured AS (
         SELECT * FROM unnest(
             CAST(:owners AS uuid[]), CAST(:paths AS text[]), CAST(:bytes AS bigint[]),
@@ -162,10 +155,8 @@ _WRITE = sa.text(
     ),
     runs AS MATERIALIZED (
         SELECT m.owner_id, m.path, m.version, w.id_, r.quota_used, r.version AS stored_version, r.delta
-        FROM measured AS m
-        JOIN platform.workflow AS w ON w.owner_id = m.owner_id AND w.workspace_path = m.path
-        LEFT JOIN platform.workflow_resource AS r
-            ON r.owner_id = w.owner_id AND r.workflow_id = w.id_ AND r.resource_id = CAST(:resource AS uuid)
+        FROM {RUNS}
+        JOIN measured AS m ON m.owner_id = w.owner_id AND m.path = w.workspace_path
     ),
     stored AS (
         SELECT owner_id, path, version, max(quota_used) AS used, coalesce(max(stored_version), 0) AS newest,
@@ -174,7 +165,7 @@ _WRITE = sa.text(
     ),
     figures AS MATERIALIZED (
         SELECT m.*, s.used AS before,
-               least(:most, greatest(0, CAST(m.bytes AS numeric) + s.delta - m.delta))::bigint AS used,
+               least({MOST_BYTES}, greatest(0, CAST(m.bytes AS numeric) + s.delta - m.delta))::bigint AS used,
                s.delta AS current_delta, s.delta <> m.delta AS stale
         FROM measured AS m
         JOIN stored AS s ON s.owner_id = m.owner_id AND s.path = m.path AND s.version = m.version
@@ -199,11 +190,16 @@ _WRITE = sa.text(
 )
 
 _CHANGE_TOTALS = sa.text(
-    """
+    f"""
+    WITH locked AS MATERIALIZED ({locking("= ANY(CAST(:users AS uuid[]))")})
     UPDATE platform.user_resource AS total
-    SET quota_used = least(:most, greatest(0, total.quota_used + change.amount))
-    FROM unnest(CAST(:users AS uuid[]), CAST(:amounts AS numeric[])) AS change (owner_id, amount)
-    WHERE total.owner_id = change.owner_id AND total.resource_id = CAST(:resource AS uuid)
+    SET quota_used = least({MOST_BYTES}, greatest(0, total.quota_used + change.amount))
+    FROM locked
+    JOIN unnest(CAST(:users AS uuid[]), CAST(:amounts AS numeric[])) AS change (owner_id, amount)
+        ON change.owner_id = locked.owner_id
+    WHERE total.owner_id = locked.owner_id AND total.resource_id = locked.resource_id
+      AND total.resource_id = CAST(:resource AS uuid)
+    RETURNING locked.quota_used AS before
     """
 )
 
@@ -219,9 +215,8 @@ def write_figures(session: Session, resource: AnyResource, figures: Sequence[Fig
     rows = session.connection().execute(
         _WRITE,
         {
-            "resource": str(resource.id_),
-            "most": MOST_BYTES,
-            "owners": [str(figure.workspace.owner_id) for figure in figures],
+            "resource": resource.id_,
+            "owners": [figure.workspace.owner_id for figure in figures],
             "paths": [figure.workspace.path for figure in figures],
             "bytes": [figure.bytes for figure in figures],
             "deltas": [figure.workspace.delta for figure in figures],
@@ -231,27 +226,25 @@ def write_figures(session: Session, resource: AnyResource, figures: Sequence[Fig
             "apparent": [figure.apparent for figure in figures],
         },
     )
-    written = [Written(**row._mapping) for row in rows]
-    changes: dict[uuid.UUID, int] = {}
+    written = [Written(*row) for row in rows]
+    changes: Counter[uuid.UUID] = Counter()
     for figure in written:
-        changes[figure.owner_id] = changes.get(figure.owner_id, 0) + figure.used - (figure.before or 0)
+        changes[figure.owner_id] += figure.used - (figure.before or 0)
     change_totals(session, resource, changes)
     return written
 
 
-def change_totals(session: Session, resource: AnyResource, changes: dict[uuid.UUID, int]) -> None:
-    """Add to totals of users whose rows are locked; those that do not change are not written."""
+def change_totals(session: Session, resource: AnyResource, changes: Mapping[uuid.UUID, int]) -> list[int]:
+    """Add to totals of users, never below zero or above :data:`MOST_BYTES`; return what they were.
+
+    Those that do not change are not written.
+    """
     changes = {user: amount for user, amount in changes.items() if amount}
-    if changes:
-        session.connection().execute(
-            _CHANGE_TOTALS,
-            {
-                "users": [str(user) for user in changes],
-                "amounts": list(changes.values()),
-                "most": MOST_BYTES,
-                "resource": str(resource.id_),
-            },
-        )
+    if not changes:
+        return []
+    amounts = list(changes.values())
+    parameters = {"users": list(changes), "amounts": amounts, "resource": resource.id_}
+    return list(session.connection().scalars(_CHANGE_TOTALS, parameters))
 
 
 _CHANGE_FIGURE = sa.text(
@@ -272,30 +265,13 @@ _CHANGE_FIGURE = sa.text(
     INSERT INTO platform.workflow_resource AS figure
         (owner_id, workflow_id, resource_id, quota_used, measured_at, version, delta, stale, method, apparent)
     SELECT CAST(:owner AS uuid), runs.id_, CAST(:resource AS uuid),
-           least(:most, greatest(0, s.used + :change)), s.measured_at, s.version,
-           greatest(-:most, least(:most, s.delta + :change)), s.stale, s.method, s.apparent
+           least({MOST_BYTES}, greatest(0, s.used + :change)), s.measured_at, s.version,
+           greatest(-{MOST_BYTES}, least({MOST_BYTES}, s.delta + :change)), s.stale, s.method, s.apparent
     FROM runs CROSS JOIN stored AS s
     ORDER BY runs.id_
     ON CONFLICT (owner_id, workflow_id, resource_id) DO UPDATE
     SET quota_used = excluded.quota_used, delta = excluded.delta
     RETURNING figure.workflow_id, (SELECT used FROM stored)::bigint AS before
-    """
-)
-
-_CHANGE_TOTAL = sa.text(
-    """
-    WITH locked AS MATERIALIZED (
-        SELECT owner_id, resource_id, quota_used FROM platform.user_resource
-        WHERE owner_id = CAST(:user AS uuid)
-        ORDER BY resource_id
-        FOR NO KEY UPDATE
-    )
-    UPDATE platform.user_resource AS total
-    SET quota_used = least(:most, greatest(0, CAST(total.quota_used AS numeric) + :change))
-    FROM locked
-    WHERE total.owner_id = locked.owner_id AND total.resource_id = locked.resource_id
-      AND total.resource_id = CAST(:resource AS uuid)
-    RETURNING locked.quota_used AS before
     """
 )
 
@@ -305,33 +281,23 @@ def change_figure(
 ) -> None:
     """Add ``change`` to the figure of a workspace, never below zero or above :data:`MOST_BYTES`."""
     lock_users(session, [owner_id], resource)
-    parameters = {
-        "resource": str(resource.id_),
-        "owner": str(owner_id),
-        "path": path,
-        "change": change,
-        "most": MOST_BYTES,
-    }
+    parameters = {"owner": owner_id, "path": path, "change": change, "resource": resource.id_}
     rows = session.connection().execute(_CHANGE_FIGURE, parameters).all()
-    expire_figures(session, resource, owner_id, [row.workflow_id for row in rows])
+    for row in rows:
+        expire_row(session, WorkflowResource, (owner_id, row.workflow_id, resource.id_))
     if rows:
         _warn_where_cut(change, rows[0].before, f"workspace {path!r} of user {owner_id}")
 
 
 def change_total(session: Session, resource: AnyResource, user_id: uuid.UUID, change: int) -> None:
-    """Add ``change`` to a user's total in one statement, never below zero or above :data:`MOST_BYTES`."""
-    parameters: dict[str, Any] = {
-        "user": str(user_id),
-        "resource": str(resource.id_),
-        "change": change,
-        "most": MOST_BYTES,
-    }
-    row = session.connection().execute(_CHANGE_TOTAL, parameters).one_or_none()
-    if row is None:
+    """Add ``change`` to a user's total in one statement; a row that is missing is created."""
+    before = change_totals(session, resource, {user_id: change})
+    if not before:
         lock_users(session, [user_id], resource)
-        row = session.connection().execute(_CHANGE_TOTAL, parameters).one()
-    expire_totals(session, resource, [user_id])
-    _warn_where_cut(change, row.before, f"{resource.name} of user {user_id}")
+        before = change_totals(session, resource, {user_id: change})
+    expire_rows(session, UserResource, {user_id})
+    for used in before:
+        _warn_where_cut(change, used, f"{resource.name} of user {user_id}")
 
 
 def _warn_where_cut(change: int, before: int, what: str) -> None:
@@ -340,15 +306,23 @@ def _warn_where_cut(change: int, before: int, what: str) -> None:
         logger.warning("%s: a change of %d stops at %d, because it was %d", what, change, end, before)
 
 
-def expire_figures(
-    session: Session, resource: AnyResource, owner_id: uuid.UUID, workflow_ids: Sequence[uuid.UUID]
-) -> None:
-    """Let the session's objects of these figures read their values again."""
-    for workflow_id in workflow_ids:
-        expire_row(session, WorkflowResource, (owner_id, workflow_id, resource.id_))
+def set_totals(assignments: str, sums: str) -> sa.TextClause:
+    """Return the statement that sets totals of ``:resource`` to sums, and tells of each user what was stored.
+
+    :param sums: the query of each user's ``owner_id``, what is stored, ``before``, and the sum, ``used``.
+    """
+    return sa.text(
+        f"""
+        UPDATE platform.user_resource AS total SET {assignments} FROM ({sums}) AS sums
+        WHERE total.owner_id = sums.owner_id AND total.resource_id = CAST(:resource AS uuid)
+        RETURNING total.owner_id, sums.before, sums.used
+        """
+    )
 
 
-def expire_totals(session: Session, resource: AnyResource, user_ids: Sequence[uuid.UUID]) -> None:
-    """Let the session's objects of these totals read their values again."""
-    for user_id in user_ids:
-        expire_row(session, UserResource, (user_id, resource.id_))
+def drifts(
+    session: Session, statement: sa.TextClause, users: Iterable[uuid.UUID], resource: AnyResource
+) -> list[Drift]:
+    """Execute a statement that gives users' totals, and return those that were not the sums."""
+    rows = session.connection().execute(statement, {"users": list(users), "resource": resource.id_})
+    return [Drift(*row) for row in rows if row.before != row.used]

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import units
 from platform_db.audit import recorded_as
 from platform_db.bounds import require_amount
 from platform_db.database.session import takes_session
-from platform_db.models import Resource, ResourceType, ResourceUnit
+from platform_db.models import Resource, ResourceType, ResourceUnit, UserResource
 from platform_db.models.identity import UserOrId, user_id_of
-from platform_db.quota.figures import expire_totals
 from platform_db.quota.resources import get_resource, lock_users
 
 UNLIMITED = "unlimited"
-
-_SET = sa.text(
-    """
-    WITH locked AS MATERIALIZED (
-        SELECT owner_id, resource_id, quota_limit FROM platform.user_resource
-        WHERE owner_id = CAST(:user AS uuid) AND resource_id = CAST(:resource AS uuid)
-    )
-    UPDATE platform.user_resource AS total SET quota_limit = :limit
-    FROM locked
-    WHERE total.owner_id = locked.owner_id AND total.resource_id = locked.resource_id
-    RETURNING locked.quota_limit AS before
-    """
-)
 
 
 @takes_session
@@ -54,10 +39,9 @@ def set_limit(
     user_id, found = user_id_of(user), get_resource(session, resource)
     lock_users(session, [user_id], found)
     with recorded_as(session, actor_id=None if actor is None else user_id_of(actor)):
-        before: int | None = session.connection().scalar(
-            _SET, {"user": str(user_id), "resource": str(found.id_), "limit": limit}
-        )
-    expire_totals(session, found, [user_id])
+        total = session.get_one(UserResource, (user_id, found.id_), populate_existing=True)
+        before, total.quota_limit = total.quota_limit, limit
+        session.flush()
     return before
 
 

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from platform_db import errors, settings
 from platform_db.database.session import SessionFactory
+from platform_db.quota.figures import RUNS
 from platform_db.quota.resources import AnyResource
 from platform_db.workspaces.opening import require_root
 from platform_db.workspaces.paths import roots
@@ -20,16 +21,13 @@ MISSING_ALLOWED = 20
 # Workspaces that take space and have a run left are expected on the disk. Each belongs to the first root that
 # it lies below; those below none are a group of their own.
 _SURVEY = sa.text(
-    """
+    f"""
     WITH found AS (
         SELECT w.workspace_path AS path,
                (SELECT min(number) FROM unnest(CAST(:roots AS text[])) WITH ORDINALITY AS root (path, number)
                 WHERE starts_with(w.workspace_path, rtrim(root.path, '/') || '/')) AS root,
                coalesce(max(r.quota_used), 0) > 0 AND NOT bool_and(w.status = 'deleted') AS expected
-        FROM platform.workflow AS w
-        LEFT JOIN platform.workflow_resource AS r
-            ON r.owner_id = w.owner_id AND r.workflow_id = w.id_ AND r.resource_id = CAST(:resource AS uuid)
-        GROUP BY w.workspace_path
+        FROM {RUNS} GROUP BY w.workspace_path
     ),
     drawn AS (
         SELECT path, root, expected,
@@ -37,7 +35,7 @@ _SURVEY = sa.text(
         FROM found
     )
     SELECT (CAST(:roots AS text[]))[root] AS root,
-           coalesce(array_agg(path) FILTER (WHERE expected AND number <= :sample), '{}') AS paths
+           coalesce(array_agg(path) FILTER (WHERE expected AND number <= :sample), '{{}}') AS paths
     FROM drawn GROUP BY 1
     """
 )
@@ -54,10 +52,8 @@ def require_mounted(factory: SessionFactory, resource: AnyResource) -> None:
     """
     limit = settings.get_settings().missing_workspaces_limit
     with factory() as session, session.begin():
-        found = session.connection().execute(
-            _SURVEY, {"resource": str(resource.id_), "roots": list(roots()), "sample": SAMPLE}
-        )
-        groups = [(row.root, row.paths) for row in found]
+        parameters = {"resource": resource.id_, "roots": list(roots()), "sample": SAMPLE}
+        groups = session.connection().execute(_SURVEY, parameters).all()
     for root, paths in groups:
         if root is not None:
             require_root(root)

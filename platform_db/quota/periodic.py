@@ -10,9 +10,9 @@ from platform_db.database.session import SessionFactory
 from platform_db.models import ResourceType
 from platform_db.quota.cpu import CpuReport, update_cpu_usage
 from platform_db.quota.disk_update import DiskReport, Measuring, Progress, update_disk_usage
-from platform_db.quota.policy import is_periodic_update_on
 from platform_db.quota.reservations import release_expired_reservations
 from platform_db.quota.scope import Scope
+from platform_db.settings import get_settings
 
 ShowProgress = Callable[[str], AbstractContextManager[Progress | None]]
 """Takes the name of what is counted, and returns a context whose value is called with the progress."""
@@ -53,7 +53,7 @@ def update_usage(
     :raises errors.AlreadyRunning: another run of the same scope is going on.
     :raises errors.ResourceNotFound: the default resources were never created.
     """
-    if not is_periodic_update_on(override_policy):
+    if not (override_policy or get_settings().periodic_resource_quota_update_policy):
         return UsageReport()
     if not dry_run:
         release_expired_reservations(factory)

@@ -52,10 +52,8 @@ def move_periods_on(session: Session, resource: AnyResource, user_ids: Sequence[
 
     Totals still hold what was pruned in the period before: they are to be summed next.
     """
-    result = session.connection().execute(
-        _MOVE_ON, {"users": [str(user) for user in user_ids], "resource": str(resource.id_)}
-    )
-    return int(result.rowcount)
+    parameters = {"users": list(user_ids), "resource": resource.id_}
+    return session.connection().execute(_MOVE_ON, parameters).rowcount
 
 
 _WITHOUT_PERIOD = """
@@ -63,7 +61,6 @@ _WITHOUT_PERIOD = """
     WHERE resource_id = CAST(:resource AS uuid) AND quota_period_months IS NULL
     ORDER BY owner_id
 """
-_FIND_WITHOUT_PERIOD = sa.text(_WITHOUT_PERIOD)
 _INITIALISE = sa.text(
     f"""
     WITH chosen AS MATERIALIZED ({_WITHOUT_PERIOD} FOR NO KEY UPDATE)
@@ -92,8 +89,8 @@ def initialise_default_periods(
             "there is no default period: set PLATFORM_DB_DEFAULT_QUOTA_CPU_PERIOD_RESET_MONTHS to its months"
         )
     session.flush()
-    statement = _FIND_WITHOUT_PERIOD if dry_run else _INITIALISE
-    rows = session.connection().execute(statement, {"resource": str(resource.id_), "months": months})
+    statement = sa.text(_WITHOUT_PERIOD) if dry_run else _INITIALISE
+    rows = session.connection().execute(statement, {"resource": resource.id_, "months": months})
     user_ids = sorted(rows.scalars())
     expire_rows(session, UserResource, set(user_ids))
     return user_ids

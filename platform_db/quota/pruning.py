@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Sequence
 from functools import cache
 
@@ -20,7 +21,7 @@ TRIES = 5
 SECONDS_BETWEEN_TRIES = 0.05
 
 
-def lock_owners(connection: sa.Connection, entity: str, ids: Sequence[str]) -> list[str]:
+def lock_owners(connection: sa.Connection, entity: str, ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
     """Lock the totals that the figures of locked rows are in, and return the ids of the rows that are free.
 
     Every other writer locks totals first, and may wait for the rows while it holds them. So this waits for no
@@ -30,18 +31,15 @@ def lock_owners(connection: sa.Connection, entity: str, ids: Sequence[str]) -> l
     """
     if entity not in CONSUMERS or not ids:
         return list(ids)
-    busy: set[str] = set()
-    for remaining in reversed(range(TRIES)):
-        found = connection.execute(_lock(entity), {"ids": list(ids)}).scalars()
-        busy = {str(id_) for id_ in found}
-        if not busy:
+    for left in reversed(range(TRIES)):
+        busy = set(connection.execute(_lock(entity), {"ids": list(ids)}).scalars())
+        if not busy or not left:
             break
-        if remaining:
-            time.sleep(SECONDS_BETWEEN_TRIES)
+        time.sleep(SECONDS_BETWEEN_TRIES)
     return [id_ for id_ in ids if id_ not in busy]
 
 
-def take_out(connection: sa.Connection, entity: str, ids: Sequence[str]) -> None:
+def take_out(connection: sa.Connection, entity: str, ids: Sequence[uuid.UUID]) -> None:
     """Take the figures of rows that are about to be deleted out of their owners' totals, which are locked.
 
     Workspaces that other runs share stay counted. Processing time goes over to ``quota_pruned``, which lasts

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -13,18 +14,19 @@ from sqlalchemy.orm import Session
 from platform_db.database.session import SessionFactory
 from platform_db.models import ResourceType
 from platform_db.quota.batches import run_each
-from platform_db.quota.cpu import CpuReport, update_users
 from platform_db.quota.cpu import find_drift as find_cpu_drift
+from platform_db.quota.cpu import update_users
 from platform_db.quota.disk import find_drift as find_disk_drift
 from platform_db.quota.disk import sum_totals
 from platform_db.quota.disk_update import (
     FIGURES_PER_BATCH,
     DiskReport,
     Measuring,
+    in_batches,
     measure_workspaces,
     store_figures,
 )
-from platform_db.quota.figures import Figure
+from platform_db.quota.figures import Drift, Figure, drifts, set_totals
 from platform_db.quota.resources import AnyResource, get_default_key, lock_remaining_users
 from platform_db.quota.scope import Scope, portions
 
@@ -66,44 +68,19 @@ def reconcile(
     scope, measuring, report = scope or Scope(), measuring or Measuring(), report or DiskReport()
     with factory() as session, session.begin():
         cpu, disk = (get_default_key(session, type_) for type_ in ResourceType)
-    yield from _workspaces(factory, disk, scope, measuring, report, fix)
-    for user_ids in portions(factory, scope, disk):
-        work = partial(_figures, cpu=cpu, disk=disk, fix=fix)
-        for differences in run_each(factory, user_ids, work, report.fail_total):
-            yield from differences
-
-
-def _workspaces(
-    factory: SessionFactory,
-    disk: AnyResource,
-    scope: Scope,
-    measuring: Measuring,
-    report: DiskReport,
-    fix: bool,
-) -> Iterator[Difference]:
-    batch: list[Figure] = []
-
-    def write() -> None:
-        if fix and batch:
+    figures = measure_workspaces(factory, disk, scope, measuring, report, storing=fix)
+    for batch in in_batches(figures, FIGURES_PER_BATCH):
+        if fix:
             store_figures(factory, disk, batch, report)
-        batch.clear()
-
-    for figure in measure_workspaces(factory, disk, scope, measuring, report, storing=fix):
-        batch.append(figure)
-        if len(batch) >= FIGURES_PER_BATCH:
-            write()
-        workspace = figure.workspace
-        if workspace.used != figure.bytes:
-            yield Difference(
-                "workspace",
-                workspace.owner_id,
-                disk.name,
-                workspace.used,
-                figure.bytes,
-                _reason(figure),
-                workspace.path,
-            )
-    write()
+        for figure in batch:
+            of = figure.workspace
+            if of.used != figure.bytes:
+                yield Difference(
+                    "workspace", of.owner_id, disk.name, of.used, figure.bytes, _reason(figure), of.path
+                )
+    work = partial(_totals, cpu=cpu, disk=disk, fix=fix)
+    for user_ids in portions(factory, scope, disk):
+        yield from chain(*run_each(factory, user_ids, work, report.fail_total))
 
 
 def _reason(figure: Figure) -> str:
@@ -114,53 +91,38 @@ def _reason(figure: Figure) -> str:
     return "its files changed since it was measured"
 
 
-def _figures(
+def _totals(
     session: Session, user_ids: Sequence[uuid.UUID], cpu: AnyResource, disk: AnyResource, fix: bool
 ) -> list[Difference]:
-    return [*_totals(session, cpu, disk, user_ids, fix), *_reserved(session, cpu, disk, user_ids, fix)]
-
-
-def _totals(
-    session: Session, cpu: AnyResource, disk: AnyResource, user_ids: Sequence[uuid.UUID], fix: bool
-) -> Iterator[Difference]:
-    for drift in (sum_totals if fix else find_disk_drift)(session, disk, user_ids):
-        reason = "it is not the sum of the stored figures of the workspaces"
-        yield Difference("total", drift.user_id, disk.name, drift.before, drift.used, reason)
-    for drift in (update_users if fix else find_cpu_drift)(session, cpu, user_ids, CpuReport()):
-        reason = "it is not the sum of what ended in the current period"
-        yield Difference("total", drift.user_id, cpu.name, drift.before, drift.used, reason)
-
-
-_RESERVED = """
-    SELECT t.owner_id, t.resource_id, t.quota_reserved AS before,
-           coalesce(sum(greatest(r.amount, 0)), 0)::bigint AS reserved
-    FROM platform.user_resource AS t
-    LEFT JOIN platform.quota_reservation AS r ON r.owner_id = t.owner_id AND r.resource_id = t.resource_id
-    WHERE t.owner_id = ANY(CAST(:users AS uuid[])) AND t.resource_id = CAST(:resource AS uuid)
-    GROUP BY t.owner_id, t.resource_id, t.quota_reserved
-"""
-_FIND_RESERVED = sa.text(f"SELECT * FROM ({_RESERVED}) AS sums WHERE before <> reserved ORDER BY owner_id")
-_CORRECT_RESERVED = sa.text(
-    f"""
-    UPDATE platform.user_resource AS total SET quota_reserved = sums.reserved
-    FROM ({_RESERVED}) AS sums
-    WHERE total.owner_id = sums.owner_id AND total.resource_id = sums.resource_id
-      AND sums.before <> sums.reserved
-    RETURNING total.owner_id, sums.before, sums.reserved
-    """
-)
-
-
-def _reserved(
-    session: Session, cpu: AnyResource, disk: AnyResource, user_ids: Sequence[uuid.UUID], fix: bool
-) -> Iterator[Difference]:
-    for resource in (cpu, disk):
+    def reserved(resource: AnyResource) -> list[Drift]:
         if fix:
             lock_remaining_users(session, user_ids, resource)
-        rows = session.connection().execute(
-            _CORRECT_RESERVED if fix else _FIND_RESERVED,
-            {"users": [str(user) for user in user_ids], "resource": str(resource.id_)},
-        )
-        for row in rows:
-            reason = "it is not the sum of the reservations"
-            yield Difference("reserved", row.owner_id, resource.name, row.before, row.reserved, reason)
+        return drifts(session, _CORRECT if fix else sa.text(_FIND), user_ids, resource)
+
+    of_disk = (sum_totals if fix else find_disk_drift)(session, user_ids, disk)
+    of_cpu = (update_users if fix else find_cpu_drift)(session, user_ids, cpu).totals
+    found = (
+        ("total", disk, of_disk, "it is not the sum of the stored figures of the workspaces"),
+        ("total", cpu, of_cpu, "it is not the sum of what ended in the current period"),
+        ("reserved", cpu, reserved(cpu), "it is not the sum of the reservations"),
+        ("reserved", disk, reserved(disk), "it is not the sum of the reservations"),
+    )
+    return [
+        Difference(what, drift.user_id, resource.name, drift.before, drift.used, reason)
+        for what, resource, drifted, reason in found
+        for drift in drifted
+    ]
+
+
+_FIND = """
+    SELECT * FROM (
+        SELECT t.owner_id, t.quota_reserved AS before,
+               coalesce(sum(greatest(r.amount, 0)), 0)::bigint AS used
+        FROM platform.user_resource AS t
+        LEFT JOIN platform.quota_reservation AS r
+            ON r.owner_id = t.owner_id AND r.resource_id = t.resource_id
+        WHERE t.owner_id = ANY(CAST(:users AS uuid[])) AND t.resource_id = CAST(:resource AS uuid)
+        GROUP BY t.owner_id, t.quota_reserved
+    ) AS sums WHERE before <> used ORDER BY owner_id
+"""
+_CORRECT = set_totals("quota_reserved = sums.used", _FIND)

@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +18,7 @@ from platform_db.models import ResourceType, ResourceUnit
 from platform_db.models.resource import quota_usage
 from platform_db.quota.resources import DEFAULT_NAMES
 
-USERS_PER_PAGE = 1000
+ROWS_FETCHED = 1000
 
 
 @dataclass(frozen=True)
@@ -71,50 +73,29 @@ class UserUse:
 
 _USERS = sa.text(
     """
-    WITH page AS (
-        SELECT id_, email FROM platform.user_
-        WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid))
-          AND (CAST(:user AS uuid) IS NULL OR id_ = CAST(:user AS uuid))
-        ORDER BY id_ LIMIT :limit
-    )
-    SELECT page.id_ AS user_id, page.email, r.name, r.type_, r.unit, t.quota_used, t.quota_limit,
+    SELECT u.id_ AS user_id, u.email, r.name, r.type_, r.unit, t.quota_used, t.quota_limit,
            t.quota_reserved, t.quota_period_start_at, t.measured_at
-    FROM page
+    FROM platform.user_ AS u
     LEFT JOIN (platform.user_resource AS t JOIN platform.resource AS r ON r.id_ = t.resource_id)
-        ON t.owner_id = page.id_
-    ORDER BY page.id_, r.type_, r.name
+        ON t.owner_id = u.id_
+    WHERE CAST(:user AS uuid) IS NULL OR u.id_ = CAST(:user AS uuid)
+    ORDER BY u.id_, r.type_, r.name
     """
 )
 
 
 def report_users(session: Session, user_id: uuid.UUID | None = None) -> Iterator[UserUse]:
     """Yield what each user, or the given one, has of each resource, in the order of their ids."""
-    after: str | None = None
-    while True:
-        rows = session.connection().execute(
-            _USERS,
-            {"after": after, "user": None if user_id is None else str(user_id), "limit": USERS_PER_PAGE},
-        )
-        page: dict[uuid.UUID, UserUse] = {}
-        for row in rows:
-            user = page.setdefault(row.user_id, UserUse(row.user_id, row.email, []))
-            if row.name is not None:
-                user.resources.append(
-                    ResourceUse(
-                        row.name,
-                        row.type_,
-                        ResourceUnit(row.unit),
-                        row.quota_used,
-                        row.quota_limit,
-                        row.quota_reserved,
-                        row.quota_period_start_at,
-                        row.measured_at,
-                    )
-                )
-        yield from page.values()
-        if len(page) < USERS_PER_PAGE:
-            return
-        after = str(max(page))
+    rows = session.connection().execute(
+        _USERS, {"user": user_id}, execution_options={"yield_per": ROWS_FETCHED}
+    )
+    for (id_, email), found in groupby(rows, key=itemgetter(0, 1)):
+        resources = [
+            ResourceUse(name, type_, ResourceUnit(unit), *amounts)
+            for _, _, name, type_, unit, *amounts in found
+            if name is not None
+        ]
+        yield UserUse(id_, email, resources)
 
 
 @dataclass(frozen=True)
@@ -138,13 +119,10 @@ class WorkflowUse:
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
         return {
+            **vars(self),
             "workflow_id": str(self.workflow_id),
-            "name": self.name,
-            "status": self.status,
             "disk": None if self.disk is None else quota_usage(ResourceUnit.bytes_, self.disk)["usage"],
             "cpu": None if self.cpu is None else quota_usage(ResourceUnit.milliseconds, self.cpu)["usage"],
-            "method": self.method,
-            "shared_by": self.shared_by,
             "measured_at": self.measured_at and self.measured_at.isoformat(),
         }
 
@@ -179,5 +157,5 @@ def report_workflows(session: Session, user_id: uuid.UUID, limit: int | None = N
     """
     if limit is not None:
         require_limit(limit)
-    rows = session.connection().execute(_WORKFLOWS, {"user": str(user_id), "limit": limit})
+    rows = session.connection().execute(_WORKFLOWS, {"user": user_id, "limit": limit})
     return [WorkflowUse(**row._mapping) for row in rows]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -22,12 +22,7 @@ from platform_db.models import QuotaReservation, Resource, ResourceType, UserRes
 from platform_db.models.expiry import expire_row, expire_rows
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.quota.figures import MOST_BYTES
-from platform_db.quota.resources import (
-    LOCK_USERS,
-    get_resource,
-    lock_users,
-    resource_name,
-)
+from platform_db.quota.resources import LOCK_USERS, get_resource, lock_users, locking, resource_name
 
 DEFAULT_SECONDS = 3600.0
 EXPIRED_PER_BATCH = 1000
@@ -48,14 +43,11 @@ class Reservation:
     expires_at: datetime
 
 
+AnyReservation: TypeAlias = "Reservation | QuotaReservation | uuid.UUID | str"
+
 _RESERVE = sa.text(
-    """
-    WITH locked AS MATERIALIZED (
-        SELECT owner_id, resource_id FROM platform.user_resource
-        WHERE owner_id = CAST(:user AS uuid)
-        ORDER BY resource_id
-        FOR NO KEY UPDATE
-    ),
+    f"""
+    WITH locked AS MATERIALIZED ({locking("= CAST(:user AS uuid)")}),
     guarded AS (
         UPDATE platform.user_resource AS total
         SET quota_reserved = total.quota_reserved + greatest(:amount, 0)
@@ -64,7 +56,7 @@ _RESERVE = sa.text(
           AND r.name = :resource
           -- Numeric, since a sum of what is allowed may be more than a bigint holds.
           AND (:amount <= 0 OR CAST(total.quota_used AS numeric) + total.quota_reserved + :amount
-                               <= coalesce(total.quota_limit, :largest))
+                               <= coalesce(total.quota_limit, {LARGEST_AMOUNT}))
         RETURNING total.owner_id, total.resource_id
     )
     INSERT INTO platform.quota_reservation (id_, owner_id, resource_id, amount, expires_at)
@@ -72,14 +64,6 @@ _RESERVE = sa.text(
            clock_timestamp() + make_interval(secs => :seconds)
     FROM guarded
     RETURNING id_, owner_id, resource_id, amount, expires_at
-    """
-)
-
-_STORED = sa.text(
-    """
-    SELECT quota_used AS used, quota_reserved AS reserved, quota_limit AS limit_
-    FROM platform.user_resource
-    WHERE owner_id = CAST(:user AS uuid) AND resource_id = CAST(:resource AS uuid)
     """
 )
 
@@ -109,37 +93,28 @@ def reserve(
     require_seconds(ttl, "time to live")
     session.flush()
     user_id = user_id_of(user)
-    parameters: dict[str, Any] = {
-        "user": str(user_id),
-        "resource": resource_name(resource),
-        "amount": amount,
-        "largest": LARGEST_AMOUNT,
-        "seconds": ttl,
-    }
-    connection = session.connection()
+    wanted = {"user": user_id, "resource": resource_name(resource), "amount": amount, "seconds": ttl}
     # Refused, it is tried once more: the user's rows may be missing, or expired reservations be in the way.
     for _ in range(2):
-        row = connection.execute(_RESERVE, {**parameters, "id": str(new_id())}).one_or_none()
+        row = session.connection().execute(_RESERVE, {**wanted, "id": new_id()}).one_or_none()
         if row is not None:
             expire_rows(session, UserResource, {user_id})
-            return Reservation(**row._mapping)
+            return Reservation(*row)
         found = get_resource(session, resource)
         lock_users(session, [user_id], found)
         _release_expired(session, [user_id])
-    stored = connection.execute(_STORED, {"user": str(user_id), "resource": str(found.id_)}).one()
-    limit = LARGEST_AMOUNT if stored.limit_ is None else stored.limit_
-    raise errors.QuotaExceeded(str(user_id), found.name, amount, stored.used, stored.reserved, limit)
+    total = session.get_one(UserResource, (user_id, found.id_), populate_existing=True)
+    limit = LARGEST_AMOUNT if total.quota_limit is None else total.quota_limit
+    used, reserved = total.quota_used, total.quota_reserved
+    raise errors.QuotaExceeded(str(user_id), found.name, amount, used, reserved, limit)
 
 
 # Locks the user's rows before the reservation, as every writer does. Where the reservation was ended
 # meanwhile, the DELETE finds nothing, and nothing happens.
-_END = """
-    WITH locked AS MATERIALIZED (
-        SELECT owner_id, resource_id FROM platform.user_resource
-        WHERE owner_id = (SELECT owner_id FROM platform.quota_reservation WHERE id_ = CAST(:id AS uuid))
-        ORDER BY resource_id
-        FOR NO KEY UPDATE
-    ),
+_OWNER = "(SELECT owner_id FROM platform.quota_reservation WHERE id_ = CAST(:id AS uuid))"
+_END = sa.text(
+    f"""
+    WITH locked AS MATERIALIZED ({locking(f"= {_OWNER}")}),
     ended AS (
         DELETE FROM platform.quota_reservation AS r USING locked
         WHERE r.id_ = CAST(:id AS uuid)
@@ -147,25 +122,18 @@ _END = """
         RETURNING r.owner_id, r.resource_id, r.amount
     )
     UPDATE platform.user_resource AS total
-    SET quota_reserved = greatest(0, total.quota_reserved - greatest(ended.amount, 0)){change}
+    SET quota_reserved = greatest(0, total.quota_reserved - greatest(ended.amount, 0)),
+        quota_used = least({MOST_BYTES}, greatest(
+            0, CAST(total.quota_used AS numeric) + coalesce(CAST(:amount AS bigint), ended.amount)))
     FROM ended
     WHERE total.owner_id = ended.owner_id AND total.resource_id = ended.resource_id
     RETURNING total.owner_id, total.resource_id
-"""
-_COMMIT = sa.text(
-    _END.format(
-        change=""",
-        quota_used = least(:most, greatest(
-            0, CAST(total.quota_used AS numeric) + coalesce(CAST(:amount AS bigint), ended.amount)))"""
-    )
+    """
 )
-_RELEASE = sa.text(_END.format(change=""))
 
 
 @takes_session
-def commit_reservation(
-    session: Session, reservation: Reservation | QuotaReservation | uuid.UUID | str, amount: int | None = None
-) -> None:
+def commit_reservation(session: Session, reservation: AnyReservation, amount: int | None = None) -> None:
     """Turn a reservation into use.
 
     :param amount: how much was used in fact, in the resource's unit; by default what was reserved.
@@ -174,31 +142,25 @@ def commit_reservation(
     """
     if amount is not None:
         require_amount(amount, smallest=-LARGEST_AMOUNT)
-    _end(session, _COMMIT, reservation, amount=amount, most=MOST_BYTES)
+    _end(session, reservation, amount)
 
 
 @takes_session
-def release(session: Session, reservation: Reservation | QuotaReservation | uuid.UUID | str) -> None:
+def release(session: Session, reservation: AnyReservation) -> None:
     """Give up a reservation without using it.
 
     :raises errors.ReservationNotFound: it was committed or released, or it expired and was released.
     """
-    _end(session, _RELEASE, reservation)
+    _end(session, reservation, amount=0)
 
 
-def _end(
-    session: Session,
-    statement: sa.TextClause,
-    reservation: Reservation | QuotaReservation | uuid.UUID | str,
-    **parameters: int | None,
-) -> None:
+def _end(session: Session, reservation: AnyReservation, amount: int | None) -> None:
+    """End a reservation, and count its own amount, or the given one, as used."""
     session.flush()
-    id_ = (
-        reservation.id_
-        if isinstance(reservation, Reservation | QuotaReservation)
-        else parse_id(reservation, "reservation id")
-    )
-    total = session.connection().execute(statement, {"id": str(id_), **parameters}).one_or_none()
+    if isinstance(reservation, Reservation | QuotaReservation):
+        reservation = reservation.id_
+    id_ = parse_id(reservation, "reservation id")
+    total = session.connection().execute(_END, {"id": id_, "amount": amount}).one_or_none()
     if total is None:
         raise errors.ReservationNotFound(
             f"there is no reservation {id_}: it was committed, released or expired"
@@ -244,12 +206,12 @@ def release_expired_reservations(factory: SessionFactory) -> int:
             users = list(session.connection().scalars(_EXPIRED_USERS, {"limit": EXPIRED_PER_BATCH}))
             if not users:
                 return released
-            session.connection().execute(LOCK_USERS, {"users": [str(user) for user in users]})
+            session.connection().execute(LOCK_USERS, {"users": users})
             released += _release_expired(session, users)
 
 
 def _release_expired(session: Session, users: list[uuid.UUID]) -> int:
-    rows = session.connection().execute(_RELEASE_EXPIRED, {"users": [str(user) for user in users]}).all()
+    rows = session.connection().execute(_RELEASE_EXPIRED, {"users": users}).all()
     for row in rows:
         expire_row(session, UserResource, (row.owner_id, row.resource_id))
     return sum(row.reservations for row in rows)

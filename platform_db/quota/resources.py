@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Iterable
+from typing import NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -15,7 +14,7 @@ from platform_db.database.session import takes_session
 from platform_db.models import Resource, ResourceType, UserResource
 from platform_db.models.resource import DEFAULT_RESOURCES
 
-DEFAULT_NAMES = {type_: name for name, type_, _, _ in DEFAULT_RESOURCES}
+DEFAULT_NAMES: dict[str, str] = {type_: name for name, type_, _, _ in DEFAULT_RESOURCES}
 
 
 @takes_session
@@ -42,8 +41,7 @@ def require_type(type_: ResourceType | str) -> ResourceType:
         ) from None
 
 
-@dataclass(frozen=True)
-class ResourceKey:
+class ResourceKey(NamedTuple):
     """What statements need to know of a resource."""
 
     id_: uuid.UUID
@@ -60,11 +58,10 @@ def get_default_key(session: Session, type_: ResourceType) -> ResourceKey:
 
     :raises errors.ResourceNotFound: the default resources were never created.
     """
-    name = DEFAULT_NAMES[type_]
-    row = session.connection().execute(_KEY, {"name": name}).one_or_none()
+    row = session.connection().execute(_KEY, {"name": DEFAULT_NAMES[type_]}).one_or_none()
     if row is None:
-        raise errors.ResourceNotFound(f"there is no resource {name!r}")
-    return ResourceKey(row.id_, row.name)
+        raise errors.ResourceNotFound(f"there is no resource {DEFAULT_NAMES[type_]!r}")
+    return ResourceKey(*row)
 
 
 def get_resource(session: Session, resource: Resource | ResourceType | str) -> Resource:
@@ -83,21 +80,21 @@ def get_resource(session: Session, resource: Resource | ResourceType | str) -> R
 
 def resource_name(resource: Resource | ResourceType | str) -> str:
     """Return the name of the resource that is meant; the database is not asked."""
-    if isinstance(resource, Resource):
-        return resource.name
-    if isinstance(resource, ResourceType):
-        return DEFAULT_NAMES[resource]
-    return DEFAULT_NAMES[ResourceType(resource)] if resource in ResourceType.__members__ else resource
+    return resource.name if isinstance(resource, Resource) else DEFAULT_NAMES.get(resource, resource)
 
 
-LOCK_USERS = sa.text(
+def locking(users: str) -> str:
+    """Return the query that locks the rows of users, in the order that all writers have in common.
+
+    :param users: what follows the id of a user that is meant.
     """
-    SELECT owner_id, resource_id FROM platform.user_resource
-    WHERE owner_id = ANY(CAST(:users AS uuid[]))
-    ORDER BY owner_id, resource_id
-    FOR NO KEY UPDATE
+    return f"""
+        SELECT owner_id, resource_id, quota_used FROM platform.user_resource WHERE owner_id {users}
+        ORDER BY owner_id, resource_id FOR NO KEY UPDATE
     """
-)
+
+
+LOCK_USERS = sa.text(locking("= ANY(CAST(:users AS uuid[]))"))
 
 
 def lock_users(session: Session, users: Iterable[uuid.UUID], resource: AnyResource) -> None:
@@ -120,13 +117,13 @@ def lock_remaining_users(
     missing is created, with the default limit. Jobs pass over users who were deleted meanwhile.
     """
     wanted = set(users)
-    locked = _lock(session, wanted, resource)
+
+    def lock(users: set[uuid.UUID]) -> set[uuid.UUID]:
+        rows = session.connection().execute(LOCK_USERS, {"users": list(users)})
+        return {row.owner_id for row in rows if row.resource_id == resource.id_}
+
+    locked = lock(wanted)
     if missing := wanted - locked:
         UserResource.create_defaults(session, missing)
-        locked |= _lock(session, missing, resource)
+        locked |= lock(missing)
     return locked
-
-
-def _lock(session: Session, users: Collection[uuid.UUID], resource: AnyResource) -> set[uuid.UUID]:
-    rows = session.connection().execute(LOCK_USERS, {"users": [str(user) for user in users]})
-    return {row.owner_id for row in rows if row.resource_id == resource.id_}

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.bounds import require_seconds
 from platform_db.database.session import SessionFactory
+from platform_db.quota.batches import read_pages
 from platform_db.quota.resources import AnyResource
 
 FIRST_ID = uuid.UUID(int=0)
@@ -55,7 +56,7 @@ class Scope:
         """The bind parameters of :func:`users_in_scope`, and ``stale_after``."""
         index, count = self.shard or (0, 1)
         return {
-            "user": None if self.user_id is None else str(self.user_id),
+            "user": self.user_id,
             "shard": index % count,
             "shards": count,
             "stale_after": self.stale_after,
@@ -90,7 +91,7 @@ _PAGE_OF_USERS = sa.text(
           WHERE total.owner_id = u.id_ AND total.resource_id = CAST(:resource AS uuid)
             AND total.measured_at >= statement_timestamp() - make_interval(secs => :stale_after)))
     ORDER BY u.id_
-    LIMIT :limit
+    LIMIT :look
     """
 )
 
@@ -108,11 +109,9 @@ def portions(factory: SessionFactory, scope: Scope, resource: AnyResource) -> It
 
     With ``stale_after``, these are the users whose total of the resource was last summed before that time.
     """
-    parameters = {**scope.parameters, "resource": str(resource.id_), "limit": USERS_PER_PAGE}
-    after: str | None = None
-    while True:
-        with factory() as session, session.begin():
-            page = session.connection().execute(_PAGE_OF_USERS, {**parameters, "after": after}).all()
+    for page in read_pages(
+        factory, _PAGE_OF_USERS, {**scope.parameters, "resource": resource.id_}, USERS_PER_PAGE
+    ):
         portion: list[uuid.UUID] = []
         runs = 0
         for user in page:
@@ -123,6 +122,3 @@ def portions(factory: SessionFactory, scope: Scope, resource: AnyResource) -> It
             runs += user.runs
         if portion:
             yield portion
-        if len(page) < USERS_PER_PAGE:
-            return
-        after = str(page[-1].id_)

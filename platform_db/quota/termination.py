@@ -9,11 +9,11 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.lifecycle.target import Key
-from platform_db.models import ResourceType
+from platform_db.models import ResourceType, WorkflowResource
+from platform_db.models.expiry import expire_row
 from platform_db.quota.cpu import update_workflow_cpu_quota
-from platform_db.quota.figures import expire_figures
-from platform_db.quota.policy import types_at_termination
-from platform_db.quota.resources import get_default_key, lock_users
+from platform_db.quota.resources import get_default_key, lock_users, require_type
+from platform_db.settings import get_settings
 
 _MARK = sa.text(
     """
@@ -33,27 +33,21 @@ def account_for_ended_run(
     has no figure yet needs no mark. Without the default resources nothing is counted.
 
     :param run: the run's key.
-    :param types: what to update, instead of what the policy says.
+    :param types: what to update, instead of what the policy says
+        (``PLATFORM_DB_WORKFLOW_TERMINATION_QUOTA_UPDATE_POLICY``).
+    :raises errors.InvalidArgument: it names an unknown type.
     """
-    wanted = types_at_termination(types)
+    if types is None:
+        types = get_settings().workflow_termination_quota_update_policy
+    wanted, (owner_id, workflow_id) = set(map(require_type, types)), run
     try:
         if ResourceType.cpu in wanted:
             update_workflow_cpu_quota(session, run)
         if ResourceType.disk in wanted:
-            mark_as_stale(session, run)
+            disk = get_default_key(session, ResourceType.disk)
+            lock_users(session, [owner_id], disk)
+            parameters = {"owner": owner_id, "id": workflow_id, "resource": disk.id_}
+            session.connection().execute(_MARK, parameters)
+            expire_row(session, WorkflowResource, (owner_id, workflow_id, disk.id_))
     except errors.ResourceNotFound:
         return
-
-
-def mark_as_stale(session: Session, run: Key) -> None:
-    """Ask the next disk run to measure this run's workspace, however new its figure is.
-
-    :raises errors.ResourceNotFound: the default resources were never created.
-    """
-    disk = get_default_key(session, ResourceType.disk)
-    owner_id, workflow_id = run
-    lock_users(session, [owner_id], disk)
-    session.connection().execute(
-        _MARK, {"owner": str(owner_id), "id": str(workflow_id), "resource": str(disk.id_)}
-    )
-    expire_figures(session, disk, owner_id, [workflow_id])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -34,8 +34,7 @@ FETCHED = 20
 _THESE = "root.id_ = ANY(CAST(:ids AS uuid[]))"
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A table with rows that belong to others.
 
     :param source: the family's own table, ``root``, joined downwards to this one, ``alias``, as SQL.
@@ -47,7 +46,6 @@ class Member:
     source: str
     key: tuple[str, ...]
 
-    @cache  # noqa: B019 - there are as many as there are foreign keys
     def lock(self) -> sa.TextClause:
         """Return the statement that locks the rows that are free, and tells whose are not."""
         order = ", ".join(f"{self.alias}.{column}" for column in self.key)
@@ -62,29 +60,17 @@ class Member:
             """
         )
 
-    @cache  # noqa: B019
     def select(self) -> sa.TextClause:
-        """Return the statement that reads the rows."""
-        return sa.text(
-            f"""
-            SELECT row_to_json(archived)::text
-            FROM (SELECT {self.alias}.* FROM {self.source} WHERE {_THESE}) AS archived
-            """
-        )
+        rows = f"SELECT {self.alias}.* FROM {self.source} WHERE {_THESE}"
+        return sa.text(f"SELECT row_to_json(archived)::text FROM ({rows}) AS archived")
 
-    @cache  # noqa: B019
     def delete(self) -> sa.TextClause:
         """Return the statement that deletes the rows, once they are locked."""
-        return sa.text(
-            f"""
-            DELETE FROM platform.{self.table}
-            WHERE ctid = ANY(ARRAY(SELECT {self.alias}.ctid FROM {self.source} WHERE {_THESE}))
-            """
-        )
+        places = f"SELECT {self.alias}.ctid FROM {self.source} WHERE {_THESE}"
+        return sa.text(f"DELETE FROM platform.{self.table} WHERE ctid = ANY(ARRAY({places}))")
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(NamedTuple):
     """A table's rows and all that belongs to them, parents first."""
 
     root: Member
@@ -93,14 +79,13 @@ class Family:
     @staticmethod
     @cache
     def of(table: str) -> Family:
-        """Return the family of a table with a column ``id_``."""
         found = Base.metadata.tables[f"platform.{table}"]
         root = Member(table, "root", f"platform.{table} AS root", _key(found))
         members: list[Member] = []
-        _collect(found, root, members, [])
+        _collect(found, root, members)
         return Family(root, tuple(members))
 
-    def lock(self, connection: sa.Connection, ids: Sequence[str]) -> list[str]:
+    def lock(self, connection: sa.Connection, ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
         """Lock what belongs to locked rows; return the ids of those whose family no other session locks.
 
         It waits for no lock.
@@ -108,11 +93,11 @@ class Family:
         free = list(ids)
         for member in self.members:
             if free and member.table not in NEVER_LOCKED:
-                busy = {str(id_) for id_ in connection.execute(member.lock(), {"ids": free}).scalars()}
+                busy = set(connection.execute(member.lock(), {"ids": free}).scalars())
                 free = [id_ for id_ in free if id_ not in busy]
         return free
 
-    def rows(self, connection: sa.Connection, ids: Sequence[str]) -> Iterator[tuple[str, str]]:
+    def rows(self, connection: sa.Connection, ids: Sequence[uuid.UUID]) -> Iterator[tuple[str, str]]:
         """Yield each row of the family as its table and its JSON text, a few at a time."""
         for member in (self.root, *self.members):
             rows = connection.execute(
@@ -120,24 +105,19 @@ class Family:
             )
             yield from ((member.table, text) for text in rows.scalars())
 
-    @cache  # noqa: B019
-    def count(self) -> sa.TextClause:
-        """Return the statement that counts the rows of each member."""
-        counts = (f"SELECT '{m.table}', count(*) FROM {m.source} WHERE {_THESE}" for m in self.members)
-        return sa.text(" UNION ALL ".join(counts))
-
-    def delete(self, connection: sa.Connection, ids: Sequence[str]) -> Counter[str]:
+    def delete(self, connection: sa.Connection, ids: Sequence[uuid.UUID]) -> Counter[str]:
         """Delete the family of locked rows, and return how many rows of which table went."""
         gone: Counter[str] = Counter()
         if not ids:
             return gone
-        for table, count in connection.execute(self.count(), {"ids": list(ids)}):
+        counts = (f"SELECT '{m.table}', count(*) FROM {m.source} WHERE {_THESE}" for m in self.members)
+        for table, count in connection.execute(sa.text(" UNION ALL ".join(counts)), {"ids": list(ids)}):
             gone[table] += count
         # Foreign keys and triggers delete the rest. What has a history is deleted all at once before: a
         # cascade would forget the histories parent by parent.
-        guarded = [member for member in reversed(self.members) if member.table in MACHINES]
-        for member in guarded:
-            connection.execute(member.delete(), {"ids": list(ids)})
+        for member in reversed(self.members):
+            if member.table in MACHINES:
+                connection.execute(member.delete(), {"ids": list(ids)})
         gone[self.root.table] += connection.execute(self.root.delete(), {"ids": list(ids)}).rowcount
         return gone
 
@@ -146,33 +126,29 @@ def _key(table: sa.Table) -> tuple[str, ...]:
     return tuple(column.name for column in table.primary_key.columns)
 
 
-def _collect(table: sa.Table, parent: Member, members: list[Member], above: list[Any]) -> None:
+def _collect(table: sa.Table, parent: Member, members: list[Member], *above: sa.Table) -> None:
     """Add what belongs to the rows of ``table``, and so on downwards."""
 
-    def add(child: sa.Table, columns: Sequence[str], referred: Sequence[str], further: str = "") -> Member:
+    def add(child: sa.Table, values: dict[str, str]) -> Member:
         alias = f"member_{len(members)}"
-        pairs = [
-            f"{alias}.{column} = {parent.alias}.{of}" for column, of in zip(columns, referred, strict=True)
-        ]
-        join = f"JOIN platform.{child.name} AS {alias} ON {' AND '.join(pairs)}"
-        if further:
-            join += f" AND {alias}.{further}"
-        members.append(Member(child.name, alias, f"{parent.source} {join}", _key(child)))
+        on = " AND ".join(f"{alias}.{column} = {value}" for column, value in values.items())
+        source = f"{parent.source} JOIN platform.{child.name} AS {alias} ON {on}"
+        members.append(Member(child.name, alias, source, _key(child)))
         return members[-1]
 
     if table.name in MACHINES:
+        row = {"owner_id": f"{parent.alias}.{parent.key[0]}", "entity_id": f"{parent.alias}.id_"}
         for name in SPEAKING_OF_ANY:
-            child = Base.metadata.tables[f"platform.{name}"]
-            add(child, ("owner_id", "entity_id"), (parent.key[0], "id_"), f"entity = '{table.name}'")
+            add(Base.metadata.tables[f"platform.{name}"], {**row, "entity": f"'{table.name}'"})
     found: list[tuple[sa.Table, Member]] = []
     for child in Base.metadata.sorted_tables:
-        if child in above or child is table or any(member.table == child.name for member in members):
+        if child in (table, *above) or any(member.table == child.name for member in members):
             continue  # What is in it by another key, such as a job's log by its run, is there once.
         for key in child.foreign_key_constraints:
             if key.referred_table is table and key.ondelete == "CASCADE":
-                referred = [element.column.name for element in key.elements]
-                found.append((child, add(child, key.column_keys, referred)))
+                values = {e.parent.name: f"{parent.alias}.{e.column.name}" for e in key.elements}
+                found.append((child, add(child, values)))
                 break
     # Only then what belongs to the children: what has a key to the parent itself is found by that one.
     for child, member in found:
-        _collect(child, member, members, [*above, table])
+        _collect(child, member, members, table, *above)

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import record_action
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.database.session import SessionFactory
 from platform_db.models import NOBODY, AuditLogAction
+from platform_db.quota.batches import read_pages
 from platform_db.quota.pruning import lock_owners, take_out
 from platform_db.retention.archive import write_archive
 from platform_db.retention.cache_limit import evict_beyond_limit
@@ -101,12 +100,11 @@ def prune(
         written and safe on disk before the batch is deleted. What is killed between the two leaves rows
         that the next run archives again.
     """
-    results = []
-    for rule in rules:
-        result = Pruned(rule.table)
-        results.append(result)
+    results = [Pruned(rule.table) for rule in rules]
+    for rule, result in zip(rules, results, strict=True):
         if dry_run:
-            result.rows = _count_due(factory, rule)
+            is_log = rule.log_of is not None
+            result.rows = count_log(factory, rule) if is_log else sum(map(len, _due(factory, rule)))
             continue
         try:
             for _ in range(PASSES):
@@ -127,13 +125,6 @@ def require_finished(results: Iterable[Pruned]) -> None:
     left = [f"{result.left} of {result.table}" for result in results if result.left]
     if left:
         raise errors.PartialFailure(f"left because others had them locked: {', '.join(left)}")
-
-
-def _count_due(factory: SessionFactory, rule: RetentionRule) -> int:
-    if rule.log_of is not None:
-        return count_log(factory, rule)
-    with factory() as session:
-        return sum(len(ids) for ids in _due(session, rule))
 
 
 def _record(factory: SessionFactory, rule: RetentionRule, result: Pruned) -> None:
@@ -165,28 +156,27 @@ def _one_pass(
     if rule.log_of is not None:
         result.left = prune_log(factory, rule, archive, tell)
         return
-    with factory() as looking:
-        for due in _due(looking, rule):
-            looking.commit()
-            for start in range(0, len(due), rule.batch):
-                ids = [str(id_) for id_ in due[start : start + rule.batch]]
-                with factory() as session, session.begin():
-                    gone, left = _prune_batch(session.connection(), rule, ids, archive)
-                rows = gone.pop(rule.table, 0)
-                result.with_them.update(gone)
-                result.left += left
-                tell(rows)
+    for due in _due(factory, rule):
+        for start in range(0, len(due), rule.batch):
+            with factory() as session, session.begin():
+                gone, left = _prune_batch(
+                    session.connection(), rule, due[start : start + rule.batch], archive
+                )
+            rows = gone.pop(rule.table, 0)
+            result.with_them.update(gone)
+            result.left += left
+            tell(rows)
     if rule.table == "job_cache":
         result.left += evict_beyond_limit(factory, rule.batch, tell)
 
 
 def _prune_batch(
-    connection: sa.Connection, rule: RetentionRule, ids: list[str], archive: Path | None
+    connection: sa.Connection, rule: RetentionRule, ids: list[uuid.UUID], archive: Path | None
 ) -> tuple[Counter[str], int]:
     """Delete those of the rows that are still due and free; return what went, and how many are left."""
     family = Family.of(rule.table)
-    parameters = {**_parameters(rule), "ids": ids}
-    locked = [str(row) for row in connection.execute(_lock(rule), parameters).scalars()]
+    parameters = {"age": rule.age, "ids": ids}
+    locked = connection.execute(_lock(rule), parameters).scalars().all()
     still = connection.execute(_count(rule), parameters).scalar() or 0
     free = family.lock(connection, locked)
     if archive is not None and free:
@@ -198,25 +188,10 @@ def _prune_batch(
     return gone, still - gone[rule.table]
 
 
-def _due(session: Session, rule: RetentionRule) -> Iterable[list[uuid.UUID]]:
+def _due(factory: SessionFactory, rule: RetentionRule) -> Iterator[list[uuid.UUID]]:
     """Yield the ids of the rows that are due, page by page, in the order of their index."""
-    after: str | None = None
-    while True:
-        rows = (
-            session.connection()
-            .execute(_look(rule), {**_parameters(rule), "after": after, "look": LOOK})
-            .all()
-        )
-        due = [row.id_ for row in rows if row.due]
-        if due:
-            yield due
-        if len(rows) < LOOK:
-            return
-        after = str(rows[-1].id_)
-
-
-def _parameters(rule: RetentionRule) -> dict[str, Any]:
-    return {"age": rule.age}
+    for page in read_pages(factory, _look(rule), {"age": rule.age}, LOOK):
+        yield [row.id_ for row in page if row.due]
 
 
 def _is_candidate(rule: RetentionRule) -> str:
@@ -224,7 +199,7 @@ def _is_candidate(rule: RetentionRule) -> str:
     if rule.statuses is None:
         return "true"
     statuses = ", ".join(f"'{status}'" for status in rule.statuses)
-    return f"pruned.status = {statuses}" if len(rule.statuses) == 1 else f"pruned.status IN ({statuses})"
+    return f"pruned.status IN ({statuses})"
 
 
 def _is_due(rule: RetentionRule) -> str:
@@ -249,20 +224,16 @@ def _look(rule: RetentionRule) -> sa.TextClause:
     )
 
 
-def _lock(rule: RetentionRule) -> sa.TextClause:
-    return sa.text(
-        f"""
-        SELECT id_ FROM platform.{rule.table} AS pruned
+def _still_due(rule: RetentionRule) -> str:
+    return f"""
+        FROM platform.{rule.table} AS pruned
         WHERE id_ = ANY(CAST(:ids AS uuid[])) AND {_is_candidate(rule)} AND {_is_due(rule)}
-        ORDER BY owner_id, id_ FOR UPDATE OF pruned SKIP LOCKED
-        """
-    )
+    """
 
 
 def _count(rule: RetentionRule) -> sa.TextClause:
-    return sa.text(
-        f"""
-        SELECT count(*) FROM platform.{rule.table} AS pruned
-        WHERE id_ = ANY(CAST(:ids AS uuid[])) AND {_is_candidate(rule)} AND {_is_due(rule)}
-        """
-    )
+    return sa.text(f"SELECT count(*) {_still_due(rule)}")
+
+
+def _lock(rule: RetentionRule) -> sa.TextClause:
+    return sa.text(f"SELECT id_ {_still_due(rule)} ORDER BY owner_id, id_ FOR UPDATE OF pruned SKIP LOCKED")

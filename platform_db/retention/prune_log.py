@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from platform_db.database.session import SessionFactory
+from platform_db.quota.batches import read_pages
 from platform_db.retention.archive import write_archive
 from platform_db.retention.family import FETCHED
 from platform_db.retention.rules import RetentionRule
@@ -41,49 +43,39 @@ def prune_log(
             if not chunks:
                 break
             tell(gone)
-        with factory() as session:
-            left += session.connection().execute(_count(rule), parameters).scalar() or 0
+        left += _count_these(factory, rule, due)
     return left
 
 
 def count_log(factory: SessionFactory, rule: RetentionRule) -> int:
     """Return how many chunks the rule names."""
-    count = 0
-    for due in _due(factory, rule):
-        with factory() as session:
-            count += session.connection().execute(_count(rule), {"ids": due, "age": rule.age}).scalar() or 0
-    return count
+    return sum(_count_these(factory, rule, due) for due in _due(factory, rule))
+
+
+def _count_these(factory: SessionFactory, rule: RetentionRule, ids: list[uuid.UUID]) -> int:
+    with factory() as session:
+        return int(session.connection().scalar(_count(rule), {"ids": ids, "age": rule.age}) or 0)
 
 
 def _remove(
     connection: sa.Connection, rule: RetentionRule, chunks: Sequence[Any], archive: Path | None
 ) -> int:
-    owners, parents, numbers = zip(*chunks, strict=True)
-    keys = {"owners": list(map(str, owners)), "parents": list(map(str, parents)), "numbers": list(numbers)}
+    keys = dict(zip(("owners", "parents", "numbers"), map(list, zip(*chunks, strict=True)), strict=True))
     if archive is not None:
         rows = connection.execute(_select(rule), keys, execution_options={"yield_per": FETCHED})
         write_archive(archive, rule.table, ((rule.table, text) for text in rows.scalars()))
-    gone: int = connection.execute(_delete(rule), keys).scalar_one()
-    return gone
+    return int(connection.execute(_delete(rule), keys).scalar_one())
 
 
-def _due(factory: SessionFactory, rule: RetentionRule) -> Iterator[list[str]]:
+def _due(factory: SessionFactory, rule: RetentionRule) -> Iterator[list[uuid.UUID]]:
     """Yield the ids of runs that have chunks that are due, in the order of their index."""
-    after: str | None = None
-    looked = LOOK
-    while looked == LOOK:
-        with factory() as session:
-            parameters = {"age": rule.age, "after": after, "look": LOOK}
-            parents = session.connection().execute(_look(rule), parameters).all()
-        looked = len(parents)
-        if due := [str(row.id_) for row in parents if row.due]:
+    for page in read_pages(factory, _look(rule), {"age": rule.age}, LOOK):
+        if due := [row.id_ for row in page if row.due]:
             yield due
-        after = str(parents[-1].id_) if parents else after
 
 
 def _log_of(rule: RetentionRule) -> tuple[str, str]:
-    table, column = rule.log_of or ("", "")
-    return table, column
+    return rule.log_of or ("", "")
 
 
 def _is_due(rule: RetentionRule) -> str:
@@ -137,32 +129,21 @@ def _take(rule: RetentionRule) -> sa.TextClause:
     )
 
 
-def _keys(column: str) -> str:
+def _these(rule: RetentionRule) -> str:
     return f"""
-        unnest(CAST(:owners AS uuid[]), CAST(:parents AS uuid[]), CAST(:numbers AS bigint[]))
-            AS key (owner_id, {column}, number)
+        platform.{rule.table} AS chunk WHERE (owner_id, {_log_of(rule)[1]}, number) IN (SELECT * FROM unnest(
+            CAST(:owners AS uuid[]), CAST(:parents AS uuid[]), CAST(:numbers AS bigint[])))
     """
 
 
 def _select(rule: RetentionRule) -> sa.TextClause:
-    column = _log_of(rule)[1]
-    return sa.text(
-        f"""
-        SELECT row_to_json(chunk)::text
-        FROM {_keys(column)} JOIN platform.{rule.table} AS chunk USING (owner_id, {column}, number)
-        """
-    )
+    return sa.text(f"SELECT row_to_json(chunk)::text FROM {_these(rule)}")
 
 
 def _delete(rule: RetentionRule) -> sa.TextClause:
-    column = _log_of(rule)[1]
     return sa.text(
         f"""
-        WITH gone AS (
-            DELETE FROM platform.{rule.table} AS chunk USING {_keys(column)}
-            WHERE (chunk.owner_id, chunk.{column}, chunk.number) = (key.owner_id, key.{column}, key.number)
-            RETURNING chunk.*
-        )
+        WITH gone AS (DELETE FROM {_these(rule)} RETURNING *)
         {_TAKE_OFF if rule.table == "log_chunk" else ""}
         SELECT count(*) FROM gone
         """

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from platform_db.lifecycle.history import add_note
 from platform_db.lifecycle.transitions import transition
 from platform_db.models import AuditLog, AuditLogAction, Workflow, WorkspaceRetentionRule
 from platform_db.quota import store_workflow_disk_quota, update_users_disk_quota
-from platform_db.quota.batches import TIMEOUTS, is_of_rows, reason_of, run_batch
+from platform_db.quota.batches import TIMEOUTS, reason_of, run_batch
 from platform_db.states import WorkspaceRetentionRuleStatus
 from platform_db.workspaces import MissingWorkspaceError, WorkspaceError, is_managed_workspace
 from platform_db.workspaces.opening import require_storage
@@ -52,7 +52,7 @@ class AppliedRule:
     rule_id: uuid.UUID
     workflow_id: uuid.UUID
     pattern: str
-    removal: Removal
+    removal: Removal = field(default_factory=Removal)
     problem: str | None = None
     storage_missing: bool = False
 
@@ -90,10 +90,7 @@ class RetentionReport:
 
 
 def apply_retention_rules(
-    factory: SessionFactory,
-    *,
-    dry_run: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    factory: SessionFactory, *, dry_run: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> RetentionReport:
     """Apply the rules that are due: remove what their patterns name, and account for the freed space.
 
@@ -124,29 +121,18 @@ def apply_retention_rules(
     return report
 
 
-def _applied(
-    rule: Any, removal: Removal, problem: str | None, *, storage_missing: bool = False
-) -> AppliedRule:
-    return AppliedRule(
-        rule.id_, rule.workflow_id, rule.workspace_files, removal, problem, storage_missing=storage_missing
-    )
-
-
 def _look(rule: Any) -> AppliedRule:
     """Tell why nothing of this workspace may be removed now, whatever its runs do."""
-    problem = None
+    applied = AppliedRule(rule.id_, rule.workflow_id, rule.workspace_files)
     if not is_managed_workspace(rule.workspace_path, rule.owner_id):
-        problem = (
-            f"workspace {rule.workspace_path!r} is unmanaged: it lies outside its owner's part of a root"
-        )
-    else:
-        try:
-            require_storage(rule.workspace_path)
-        except errors.StorageMissing as error:
-            return _applied(rule, Removal(), str(error), storage_missing=True)
-        if not os.path.lexists(rule.workspace_path):
-            problem = _missing(rule)
-    return _applied(rule, Removal(), problem)
+        outside = "it lies outside its owner's part of a root"
+        return replace(applied, problem=f"workspace {rule.workspace_path!r} is unmanaged: {outside}")
+    try:
+        require_storage(rule.workspace_path)
+    except errors.StorageMissing as error:
+        return replace(applied, problem=str(error), storage_missing=True)
+    missing = not os.path.lexists(rule.workspace_path)
+    return replace(applied, problem=_missing(rule)) if missing else applied
 
 
 def _missing(rule: Any) -> str | None:
@@ -159,19 +145,16 @@ def _missing(rule: Any) -> str | None:
     )
 
 
+@dataclass
 class _Application:
-    """The application of one rule.
+    """The application of one rule."""
 
-    :param places: knows which directories are the same ones.
-    """
-
-    def __init__(self, factory: SessionFactory, rule: Any, held: HeldLease, places: Places) -> None:
-        self.factory = factory
-        self.rule = rule
-        self.held = held
-        self.places = places
-        self.asked_at = time.monotonic()
-        self.problem: str | None = None
+    factory: SessionFactory
+    rule: Any
+    held: HeldLease
+    places: Places
+    asked_at: float = field(default_factory=time.monotonic)
+    problem: str | None = None
 
     def apply(self) -> AppliedRule | None:
         """Take the rule, remove its files and record that; None where it may not be applied now."""
@@ -180,15 +163,13 @@ class _Application:
             if not run_batch(self.factory, partial(_take, rule=self.rule, names=self.names())):
                 return None
             removal = self.remove()
-            counted = run_batch(
-                self.factory, partial(_record, rule=self.rule, removal=removal, problem=self.problem)
-            )
-            self.problem = self.problem or counted
+            record = partial(_record, rule=self.rule, removal=removal, problem=self.problem)
+            not_counted = run_batch(self.factory, record)
+            self.problem = self.problem or not_counted
         except DBAPIError as error:
-            if not is_of_rows(error):
-                raise
             self.problem = reason_of(error)
-        return _applied(self.rule, removal, self.problem)
+        rule = self.rule
+        return AppliedRule(rule.id_, rule.workflow_id, rule.workspace_files, removal, self.problem)
 
     def names(self) -> list[str]:
         """Return what the workspace is called: by the roots, and by runs in progress that overlap with it."""
@@ -204,11 +185,8 @@ class _Application:
             removal = remove_matching(
                 rule.workspace_path, rule.owner_id, rule.workspace_files, pace=self.pace
             )
-        except MissingWorkspaceError:
-            self.problem = _missing(rule)
-            return Removal()
         except (WorkspaceError, errors.StorageMissing) as error:
-            self.problem = str(error)
+            self.problem = _missing(rule) if isinstance(error, MissingWorkspaceError) else str(error)
             return Removal()
         if removal.failed and self.problem is None:
             self.problem = f"{removal.failed} files could not be removed: {removal.first_error}"
@@ -220,14 +198,11 @@ class _Application:
         if time.monotonic() - self.asked_at < SECONDS_BETWEEN_QUESTIONS:
             return
         try:
-            names = self.names()
+            path = self.rule.workspace_path
+            parameters = {"id": self.rule.id_, "path": path, "names": self.names()}
             with self.factory() as session:
-                goes_on = (
-                    session.connection().execute(_GOES_ON, {"id": self.rule.id_, "names": names}).scalar()
-                )
+                goes_on = session.connection().scalar(_GOES_ON, parameters)
         except DBAPIError as error:
-            if not is_of_rows(error):
-                raise
             self.problem, goes_on = reason_of(error), False
         if not goes_on:
             raise StopRemoval
@@ -237,40 +212,30 @@ class _Application:
 def _take(session: Session, rule: Any, names: list[str]) -> bool:
     """Make a rule pending, if it may be applied now."""
     parameters = {"id": rule.id_, "path": rule.workspace_path, "names": names}
-    if not session.connection().execute(_FREE, parameters).scalar():
+    if not session.connection().scalar(_LOCK_FREE, parameters):
         return False
-    status = transition(
-        session,
-        rule.id_,
-        WorkspaceRetentionRuleStatus.pending,
-        model=WorkspaceRetentionRule,
-        on_conflict="report",
-    )
-    return status is WorkspaceRetentionRuleStatus.pending
+    model, pending = WorkspaceRetentionRule, WorkspaceRetentionRuleStatus.pending
+    return transition(session, rule.id_, pending, model=model, on_conflict="report") is pending
 
 
 def _record(session: Session, rule: Any, removal: Removal, problem: str | None) -> str | None:
     """Record what was removed; return why the freed space still counts, where it does."""
     not_counted = None
-    details = {
-        "rule": str(rule.id_),
-        "workflow": str(rule.workflow_id),
-        "files": removal.files,
-        "bytes": removal.bytes,
-    }
+    of = {"rule": str(rule.id_), "workflow": str(rule.workflow_id)}
+    details = {**of, "files": removal.files, "bytes": removal.bytes}
     session.add(AuditLog(owner_id=rule.owner_id, action=AuditLogAction.apply_retention, details=details))
     session.flush()
-    unfinished = problem or (_STOPPED if removal.stopped else None)
+    unfinished = problem or ("stopped, because a run uses the workspace" if removal.stopped else None)
     message = f"{rule.workspace_files}: removed {removal.files} files, freed {removal.bytes} bytes"
+    if unfinished:
+        message += f"; {unfinished}"
     # The owner, the run or the rule can be deleted meanwhile. The audit row stays.
     with suppress(errors.NotFound):
         if removal.bytes:
             not_counted = _take_off(session, rule, removal.bytes)
         run = session.get(Workflow, (rule.owner_id, rule.workflow_id))
         if run is not None:
-            add_note(
-                session, run, "retention", f"{message}; {unfinished}" if unfinished else message, details
-            )
+            add_note(session, run, "retention", message, details)
         transition(
             session,
             rule.id_,
@@ -317,23 +282,21 @@ def _alive(machine: states.Machine[Any]) -> str:
     return ", ".join(f"'{status}'" for status in machine.alive)
 
 
+def _used_by(machine: states.Machine[Any], link: str) -> str:
+    """Return the query of the workspaces of runs with a session or service that has not ended."""
+    return f"""
+        SELECT run.workspace_path FROM platform.{machine.entity} AS part
+        JOIN platform.workflow_{link} AS link ON link.owner_id = part.owner_id AND link.{link}_id = part.id_
+        JOIN platform.workflow AS run ON run.owner_id = link.owner_id AND run.id_ = link.workflow_id
+        WHERE part.status IN ({_alive(machine)})
+    """
+
+
 # The workspaces of runs that have not ended, or that have a session or service that has not.
 _USED = f"""
     SELECT workspace_path FROM platform.workflow WHERE status IN ({_alive(states.WORKFLOW)})
-    UNION
-    SELECT run.workspace_path
-    FROM platform.interactive_session AS session
-    JOIN platform.workflow_session AS link
-        ON link.owner_id = session.owner_id AND link.session_id = session.id_
-    JOIN platform.workflow AS run ON run.owner_id = link.owner_id AND run.id_ = link.workflow_id
-    WHERE session.status IN ({_alive(states.INTERACTIVE_SESSION)})
-    UNION
-    SELECT run.workspace_path
-    FROM platform.service AS service
-    JOIN platform.workflow_service AS link
-        ON link.owner_id = service.owner_id AND link.service_id = service.id_
-    JOIN platform.workflow AS run ON run.owner_id = link.owner_id AND run.id_ = link.workflow_id
-    WHERE service.status IN ({_alive(states.SERVICE)})
+    UNION {_used_by(states.INTERACTIVE_SESSION, "session")}
+    UNION {_used_by(states.SERVICE, "service")}
 """
 
 _PATHS_IN_USE = sa.text(_USED)
@@ -347,22 +310,12 @@ _IN_USE = f"""
            OR starts_with(path || '/', other.workspace_path || '/'))
 """
 
-# Locks the rule, so that a restart, which inactivates it, comes before or after, and is seen.
-_FREE = sa.text(
-    f"""
+_FREE = f"""
     SELECT run.workspace_path = :path AND NOT {_IN_USE}
     FROM platform.workspace_retention_rule AS rule
     JOIN platform.workflow AS run ON run.owner_id = rule.owner_id AND run.id_ = rule.workflow_id
     WHERE rule.id_ = :id
-    FOR NO KEY UPDATE OF rule
-    """
-)
-
-_GOES_ON = sa.text(
-    f"""
-    SELECT rule.status = 'pending' AND NOT {_IN_USE}
-    FROM platform.workspace_retention_rule AS rule WHERE rule.id_ = :id
-    """
-)
-
-_STOPPED = "stopped, because a run uses the workspace"
+"""
+# Locks the rule, so that a restart, which inactivates it, comes before or after, and is seen.
+_LOCK_FREE = sa.text(f"{_FREE} FOR NO KEY UPDATE OF rule")
+_GOES_ON = sa.text(f"{_FREE} AND rule.status = 'pending'")

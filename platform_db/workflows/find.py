@@ -18,10 +18,7 @@ from platform_db.query.lookup import find_by_prefix
 
 @takes_session
 def get_workflow(
-    session: Session,
-    uuid_or_name: uuid.UUID | str,
-    user_id: uuid.UUID | str,
-    include_shared: bool = False,
+    session: Session, uuid_or_name: uuid.UUID | str, user_id: uuid.UUID | str, include_shared: bool = False
 ) -> Workflow:
     """Find a run of the user's.
 
@@ -97,16 +94,9 @@ def _readings(uuid_or_name: uuid.UUID | str) -> list[list[sa.ColumnElement[bool]
         name, number = ".".join(parts[:-taken]), ".".join(parts[-taken:])
         if not name:
             continue
-        try:
+        with suppress(errors.RunNumberError):
             major, minor = split_run_number(number)
-        except errors.RunNumberError:
-            continue
-        readings.append(
-            [
-                Workflow.name == name,
-                Workflow.run_number_major == major,
-                Workflow.run_number_minor == minor,
-            ]
-        )
+            numbered = [Workflow.run_number_major == major, Workflow.run_number_minor == minor]
+            readings.append([Workflow.name == name, *numbered])
     readings.append([Workflow.name == uuid_or_name])
     return readings

@@ -49,19 +49,11 @@ def share_workflow(
     owner_id, workflow_id = identity_of(workflow)
     if user_id == owner_id:
         raise errors.Refused("a run cannot be shared with its owner")
+    key = {"owner_id": owner_id, "workflow_id": workflow_id, "user_id": user_id}
     session.flush()
     try:
         with session.begin_nested(), recorded_as(session, actor_id=actor_id):
-            session.execute(
-                _SHARE,
-                {
-                    "owner_id": owner_id,
-                    "workflow_id": workflow_id,
-                    "user_id": user_id,
-                    "message": message,
-                    "valid_until": valid_until,
-                },
-            )
+            session.execute(_SHARE, {**key, "message": message, "valid_until": valid_until})
     except sa.exc.IntegrityError as error:
         if sqlstate_of(error) != FOREIGN_KEY_VIOLATION:
             raise
@@ -74,11 +66,7 @@ def share_workflow(
 
 @takes_session
 def unshare_workflow(
-    session: Session,
-    workflow: Workflow,
-    user: UserOrId,
-    *,
-    actor_id: uuid.UUID | str | None = None,
+    session: Session, workflow: Workflow, user: UserOrId, *, actor_id: uuid.UUID | str | None = None
 ) -> bool:
     """Take a share back, and tell whether there was one.
 
@@ -103,11 +91,7 @@ def unshare_workflow(
 
 @takes_session
 def list_shared(
-    session: Session,
-    user: UserOrId,
-    *,
-    limit: int = 100,
-    cursor: str | None = None,
+    session: Session, user: UserOrId, *, limit: int = 100, cursor: str | None = None
 ) -> Page[Workflow]:
     """Return a page of the runs that others share with the user now, newest first.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import TypedDict
 
@@ -48,45 +47,42 @@ def list_workspace(
     :raises WorkspaceError: its directory cannot be read.
     :raises errors.InvalidArgument: ``search`` has another key.
     """
-    matcher = _Matcher(search or {})
+    matches = _matcher(search or {})
+    sizes: list[tuple[str, int]] = []
+
+    def note(name: bytes, size: int) -> None:
+        sizes.append((name.decode(errors="backslashreplace"), size))
+
     if summarize:
-        rows = [("", measure(path).bytes)]
+        note(b"", measure(path).bytes)
     else:
-        sizes = _all_sizes(resolve(path))
-        rows = sorted((name.decode(errors="backslashreplace"), size) for name, size in sizes)
-    return [row for name, size in rows if matcher.matches(row := _row(name, size))]
+        place = resolve(path)
+        try:
+            Scan(report=note).run(place)
+        except OSError as error:
+            raise workspace_error(place, error) from None
+    rows: Iterator[Row] = (
+        {"name": name, "size": {"raw": size, "human_readable": human_readable_bytes(size)}}
+        for name, size in sorted(sizes)
+    )
+    return [row for row in rows if matches(row)]
 
 
-def _all_sizes(path: bytes) -> list[tuple[bytes, int]]:
-    sizes: list[tuple[bytes, int]] = []
-    try:
-        Scan(report=lambda name, size: sizes.append((name, size))).run(path)
-    except OSError as error:
-        raise workspace_error(path, error.errno, error.strerror or str(error)) from None
-    return sizes
+def _matcher(search: Search) -> Callable[[Row], bool]:
+    if unknown := sorted(set(search) - {"name", "size"}):
+        raise errors.InvalidArgument(f"cannot search for {', '.join(unknown)}; choose from name, size")
+    patterns = [str(pattern).lstrip("/") for pattern in _values(search.get("name", ()))]
+    wanted_sizes = {str(size).strip() for size in _values(search.get("size", ()))}
 
-
-def _row(name: str, size: int) -> Row:
-    return {"name": name, "size": {"raw": size, "human_readable": human_readable_bytes(size)}}
-
-
-class _Matcher:
-    def __init__(self, search: Search) -> None:
-        unknown = sorted(set(search) - {"name", "size"})
-        if unknown:
-            raise errors.InvalidArgument(f"cannot search for {', '.join(unknown)}; choose from name, size")
-        self.patterns = [str(pattern).lstrip("/") for pattern in _values(search.get("name", ()))]
-        self.sizes = {str(size).strip() for size in _values(search.get("size", ()))}
-
-    def matches(self, row: Row) -> bool:
+    def matches(row: Row) -> bool:
         name = row["name"].removeprefix("/")
-        names = {name, os.path.basename(name)}  # noqa: PTH119 - a string, not a path of this machine
+        names = {name, name.rpartition("/")[2]}
         sizes = {str(row["size"]["raw"]), row["size"]["human_readable"]}
-        if self.sizes and self.sizes.isdisjoint(sizes):
+        if wanted_sizes and wanted_sizes.isdisjoint(sizes):
             return False
-        if not self.patterns:
-            return True
-        return any(fnmatchcase(each, pattern) for each in names for pattern in self.patterns)
+        return not patterns or any(fnmatchcase(each, pattern) for each in names for pattern in patterns)
+
+    return matches
 
 
 def _values(given: Iterable[str | int] | str | int) -> Iterable[str | int]:

@@ -10,7 +10,6 @@ from typing import ClassVar, Literal, TypeAlias
 
 from platform_db.errors import PlatformDBError
 
-Method: TypeAlias = Literal["scan", "ceph"]
 WorkspacePath: TypeAlias = "str | bytes | os.PathLike[str]"
 
 
@@ -26,7 +25,7 @@ class Measurement:
     """
 
     bytes: int
-    method: Method
+    method: Literal["scan", "ceph"]
     apparent: bool = False
     unreadable: int = 0
     first_error: str | None = None
@@ -52,12 +51,12 @@ ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
 Outcome: TypeAlias = "Measurement | WorkspaceError"
 
 
-def workspace_error(path: bytes, error_number: int | None, reason: str) -> WorkspaceError:
-    """Return the error for a workspace that the operating system refused with ``error_number``."""
+def workspace_error(path: bytes, error: OSError) -> WorkspaceError:
+    """Return the error for a workspace that the operating system refused."""
     name = path.decode(errors="backslashreplace")
-    if error_number in ABSENT:
+    if error.errno in ABSENT:
         return MissingWorkspaceError(f"there is no workspace {name!r}")
-    return WorkspaceError(f"workspace {name!r} cannot be read: {reason}")
+    return WorkspaceError(f"workspace {name!r} cannot be read: {error.strerror or error}")
 
 
 def refusal(path: bytes) -> WorkspaceError | None:
@@ -66,5 +65,5 @@ def refusal(path: bytes) -> WorkspaceError | None:
         if stat.S_ISDIR(os.lstat(path).st_mode):
             os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
     except OSError as error:
-        return workspace_error(path, error.errno, error.strerror or str(error))
+        return workspace_error(path, error)
     return None

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from platform_db import errors
 from platform_db.workspaces.measurement import MissingWorkspaceError, WorkspaceError, workspace_error
-from platform_db.workspaces.paths import managed_root, resolve, root_of
+from platform_db.workspaces.paths import resolve, root_of
 from platform_db.workspaces.scan import OPEN_DIRECTORY
 
 
@@ -19,8 +19,7 @@ def require_storage(path: str) -> None:
 
     :raises errors.StorageMissing: the root is missing or empty.
     """
-    root = root_of(path)
-    if root is not None:
+    if (root := root_of(path)) is not None:
         require_root(root)
 
 
@@ -44,7 +43,7 @@ def open_workspace(path: str, owner_id: UUID) -> int:
     :raises errors.StorageMissing: its root is missing or empty, as where storage is not mounted.
     """
     shown = os.fsdecode(resolve(path))
-    root = managed_root(shown, owner_id)
+    root = root_of(shown, f"users/{owner_id}/")
     if root is None:
         raise WorkspaceError(
             f"workspace {shown!r} is not managed: it does not lie below ROOT/users/{owner_id} of any root"
@@ -80,4 +79,4 @@ def _open(part: str, parent: int, shown: str) -> int:
             raise MissingWorkspaceError(f"there is no workspace {shown!r}") from None
         if error.errno in {errno.ENOTDIR, errno.ELOOP}:
             raise WorkspaceError(f"workspace {shown!r} is no directory, or lies behind a link") from None
-        raise workspace_error(os.fsencode(shown), error.errno, error.strerror or str(error)) from None
+        raise workspace_error(os.fsencode(shown), error) from None

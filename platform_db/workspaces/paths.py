@@ -14,9 +14,7 @@ LONGEST_PATH = 2048
 
 
 def build_workspace_path(
-    user_id: UUID | str,
-    workflow_id: UUID | str | None = None,
-    workspace_root_path: str | None = None,
+    user_id: UUID | str, workflow_id: UUID | str | None = None, workspace_root_path: str | None = None
 ) -> str:
     """Return ``ROOT/users/USER/workflows/WORKFLOW``, or the directory of all the user's workspaces.
 
@@ -52,17 +50,15 @@ def is_managed_workspace(path: WorkspacePath, owner_id: UUID | str) -> bool:
 
     :raises errors.InvalidIdentifier: no workspace can have this path.
     """
-    return managed_root(canonical_workspace_path(path), owner_id) is not None
+    return root_of(canonical_workspace_path(path), f"users/{owner_id}/") is not None
 
 
-def managed_root(path: str, owner_id: UUID | str) -> str | None:
-    """Return the root in whose part for ``owner_id`` the canonical ``path`` lies, or nothing."""
-    return next((root for root in roots() if path.startswith(f"{root.rstrip('/')}/users/{owner_id}/")), None)
+def root_of(path: str, part: str = "") -> str | None:
+    """Return the root that the canonical ``path`` lies below, or nothing.
 
-
-def root_of(path: str) -> str | None:
-    """Return the root that the canonical ``path`` lies below, or nothing."""
-    return next((root for root in roots() if path.startswith(f"{root.rstrip('/')}/")), None)
+    :param part: a directory in the root, ``users/OWNER/`` for instance, that it has to lie below, too.
+    """
+    return next((root for root in roots() if path.startswith(f"{root.rstrip('/')}/{part}")), None)
 
 
 def roots() -> tuple[str, ...]:

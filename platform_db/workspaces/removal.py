@@ -127,15 +127,21 @@ class _Remover(Walk):
 
     def read(self, directory: Directory) -> None:
         """Remove the files that are named in ``directory``, and note which directories are to be entered."""
-        self._pause()
-        for number, name in enumerate(self._names(directory), 1):
+        self.pace()
+        try:
+            with os.scandir(directory.descriptor) as entries:
+                names = [entry.name for entry in entries]
+        except OSError as error:
+            self.note(error, directory.name)
+            return
+        for number, name in enumerate(names, 1):
             named, below = directory.states == _ALL, directory.states
             if not named:
                 named, below = self.pattern.step(directory.states, name)
             if named or below:
                 self._handle(directory, name, named, _ALL if named else below)
             if number % NAMES == 0:
-                self._pause()
+                self.pace()
 
     def enter(self, directory: Directory, parent: Directory) -> bool:
         """Open ``directory``, unless something is mounted there."""
@@ -159,18 +165,6 @@ class _Remover(Walk):
             self.note(error, directory.name)
         else:
             self._count(directory.size)
-
-    def _pause(self) -> None:
-        if self.pace:
-            self.pace()
-
-    def _names(self, directory: Directory) -> list[str]:
-        try:
-            with os.scandir(directory.descriptor) as entries:
-                return [entry.name for entry in entries]
-        except OSError as error:
-            self.note(error, directory.name)
-            return []
 
     def _handle(self, parent: Directory, name: str, named: bool, states: frozenset[int]) -> None:
         try:

@@ -53,7 +53,6 @@ class Directory:
         self.waiting: list[Directory] = []
 
     def close(self) -> None:
-        """Close it, if it is open."""
         if self.descriptor is not None:
             os.close(self.descriptor)
             self.descriptor = None
@@ -66,7 +65,7 @@ class Walk:
     """
 
     def __init__(self, pace: Callable[[], None] | None = None) -> None:
-        self.pace = pace
+        self.pace = pace or (lambda: None)
         self.failed = 0  # how many names could not be read or handled
         self.first_error = ""
 
@@ -186,9 +185,7 @@ class Scan(Walk):
         return top.size
 
     def read(self, directory: Directory) -> None:
-        """Add what stands directly in ``directory``, and note which directories wait there."""
-        if self.pace:
-            self.pace()
+        self.pace()
         total, waiting, apparent, report = 0, directory.waiting, self.apparent, self.report
         try:
             with os.scandir(directory.descriptor) as entries:

@@ -11,23 +11,25 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from platform_db.workspaces import scan
 from platform_db.workspaces.measurement import Measurement, Outcome, workspace_error
 
 
+@dataclass
 class Worker:
     """One process that scans, started with the first batch.
 
     :param gentle: lowest priority, and half of the time asleep.
     """
 
-    def __init__(self, apparent: bool, gentle: bool) -> None:
-        self.apparent = apparent
-        self.gentle = gentle
-        self.closed = False
-        self.process: subprocess.Popen[bytes] | None = None
+    apparent: bool
+    gentle: bool
+    closed: bool = False
+    process: subprocess.Popen[bytes] | None = None
 
     def measure_batch(self, paths: Sequence[bytes]) -> list[Outcome]:
         """Scan each of ``paths``; where the process cannot be started or has died, in this process."""
@@ -51,12 +53,10 @@ class Worker:
         process, self.process = self.process, None
         if process is not None:
             process.kill()
-            # Leaving the block closes both pipes and waits; what was still to be written has no reader.
-            try:
-                with process:
-                    pass
-            except BrokenPipeError:
-                process.wait()
+            # Leaving the block closes both pipes; what was still to be written has no reader.
+            with suppress(BrokenPipeError), process:
+                pass
+            process.wait()
 
     def _ask(self, paths: Sequence[bytes]) -> list[Outcome]:
         if self.process is None:
@@ -77,7 +77,7 @@ class Worker:
     def _outcome(self, path: bytes, answer: str) -> Outcome:
         if answer.startswith("!"):
             error_number, _, reason = answer[1:].partition(" ")
-            return workspace_error(path, int(error_number), reason)
+            return workspace_error(path, OSError(int(error_number), reason))
         size, unreadable, first_error = answer.split(" ", 2)
         return Measurement(int(size), "scan", self.apparent, int(unreadable), first_error or None)
 
@@ -97,10 +97,9 @@ class Worker:
 
 
 def scan_here(path: bytes, apparent: bool, gentle: bool = False) -> Outcome:
-    """Scan ``path`` in this process."""
     walk = scan.Scan(apparent, scan.Pace() if gentle else None)
     try:
         size = walk.run(path)
     except OSError as error:
-        return workspace_error(path, error.errno, error.strerror or str(error))
+        return workspace_error(path, error)
     return Measurement(size, "scan", apparent, walk.failed, walk.first_error or None)
