@@ -90,10 +90,7 @@ def session_scope() -> Iterator[orm.Session]:
 
 
 def run_transaction(
-    work: Callable[[orm.Session], T],
-    *,
-    factory: SessionFactory = session_factory,
-    attempts: int = 5,
+    work: Callable[[orm.Session], T], *, factory: SessionFactory = session_factory, attempts: int = 5
 ) -> T:
     """Run ``work`` in a transaction of its own and return what it returns.
 

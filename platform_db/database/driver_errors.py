@@ -149,11 +149,7 @@ _LOGIN_HINT = "correct the password in PLATFORM_DB_URI, or PLATFORM_DB_PASSWORD"
 # What the driver says, what that means, and what to do where it is not to look for the server.
 _CONNECTION_FAILURES = (
     (r'could not translate host name "(.*)"', 'the host name "{0}" cannot be resolved', None),
-    (
-        r'password authentication failed for user "(.*)"',
-        '{where} refuses the password of "{0}"',
-        _LOGIN_HINT,
-    ),
+    (r'password authentication failed for user "(.*)"', '{where} refuses the password of "{0}"', _LOGIN_HINT),
     (r"no password supplied", "{where} asks for a password, and none is configured", _LOGIN_HINT),
     (
         r'database "(.*)" does not exist',

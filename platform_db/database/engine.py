@@ -102,10 +102,7 @@ def _connection_of(engine: Engine) -> Any:
 
 def _configured(settings: Settings) -> dict[str, Any]:
     """Return the driver's options, which the URL may override."""
-    connection = {
-        "application_name": settings.application_name,
-        "connect_timeout": settings.connect_timeout,
-    }
+    connection = {"application_name": settings.application_name, "connect_timeout": settings.connect_timeout}
     if seconds := settings.network_timeout:
         # Unacknowledged data ends the connection; the kernel probes an idle one.
         connection |= {

@@ -83,10 +83,7 @@ class Timestamped:
 
     created: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.FetchedValue(), sort_order=90)
     updated: Mapped[datetime] = mapped_column(
-        Timestamp,
-        server_default=sa.FetchedValue(),
-        server_onupdate=sa.FetchedValue(),
-        sort_order=91,
+        Timestamp, server_default=sa.FetchedValue(), server_onupdate=sa.FetchedValue(), sort_order=91
     )
 
 
@@ -104,10 +101,7 @@ def tenant_keys(table: str) -> tuple[sa.Constraint, ...]:
 
     ``UNIQUE (id_)`` finds a row by its id alone. It is what distributing the table would drop.
     """
-    return (
-        sa.PrimaryKeyConstraint("owner_id", "id_"),
-        sa.UniqueConstraint("id_", name=f"uq_{table}_id_"),
-    )
+    return (sa.PrimaryKeyConstraint("owner_id", "id_"), sa.UniqueConstraint("id_", name=f"uq_{table}_id_"))
 
 
 def tenant_foreign_key(
@@ -115,9 +109,7 @@ def tenant_foreign_key(
 ) -> sa.ForeignKeyConstraint:
     """Return a foreign key to a row of the same owner."""
     return sa.ForeignKeyConstraint(
-        ["owner_id", column],
-        [f"{SCHEMA}.{table}.owner_id", f"{SCHEMA}.{table}.id_"],
-        ondelete=ondelete,
+        ["owner_id", column], [f"{SCHEMA}.{table}.owner_id", f"{SCHEMA}.{table}.id_"], ondelete=ondelete
     )
 
 

@@ -10,13 +10,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from platform_db.models.base import (
-    ONLY_GROWING,
-    REWRITTEN_OFTEN,
-    STORAGE,
-    Base,
-    tenant_foreign_key,
-)
+from platform_db.models.base import ONLY_GROWING, REWRITTEN_OFTEN, STORAGE, Base, tenant_foreign_key
 from platform_db.models.types import Timestamp
 
 

@@ -206,10 +206,7 @@ class WorkflowResource(Usage, Base):
     method: Mapped[str | None] = mapped_column(sa.Text)
     apparent: Mapped[bool] = mapped_column(server_default="false")
 
-    __table_args__ = (
-        *Usage.constraints("workflow_id", "workflow"),
-        {"info": {STORAGE: "fillfactor = 80"}},
-    )
+    __table_args__ = (*Usage.constraints("workflow_id", "workflow"), {"info": {STORAGE: "fillfactor = 80"}})
 
 
 class InteractiveSessionResource(Usage, Base):

@@ -75,11 +75,7 @@ class UserToken(Guarded, Identified, Timestamped, Base):
         key_id_index("user_token", "token"),
         sa.Index("ix_user_token_owner_id_created", "owner_id", "created", "id_"),
         sa.Index(
-            "ix_user_token_access",
-            "owner_id",
-            "created",
-            "id_",
-            postgresql_where=sa.text("type_ = 'access'"),
+            "ix_user_token_access", "owner_id", "created", "id_", postgresql_where=sa.text("type_ = 'access'")
         ),
         sa.Index(
             "uq_user_token_active_access",

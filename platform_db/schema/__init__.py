@@ -1,10 +1,7 @@
 """How the schema gets into a database, and whether it is there."""
 
 from platform_db.schema.agreement import adopt, require_agreement
-from platform_db.schema.revision_names import (
-    require_new_number,
-    require_revision,
-)
+from platform_db.schema.revision_names import require_new_number, require_revision
 from platform_db.schema.status import (
     SchemaState,
     SchemaStatus,

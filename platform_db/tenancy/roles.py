@@ -15,12 +15,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.database.session import SessionFactory
-from platform_db.database.sqlstates import (
-    DUPLICATE_OBJECT,
-    INTERNAL_ERROR,
-    UNIQUE_VIOLATION,
-    sqlstate_of,
-)
+from platform_db.database.sqlstates import DUPLICATE_OBJECT, INTERNAL_ERROR, UNIQUE_VIOLATION, sqlstate_of
 from platform_db.tenancy.drift import as_error, differences
 from platform_db.tenancy.privileges import OTHERS, Role, policy_name, privileges, role_name, sees_every_tenant
 
@@ -109,9 +104,7 @@ def create_roles(factory: SessionFactory) -> list[str]:
         _run_again_if_concurrent(factory, f"CREATE ROLE {role} NOLOGIN", partial(_exists, role))
     if may_create:
         _run_again_if_concurrent(
-            factory,
-            _tenant_to_service(),
-            partial(_is_member, role_name(Role.service), Role.tenant),
+            factory, _tenant_to_service(), partial(_is_member, role_name(Role.service), Role.tenant)
         )
     return missing
 
