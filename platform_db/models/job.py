@@ -18,6 +18,7 @@ from platform_db.models.base import (
     Base,
     Guarded,
     Identified,
+    OfWorkflow,
     Timestamped,
     room_above,
     session_of,
@@ -32,14 +33,11 @@ if TYPE_CHECKING:
     from platform_db.models.workflow import Workflow
 
 
-class Job(Guarded, Identified, Timestamped, Base):
+class Job(OfWorkflow, Guarded, Base):
     """One job of a run."""
 
     __tablename__ = "job"
-    owner_from = ("workflow_id", "Workflow")
 
-    owner_id: Mapped[uuid.UUID]
-    workflow_id: Mapped[uuid.UUID]
     backend_job_id: Mapped[str | None] = mapped_column(sa.Text)
     compute_backend: Mapped[str | None] = mapped_column(sa.Text)
     job_name: Mapped[str | None] = mapped_column(sa.Text)
@@ -51,7 +49,6 @@ class Job(Guarded, Identified, Timestamped, Base):
     deleted: Mapped[bool] = mapped_column(server_default="false")
     started_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
     finished_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
-    revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
 
     workflow: Mapped[Workflow] = relationship(back_populates="jobs")
     cached: Mapped[list[JobCache]] = relationship(back_populates="job", passive_deletes=True)
@@ -59,7 +56,6 @@ class Job(Guarded, Identified, Timestamped, Base):
         passive_deletes=True, order_by=LogChunk.number, overlaps="log_chunks"
     )
 
-    __mapper_args__ = {"eager_defaults": True}
     __table_args__ = (
         *tenant_keys("job"),
         tenant_foreign_key("workflow_id", "workflow"),

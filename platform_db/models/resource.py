@@ -19,6 +19,7 @@ from platform_db.models.base import (
     STORAGE,
     Base,
     Identified,
+    OfWorkflow,
     Timestamped,
     tenant_foreign_key,
     tenant_keys,
@@ -188,7 +189,7 @@ class Usage:
         )
 
 
-class WorkflowResource(Usage, Base):
+class WorkflowResource(OfWorkflow, Usage, Base):
     """How much of a resource a workflow uses, and when that was measured.
 
     The runs that share a workspace have equal figures for the disk. ``version`` orders figures by the start
@@ -197,9 +198,7 @@ class WorkflowResource(Usage, Base):
     """
 
     __tablename__ = "workflow_resource"
-    owner_from = ("workflow_id", "Workflow")
 
-    workflow_id: Mapped[uuid.UUID]
     version: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     delta: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     stale: Mapped[bool] = mapped_column(server_default="false")

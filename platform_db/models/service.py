@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, relationship
 
-from platform_db.models.base import Base, session_of, tenant_foreign_key
+from platform_db.models.base import Base, Running, partial_index, session_of, tenant_foreign_key
 from platform_db.models.log_chunk import decode_log, encode_log
 from platform_db.models.resource import ServiceResource
-from platform_db.models.session import Running, WorkflowLink
+from platform_db.models.session import WorkflowLink
 from platform_db.models.types import Timestamp, native_enum
 
 if TYPE_CHECKING:
@@ -46,13 +46,7 @@ class Service(Running, Base):
 
     __table_args__ = (
         *Running.constraints("service"),
-        sa.Index(
-            "uq_service_owner_id_name",
-            "owner_id",
-            "name",
-            unique=True,
-            postgresql_where=sa.text("status <> 'deleted'"),
-        ),
+        partial_index("uq_service_owner_id_name", "status <> 'deleted'", "owner_id", "name"),
     )
 
     def append_logs(self, text: str | bytes) -> None:

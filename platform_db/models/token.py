@@ -12,15 +12,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym
 
 from platform_db.crypto.column import Sealed
-from platform_db.models.base import (
-    STORAGE,
-    Base,
-    Guarded,
-    Identified,
-    Timestamped,
-    tenant_foreign_key,
-    tenant_keys,
-)
+from platform_db.models.base import STORAGE, Base, Guarded, partial_index, tenant_foreign_key, tenant_keys
 from platform_db.models.secret import SecretAttribute, key_id_index, other_digests_column
 from platform_db.models.types import Timestamp, native_enum
 from platform_db.states import UserTokenStatus
@@ -41,7 +33,7 @@ class UserTokenType(str, enum.Enum):
     webhook = "webhook"
 
 
-class UserToken(Guarded, Identified, Timestamped, Base):
+class UserToken(Guarded, Base):
     """A token of a user. Its value is encrypted, and found by a keyed digest.
 
     Once it is granted, it keeps its value: the database refuses another one with ``TokenError``.
@@ -59,7 +51,6 @@ class UserToken(Guarded, Identified, Timestamped, Base):
     token_digest: Mapped[bytes | None] = mapped_column(Sealed)
     scopes: Mapped[list[str]] = mapped_column(ARRAY(sa.Text), server_default="{}")
     expires_at: Mapped[datetime | None] = mapped_column(Timestamp)
-    revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
     other_token_digests: Mapped[list[bytes] | None] = other_digests_column()
 
     token = SecretAttribute("encrypted_token", "token_digest", "other_token_digests")
@@ -68,33 +59,18 @@ class UserToken(Guarded, Identified, Timestamped, Base):
     user: Mapped[User] = relationship(back_populates="tokens")
     last_use: Mapped[UserTokenLastUse | None] = relationship(viewonly=True)
 
-    __mapper_args__ = {"eager_defaults": True}
     __table_args__ = (
         *tenant_keys("user_token"),
         sa.UniqueConstraint("token_digest"),
         key_id_index("user_token", "token"),
         sa.Index("ix_user_token_owner_id_created", "owner_id", "created", "id_"),
-        sa.Index(
-            "ix_user_token_access", "owner_id", "created", "id_", postgresql_where=sa.text("type_ = 'access'")
+        partial_index("ix_user_token_access", "type_ = 'access'", "owner_id", "created", "id_"),
+        partial_index("uq_user_token_active_access", "type_ = 'access' AND status = 'active'", "owner_id"),
+        partial_index(
+            "uq_user_token_requested_access", "type_ = 'access' AND status = 'requested'", "owner_id"
         ),
-        sa.Index(
-            "uq_user_token_active_access",
-            "owner_id",
-            unique=True,
-            postgresql_where=sa.text("type_ = 'access' AND status = 'active'"),
-        ),
-        sa.Index(
-            "uq_user_token_requested_access",
-            "owner_id",
-            unique=True,
-            postgresql_where=sa.text("type_ = 'access' AND status = 'requested'"),
-        ),
-        sa.Index(
-            "uq_user_token_personal_name",
-            "owner_id",
-            "name",
-            unique=True,
-            postgresql_where=sa.text("type_ = 'personal' AND status = 'active'"),
+        partial_index(
+            "uq_user_token_personal_name", "type_ = 'personal' AND status = 'active'", "owner_id", "name"
         ),
         sa.CheckConstraint("status <> 'active' OR token IS NOT NULL", name="active_has_value"),
         sa.CheckConstraint("(token IS NULL) = (token_digest IS NULL)", name="digest_beside_value"),

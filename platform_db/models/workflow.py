@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -14,22 +13,19 @@ from platform_db import errors, priority, states
 from platform_db.identifiers import parse_id
 from platform_db.models.base import (
     CHANGED_OFTEN,
-    SET_BY_TRIGGER,
     STORAGE,
     Base,
-    Guarded,
-    Identified,
-    Timestamped,
+    Running,
+    partial_index,
     room_above,
     session_of,
-    tenant_keys,
 )
 from platform_db.models.expiry import expire_rows
 from platform_db.models.log_chunk import LogChunk, encode_log, read_logs
 from platform_db.models.resource import WorkflowResource, quota_usage
 from platform_db.models.retention import WorkspaceRetentionRule
 from platform_db.models.run_number import format_run_number, split_run_number, take_run_number
-from platform_db.models.types import Json, Timestamp, native_enum
+from platform_db.models.types import Json
 from platform_db.states import RunStatus, WorkspaceRetentionRuleStatus
 from platform_db.workspaces import build_workspace_path, canonical_workspace_path, list_workspace
 from platform_db.workspaces.listing import Row, Search
@@ -42,7 +38,7 @@ if TYPE_CHECKING:
     from platform_db.models.user import User
 
 
-class Workflow(Guarded, Identified, Timestamped, Base):
+class Workflow(Running, Base):
     """One run of a workflow.
 
     Its run number is given by the database when it is written. Its status is guarded there, too
@@ -58,9 +54,6 @@ class Workflow(Guarded, Identified, Timestamped, Base):
 
     __tablename__ = "workflow"
 
-    owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_"))
-    name: Mapped[str] = mapped_column(sa.Text)
-    status: Mapped[RunStatus] = mapped_column(native_enum(RunStatus, "run_status"), server_default="created")
     type_: Mapped[str] = mapped_column(sa.Text)
     specification: Mapped[Any] = deferred(mapped_column(Json, nullable=True))
     input_parameters: Mapped[Any] = deferred(mapped_column(Json, nullable=True))
@@ -73,15 +66,11 @@ class Workflow(Guarded, Identified, Timestamped, Base):
     restart: Mapped[bool] = mapped_column(server_default="false")
     run_number_major: Mapped[int] = mapped_column(server_default=sa.FetchedValue())
     run_number_minor: Mapped[int] = mapped_column(server_default=sa.FetchedValue())
-    run_started_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
-    run_finished_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
-    run_stopped_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
     git_ref: Mapped[str | None] = mapped_column(sa.Text)
     git_repo: Mapped[str | None] = mapped_column(sa.Text)
     git_provider: Mapped[str | None] = mapped_column(sa.Text)
     launcher_url: Mapped[str | None] = mapped_column(sa.Text)
     labels: Mapped[dict[str, str]] = mapped_column(Json, default=dict, server_default="{}")
-    revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
 
     owner: Mapped[User] = relationship(back_populates="workflows")
     jobs: Mapped[list[Job]] = relationship(
@@ -96,20 +85,18 @@ class Workflow(Guarded, Identified, Timestamped, Base):
     )
     log_chunks: WriteOnlyMapped[LogChunk] = relationship(passive_deletes=True, order_by=LogChunk.number)
 
-    __mapper_args__ = {"eager_defaults": True}
     __table_args__ = (
-        *tenant_keys("workflow"),
+        *Running.constraints("workflow"),
         sa.UniqueConstraint("owner_id", "name", "run_number_major", "run_number_minor"),
         sa.Index("ix_workflow_created", "created", "id_"),
-        sa.Index("ix_workflow_owner_id_created", "owner_id", "created", "id_"),
         sa.Index("ix_workflow_owner_id_status", "owner_id", "status"),
         sa.Index("ix_workflow_owner_id_workspace_path", "owner_id", "workspace_path"),
-        sa.Index("ix_workflow_deleted", "id_", postgresql_where=sa.text("status = 'deleted'")),
-        sa.Index(
+        partial_index("ix_workflow_deleted", "status = 'deleted'", "id_"),
+        partial_index(
             "ix_workflow_in_progress",
+            "status IN ('created', 'queued', 'pending', 'running')",
             "status",
             "id_",
-            postgresql_where=sa.text("status IN ('created', 'queued', 'pending', 'running')"),
         ),
         # What is indexed must fit into an index entry.
         sa.CheckConstraint("octet_length(name) BETWEEN 1 AND 1024", name="name_length"),
@@ -120,11 +107,6 @@ class Workflow(Guarded, Identified, Timestamped, Base):
             "workspace_path ~ '^(/(?![.]{1,2}(/|$))[^/]+)+$'", name="workspace_path_canonical"
         ),
         sa.CheckConstraint("run_number_major >= 1 AND run_number_minor >= 0", name="run_number_positive"),
-        sa.CheckConstraint("status <> 'running' OR run_started_at IS NOT NULL", name="running_has_start"),
-        sa.CheckConstraint(
-            "status NOT IN ('finished', 'failed') OR run_finished_at IS NOT NULL", name="finished_has_end"
-        ),
-        sa.CheckConstraint("status <> 'stopped' OR run_stopped_at IS NOT NULL", name="stopped_has_end"),
         # Room for HOT updates: a run changes its status several times.
         {"info": {STORAGE: f"fillfactor = 80, {CHANGED_OFTEN}"}},
     )
@@ -137,40 +119,21 @@ class Workflow(Guarded, Identified, Timestamped, Base):
         specification: Any = None,
         type_: str | None = None,
         logs: str | bytes = "",
-        input_parameters: Any = None,
-        operational_options: Any = None,
-        status: RunStatus = RunStatus.created,
-        complexity: Any = None,
-        git_ref: str = "",
-        git_repo: str | None = None,
-        git_provider: str | None = None,
-        workspace_path: str | None = None,
+        *,
         restart: bool = False,
         run_number: str | None = None,
-        launcher_url: str | None = None,
         **values: Any,
     ) -> None:
-        given = {
+        values |= {
+            "id_": None if id_ is None else parse_id(id_, "workflow id"),
             "name": name,
+            "owner_id": None if owner_id is None else parse_id(owner_id, "user id"),
             "specification": specification,
             "type_": type_,
-            "input_parameters": input_parameters,
-            "operational_options": operational_options,
-            "status": status,
-            "complexity": complexity,
-            "git_ref": git_ref,
-            "git_repo": git_repo,
-            "git_provider": git_provider,
-            "workspace_path": workspace_path,
             "restart": restart,
-            "launcher_url": launcher_url,
-            **values,
         }
-        if id_ is not None:
-            given["id_"] = parse_id(id_, "workflow id")
-        if owner_id is not None:
-            given["owner_id"] = parse_id(owner_id, "user id")
-        super().__init__(**{name: value for name, value in given.items() if value is not None})
+        defaults = {"status": RunStatus.created, "git_ref": ""}
+        super().__init__(**{n: value for n, value in (defaults | values).items() if value is not None})
         if run_number is not None:
             self._ask_for_number(run_number)
         self.take_defaults_from_owner()
