@@ -13,7 +13,6 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Mapped, Session, declared_attr, mapped_column, relationship, synonym
 
 from platform_db import units
-from platform_db.identifiers import new_id
 from platform_db.models.base import (
     CHANGED_OFTEN,
     STORAGE,
@@ -73,14 +72,10 @@ class Resource(Identified, Timestamped, Base):
 
         Two processes that do it at once are fine.
         """
+        columns = ("name", "type_", "unit", "title")
         statement = (
             insert(Resource)
-            .values(
-                [
-                    {"id_": new_id(), "name": name, "type_": type_, "unit": unit, "title": title}
-                    for name, type_, unit, title in DEFAULT_RESOURCES
-                ]
-            )
+            .values([dict(zip(columns, row, strict=True)) for row in DEFAULT_RESOURCES])
             .on_conflict_do_nothing(index_elements=["name"])
             .returning(Resource.name)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -193,16 +193,12 @@ class Workflow(Running, Base):
 
     def get_all_restarts(self) -> Sequence[Workflow]:
         """Return the runs with the same name and major number, this one among them, oldest first."""
-        return (
-            session_of(self)
-            .scalars(
-                sa.select(Workflow)
-                .where(Workflow.owner_id == self.owner_id, Workflow.name == self.name)
-                .where(Workflow.run_number_major == self.run_number_major)
-                .order_by(Workflow.run_number_minor)
-            )
-            .all()
+        statement = (
+            sa.select(Workflow)
+            .filter_by(owner_id=self.owner_id, name=self.name, run_number_major=self.run_number_major)
+            .order_by(Workflow.run_number_minor)
         )
+        return session_of(self).scalars(statement).all()
 
     # -- status
 
@@ -236,19 +232,17 @@ class Workflow(Running, Base):
 
         See :func:`platform_db.workflows.update_workflow_status`.
         """
-        stored: RunStatus = room_above("workflows", "update_workflow_status")(
-            session, workflow_uuid, status, new_logs, message
-        )
-        return stored
+        update: Callable[..., RunStatus] = room_above("workflows", "update_workflow_status")
+        return update(session, workflow_uuid, status, new_logs, message)
 
     # -- what it has stored
 
     def append_logs(self, text: str | bytes) -> None:
         """Append to the run's log (see :func:`platform_db.logs.append_log`)."""
-        if not sa.inspect(self).persistent:
+        if sa.inspect(self).persistent:
+            room_above("logs", "append_log")(session_of(self), self, text)
+        else:
             self.log_chunks.add(LogChunk(data=encode_log(text)))
-            return
-        room_above("logs", "append_log")(session_of(self), self, text)
 
     @property
     def logs(self) -> str:
@@ -298,31 +292,27 @@ class Workflow(Running, Base):
         """Add a rule for each ``{"workspace_files", "retention_days"}``, or change a known one's days."""
         known = {rule.workspace_files: rule for rule in self.retention_rules}
         for values in rules:
-            rule = known.get(values["workspace_files"])
-            if rule is None:
-                self.retention_rules.append(WorkspaceRetentionRule(**values))
-            else:
+            if rule := known.get(values["workspace_files"]):
                 rule.retention_days = values["retention_days"]
+            else:
+                self.retention_rules.append(WorkspaceRetentionRule(**values))
 
     def activate_workspace_retention_rules(self) -> None:
         """Activate the created rules, as the database does when a run finishes or fails.
 
         They apply at the end of the day, ``retention_days`` from today (UTC).
         """
-        self._change_retention_rules(
-            sa.func.platform.activate_workspace_retention_rules(self.owner_id, self.id_)
-        )
+        self._change_retention_rules("activate", self.id_)
 
     def inactivate_workspace_retention_rules(self) -> None:
         """Inactivate the rules of the runs that share this workspace, as the database does on a restart."""
-        self._change_retention_rules(
-            sa.func.platform.inactivate_workspace_retention_rules(self.owner_id, self.workspace_path)
-        )
+        self._change_retention_rules("inactivate", self.workspace_path)
 
-    def _change_retention_rules(self, function: sa.Function[Any]) -> None:
+    def _change_retention_rules(self, verb: str, of: uuid.UUID | str) -> None:
         session = session_of(self)
         session.flush()
-        session.execute(sa.select(function))
+        function = getattr(sa.func.platform, f"{verb}_workspace_retention_rules")
+        session.execute(sa.select(function(self.owner_id, of)))
         session.expire(self, ["retention_rules"])
         expire_rows(session, WorkspaceRetentionRule, {self.owner_id})
 
