@@ -140,11 +140,10 @@ class Running(Guarded):
     run_stopped_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
 
     @staticmethod
-    def constraints(table: str) -> tuple[sa.schema.SchemaItem, ...]:
-        """Return the keys, indexes and checks that they share."""
+    def constraints(table: str) -> tuple[sa.Constraint, ...]:
+        """Return the keys and checks that they share."""
         return (
             *tenant_keys(table),
-            sa.Index(f"ix_{table}_owner_id_created", "owner_id", "created", "id_"),
             sa.CheckConstraint("status <> 'running' OR run_started_at IS NOT NULL", name="running_has_start"),
             sa.CheckConstraint(
                 "status NOT IN ('finished', 'failed') OR run_finished_at IS NOT NULL", name="finished_has_end"

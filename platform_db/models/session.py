@@ -47,6 +47,7 @@ class InteractiveSession(Running, Base):
 
     __table_args__ = (
         *Running.constraints("interactive_session"),
+        sa.Index("ix_interactive_session_owner_id_created", "owner_id", "created", "id_"),
         partial_index("uq_interactive_session_owner_id_path", "status <> 'deleted'", "owner_id", "path"),
         key_id_index("interactive_session", "secret"),
         sa.CheckConstraint("(secret IS NULL) = (secret_digest IS NULL)", name="digest_beside_value"),
