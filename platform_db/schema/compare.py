@@ -164,12 +164,8 @@ _QUERIES = {
 }
 
 
-def write_catalogue(connection: Connection, path: Path) -> None:
-    """Write what a database has, one object a line."""
-    lines = [f"  {json.dumps(n)}: {json.dumps(d)}" for n, d in sorted(read_catalogue(connection).items())]
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
     with connect() as configured:
-        write_catalogue(configured, Path(__file__).with_name(CATALOGUE))
+        found = sorted(read_catalogue(configured).items())
+    lines = [f"  {json.dumps(name)}: {json.dumps(definition)}" for name, definition in found]
+    Path(__file__).with_name(CATALOGUE).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

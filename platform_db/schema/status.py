@@ -56,8 +56,7 @@ class SchemaStatus:
 def status(connection: Connection) -> SchemaStatus:
     """Return which revision the database is at, compared with the code's."""
     known = revisions()
-    head = known[-1]
-    revision = _stored_revision(connection)
+    head, revision = known[-1], _stored_revision(connection)
     if revision is None:
         return SchemaStatus(SchemaState.never_migrated, None, head)
     if revision == head:

@@ -15,11 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.schema.objects import (
-    TENANT_POLICY,
-    policy_statement,
-    tenant_columns,
-)
+from platform_db.schema.objects import TENANT_POLICY, policy_statement, tenant_columns
 from platform_db.tenancy.privileges import (
     OTHERS,
     Role,
@@ -61,11 +57,12 @@ class Difference:
 def differences(session: Session) -> list[Difference]:
     """Return how the database differs from the table of privileges, and from what keeps tenants apart."""
     granted = read_grants(session)
+    security = dict.fromkeys(((table, "everybody") for table in tenant_columns()), "row-level security")
     return [
-        *_compare(_expected_grants(granted), _found_grants(granted), _mend_grant),
-        *_compare(_expected_security(), _found_security(session), _mend_security),
-        *_compare(_expected_policies(), _found_policies(session), _mend_policy),
-        *_compare(_expected_memberships(), _found_memberships(session), _mend_membership),
+        *_compare(_listed(_expected_grants(granted)), _listed(granted), _mend_grant),
+        *_compare(security, _found(session, _READ_SECURITY), _mend_security),
+        *_compare(_expected_policies(), _found(session, _READ_POLICIES), _mend_policy),
+        *_compare(_expected_memberships(), _found(session, _READ_MEMBERSHIPS), _mend_membership),
         *(
             Difference(row.on_, row.role, "nothing", row.found, row.mend)
             for query in (_READ_OWNERS, _READ_SHADOWING, _READ_ATTRIBUTES)
@@ -117,33 +114,26 @@ def _compare(
     ]
 
 
+def _found(session: Session, query: sa.TextClause) -> dict[_Key, str]:
+    """Return what a query of places, names and states finds."""
+    return {(on, name): state for on, name, state in session.execute(query, {"names": _names()})}
+
+
 # -- privileges
 
 
-def _expected_grants(granted: Mapping[_Key, object]) -> dict[_Key, str]:
-    others = {(kind, name): OTHERS[kind] for kind, name in granted if kind != "table"}
-    tables = {("table", name): by_role for name, by_role in privileges().items()}
+def _expected_grants(granted: Mapping[_Key, object]) -> dict[_Key, dict[str, Verbs]]:
+    expected = {(kind, name): OTHERS[kind] for kind, name in granted if kind != "table"}
+    expected |= {("table", name): by_role for name, by_role in privileges().items()}
+    return {key: {role_name(role): by_role[role] for role in by_role} for key, by_role in expected.items()}
+
+
+def _listed(granted: Mapping[_Key, Mapping[str, Verbs]]) -> dict[_Key, str]:
     return {
-        (_label(*key), role_name(role)): _listed(verbs)
-        for key, by_role in {**others, **tables}.items()
+        (name if kind == "table" else f"{kind} {name}", role): ", ".join(sorted(verbs))
+        for (kind, name), by_role in granted.items()
         for role, verbs in by_role.items()
     }
-
-
-def _found_grants(granted: Mapping[_Key, Mapping[str, Verbs]]) -> dict[_Key, str]:
-    return {
-        (_label(*key), role): _listed(verbs)
-        for key, by_role in granted.items()
-        for role, verbs in by_role.items()
-    }
-
-
-def _label(kind: str, name: str) -> str:
-    return name if kind == "table" else f"{kind} {name}"
-
-
-def _listed(verbs: Verbs) -> str:
-    return ", ".join(sorted(verbs))
 
 
 def _mend_grant(key: _Key) -> str:
@@ -154,58 +144,34 @@ def _mend_grant(key: _Key) -> str:
     if role in (EVERYBODY, *_names()):
         return _GRANT
     kind, _, name = label.removeprefix("internal ").partition(" ")
-    object_ = {
-        "": f"TABLE platform.{kind}",
-        "platform": "SCHEMA platform",
-    }.get(name, f"{kind.upper().replace('FUNCTION', 'ROUTINE')} platform.{name}")
+    objects = {"": f"TABLE platform.{kind}", "platform": "SCHEMA platform"}
+    object_ = objects.get(name, f"{kind.upper().replace('FUNCTION', 'ROUTINE')} platform.{name}")
     return f"REVOKE ALL ON {object_} FROM {role} CASCADE"
 
 
 # -- row-level security
 
 
-def _expected_security() -> dict[_Key, str]:
-    return {(table, "everybody"): "row-level security" for table in tenant_columns()}
-
-
-def _found_security(session: Session) -> dict[_Key, str]:
-    return {(row.relname, "everybody"): row.security for row in session.execute(_READ_SECURITY)}
-
-
 def _mend_security(key: _Key) -> str:
-    table = key[0]
-    if table in tenant_columns():
-        return f"ALTER TABLE platform.{table} ENABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY"
-    return f"ALTER TABLE platform.{table} DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY"
+    verb = "ENABLE" if key[0] in tenant_columns() else "DISABLE"
+    return f"ALTER TABLE platform.{key[0]} {verb} ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY"
 
 
 def _expected_policies() -> dict[_Key, str]:
     policies = {
-        (table, f"policy {policy_name(role)}"): _policy(
-            role_name(role), command, "true", "true" if command == "ALL" else None
-        )
+        (table, f"policy {policy_name(role)}"): _policy(role_name(role), command, "true")
         for table, commands in sees_every_tenant().items()
         for role, command in commands.items()
     }
     for table, column in tenant_columns().items():
         own = f"({column} = {STORED_CURRENT_TENANT})"
-        policies[table, f"policy {TENANT_POLICY}"] = _policy("public", "ALL", own, own)
+        policies[table, f"policy {TENANT_POLICY}"] = _policy("public", "ALL", own)
     return policies
 
 
-def _found_policies(session: Session) -> dict[_Key, str]:
-    return {
-        (row.tablename, f"policy {row.policyname}"): _policy(
-            ", ".join(sorted(row.roles)), row.cmd, row.qual, row.with_check, permissive=row.permissive
-        )
-        for row in session.execute(_READ_POLICIES)
-    }
-
-
-def _policy(
-    roles: str, command: str, using: str | None, check: str | None, *, permissive: str = "PERMISSIVE"
-) -> str:
-    return f"{permissive} FOR {command} TO {roles} USING {using} WITH CHECK {check}"
+def _policy(role: str, command: str, using: str) -> str:
+    check = using if command == "ALL" else None
+    return f"PERMISSIVE FOR {command} TO {role} USING {using} WITH CHECK {check}"
 
 
 def _mend_policy(key: _Key) -> str:
@@ -219,13 +185,6 @@ def _mend_policy(key: _Key) -> str:
 
 
 # -- what the roles are on the server
-
-
-def _found_memberships(session: Session) -> dict[_Key, str]:
-    return {
-        (f"the role {row.member}", f"membership in {row.role}"): "a member"
-        for row in session.execute(_READ_MEMBERSHIPS, {"names": _names()})
-    }
 
 
 def _expected_memberships() -> dict[_Key, str]:
@@ -349,23 +308,26 @@ _READ_ATTRIBUTES = sa.text(
 
 _READ_SECURITY = sa.text(
     f"""
-    SELECT relname,
+    SELECT relname, 'everybody',
            CASE WHEN relforcerowsecurity THEN 'forced ' ELSE '' END
            || CASE WHEN relrowsecurity THEN 'row-level security' ELSE 'but disabled row-level security' END
-           AS security
     FROM pg_class
     WHERE relkind IN ('r', 'p') AND (relrowsecurity OR relforcerowsecurity) AND {_OF_SCHEMA}
     """
 )
 
 _READ_POLICIES = sa.text(
-    "SELECT tablename, policyname, permissive, roles::text[] AS roles, cmd, qual, with_check"
-    " FROM pg_policies WHERE schemaname = 'platform'"
+    """
+    SELECT tablename, 'policy ' || policyname,
+           concat(permissive, ' FOR ', cmd, ' TO ', array_to_string(roles, ', '),
+                  ' USING ', coalesce(qual, 'None'), ' WITH CHECK ', coalesce(with_check, 'None'))
+    FROM pg_policies WHERE schemaname = 'platform'
+    """
 )
 
 _READ_MEMBERSHIPS = sa.text(
     """
-    SELECT DISTINCT member.rolname AS member, role.rolname AS role
+    SELECT DISTINCT 'the role ' || member.rolname, 'membership in ' || role.rolname, 'a member'
     FROM pg_auth_members
     JOIN pg_roles AS member ON member.oid = pg_auth_members.member
     JOIN pg_roles AS role ON role.oid = roleid
