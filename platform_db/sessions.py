@@ -99,20 +99,19 @@ def run_transaction(
 
     :param attempts: how often to try in all.
     """
-    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+    from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-    retrying = Retrying(
+    @retry(
         retry=retry_if_exception(is_retryable),
         stop=stop_after_attempt(attempts),
         wait=wait_random_exponential(multiplier=0.02, max=1.0),
         reraise=True,
     )
-
     def attempt() -> T:
         with factory() as session, session.begin():
             return work(session)
 
-    return retrying(attempt)
+    return attempt()
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -52,9 +52,7 @@ def raise_own_error(context: ExceptionContext) -> None:
     if isinstance(context.original_exception, errors.PlatformDBError):
         raise context.original_exception from None  # A column refused its value.
     diagnostics = getattr(context.original_exception, "diag", None)
-    if diagnostics is None:
-        return
-    if diagnostics.schema_name != SCHEMA or diagnostics.table_name is None:
+    if diagnostics is None or diagnostics.schema_name != SCHEMA or diagnostics.table_name is None:
         return  # Other schemas may use the same SQLSTATEs and the same names of constraints.
     hide_values(context)
     detail = (diagnostics.message_detail or "").split(" ")

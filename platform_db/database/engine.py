@@ -59,14 +59,8 @@ def create_engine(database: URL | str | Engine, settings: Settings | None = None
     }
     if "options" in connect_args and (own := shown.normalized_query.get("options")):
         connect_args["options"] = " ".join([*own, connect_args["options"]]).strip()
-    pool = {
-        "pool_size": settings.pool_size,
-        "max_overflow": settings.max_overflow,
-        "pool_timeout": settings.pool_timeout,
-        "pool_recycle": settings.pool_recycle,
-    }
-    if "poolclass" in options:
-        pool = {}
+    names = () if "poolclass" in options else ("pool_size", "max_overflow", "pool_timeout", "pool_recycle")
+    pool = {name: getattr(settings, name) for name in names}
     defaults = {**pool, "hide_parameters": True, "isolation_level": ISOLATION}
     engine = sa.create_engine(shown, **{**defaults, **options, "connect_args": connect_args})
     _origins[engine] = url, {name: options[name] for name in options.keys() & {"connect_args", "creator"}}

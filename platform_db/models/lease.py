@@ -40,9 +40,7 @@ class TaskLease(Base):
 
     __tablename__ = "task_lease"
 
-    name: Mapped[str] = mapped_column(sa.Text)
+    name: Mapped[str] = mapped_column(sa.Text, primary_key=True)
     holder: Mapped[str] = mapped_column(sa.Text)
     acquired_at: Mapped[datetime] = mapped_column(Timestamp)
     expires_at: Mapped[datetime] = mapped_column(Timestamp)
-
-    __table_args__ = (sa.PrimaryKeyConstraint("name"),)

@@ -68,8 +68,7 @@ def take_run_number(session: Session, workflow: Workflow) -> None:
         "restart": bool(workflow.restart),
         "major": workflow.run_number_major,
     }
-    taken = session.connection().execute(_TAKE, values).one()
-    workflow.run_number_major, workflow.run_number_minor = taken
+    workflow.run_number_major, workflow.run_number_minor = session.connection().execute(_TAKE, values).one()
 
 
 _TAKE = sa.text(

@@ -65,10 +65,10 @@ class AuditSealDigests(Base):
 
     __tablename__ = "audit_seal_digests"
 
-    seal_number: Mapped[int] = mapped_column(sa.ForeignKey("platform.audit_seal.number"), autoincrement=False)
+    seal_number: Mapped[int] = mapped_column(
+        sa.ForeignKey("platform.audit_seal.number"), primary_key=True, autoincrement=False
+    )
     digests: Mapped[bytes] = mapped_column(sa.LargeBinary)
-
-    __table_args__ = (sa.PrimaryKeyConstraint("seal_number"),)
 
 
 class AuditFence(Base):

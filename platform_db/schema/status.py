@@ -42,15 +42,11 @@ class SchemaStatus:
         """Raise the error that says why the schema cannot be used, unless it is current."""
         if self.state is SchemaState.never_migrated:
             raise errors.NeverMigrated
+        at = f"the database is at revision {self.revision}"
         if self.state is SchemaState.behind:
-            raise errors.SchemaBehind(
-                f"the database is at revision {self.revision}, the code needs {self.head}"
-            )
+            raise errors.SchemaBehind(f"{at}, the code needs {self.head}")
         if self.state is SchemaState.ahead:
-            raise errors.SchemaAhead(
-                f"the database is at revision {self.revision}, which this release does not know; "
-                f"it ends at {self.head}"
-            )
+            raise errors.SchemaAhead(f"{at}, which this release does not know; it ends at {self.head}")
 
 
 def status(connection: Connection) -> SchemaStatus:

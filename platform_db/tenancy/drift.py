@@ -20,7 +20,6 @@ from platform_db.tenancy.privileges import (
     OTHERS,
     Role,
     Verbs,
-    policy_name,
     privileges,
     role_name,
     sees_every_tenant,
@@ -159,7 +158,7 @@ def _mend_security(key: _Key) -> str:
 
 def _expected_policies() -> dict[_Key, str]:
     policies = {
-        (table, f"policy {policy_name(role)}"): _policy(role_name(role), command, "true")
+        (table, f"policy {role.name}"): _policy(role_name(role), command, "true")
         for table, commands in sees_every_tenant().items()
         for role, command in commands.items()
     }
@@ -176,7 +175,7 @@ def _policy(role: str, command: str, using: str) -> str:
 
 def _mend_policy(key: _Key) -> str:
     table, name = key[0], key[1].removeprefix("policy ")
-    if name in {policy_name(role) for role in sees_every_tenant().get(table, ())}:
+    if name in {role.name for role in sees_every_tenant().get(table, ())}:
         return _GRANT
     drop = f'DROP POLICY IF EXISTS "{name}" ON platform.{table}'
     if name == TENANT_POLICY and table in tenant_columns():

@@ -95,7 +95,7 @@ def privileges() -> dict[str, dict[Role, Verbs]]:
 
 
 def sees_every_tenant() -> dict[str, dict[Role, str]]:
-    """Return, by table, which roles have a policy of their own that shows every row, and for what command."""
+    """Return, by table, which roles have a policy, of their name, that shows every row, for what command."""
     granted = privileges()
     return {
         table: {
@@ -105,8 +105,3 @@ def sees_every_tenant() -> dict[str, dict[Role, str]]:
         }
         for table in tenant_columns()
     }
-
-
-def policy_name(role: Role) -> str:
-    """Return the name of the role's own policy on a tenant's table."""
-    return role.name
