@@ -73,8 +73,7 @@ _LOCK_OWNERS = sa.text(
     "SELECT platform.lock_owner(id_) FROM unnest(CAST(:ids AS uuid[])) AS owner (id_) ORDER BY id_"
 )
 
-_END_EXPIRED = sa.text(
-    """
+_END_EXPIRED = sa.text("""
     WITH why AS MATERIALIZED (
         SELECT set_config('platform.statement_reason', statement_timestamp()::text || ' expired', true)
     )
@@ -82,8 +81,7 @@ _END_EXPIRED = sa.text(
     WHERE owner_id = ANY(CAST(:owners AS uuid[])) AND type_ = 'access' AND status = 'active'
       AND expires_at <= statement_timestamp() AND NOT id_ = ANY(CAST(:written AS uuid[]))
     RETURNING id_, owner_id
-    """
-)
+    """)
 
 
 @event.listens_for(Session, "after_flush")

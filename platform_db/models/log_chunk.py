@@ -105,8 +105,7 @@ class Appended(NamedTuple):
 
 
 # A run that was deleted meanwhile is not counted: its foreign key would end the transaction.
-_ADD = sa.text(
-    """
+_ADD = sa.text("""
     INSERT INTO platform.log_size (owner_id, workflow_id, bytes_, first_number, last_number)
     SELECT workflow.owner_id, workflow.id_, appended.length, appended.first_number, appended.last_number
     FROM unnest(
@@ -119,8 +118,7 @@ _ADD = sa.text(
     SET bytes_ = log_size.bytes_ + excluded.bytes_,
         first_number = least(log_size.first_number, excluded.first_number),
         last_number = greatest(log_size.last_number, excluded.last_number)
-    """
-)
+    """)
 
 # Gives the places of pieces in logs.
 LOG_NUMBER = sa.Sequence("log_number", data_type=sa.BigInteger, metadata=Base.metadata)

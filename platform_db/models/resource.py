@@ -138,8 +138,7 @@ class UserResource(Base):
         )
 
 
-_CREATE_DEFAULTS = sa.text(
-    """
+_CREATE_DEFAULTS = sa.text("""
     INSERT INTO platform.user_resource
         (owner_id, resource_id, quota_limit, quota_period_months, quota_period_start_at)
     SELECT u.id_, r.id_,
@@ -150,8 +149,7 @@ _CREATE_DEFAULTS = sa.text(
     WHERE CAST(:user_ids AS uuid[]) IS NULL OR u.id_ = ANY(:user_ids)
     ORDER BY u.id_, r.id_
     ON CONFLICT DO NOTHING
-    """
-).bindparams(sa.bindparam("user_ids", type_=ARRAY(sa.Uuid)))
+    """).bindparams(sa.bindparam("user_ids", type_=ARRAY(sa.Uuid)))
 
 
 # Versions of figures: a measurement that begins later has a larger one.

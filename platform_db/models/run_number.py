@@ -71,9 +71,7 @@ def take_run_number(session: Session, workflow: Workflow) -> None:
     workflow.run_number_major, workflow.run_number_minor = session.connection().execute(_TAKE, values).one()
 
 
-_TAKE = sa.text(
-    """
+_TAKE = sa.text("""
     SELECT major, minor
     FROM platform.take_run_number(CAST(:owner_id AS uuid), :name, :restart, CAST(:major AS integer))
-    """
-)
+    """)

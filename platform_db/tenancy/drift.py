@@ -208,8 +208,7 @@ _OWNER = "(SELECT nspowner FROM pg_namespace WHERE nspname = 'platform')"
 
 # Each object with what is granted on it, if anything. Grantee 0 is everybody; acldefault() is what holds
 # where nothing was ever granted or revoked.
-_READ_GRANTS = sa.text(
-    f"""
+_READ_GRANTS = sa.text(f"""
     SELECT kind, name, role, verb
     FROM (
         SELECT CASE relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind, relname::text AS name,
@@ -248,12 +247,10 @@ _READ_GRANTS = sa.text(
         WHERE grantee = 0 OR rolname = ANY (:names)
            OR (kind <> 'database' AND grantee NOT IN (owner, {_OWNER}) AND NOT rolsuper)
     ) AS granted ON true
-    """
-)
+    """)
 
 # What belongs to another than the schema's owner is that role's to change, whatever is granted on it.
-_READ_OWNERS = sa.text(
-    f"""
+_READ_OWNERS = sa.text(f"""
     SELECT name AS on_, quote_ident(rolname) AS role, 'ownership' AS found,
            'ALTER ' || word || ' platform.' || name || ' OWNER TO ' || {_OWNER}::regrole AS mend
     FROM (
@@ -269,24 +266,20 @@ _READ_OWNERS = sa.text(
         WHERE typnamespace = 'platform'::regnamespace AND typrelid = 0 AND typcategory <> 'A'
     ) AS object JOIN pg_roles ON pg_roles.oid = owner
     WHERE owner <> {_OWNER} AND NOT rolsuper ORDER BY name
-    """
-)
+    """)
 
 # A function there may stand in for one of the server's in a statement that does not name the schema.
-_READ_SHADOWING = sa.text(
-    f"""
+_READ_SHADOWING = sa.text(f"""
     SELECT 'schema public' AS on_, role, 'CREATE' AS found,
            'REVOKE CREATE ON SCHEMA public FROM ' || role AS mend
     FROM pg_namespace CROSS JOIN LATERAL aclexplode(nspacl) LEFT JOIN pg_roles ON pg_roles.oid = grantee
     CROSS JOIN LATERAL (SELECT coalesce(quote_ident(rolname), '{EVERYBODY}') AS role) AS grantee_
     WHERE nspname = 'public' AND privilege_type = 'CREATE' AND rolsuper IS NOT TRUE
       AND grantee NOT IN (nspowner, {_OWNER}, 'pg_database_owner'::regrole)
-    """
-)
+    """)
 
 # Of the roles and of their members: a login keeps its attributes while it acts as a role.
-_READ_ATTRIBUTES = sa.text(
-    f"""
+_READ_ATTRIBUTES = sa.text(f"""
     SELECT 'the server' AS on_, quote_ident(rolname) AS role, string_agg(attribute, ', ') AS found,
            'ALTER ROLE ' || quote_ident(rolname) || ' ' || string_agg('NO' || attribute, ' ') AS mend
     FROM pg_roles CROSS JOIN LATERAL (
@@ -302,34 +295,27 @@ _READ_ATTRIBUTES = sa.text(
                   THEN EXISTS (SELECT FROM pg_auth_members WHERE roleid = ours.oid AND member = pg_roles.oid)
                   ELSE pg_has_role(pg_roles.oid, ours.oid, 'USAGE') END))
     GROUP BY rolname ORDER BY rolname
-    """
-)
+    """)
 
-_READ_SECURITY = sa.text(
-    f"""
+_READ_SECURITY = sa.text(f"""
     SELECT relname, 'everybody',
            CASE WHEN relforcerowsecurity THEN 'forced ' ELSE '' END
            || CASE WHEN relrowsecurity THEN 'row-level security' ELSE 'but disabled row-level security' END
     FROM pg_class
     WHERE relkind IN ('r', 'p') AND (relrowsecurity OR relforcerowsecurity) AND {_OF_SCHEMA}
-    """
-)
+    """)
 
-_READ_POLICIES = sa.text(
-    """
+_READ_POLICIES = sa.text("""
     SELECT tablename, 'policy ' || policyname,
            concat(permissive, ' FOR ', cmd, ' TO ', array_to_string(roles, ', '),
                   ' USING ', coalesce(qual, 'None'), ' WITH CHECK ', coalesce(with_check, 'None'))
     FROM pg_policies WHERE schemaname = 'platform'
-    """
-)
+    """)
 
-_READ_MEMBERSHIPS = sa.text(
-    """
+_READ_MEMBERSHIPS = sa.text("""
     SELECT DISTINCT 'the role ' || member.rolname, 'membership in ' || role.rolname, 'a member'
     FROM pg_auth_members
     JOIN pg_roles AS member ON member.oid = pg_auth_members.member
     JOIN pg_roles AS role ON role.oid = roleid
     WHERE member.rolname = ANY (:names)
-    """
-)
+    """)
