@@ -53,8 +53,6 @@ def reset_engine() -> None:
 
 
 class _Session(PlatformSession):
-    """A session on this process's engine."""
-
     def get_bind(self, *args: Any, **kwargs: Any) -> Engine | sa.Connection:
         return self.bind if self.bind is not None else get_engine()
 
@@ -99,19 +97,20 @@ def run_transaction(
 
     :param attempts: how often to try in all.
     """
-    from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-    @retry(
+    retrying = Retrying(
         retry=retry_if_exception(is_retryable),
         stop=stop_after_attempt(attempts),
         wait=wait_random_exponential(multiplier=0.02, max=1.0),
         reraise=True,
     )
+
     def attempt() -> T:
         with factory() as session, session.begin():
             return work(session)
 
-    return attempt()
+    return retrying(attempt)
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -103,7 +103,7 @@ class AuditLog(Identified, Base):
     user_id: Mapped[uuid.UUID] = synonym("owner_id")
 
     __table_args__ = (
-        *tenant_keys("audit_log"),
+        *tenant_keys(),
         sa.UniqueConstraint("number"),
         # Each serves one filter's list, newest first, and its pages.
         sa.Index("ix_audit_log_owner_id_created_number", "owner_id", "created", "number"),

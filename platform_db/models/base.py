@@ -82,9 +82,7 @@ class Timestamped:
     """A row that knows when it was made and last changed. A trigger keeps both, by the database's clock."""
 
     created: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.FetchedValue(), sort_order=90)
-    updated: Mapped[datetime] = mapped_column(
-        Timestamp, server_default=sa.FetchedValue(), server_onupdate=sa.FetchedValue(), sort_order=91
-    )
+    updated: Mapped[datetime] = mapped_column(Timestamp, **SET_BY_TRIGGER, sort_order=91)
 
 
 class Guarded(Identified, Timestamped):
@@ -109,12 +107,12 @@ class OfWorkflow:
     workflow_id: Mapped[uuid.UUID]
 
 
-def tenant_keys(table: str) -> tuple[sa.Constraint, ...]:
+def tenant_keys() -> tuple[sa.Constraint, ...]:
     """Return the keys of a tenant's table: its primary key starts with the tenant, and ids are unique.
 
     ``UNIQUE (id_)`` finds a row by its id alone. It is what distributing the table would drop.
     """
-    return (sa.PrimaryKeyConstraint("owner_id", "id_"), sa.UniqueConstraint("id_", name=f"uq_{table}_id_"))
+    return (sa.PrimaryKeyConstraint("owner_id", "id_"), sa.UniqueConstraint("id_"))
 
 
 def tenant_foreign_key(column: str, table: str) -> sa.ForeignKeyConstraint:
@@ -140,10 +138,10 @@ class Running(Guarded):
     run_stopped_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
 
     @staticmethod
-    def constraints(table: str) -> tuple[sa.Constraint, ...]:
+    def constraints() -> tuple[sa.Constraint, ...]:
         """Return the keys and checks that they share."""
         return (
-            *tenant_keys(table),
+            *tenant_keys(),
             sa.CheckConstraint("status <> 'running' OR run_started_at IS NOT NULL", name="running_has_start"),
             sa.CheckConstraint(
                 "status NOT IN ('finished', 'failed') OR run_finished_at IS NOT NULL", name="finished_has_end"

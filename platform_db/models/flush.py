@@ -160,7 +160,6 @@ def _ancestor(child: Any, new: dict[uuid.UUID, Any]) -> Any:
 
 
 def _owners(session: Session, model_name: str, ids: set[uuid.UUID]) -> Iterable[tuple[uuid.UUID, uuid.UUID]]:
-    """Return the ids and the owners' ids of stored parents."""
     model = next(mapper.class_ for mapper in Base.registry.mappers if mapper.class_.__name__ == model_name)
     wanted = sa.bindparam("ids", sorted(ids), ARRAY(sa.Uuid))
     statement = sa.select(model.id_, model.owner_id).where(model.id_ == sa.any_(wanted))

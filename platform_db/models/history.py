@@ -63,7 +63,7 @@ class Note(Identified, Base):
     transaction_id: Mapped[int] = mapped_column(sa.BigInteger, server_default=sa.FetchedValue())
 
     __table_args__ = (
-        *tenant_keys("note"),
+        *tenant_keys(),
         sa.Index("ix_note_owner_id_entity_id_number", "owner_id", "entity_id", "number"),
         sa.Index("ix_note_at", "at", postgresql_using="brin"),
         {"info": {STORAGE: ONLY_GROWING}},

@@ -57,7 +57,7 @@ class Job(OfWorkflow, Guarded, Base):
     )
 
     __table_args__ = (
-        *tenant_keys("job"),
+        *tenant_keys(),
         tenant_foreign_key("workflow_id", "workflow"),
         sa.Index("ix_job_owner_id_workflow_id", "owner_id", "workflow_id", "created", "id_"),
         sa.Index("ix_job_compute_backend_backend_job_id", "compute_backend", "backend_job_id"),
@@ -107,7 +107,7 @@ class JobCache(Identified, Timestamped, Base):
     use: Mapped[JobCacheUse | None] = relationship(passive_deletes=True)
 
     __table_args__ = (
-        *tenant_keys("job_cache"),
+        *tenant_keys(),
         sa.UniqueConstraint("owner_id", "digest"),
         tenant_foreign_key("job_id", "job"),
         sa.Index("ix_job_cache_owner_id_job_id", "owner_id", "job_id"),

@@ -95,7 +95,6 @@ class Appended(NamedTuple):
     last_number: int
 
     def __add__(self, other: Appended) -> Appended:  # type: ignore[override]
-        """Return both together."""
         return Appended(
             self.owner_id,
             self.length + other.length,

@@ -239,7 +239,7 @@ class QuotaReservation(Identified, Timestamped, Base):
     user_id: Mapped[uuid.UUID] = synonym("owner_id")
 
     __table_args__ = (
-        *tenant_keys("quota_reservation"),
+        *tenant_keys(),
         sa.ForeignKeyConstraint(
             ["owner_id", "resource_id"],
             ["platform.user_resource.owner_id", "platform.user_resource.resource_id"],

@@ -39,7 +39,7 @@ class WorkspaceRetentionRule(OfWorkflow, Guarded, Base):
     )
 
     __table_args__ = (
-        *tenant_keys("workspace_retention_rule"),
+        *tenant_keys(),
         tenant_foreign_key("workflow_id", "workflow"),
         sa.UniqueConstraint("owner_id", "workflow_id", "workspace_files"),
         sa.Index("ix_workspace_retention_rule_status_apply_on", "status", "apply_on"),

@@ -45,7 +45,7 @@ class Service(Running, Base):
     )
 
     __table_args__ = (
-        *Running.constraints("service"),
+        *Running.constraints(),
         sa.Index("ix_service_owner_id_created", "owner_id", "created", "id_"),
         partial_index("uq_service_owner_id_name", "status <> 'deleted'", "owner_id", "name"),
     )

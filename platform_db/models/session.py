@@ -46,7 +46,7 @@ class InteractiveSession(Running, Base):
     resources: Mapped[list[InteractiveSessionResource]] = relationship(passive_deletes=True)
 
     __table_args__ = (
-        *Running.constraints("interactive_session"),
+        *Running.constraints(),
         sa.Index("ix_interactive_session_owner_id_created", "owner_id", "created", "id_"),
         partial_index("uq_interactive_session_owner_id_path", "status <> 'deleted'", "owner_id", "path"),
         key_id_index("interactive_session", "secret"),

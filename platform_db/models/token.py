@@ -60,7 +60,7 @@ class UserToken(Guarded, Base):
     last_use: Mapped[UserTokenLastUse | None] = relationship(viewonly=True)
 
     __table_args__ = (
-        *tenant_keys("user_token"),
+        *tenant_keys(),
         sa.UniqueConstraint("token_digest"),
         key_id_index("user_token", "token"),
         sa.Index("ix_user_token_owner_id_created", "owner_id", "created", "id_"),

@@ -34,11 +34,10 @@ class Json(sa.TypeDecorator[Any]):
 
 
 def _require_storable(value: Any, place: str) -> None:
-    where = f" at {place}" if place else ""
     if isinstance(value, str) and not is_text(value):
-        raise errors.InvalidText(f"the text{where} has a NUL or half of a surrogate pair")
+        raise errors.InvalidText(f"the text{place and f' at {place}'} has a NUL or half of a surrogate pair")
     if isinstance(value, float) and not math.isfinite(value):
-        raise errors.InvalidText(f"{value}{where} is no number that JSON has")
+        raise errors.InvalidText(f"{value}{place and f' at {place}'} is no number that JSON has")
     if isinstance(value, dict):
         for key, part in value.items():
             shown = str(key).encode("unicode_escape").decode("ascii")

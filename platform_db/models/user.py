@@ -199,7 +199,6 @@ class User(Identified, Timestamped, Base):
         active = session_of(self).scalar(
             sa.select(sa.func.count())
             .select_from(Workflow)
-            .where(Workflow.owner_id == self.id_)
-            .where(Workflow.status.in_((RunStatus.pending, RunStatus.running)))
+            .where(Workflow.owner_id == self.id_, Workflow.status.in_((RunStatus.pending, RunStatus.running)))
         )
         return priority.overload_factor(active or 0, get_settings().max_concurrent_workflows)

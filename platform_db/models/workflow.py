@@ -86,7 +86,7 @@ class Workflow(Running, Base):
     log_chunks: WriteOnlyMapped[LogChunk] = relationship(passive_deletes=True, order_by=LogChunk.number)
 
     __table_args__ = (
-        *Running.constraints("workflow"),
+        *Running.constraints(),
         sa.UniqueConstraint("owner_id", "name", "run_number_major", "run_number_minor"),
         sa.Index("ix_workflow_created", "created", "id_"),
         # Each index costs every change of a status its part: the status has none of its own.

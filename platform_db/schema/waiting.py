@@ -28,17 +28,11 @@ def wait_until_ready(url: URL | str | None = None, *, timeout: float, migrated: 
     :raises errors.SchemaBehind: it was not migrated within that time.
     :raises errors.SchemaAhead: at once, since waiting does not help.
     """
-    from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
     give_up_at = time.monotonic() + require_seconds(timeout, "timeout")
     longest = get_settings().connect_timeout
 
-    @retry(
-        retry=retry_if_exception_type((errors.Unreachable, errors.NeverMigrated, errors.SchemaBehind)),
-        stop=stop_after_delay(timeout),
-        wait=wait_fixed(READY_POLL_SECONDS),
-        reraise=True,
-    )
     def attempt() -> SchemaStatus:
         if migrated and url is None and database.is_embedded():
             upgrade_new(database.create_engine(database.database_url()))
@@ -49,4 +43,10 @@ def wait_until_ready(url: URL | str | None = None, *, timeout: float, migrated: 
             found.require_current()
         return found
 
-    return attempt()
+    retrying = Retrying(
+        retry=retry_if_exception_type((errors.Unreachable, errors.NeverMigrated, errors.SchemaBehind)),
+        stop=stop_after_delay(timeout),
+        wait=wait_fixed(READY_POLL_SECONDS),
+        reraise=True,
+    )
+    return retrying(attempt)

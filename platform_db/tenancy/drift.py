@@ -114,7 +114,6 @@ def _compare(
 
 
 def _found(session: Session, query: sa.TextClause) -> dict[_Key, str]:
-    """Return what a query of places, names and states finds."""
     return {(on, name): state for on, name, state in session.execute(query, {"names": _names()})}
 
 

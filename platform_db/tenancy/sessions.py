@@ -78,8 +78,6 @@ def tenant_of(session: Session) -> uuid.UUID | None:
 
 
 class _TenantSession(PlatformSession):
-    """A session that belongs to one tenant."""
-
     def __init__(self, *args: Any, current_tenant: CurrentTenant, **options: Any) -> None:
         super().__init__(*args, **options)
         self.current_tenant = current_tenant
