@@ -88,8 +88,6 @@ class AuditLog(Identified, Base):
     :param service: the service that recorded it.
     """
 
-    __tablename__ = "audit_log"
-
     number: Mapped[int] = mapped_column(sa.BigInteger, server_default=sa.FetchedValue())
     owner_id: Mapped[uuid.UUID]
     actor_id: Mapped[uuid.UUID | None] = mapped_column(server_default=_setting("actor_id", "uuid"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import uuid
 from collections.abc import Callable
 from datetime import datetime
@@ -52,6 +53,12 @@ class Base(DeclarativeBase):
 
     # Where a child takes its owner from at flush: the attribute with its parent's id, and the parent's model.
     owner_from: ClassVar[tuple[str, str] | None] = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Name the table after the class, ``job_cache`` for ``JobCache``, where that does not name it."""
+        if not hasattr(cls, "__tablename__"):
+            cls.__tablename__ = re.sub(r"\B(?=[A-Z])", "_", cls.__name__).lower()
+        super().__init_subclass__(**options)
 
     @classmethod
     def owned_by(cls, tenant: uuid.UUID) -> sa.ColumnElement[bool]:

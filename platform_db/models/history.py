@@ -25,8 +25,6 @@ class StatusChange(Base):
     :param transaction_id: the transaction that wrote it, by which a reader finds what commits late.
     """
 
-    __tablename__ = "status_change"
-
     owner_id: Mapped[uuid.UUID]
     entity_id: Mapped[uuid.UUID]
     revision: Mapped[int]
@@ -49,8 +47,6 @@ class StatusChange(Base):
 
 class Note(Identified, Base):
     """Something worth knowing about a row that is not a status change."""
-
-    __tablename__ = "note"
 
     owner_id: Mapped[uuid.UUID]
     entity: Mapped[str] = mapped_column(sa.Text)
@@ -81,8 +77,6 @@ class ExtraTransition(Base):
 
     :param reason: why the platform needs it.
     """
-
-    __tablename__ = "extra_transition"
 
     entity: Mapped[str] = mapped_column(sa.Text)
     from_status: Mapped[str] = mapped_column(sa.Text)

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 class Job(OfWorkflow, Guarded, Base):
     """One job of a run."""
 
-    __tablename__ = "job"
-
     backend_job_id: Mapped[str | None] = mapped_column(sa.Text)
     compute_backend: Mapped[str | None] = mapped_column(sa.Text)
     job_name: Mapped[str | None] = mapped_column(sa.Text)
@@ -91,7 +89,6 @@ class JobCache(Identified, Timestamped, Base):
     Found by a digest of the two, because parameters outgrow what an index entry can hold.
     """
 
-    __tablename__ = "job_cache"
     owner_from = ("job_id", "Job")
 
     owner_id: Mapped[uuid.UUID]
@@ -117,7 +114,6 @@ class JobCache(Identified, Timestamped, Base):
 class JobCacheUse(Base):
     """How often and when a cached result was last used: beside it, so that a hit does not rewrite it."""
 
-    __tablename__ = "job_cache_use"
     owner_from = ("job_cache_id", "JobCache")
 
     owner_id: Mapped[uuid.UUID]

@@ -28,8 +28,6 @@ class LogChunk(OfWorkflow, Base):
     :param number: its place, given by the database; the pieces of one log have gaps between them.
     """
 
-    __tablename__ = "log_chunk"
-
     number: Mapped[int] = mapped_column(sa.BigInteger, server_default=sa.FetchedValue())
     job_id: Mapped[uuid.UUID | None]
     at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.FetchedValue())
@@ -56,8 +54,6 @@ class LogSize(OfWorkflow, Base):
 
     It is counted up once per transaction, just before its commit, so that writers hardly wait for each other.
     """
-
-    __tablename__ = "log_size"
 
     bytes_: Mapped[int] = mapped_column(sa.BigInteger)
     first_number: Mapped[int] = mapped_column(sa.BigInteger)

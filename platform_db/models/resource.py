@@ -57,8 +57,6 @@ class ResourceUnit(str, enum.Enum):
 class Resource(Identified, Timestamped, Base):
     """Something of which users have a quota."""
 
-    __tablename__ = "resource"
-
     name: Mapped[str] = mapped_column(sa.Text)
     type_: Mapped[ResourceType] = mapped_column(native_enum(ResourceType, "resource_type"))
     unit: Mapped[ResourceUnit] = mapped_column(native_enum(ResourceUnit, "resource_unit"))
@@ -96,8 +94,6 @@ class UserResource(Base):
 
     :param quota_pruned: what of ``quota_used`` was used by runs, sessions and services that have been pruned.
     """
-
-    __tablename__ = "user_resource"
 
     owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_", ondelete="CASCADE"))
     resource_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.resource.id_"))
@@ -190,8 +186,6 @@ class WorkflowResource(OfWorkflow, Usage, Base):
     ``stale`` asks the next disk run for a new figure. ``method`` and ``apparent`` say how it was measured.
     """
 
-    __tablename__ = "workflow_resource"
-
     version: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     delta: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     stale: Mapped[bool] = mapped_column(server_default="false")
@@ -204,7 +198,6 @@ class WorkflowResource(OfWorkflow, Usage, Base):
 class InteractiveSessionResource(Usage, Base):
     """How much of a resource an interactive session uses, and when that was measured."""
 
-    __tablename__ = "interactive_session_resource"
     owner_from = ("session_id", "InteractiveSession")
 
     session_id: Mapped[uuid.UUID]
@@ -215,7 +208,6 @@ class InteractiveSessionResource(Usage, Base):
 class ServiceResource(Usage, Base):
     """How much of a resource a service uses, and when that was measured."""
 
-    __tablename__ = "service_resource"
     owner_from = ("service_id", "Service")
 
     service_id: Mapped[uuid.UUID]
@@ -228,8 +220,6 @@ class QuotaReservation(Identified, Timestamped, Base):
 
     A negative amount holds nothing: it is given back when the reservation is committed.
     """
-
-    __tablename__ = "quota_reservation"
 
     owner_id: Mapped[uuid.UUID]
     resource_id: Mapped[uuid.UUID]

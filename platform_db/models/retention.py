@@ -24,8 +24,6 @@ class WorkspaceRetentionRule(OfWorkflow, Guarded, Base):
     shares the workspace is restarted.
     """
 
-    __tablename__ = "workspace_retention_rule"
-
     workspace_files: Mapped[str] = mapped_column(sa.Text)
     retention_days: Mapped[int]
     apply_on: Mapped[datetime | None] = mapped_column(Timestamp)
@@ -51,8 +49,6 @@ class WorkspaceRetentionRule(OfWorkflow, Guarded, Base):
 
 class WorkspaceRetentionAuditLog(Base):
     """One change of a rule, written by the database."""
-
-    __tablename__ = "workspace_retention_audit_log"
 
     id_: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True))
     owner_id: Mapped[uuid.UUID]

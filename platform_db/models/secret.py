@@ -82,8 +82,6 @@ class SecretDigest(Base):
     :param entity: the table of that row.
     """
 
-    __tablename__ = "secret_digest"
-
     digest: Mapped[bytes] = mapped_column(Sealed)
     entity: Mapped[str] = mapped_column(sa.Text)
     entity_id: Mapped[uuid.UUID]

@@ -29,8 +29,6 @@ class ServiceType(str, enum.Enum):
 class Service(Running, Base):
     """A service of a user's workflows."""
 
-    __tablename__ = "service"
-
     uri: Mapped[str | None] = mapped_column(sa.Text)
     type_: Mapped[ServiceType] = mapped_column(
         native_enum(ServiceType, "service_type"), server_default="dask"
@@ -67,7 +65,6 @@ class Service(Running, Base):
 class ServiceLog(Base):
     """A piece of a service's log; their order is that of their numbers."""
 
-    __tablename__ = "service_log"
     owner_from = ("service_id", "Service")
 
     owner_id: Mapped[uuid.UUID]
@@ -87,8 +84,6 @@ class ServiceLog(Base):
 class WorkflowService(WorkflowLink, Base):
     """The link between a workflow and a service that it uses."""
 
-    __tablename__ = "workflow_service"
-
     service_id: Mapped[uuid.UUID]
 
-    __table_args__ = WorkflowLink.constraints("workflow_service", "service_id", "service")
+    __table_args__ = WorkflowLink.constraints("service_id", "service")

@@ -28,8 +28,6 @@ class InteractiveSessionType(str, enum.Enum):
 class InteractiveSession(Running, Base):
     """An interactive session. Its secret is encrypted, and found by a keyed digest."""
 
-    __tablename__ = "interactive_session"
-
     path: Mapped[str] = mapped_column(sa.Text)
     type_: Mapped[InteractiveSessionType] = mapped_column(
         native_enum(InteractiveSessionType, "interactive_session_type"), server_default="jupyter"
@@ -58,7 +56,7 @@ class WorkflowLink(OfWorkflow):
     """A link of a workflow with a session or service of the same owner."""
 
     @staticmethod
-    def constraints(table: str, column: str, to: str) -> tuple[sa.schema.SchemaItem, ...]:
+    def constraints(column: str, to: str) -> tuple[sa.schema.SchemaItem, ...]:
         """Return the keys and the index of a table of links.
 
         :param column: refers to what the workflow is linked with.
@@ -68,15 +66,13 @@ class WorkflowLink(OfWorkflow):
             sa.PrimaryKeyConstraint("owner_id", "workflow_id", column),
             tenant_foreign_key("workflow_id", "workflow"),
             tenant_foreign_key(column, to),
-            sa.Index(f"ix_{table}_owner_id_{column}", "owner_id", column),
+            sa.Index(None, "owner_id", column),
         )
 
 
 class WorkflowSession(WorkflowLink, Base):
     """The link between a workflow and an interactive session on it."""
 
-    __tablename__ = "workflow_session"
-
     session_id: Mapped[uuid.UUID]
 
-    __table_args__ = WorkflowLink.constraints("workflow_session", "session_id", "interactive_session")
+    __table_args__ = WorkflowLink.constraints("session_id", "interactive_session")

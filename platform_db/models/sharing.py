@@ -27,8 +27,6 @@ class AccessType(str, enum.Enum):
 class UserWorkflow(OfWorkflow, Timestamped, Base):
     """A workflow shared with a user. Once ``valid_until`` has passed, it grants nothing."""
 
-    __tablename__ = "user_workflow"
-
     user_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_", ondelete="CASCADE"))
     access_type: Mapped[AccessType] = mapped_column(
         native_enum(AccessType, "workflow_access_type"), server_default="read"

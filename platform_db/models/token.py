@@ -41,8 +41,6 @@ class UserToken(Guarded, Base):
     :param scopes: what the token may be used for, and nothing else; :data:`EVERY_SCOPE` is all there is.
     """
 
-    __tablename__ = "user_token"
-
     owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_", ondelete="CASCADE"))
     type_: Mapped[UserTokenType] = mapped_column(native_enum(UserTokenType, "user_token_type"))
     status: Mapped[UserTokenStatus] = mapped_column(native_enum(UserTokenStatus, "user_token_status"))
@@ -89,8 +87,6 @@ class UserTokenLastUse(Base):
 
     A trigger adds the row with the token's: from then on it is only ever updated, which need not wait.
     """
-
-    __tablename__ = "user_token_last_use"
 
     owner_id: Mapped[uuid.UUID]
     token_id: Mapped[uuid.UUID]

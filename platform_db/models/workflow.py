@@ -52,8 +52,6 @@ class Workflow(Running, Base):
         (:func:`platform_db.workspaces.canonical_workspace_path`); by default below the owner's directory.
     """
 
-    __tablename__ = "workflow"
-
     type_: Mapped[str] = mapped_column(sa.Text)
     specification: Mapped[Any] = deferred(mapped_column(Json, nullable=True))
     input_parameters: Mapped[Any] = deferred(mapped_column(Json, nullable=True))
