@@ -78,6 +78,14 @@ def test_the_end_is_read_without_the_rest(session: Session) -> None:
     assert tail_log(session, make_run(session, make_user(session)), 5) == ""
 
 
+def test_the_first_of_the_last_lines_is_whole_wherever_it_begins(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    pieces = ["begun here, ", *["and here, "] * 13, "ended\n", "last\n"]  # The first read takes 16 pieces.
+    for piece in ["long ago\nnot ", *pieces]:
+        append_log(session, run, piece)
+    assert tail_log(session, run, 2) == "not " + "".join(pieces)
+
+
 def test_any_range_is_read(session: Session) -> None:
     run = make_run(session, make_user(session))
     for piece in ("abc", "defg", "", "h"):
@@ -116,6 +124,21 @@ def test_a_log_is_cut_where_it_reached_its_limit(session: Session) -> None:
     assert job.logs.startswith("abcde\n[platform-db: the log was cut here")
     assert "later" not in run.logs + job.logs
     assert session.scalars(sa.select(LogSize.bytes_)).one() == 16
+
+
+def test_all_pieces_of_the_log_that_a_run_comes_with_count(session: Session) -> None:
+    run = Workflow(name="w", owner_id=make_user(session).id_, type_="serial", specification={}, logs="01234")
+    run.log_chunks.add(LogChunk(data=b"56789"))
+    session.add(run)
+    session.commit()
+    assert append_log(session, run, "abc", limit=11) == 1
+
+
+def test_nothing_is_kept_beyond_a_limit_that_was_lowered(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    append_log(session, run, "0123456789", limit=100)
+    assert append_log(session, run, "abcdefgh", limit=6) == 0
+    assert run.logs.startswith("0123456789\n[platform-db: the log was cut here")
 
 
 def test_what_a_run_comes_with_counts_until_it_is_pruned(
@@ -362,6 +385,21 @@ def test_following_looks_once_more_after_the_end(
     append_log(session, run, "after it\n")
     session.commit()
     assert list(following) == ["after it\n"]
+
+
+def test_what_commits_just_after_the_end_of_an_empty_log_is_followed(
+    session: Session, session_factory: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(session, make_user(session), status="finished")
+
+    def wait(seconds: float) -> None:
+        if not run.logs:
+            append_log(session, run, "late\n")
+        session.commit()
+
+    session.commit()
+    monkeypatch.setattr(time, "sleep", wait)
+    assert list(follow_log(session_factory, run.id_, model=Workflow)) == ["late\n"]
 
 
 def test_a_character_that_comes_in_two_parts_is_one(
