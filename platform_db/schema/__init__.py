@@ -12,7 +12,6 @@ from platform_db.schema.status import (
     status,
 )
 from platform_db.schema.upgrade import (
-    Report,
     alembic_config,
     downgrade,
     init_db,
@@ -23,7 +22,6 @@ from platform_db.schema.upgrade import (
 from platform_db.schema.waiting import wait_until_ready
 
 __all__ = [
-    "Report",
     "SchemaState",
     "SchemaStatus",
     "adopt",
