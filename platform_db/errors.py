@@ -58,6 +58,12 @@ class PlatformDBError(Exception):
     http_status: ClassVar[int] = 500
     hint: str | None = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Give a class that names no code one from its own name: ``user_exists`` for ``UserExists``."""
+        super().__init_subclass__(**options)
+        if "code" not in vars(cls):
+            cls.code = re.sub(r"\B(?=[A-Z])", "_", cls.__name__.removesuffix("Error")).lower()
+
     def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
         """Take the docstring's first line for the message, and the class's hint, where none is given."""
         if message:
@@ -85,7 +91,6 @@ def exit_codes() -> dict[int, str]:
 class NotConfigured(PlatformDBError):
     """No database is configured."""
 
-    code = "not_configured"
     exit_code = 3
     hint = (
         "set PLATFORM_DB_URI (postgresql://…, or embedded: for a private one), "
@@ -96,7 +101,6 @@ class NotConfigured(PlatformDBError):
 class InvalidSetting(PlatformDBError):
     """A setting has a value that cannot be used."""
 
-    code = "invalid_setting"
     exit_code = 3
     hint = "correct what the message names; the configuration page lists every variable with its unit"
 
@@ -104,7 +108,6 @@ class InvalidSetting(PlatformDBError):
 class Unreachable(PlatformDBError):
     """The database cannot be reached."""
 
-    code = "unreachable"
     exit_code = 4
     http_status = 503
     hint = "check that the server runs and that PLATFORM_DB_URI or PLATFORM_DB_HOST names it"
@@ -113,7 +116,6 @@ class Unreachable(PlatformDBError):
 class NeverMigrated(PlatformDBError):
     """The database was never migrated."""
 
-    code = "never_migrated"
     exit_code = 5
     http_status = 503
     hint = "run: platform-db alembic upgrade"
@@ -122,7 +124,6 @@ class NeverMigrated(PlatformDBError):
 class SchemaBehind(PlatformDBError):
     """The database is behind the code."""
 
-    code = "schema_behind"
     exit_code = 6
     http_status = 503
     hint = "run: platform-db alembic upgrade"
@@ -131,7 +132,6 @@ class SchemaBehind(PlatformDBError):
 class SchemaAhead(PlatformDBError):
     """The database is ahead of the code."""
 
-    code = "schema_ahead"
     exit_code = 7
     http_status = 503
     hint = "install the platform-db release that made this schema, or a newer one"
@@ -140,7 +140,6 @@ class SchemaAhead(PlatformDBError):
 class SchemaDiffers(PlatformDBError):
     """The models and the database differ."""
 
-    code = "schema_differs"
     exit_code = 14
     hint = "write a migration, or correct the models; undo by hand any change made by hand"
 
@@ -148,7 +147,6 @@ class SchemaDiffers(PlatformDBError):
 class AlreadyRunning(PlatformDBError):
     """Another run of the same job is going on."""
 
-    code = "already_running"
     exit_code = 8
     http_status = 409
     hint = "wait for it to end; the claim of a run that was killed expires by itself"
@@ -157,7 +155,6 @@ class AlreadyRunning(PlatformDBError):
 class PartialFailure(PlatformDBError):
     """The job ended, but some items failed."""
 
-    code = "partial_failure"
     exit_code = 9
     hint = "the log names each item; the next run tries them again"
 
@@ -165,7 +162,6 @@ class PartialFailure(PlatformDBError):
 class StorageMissing(PlatformDBError):
     """The storage of workspaces is missing, or part of it."""
 
-    code = "storage_missing"
     exit_code = 17
     http_status = 503
     hint = (
@@ -177,7 +173,6 @@ class StorageMissing(PlatformDBError):
 class Unhealthy(PlatformDBError):
     """Rows of the database contradict each other, or its triggers and functions are not the models'."""
 
-    code = "unhealthy"
     exit_code = 18
     hint = "--json names some of the rows of each kind"
 
@@ -185,7 +180,6 @@ class Unhealthy(PlatformDBError):
 class NotFound(PlatformDBError):
     """There is no such row."""
 
-    code = "not_found"
     exit_code = 10
     http_status = 404
 
@@ -193,81 +187,61 @@ class NotFound(PlatformDBError):
 class WorkflowNotFound(NotFound):
     """There is no such workflow."""
 
-    code = "workflow_not_found"
-
 
 class UserNotFound(NotFound):
     """There is no such user."""
-
-    code = "user_not_found"
 
 
 class ResourceNotFound(NotFound):
     """There is no such resource."""
 
-    code = "resource_not_found"
     hint = "create the default resources by: platform-db quota create-default-resources"
 
 
 class ReservationNotFound(NotFound):
     """There is no such reservation: it was committed or released, or it expired."""
 
-    code = "reservation_not_found"
+
+class WrongUsage(PlatformDBError):
+    """What was given cannot be used."""
+
+    exit_code = 2
+    http_status = 400
 
 
-class InvalidIdentifier(PlatformDBError):
+class InvalidIdentifier(WrongUsage):
     """This is not a valid identifier."""
 
-    code = "invalid_identifier"
-    exit_code = 2
-    http_status = 400
 
-
-class InvalidArgument(PlatformDBError, ValueError):
+class InvalidArgument(WrongUsage, ValueError):
     """A value cannot be used, or is out of its range."""
 
-    code = "invalid_argument"
-    exit_code = 2
-    http_status = 400
 
-
-class InvalidAddress(PlatformDBError):
+class InvalidAddress(WrongUsage):
     """This is not a network address."""
 
-    code = "invalid_address"
-    exit_code = 2
-    http_status = 400
     hint = "give one IP address; X-Forwarded-For may hold several"
 
 
-class InvalidText(PlatformDBError):
+class InvalidText(WrongUsage):
     """Text cannot be stored: it has a NUL character or half of a surrogate pair."""
 
-    code = "invalid_text"
-    exit_code = 2
-    http_status = 400
     hint = "logs take such bytes as they are; other text cannot hold them"
 
 
-class UnknownStatus(PlatformDBError):
+class UnknownStatus(WrongUsage):
     """There is no such status."""
-
-    code = "unknown_status"
-    exit_code = 2
-    http_status = 400
 
 
 class AmbiguousIdentifier(InvalidIdentifier):
     """Several ids begin so."""
 
-    code = "ambiguous_identifier"
     hint = "write more of the id"
 
 
 class Refused(PlatformDBError):
     """The stored state does not allow this."""
 
-    code = "refused"
     exit_code = 11
     http_status = 409
 
@@ -281,14 +255,10 @@ class InvalidTransition(Refused):
     :param status: the status that was asked for.
     """
 
-    code = "invalid_transition"
-
     def __init__(self, entity: str, entity_id: str, stored_status: str, status: str) -> None:
         super().__init__(f"{entity} {entity_id} cannot go from {stored_status} to {status}")
-        self.entity = entity
-        self.entity_id = entity_id
-        self.stored_status = stored_status
-        self.status = status
+        self.entity, self.entity_id = entity, entity_id
+        self.stored_status, self.status = stored_status, status
 
 
 class Conflict(Refused):
@@ -300,7 +270,6 @@ class Conflict(Refused):
     :param stored_revision: the revision that the row has.
     """
 
-    code = "conflict"
     hint = "read the row again, then decide again"
 
     def __init__(
@@ -332,7 +301,6 @@ class QuotaExceeded(Refused):
     :param limit: the user's limit.
     """
 
-    code = "quota_exceeded"
     http_status = 403
 
     def __init__(
@@ -349,13 +317,9 @@ class QuotaExceeded(Refused):
 class RunNumberError(Refused):
     """This run number cannot be given."""
 
-    code = "run_number"
-
 
 class UserExists(Refused):
     """Another user has this e-mail address or this identity."""
-
-    code = "user_exists"
 
 
 class UserHasWork(Refused):
@@ -365,20 +329,16 @@ class UserHasWork(Refused):
     :param work: how many rows there are, by table.
     """
 
-    code = "user_has_work"
     hint = "delete it first, or say that it is to be deleted, too"
 
     def __init__(self, user_id: uuid.UUID, work: dict[str, int]) -> None:
         counts = ", ".join(f"{count} {table}" for table, count in work.items())
         super().__init__(f"user {user_id} has work: {counts}")
-        self.user_id = user_id
-        self.work = work
+        self.user_id, self.work = user_id, work
 
 
 class TokenError(Refused):
     """The token cannot be used that way."""
-
-    code = "token"
 
 
 class AuthenticationError(TokenError):
@@ -390,65 +350,47 @@ class AuthenticationError(TokenError):
     :param user_id: whose it is.
     """
 
-    code = "authentication"
     http_status = 401
 
     def __init__(self, token_id: uuid.UUID | None = None, user_id: uuid.UUID | None = None) -> None:
         super().__init__("the token is not accepted")
-        self.token_id = token_id
-        self.user_id = user_id
+        self.token_id, self.user_id = token_id, user_id
 
 
 class MalformedToken(AuthenticationError):
     """This cannot be a token: it is empty, or mistyped."""
 
-    code = "malformed_token"
-
 
 class UnknownToken(AuthenticationError):
     """No such token was ever issued."""
-
-    code = "unknown_token"
 
 
 class RevokedToken(AuthenticationError):
     """The token was revoked."""
 
-    code = "revoked_token"
-
 
 class ExpiredToken(AuthenticationError):
     """The token's time is over."""
-
-    code = "expired_token"
 
 
 class MissingScope(AuthenticationError):
     """The token has not all the scopes that are needed."""
 
-    code = "missing_scope"
     http_status = 403
 
 
-class TokenInText(PlatformDBError):
+class TokenInText(WrongUsage):
     """This text holds a token's value, which must not be stored in clear."""
 
-    code = "token_in_text"
-    exit_code = 2
-    http_status = 400
     hint = "write the token's id; revoke the token, since its value may have been read"
 
 
 class UnknownAction(PlatformDBError):
     """This is not a registered audit action."""
 
-    code = "unknown_action"
-
 
 class AppendOnly(Refused):
     """This table is append-only."""
-
-    code = "append_only"
 
 
 class AuditLogChanged(PlatformDBError):
@@ -463,7 +405,6 @@ class AuditLogChanged(PlatformDBError):
     :param row_id: that row's id, where it is still stored.
     """
 
-    code = "audit_log_changed"
     exit_code = 15
     hint = "compare with a backup, and with what platform-db audit export-seals gave earlier"
 
@@ -481,25 +422,19 @@ class AuditLogChanged(PlatformDBError):
         else:
             what += "its rows were changed, and so were its digests, which would tell the row"
         super().__init__(what)
-        self.seal = seal
-        self.change = change
-        self.row = row
-        self.row_id = row_id
+        self.seal, self.change = seal, change
+        self.row, self.row_id = row, row_id
 
 
-class InvalidExport(PlatformDBError):
+class InvalidExport(WrongUsage):
     """The given file holds no exported seals, or none of those that were read."""
 
-    code = "invalid_export"
-    exit_code = 2
-    http_status = 400
     hint = "give what platform-db audit export-seals wrote, the oldest seal first; or begin earlier"
 
 
 class RolesMissing(PlatformDBError):
     """A database role of platform-db is missing, or this login may not use it."""
 
-    code = "roles_missing"
     exit_code = 16
     hint = "run: platform-db roles create, then: platform-db roles grant --to LOGIN"
 
@@ -507,7 +442,6 @@ class RolesMissing(PlatformDBError):
 class SecretKeyError(PlatformDBError):
     """A secret key is missing or cannot be used."""
 
-    code = "secret_key"
     exit_code = 12
     hint = "set PLATFORM_DB_SECRET_KEY (make one with: platform-db secret generate)"
 
@@ -515,14 +449,12 @@ class SecretKeyError(PlatformDBError):
 class SecretKeyMissing(SecretKeyError):
     """A secret key that stored secrets need is not configured."""
 
-    code = "secret_key_missing"
     hint = "add the key with that id to PLATFORM_DB_SECRET_KEY, after the newest one and a comma"
 
 
 class DecryptionError(SecretKeyError):
     """A stored secret cannot be decrypted: it was altered, moved or cut."""
 
-    code = "decryption"
     hint = "the stored value is not what platform-db wrote there; restore it from a backup"
 
 
@@ -546,5 +478,4 @@ class Interrupted(KeyboardInterrupt):
 class EmbeddedError(PlatformDBError):
     """The embedded database cannot be used."""
 
-    code = "embedded"
     exit_code = 13

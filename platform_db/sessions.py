@@ -53,8 +53,6 @@ def reset_engine() -> None:
 
 
 class _Session(PlatformSession):
-    """A session on this process's engine."""
-
     def get_bind(self, *args: Any, **kwargs: Any) -> Engine | sa.Connection:
         return self.bind if self.bind is not None else get_engine()
 
@@ -90,10 +88,7 @@ def session_scope() -> Iterator[orm.Session]:
 
 
 def run_transaction(
-    work: Callable[[orm.Session], T],
-    *,
-    factory: SessionFactory = session_factory,
-    attempts: int = 5,
+    work: Callable[[orm.Session], T], *, factory: SessionFactory = session_factory, attempts: int = 5
 ) -> T:
     """Run ``work`` in a transaction of its own and return what it returns.
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.audit import recorded_as
-from platform_db.cursors import Page
+from platform_db.cursors import Page, read_all
 from platform_db.database.paging import read_page
 from platform_db.database.session import takes_session
 from platform_db.models import InteractiveSession, Service, User, Workflow
@@ -74,27 +74,18 @@ def list_users(session: Session, *, limit: int = 100, cursor: str | None = None)
     :param cursor: where the page before ended.
     :raises errors.InvalidIdentifier: this list gave no such cursor.
     """
+    order = (User.created, User.id_)
     return read_page(
-        session,
-        sa.select(User),
-        (User.created, User.id_),
-        query=("users",),
-        limit=limit,
-        cursor=cursor,
-        descending=False,
+        session, sa.select(User), order, query=("users",), limit=limit, cursor=cursor, descending=False
     )
 
 
 @takes_session
 def iterate_users(session: Session) -> Iterator[User]:
     """Yield all users in the order of :func:`list_users`; the session forgets them, to save memory."""
-    cursor, more = None, True
-    while more:
-        page = list_users(session, limit=USERS_PER_PAGE, cursor=cursor)
-        yield from page.rows
-        for user in page.rows:
-            session.expunge(user)
-        cursor, more = page.cursor, page.cursor is not None
+    for user in read_all(lambda cursor: list_users(session, limit=USERS_PER_PAGE, cursor=cursor)):
+        yield user
+        session.expunge(user)
 
 
 @takes_session

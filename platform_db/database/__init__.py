@@ -3,13 +3,7 @@
 from platform_db.database.creation import create_database, require_utf8
 from platform_db.database.engine import create_engine, is_configured
 from platform_db.database.interruption import interruptible
-from platform_db.database.url import (
-    database_url,
-    hide_secrets,
-    is_embedded,
-    migration_url,
-    normalise_url,
-)
+from platform_db.database.url import database_url, hide_secrets, is_embedded, migration_url, normalise_url
 
 __all__ = [
     "create_database",

@@ -52,9 +52,7 @@ def raise_own_error(context: ExceptionContext) -> None:
     if isinstance(context.original_exception, errors.PlatformDBError):
         raise context.original_exception from None  # A column refused its value.
     diagnostics = getattr(context.original_exception, "diag", None)
-    if diagnostics is None:
-        return
-    if diagnostics.schema_name != SCHEMA or diagnostics.table_name is None:
+    if diagnostics is None or diagnostics.schema_name != SCHEMA or diagnostics.table_name is None:
         return  # Other schemas may use the same SQLSTATEs and the same names of constraints.
     hide_values(context)
     detail = (diagnostics.message_detail or "").split(" ")
@@ -149,11 +147,7 @@ _LOGIN_HINT = "correct the password in PLATFORM_DB_URI, or PLATFORM_DB_PASSWORD"
 # What the driver says, what that means, and what to do where it is not to look for the server.
 _CONNECTION_FAILURES = (
     (r'could not translate host name "(.*)"', 'the host name "{0}" cannot be resolved', None),
-    (
-        r'password authentication failed for user "(.*)"',
-        '{where} refuses the password of "{0}"',
-        _LOGIN_HINT,
-    ),
+    (r'password authentication failed for user "(.*)"', '{where} refuses the password of "{0}"', _LOGIN_HINT),
     (r"no password supplied", "{where} asks for a password, and none is configured", _LOGIN_HINT),
     (
         r'database "(.*)" does not exist',

@@ -59,14 +59,8 @@ def create_engine(database: URL | str | Engine, settings: Settings | None = None
     }
     if "options" in connect_args and (own := shown.normalized_query.get("options")):
         connect_args["options"] = " ".join([*own, connect_args["options"]]).strip()
-    pool = {
-        "pool_size": settings.pool_size,
-        "max_overflow": settings.max_overflow,
-        "pool_timeout": settings.pool_timeout,
-        "pool_recycle": settings.pool_recycle,
-    }
-    if "poolclass" in options:
-        pool = {}
+    names = () if "poolclass" in options else ("pool_size", "max_overflow", "pool_timeout", "pool_recycle")
+    pool = {name: getattr(settings, name) for name in names}
     defaults = {**pool, "hide_parameters": True, "isolation_level": ISOLATION}
     engine = sa.create_engine(shown, **{**defaults, **options, "connect_args": connect_args})
     _origins[engine] = url, {name: options[name] for name in options.keys() & {"connect_args", "creator"}}
@@ -102,10 +96,7 @@ def _connection_of(engine: Engine) -> Any:
 
 def _configured(settings: Settings) -> dict[str, Any]:
     """Return the driver's options, which the URL may override."""
-    connection = {
-        "application_name": settings.application_name,
-        "connect_timeout": settings.connect_timeout,
-    }
+    connection = {"application_name": settings.application_name, "connect_timeout": settings.connect_timeout}
     if seconds := settings.network_timeout:
         # Unacknowledged data ends the connection; the kernel probes an idle one.
         connection |= {

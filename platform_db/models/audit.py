@@ -88,8 +88,6 @@ class AuditLog(Identified, Base):
     :param service: the service that recorded it.
     """
 
-    __tablename__ = "audit_log"
-
     number: Mapped[int] = mapped_column(sa.BigInteger, server_default=sa.FetchedValue())
     owner_id: Mapped[uuid.UUID]
     actor_id: Mapped[uuid.UUID | None] = mapped_column(server_default=_setting("actor_id", "uuid"))
@@ -103,7 +101,7 @@ class AuditLog(Identified, Base):
     user_id: Mapped[uuid.UUID] = synonym("owner_id")
 
     __table_args__ = (
-        *tenant_keys("audit_log"),
+        *tenant_keys(),
         sa.UniqueConstraint("number"),
         # Each serves one filter's list, newest first, and its pages.
         sa.Index("ix_audit_log_owner_id_created_number", "owner_id", "created", "number"),

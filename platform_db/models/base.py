@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import uuid
 from collections.abc import Callable
 from datetime import datetime
@@ -13,8 +14,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, obje
 
 from platform_db import errors
 from platform_db.identifiers import SCHEMA, new_id
-from platform_db.models.types import Timestamp
-from platform_db.states import MACHINES, Status
+from platform_db.models.types import Timestamp, native_enum
+from platform_db.states import MACHINES, RunStatus, Status
 
 NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s",
@@ -53,6 +54,12 @@ class Base(DeclarativeBase):
     # Where a child takes its owner from at flush: the attribute with its parent's id, and the parent's model.
     owner_from: ClassVar[tuple[str, str] | None] = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Name the table after the class, ``job_cache`` for ``JobCache``, where that does not name it."""
+        if not hasattr(cls, "__tablename__"):
+            cls.__tablename__ = re.sub(r"\B(?=[A-Z])", "_", cls.__name__).lower()
+        super().__init_subclass__(**options)
+
     @classmethod
     def owned_by(cls, tenant: uuid.UUID) -> sa.ColumnElement[bool]:
         """Return the condition that a row is the tenant's; true where rows have no owner."""
@@ -82,16 +89,15 @@ class Timestamped:
     """A row that knows when it was made and last changed. A trigger keeps both, by the database's clock."""
 
     created: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.FetchedValue(), sort_order=90)
-    updated: Mapped[datetime] = mapped_column(
-        Timestamp,
-        server_default=sa.FetchedValue(),
-        server_onupdate=sa.FetchedValue(),
-        sort_order=91,
-    )
+    updated: Mapped[datetime] = mapped_column(Timestamp, **SET_BY_TRIGGER, sort_order=91)
 
 
-class Guarded:
-    """A row with a status that the database guards. It may be set by its name."""
+class Guarded(Identified, Timestamped):
+    """A row with a status that the database guards, counting its changes. It may be set by its name."""
+
+    revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
+
+    __mapper_args__ = {"eager_defaults": True}
 
     @validates("status")
     def _status_by_name(self, key: str, status: Status | str) -> Status:
@@ -99,26 +105,56 @@ class Guarded:
         return named
 
 
-def tenant_keys(table: str) -> tuple[sa.Constraint, ...]:
+class OfWorkflow:
+    """A row of a workflow's, with the same owner."""
+
+    owner_from: ClassVar[tuple[str, str] | None] = ("workflow_id", "Workflow")
+
+    owner_id: Mapped[uuid.UUID]
+    workflow_id: Mapped[uuid.UUID]
+
+
+def tenant_keys() -> tuple[sa.Constraint, ...]:
     """Return the keys of a tenant's table: its primary key starts with the tenant, and ids are unique.
 
     ``UNIQUE (id_)`` finds a row by its id alone. It is what distributing the table would drop.
     """
-    return (
-        sa.PrimaryKeyConstraint("owner_id", "id_"),
-        sa.UniqueConstraint("id_", name=f"uq_{table}_id_"),
-    )
+    return (sa.PrimaryKeyConstraint("owner_id", "id_"), sa.UniqueConstraint("id_"))
 
 
-def tenant_foreign_key(
-    column: str, table: str, *, ondelete: str | None = "CASCADE"
-) -> sa.ForeignKeyConstraint:
+def tenant_foreign_key(column: str, table: str) -> sa.ForeignKeyConstraint:
     """Return a foreign key to a row of the same owner."""
     return sa.ForeignKeyConstraint(
-        ["owner_id", column],
-        [f"{SCHEMA}.{table}.owner_id", f"{SCHEMA}.{table}.id_"],
-        ondelete=ondelete,
+        ["owner_id", column], [f"{SCHEMA}.{table}.owner_id", f"{SCHEMA}.{table}.id_"], ondelete="CASCADE"
     )
+
+
+def partial_index(name: str, where: str, *columns: str) -> sa.Index:
+    """Return an index on the rows that meet a condition; it is unique where its name begins with ``uq_``."""
+    return sa.Index(name, *columns, unique=name.startswith("uq_"), postgresql_where=where)
+
+
+class Running(Guarded):
+    """What a run, a session and a service share: an owner, and the times that the guard keeps."""
+
+    owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_"))
+    name: Mapped[str] = mapped_column(sa.Text)
+    status: Mapped[RunStatus] = mapped_column(native_enum(RunStatus, "run_status"), server_default="created")
+    run_started_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
+    run_finished_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
+    run_stopped_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
+
+    @staticmethod
+    def constraints() -> tuple[sa.Constraint, ...]:
+        """Return the keys and checks that they share."""
+        return (
+            *tenant_keys(),
+            sa.CheckConstraint("status <> 'running' OR run_started_at IS NOT NULL", name="running_has_start"),
+            sa.CheckConstraint(
+                "status NOT IN ('finished', 'failed') OR run_finished_at IS NOT NULL", name="finished_has_end"
+            ),
+            sa.CheckConstraint("status <> 'stopped' OR run_stopped_at IS NOT NULL", name="stopped_has_end"),
+        )
 
 
 def session_of(row: Base) -> Session:

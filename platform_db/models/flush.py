@@ -31,12 +31,10 @@ from platform_db.states import UserTokenStatus
 @event.listens_for(Session, "before_flush")
 def complete_new_rows(session: Session, context: UOWTransaction, instances: Any) -> None:
     """Fill in what new rows need before they are written."""
-    new = [row for row in session.new if isinstance(row, Base)]
-    for row in new:
+    for row in session.new:
         if isinstance(row, Workflow):
             row.take_defaults_from_owner()
-    if new:
-        _give_owners(session, [row for row in new if type(row).owner_from is not None])
+    _give_owners(session)
     _lock_owners(session)
 
 
@@ -75,8 +73,7 @@ _LOCK_OWNERS = sa.text(
     "SELECT platform.lock_owner(id_) FROM unnest(CAST(:ids AS uuid[])) AS owner (id_) ORDER BY id_"
 )
 
-_END_EXPIRED = sa.text(
-    """
+_END_EXPIRED = sa.text("""
     WITH why AS MATERIALIZED (
         SELECT set_config('platform.statement_reason', statement_timestamp()::text || ' expired', true)
     )
@@ -84,8 +81,7 @@ _END_EXPIRED = sa.text(
     WHERE owner_id = ANY(CAST(:owners AS uuid[])) AND type_ = 'access' AND status = 'active'
       AND expires_at <= statement_timestamp() AND NOT id_ = ANY(CAST(:written AS uuid[]))
     RETURNING id_, owner_id
-    """
-)
+    """)
 
 
 @event.listens_for(Session, "after_flush")
@@ -114,28 +110,26 @@ def count_first_logs(session: Session, context: UOWTransaction) -> None:
     for row in session.new if new else ():
         if isinstance(row, LogChunk) and row.workflow_id in new:  # No other transaction waits for its size.
             part = Appended(row.owner_id, len(row.data), row.number, row.number)
-            appended[row.workflow_id] = (
-                appended[row.workflow_id] + part if row.workflow_id in appended else part
-            )
+            known = appended.get(row.workflow_id)
+            appended[row.workflow_id] = known + part if known else part
     if appended:
         LogSize.add(session, appended)
 
 
-def _give_owners(session: Session, children: list[Any]) -> None:
+def _give_owners(session: Session) -> None:
     """Set ``owner_id`` of the children that were given only their parent, or their parent's id.
 
     :raises errors.NotFound: there is no such parent.
     """
     new = {row.id_: row for row in session.new if isinstance(row, Identified)}
-    orphans = [child for child in children if child.owner_id is None]
+    children: list[Any] = [row for row in session.new if isinstance(row, Base) and row.owner_from]
+    found = [(child, _ancestor(child, new)) for child in children if child.owner_id is None]
     unknown: dict[str, set[uuid.UUID]] = defaultdict(set)
-    for child in orphans:
-        ancestor = _ancestor(child, new)
+    for _, ancestor in found:
         if isinstance(ancestor, tuple):
             unknown[ancestor[0]].add(ancestor[1])
     stored = {id_: owner for model, ids in unknown.items() for id_, owner in _owners(session, model, ids)}
-    for child in orphans:
-        ancestor = _ancestor(child, new)
+    for child, ancestor in found:
         if isinstance(ancestor, tuple):
             model, parent_id = ancestor
             if parent_id not in stored:
@@ -151,28 +145,22 @@ def _ancestor(child: Any, new: dict[uuid.UUID, Any]) -> Any:
     None where a relationship will say so during the flush.
     """
     row = child
-    while row.owner_id is None:
-        attribute, model = type(row).owner_from or ("", "")
-        if not attribute:
+    while row is not None and row.owner_id is None:
+        if row.owner_from is None:
             return None  # Its owner comes from a relationship to the user.
+        attribute, model = row.owner_from
         parent_id = getattr(row, attribute)
-        parent = row.__dict__.get(attribute.removesuffix("_id"))
-        if parent is None and parent_id is not None:
+        row = row.__dict__.get(attribute.removesuffix("_id"))
+        if row is None and parent_id is not None:
             parent_id = uuid.UUID(str(parent_id))
             if parent_id not in new:
                 return model, parent_id
-            parent = new[parent_id]
-        if parent is None:
-            return None
-        row = parent
+            row = new[parent_id]
     return row
 
 
 def _owners(session: Session, model_name: str, ids: set[uuid.UUID]) -> Iterable[tuple[uuid.UUID, uuid.UUID]]:
-    """Return the ids and the owners' ids of stored parents."""
     model = next(mapper.class_ for mapper in Base.registry.mappers if mapper.class_.__name__ == model_name)
     wanted = sa.bindparam("ids", sorted(ids), ARRAY(sa.Uuid))
-    rows = session.connection().execute(
-        sa.select(model.id_, model.owner_id).where(model.id_ == sa.any_(wanted))
-    )
-    return [(id_, owner_id) for id_, owner_id in rows]
+    statement = sa.select(model.id_, model.owner_id).where(model.id_ == sa.any_(wanted))
+    return [(id_, owner_id) for id_, owner_id in session.connection().execute(statement)]

@@ -25,8 +25,6 @@ class StatusChange(Base):
     :param transaction_id: the transaction that wrote it, by which a reader finds what commits late.
     """
 
-    __tablename__ = "status_change"
-
     owner_id: Mapped[uuid.UUID]
     entity_id: Mapped[uuid.UUID]
     revision: Mapped[int]
@@ -50,8 +48,6 @@ class StatusChange(Base):
 class Note(Identified, Base):
     """Something worth knowing about a row that is not a status change."""
 
-    __tablename__ = "note"
-
     owner_id: Mapped[uuid.UUID]
     entity: Mapped[str] = mapped_column(sa.Text)
     entity_id: Mapped[uuid.UUID]
@@ -63,7 +59,7 @@ class Note(Identified, Base):
     transaction_id: Mapped[int] = mapped_column(sa.BigInteger, server_default=sa.FetchedValue())
 
     __table_args__ = (
-        *tenant_keys("note"),
+        *tenant_keys(),
         sa.Index("ix_note_owner_id_entity_id_number", "owner_id", "entity_id", "number"),
         sa.Index("ix_note_at", "at", postgresql_using="brin"),
         {"info": {STORAGE: ONLY_GROWING}},
@@ -81,8 +77,6 @@ class ExtraTransition(Base):
 
     :param reason: why the platform needs it.
     """
-
-    __tablename__ = "extra_transition"
 
     entity: Mapped[str] = mapped_column(sa.Text)
     from_status: Mapped[str] = mapped_column(sa.Text)

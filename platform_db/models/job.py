@@ -18,6 +18,7 @@ from platform_db.models.base import (
     Base,
     Guarded,
     Identified,
+    OfWorkflow,
     Timestamped,
     room_above,
     session_of,
@@ -32,14 +33,9 @@ if TYPE_CHECKING:
     from platform_db.models.workflow import Workflow
 
 
-class Job(Guarded, Identified, Timestamped, Base):
+class Job(OfWorkflow, Guarded, Base):
     """One job of a run."""
 
-    __tablename__ = "job"
-    owner_from = ("workflow_id", "Workflow")
-
-    owner_id: Mapped[uuid.UUID]
-    workflow_id: Mapped[uuid.UUID]
     backend_job_id: Mapped[str | None] = mapped_column(sa.Text)
     compute_backend: Mapped[str | None] = mapped_column(sa.Text)
     job_name: Mapped[str | None] = mapped_column(sa.Text)
@@ -51,7 +47,6 @@ class Job(Guarded, Identified, Timestamped, Base):
     deleted: Mapped[bool] = mapped_column(server_default="false")
     started_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
     finished_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
-    revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
 
     workflow: Mapped[Workflow] = relationship(back_populates="jobs")
     cached: Mapped[list[JobCache]] = relationship(back_populates="job", passive_deletes=True)
@@ -59,9 +54,8 @@ class Job(Guarded, Identified, Timestamped, Base):
         passive_deletes=True, order_by=LogChunk.number, overlaps="log_chunks"
     )
 
-    __mapper_args__ = {"eager_defaults": True}
     __table_args__ = (
-        *tenant_keys("job"),
+        *tenant_keys(),
         tenant_foreign_key("workflow_id", "workflow"),
         sa.Index("ix_job_owner_id_workflow_id", "owner_id", "workflow_id", "created", "id_"),
         sa.Index("ix_job_compute_backend_backend_job_id", "compute_backend", "backend_job_id"),
@@ -95,7 +89,6 @@ class JobCache(Identified, Timestamped, Base):
     Found by a digest of the two, because parameters outgrow what an index entry can hold.
     """
 
-    __tablename__ = "job_cache"
     owner_from = ("job_id", "Job")
 
     owner_id: Mapped[uuid.UUID]
@@ -111,7 +104,7 @@ class JobCache(Identified, Timestamped, Base):
     use: Mapped[JobCacheUse | None] = relationship(passive_deletes=True)
 
     __table_args__ = (
-        *tenant_keys("job_cache"),
+        *tenant_keys(),
         sa.UniqueConstraint("owner_id", "digest"),
         tenant_foreign_key("job_id", "job"),
         sa.Index("ix_job_cache_owner_id_job_id", "owner_id", "job_id"),
@@ -121,7 +114,6 @@ class JobCache(Identified, Timestamped, Base):
 class JobCacheUse(Base):
     """How often and when a cached result was last used: beside it, so that a hit does not rewrite it."""
 
-    __tablename__ = "job_cache_use"
     owner_from = ("job_cache_id", "JobCache")
 
     owner_id: Mapped[uuid.UUID]

@@ -18,8 +18,6 @@ class Lease(Base):
     A lease belongs to one life of the row: the database drops it when the row is started again.
     """
 
-    __tablename__ = "lease"
-
     owner_id: Mapped[uuid.UUID]
     entity: Mapped[str] = mapped_column(sa.Text)
     entity_id: Mapped[uuid.UUID]
@@ -38,11 +36,7 @@ class Lease(Base):
 class TaskLease(Base):
     """A job of the platform itself, such as a cronjob, that runs once at a time."""
 
-    __tablename__ = "task_lease"
-
-    name: Mapped[str] = mapped_column(sa.Text)
+    name: Mapped[str] = mapped_column(sa.Text, primary_key=True)
     holder: Mapped[str] = mapped_column(sa.Text)
     acquired_at: Mapped[datetime] = mapped_column(Timestamp)
     expires_at: Mapped[datetime] = mapped_column(Timestamp)
-
-    __table_args__ = (sa.PrimaryKeyConstraint("name"),)

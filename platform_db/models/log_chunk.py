@@ -15,22 +15,19 @@ from platform_db.models.base import (
     REWRITTEN_OFTEN,
     STORAGE,
     Base,
+    OfWorkflow,
+    partial_index,
     tenant_foreign_key,
 )
 from platform_db.models.types import Timestamp
 
 
-class LogChunk(Base):
+class LogChunk(OfWorkflow, Base):
     """A piece of a run's log, or of a job's where ``job_id`` is set.
 
     :param number: its place, given by the database; the pieces of one log have gaps between them.
     """
 
-    __tablename__ = "log_chunk"
-    owner_from = ("workflow_id", "Workflow")
-
-    owner_id: Mapped[uuid.UUID]
-    workflow_id: Mapped[uuid.UUID]
     number: Mapped[int] = mapped_column(sa.BigInteger, server_default=sa.FetchedValue())
     job_id: Mapped[uuid.UUID | None]
     at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.FetchedValue())
@@ -41,13 +38,7 @@ class LogChunk(Base):
         sa.PrimaryKeyConstraint("owner_id", "workflow_id", "number"),
         tenant_foreign_key("workflow_id", "workflow"),
         tenant_foreign_key("job_id", "job"),
-        sa.Index(
-            "ix_log_chunk_owner_id_job_id",
-            "owner_id",
-            "job_id",
-            "number",
-            postgresql_where=sa.text("job_id IS NOT NULL"),
-        ),
+        partial_index("ix_log_chunk_owner_id_job_id", "job_id IS NOT NULL", "owner_id", "job_id", "number"),
         # What commits behind a follower's back is found by its transaction.
         sa.Index(
             "ix_log_chunk_owner_id_workflow_id_transaction_id", "owner_id", "workflow_id", "transaction_id"
@@ -58,17 +49,12 @@ class LogChunk(Base):
     )
 
 
-class LogSize(Base):
+class LogSize(OfWorkflow, Base):
     """How many bytes of log a run and its jobs have stored, and between which numbers their pieces lie.
 
     It is counted up once per transaction, just before its commit, so that writers hardly wait for each other.
     """
 
-    __tablename__ = "log_size"
-    owner_from = ("workflow_id", "Workflow")
-
-    owner_id: Mapped[uuid.UUID]
-    workflow_id: Mapped[uuid.UUID]
     bytes_: Mapped[int] = mapped_column(sa.BigInteger)
     first_number: Mapped[int] = mapped_column(sa.BigInteger)
     last_number: Mapped[int] = mapped_column(sa.BigInteger)
@@ -105,7 +91,6 @@ class Appended(NamedTuple):
     last_number: int
 
     def __add__(self, other: Appended) -> Appended:  # type: ignore[override]
-        """Return both together."""
         return Appended(
             self.owner_id,
             self.length + other.length,
@@ -115,8 +100,7 @@ class Appended(NamedTuple):
 
 
 # A run that was deleted meanwhile is not counted: its foreign key would end the transaction.
-_ADD = sa.text(
-    """
+_ADD = sa.text("""
     INSERT INTO platform.log_size (owner_id, workflow_id, bytes_, first_number, last_number)
     SELECT workflow.owner_id, workflow.id_, appended.length, appended.first_number, appended.last_number
     FROM unnest(
@@ -129,8 +113,7 @@ _ADD = sa.text(
     SET bytes_ = log_size.bytes_ + excluded.bytes_,
         first_number = least(log_size.first_number, excluded.first_number),
         last_number = greatest(log_size.last_number, excluded.last_number)
-    """
-)
+    """)
 
 # Gives the places of pieces in logs.
 LOG_NUMBER = sa.Sequence("log_number", data_type=sa.BigInteger, metadata=Base.metadata)

@@ -13,12 +13,12 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Mapped, Session, declared_attr, mapped_column, relationship, synonym
 
 from platform_db import units
-from platform_db.identifiers import new_id
 from platform_db.models.base import (
     CHANGED_OFTEN,
     STORAGE,
     Base,
     Identified,
+    OfWorkflow,
     Timestamped,
     tenant_foreign_key,
     tenant_keys,
@@ -57,8 +57,6 @@ class ResourceUnit(str, enum.Enum):
 class Resource(Identified, Timestamped, Base):
     """Something of which users have a quota."""
 
-    __tablename__ = "resource"
-
     name: Mapped[str] = mapped_column(sa.Text)
     type_: Mapped[ResourceType] = mapped_column(native_enum(ResourceType, "resource_type"))
     unit: Mapped[ResourceUnit] = mapped_column(native_enum(ResourceUnit, "resource_unit"))
@@ -72,14 +70,10 @@ class Resource(Identified, Timestamped, Base):
 
         Two processes that do it at once are fine.
         """
+        columns = ("name", "type_", "unit", "title")
         statement = (
             insert(Resource)
-            .values(
-                [
-                    {"id_": new_id(), "name": name, "type_": type_, "unit": unit, "title": title}
-                    for name, type_, unit, title in DEFAULT_RESOURCES
-                ]
-            )
+            .values([dict(zip(columns, row, strict=True)) for row in DEFAULT_RESOURCES])
             .on_conflict_do_nothing(index_elements=["name"])
             .returning(Resource.name)
         )
@@ -100,8 +94,6 @@ class UserResource(Base):
 
     :param quota_pruned: what of ``quota_used`` was used by runs, sessions and services that have been pruned.
     """
-
-    __tablename__ = "user_resource"
 
     owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_", ondelete="CASCADE"))
     resource_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.resource.id_"))
@@ -142,8 +134,7 @@ class UserResource(Base):
         )
 
 
-_CREATE_DEFAULTS = sa.text(
-    """
+_CREATE_DEFAULTS = sa.text("""
     INSERT INTO platform.user_resource
         (owner_id, resource_id, quota_limit, quota_period_months, quota_period_start_at)
     SELECT u.id_, r.id_,
@@ -154,8 +145,7 @@ _CREATE_DEFAULTS = sa.text(
     WHERE CAST(:user_ids AS uuid[]) IS NULL OR u.id_ = ANY(:user_ids)
     ORDER BY u.id_, r.id_
     ON CONFLICT DO NOTHING
-    """
-).bindparams(sa.bindparam("user_ids", type_=ARRAY(sa.Uuid)))
+    """).bindparams(sa.bindparam("user_ids", type_=ARRAY(sa.Uuid)))
 
 
 # Versions of figures: a measurement that begins later has a larger one.
@@ -188,7 +178,7 @@ class Usage:
         )
 
 
-class WorkflowResource(Usage, Base):
+class WorkflowResource(OfWorkflow, Usage, Base):
     """How much of a resource a workflow uses, and when that was measured.
 
     The runs that share a workspace have equal figures for the disk. ``version`` orders figures by the start
@@ -196,26 +186,18 @@ class WorkflowResource(Usage, Base):
     ``stale`` asks the next disk run for a new figure. ``method`` and ``apparent`` say how it was measured.
     """
 
-    __tablename__ = "workflow_resource"
-    owner_from = ("workflow_id", "Workflow")
-
-    workflow_id: Mapped[uuid.UUID]
     version: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     delta: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     stale: Mapped[bool] = mapped_column(server_default="false")
     method: Mapped[str | None] = mapped_column(sa.Text)
     apparent: Mapped[bool] = mapped_column(server_default="false")
 
-    __table_args__ = (
-        *Usage.constraints("workflow_id", "workflow"),
-        {"info": {STORAGE: "fillfactor = 80"}},
-    )
+    __table_args__ = (*Usage.constraints("workflow_id", "workflow"), {"info": {STORAGE: "fillfactor = 80"}})
 
 
 class InteractiveSessionResource(Usage, Base):
     """How much of a resource an interactive session uses, and when that was measured."""
 
-    __tablename__ = "interactive_session_resource"
     owner_from = ("session_id", "InteractiveSession")
 
     session_id: Mapped[uuid.UUID]
@@ -226,7 +208,6 @@ class InteractiveSessionResource(Usage, Base):
 class ServiceResource(Usage, Base):
     """How much of a resource a service uses, and when that was measured."""
 
-    __tablename__ = "service_resource"
     owner_from = ("service_id", "Service")
 
     service_id: Mapped[uuid.UUID]
@@ -240,8 +221,6 @@ class QuotaReservation(Identified, Timestamped, Base):
     A negative amount holds nothing: it is given back when the reservation is committed.
     """
 
-    __tablename__ = "quota_reservation"
-
     owner_id: Mapped[uuid.UUID]
     resource_id: Mapped[uuid.UUID]
     amount: Mapped[int] = mapped_column(sa.BigInteger)
@@ -250,7 +229,7 @@ class QuotaReservation(Identified, Timestamped, Base):
     user_id: Mapped[uuid.UUID] = synonym("owner_id")
 
     __table_args__ = (
-        *tenant_keys("quota_reservation"),
+        *tenant_keys(),
         sa.ForeignKeyConstraint(
             ["owner_id", "resource_id"],
             ["platform.user_resource.owner_id", "platform.user_resource.resource_id"],

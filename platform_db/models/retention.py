@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from platform_db.models.base import Base, Guarded, Identified, Timestamped, tenant_foreign_key, tenant_keys
+from platform_db.models.base import Base, Guarded, OfWorkflow, tenant_foreign_key, tenant_keys
 from platform_db.models.types import Timestamp, native_enum
 from platform_db.states import WorkspaceRetentionRuleStatus
 
@@ -17,34 +17,27 @@ if TYPE_CHECKING:
     from platform_db.models.workflow import Workflow
 
 
-class WorkspaceRetentionRule(Guarded, Identified, Timestamped, Base):
+class WorkspaceRetentionRule(OfWorkflow, Guarded, Base):
     """A rule: files that match ``workspace_files`` go ``retention_days`` after the run has ended.
 
     The database activates a run's rules when it finishes or fails, and inactivates them when a run that
     shares the workspace is restarted.
     """
 
-    __tablename__ = "workspace_retention_rule"
-    owner_from = ("workflow_id", "Workflow")
-
-    owner_id: Mapped[uuid.UUID]
-    workflow_id: Mapped[uuid.UUID]
     workspace_files: Mapped[str] = mapped_column(sa.Text)
     retention_days: Mapped[int]
     apply_on: Mapped[datetime | None] = mapped_column(Timestamp)
     status: Mapped[WorkspaceRetentionRuleStatus] = mapped_column(
         native_enum(WorkspaceRetentionRuleStatus, "workspace_retention_rule_status"), server_default="created"
     )
-    revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
 
     workflow: Mapped[Workflow] = relationship(back_populates="retention_rules")
     audit_logs: Mapped[list[WorkspaceRetentionAuditLog]] = relationship(
         viewonly=True, order_by="WorkspaceRetentionAuditLog.id_"
     )
 
-    __mapper_args__ = {"eager_defaults": True}
     __table_args__ = (
-        *tenant_keys("workspace_retention_rule"),
+        *tenant_keys(),
         tenant_foreign_key("workflow_id", "workflow"),
         sa.UniqueConstraint("owner_id", "workflow_id", "workspace_files"),
         sa.Index("ix_workspace_retention_rule_status_apply_on", "status", "apply_on"),
@@ -56,8 +49,6 @@ class WorkspaceRetentionRule(Guarded, Identified, Timestamped, Base):
 
 class WorkspaceRetentionAuditLog(Base):
     """One change of a rule, written by the database."""
-
-    __tablename__ = "workspace_retention_audit_log"
 
     id_: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True))
     owner_id: Mapped[uuid.UUID]

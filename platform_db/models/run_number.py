@@ -24,8 +24,6 @@ RUN_NUMBER = re.compile(r"([1-9][0-9]{0,8})(?:\.(0|[1-9][0-9]{0,8}))?", re.ASCII
 class RunCounter(Base):
     """The last number given to runs of a name (``run_number_major`` 0), or to restarts of one of them."""
 
-    __tablename__ = "run_counter"
-
     # Deferred, because the counter of a new user's first run is written before that user's row.
     owner_id: Mapped[uuid.UUID] = mapped_column(
         sa.ForeignKey("platform.user_.id_", ondelete="CASCADE", deferrable=True, initially="DEFERRED")
@@ -68,13 +66,10 @@ def take_run_number(session: Session, workflow: Workflow) -> None:
         "restart": bool(workflow.restart),
         "major": workflow.run_number_major,
     }
-    taken = session.connection().execute(_TAKE, values).one()
-    workflow.run_number_major, workflow.run_number_minor = taken
+    workflow.run_number_major, workflow.run_number_minor = session.connection().execute(_TAKE, values).one()
 
 
-_TAKE = sa.text(
-    """
+_TAKE = sa.text("""
     SELECT major, minor
     FROM platform.take_run_number(CAST(:owner_id AS uuid), :name, :restart, CAST(:major AS integer))
-    """
-)
+    """)

@@ -31,8 +31,6 @@ class AuditSeal(Base):
     :param signature: Ed25519 over ``hash``, where a signing key was configured.
     """
 
-    __tablename__ = "audit_seal"
-
     number: Mapped[int] = mapped_column(sa.BigInteger, autoincrement=False)
     previous_hash: Mapped[bytes] = mapped_column(sa.LargeBinary)
     last_row: Mapped[int] = mapped_column(sa.BigInteger)
@@ -63,12 +61,10 @@ class AuditSealDigests(Base):
     :param digests: per row its number (8 bytes, big endian) and the SHA-256 of the rest of its line.
     """
 
-    __tablename__ = "audit_seal_digests"
-
-    seal_number: Mapped[int] = mapped_column(sa.ForeignKey("platform.audit_seal.number"), autoincrement=False)
+    seal_number: Mapped[int] = mapped_column(
+        sa.ForeignKey("platform.audit_seal.number"), primary_key=True, autoincrement=False
+    )
     digests: Mapped[bytes] = mapped_column(sa.LargeBinary)
-
-    __table_args__ = (sa.PrimaryKeyConstraint("seal_number"),)
 
 
 class AuditFence(Base):
@@ -78,8 +74,6 @@ class AuditFence(Base):
     ``last_row`` belongs to a transaction before the one that stamps the fence afterwards. Its row is also the
     lock of those who add to the chain.
     """
-
-    __tablename__ = "audit_fence"
 
     singleton: Mapped[bool] = mapped_column(server_default="true")
     last_row: Mapped[int] = mapped_column(sa.BigInteger)

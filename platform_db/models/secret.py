@@ -64,9 +64,8 @@ class SecretAttribute:
 
     def __set__(self, row: object, value: str | None) -> None:
         if value is None:
-            setattr(row, self.encrypted, None)
-            setattr(row, self.digest, None)
-            setattr(row, self.other_digests, None)
+            for name in (self.encrypted, self.digest, self.other_digests):
+                setattr(row, name, None)
             return
         require_well_formed(value)
         ring = crypto.get_key_ring()
@@ -82,8 +81,6 @@ class SecretDigest(Base):
 
     :param entity: the table of that row.
     """
-
-    __tablename__ = "secret_digest"
 
     digest: Mapped[bytes] = mapped_column(Sealed)
     entity: Mapped[str] = mapped_column(sa.Text)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, relationship
 
-from platform_db.models.base import Base, session_of, tenant_foreign_key
+from platform_db.models.base import Base, Running, partial_index, session_of, tenant_foreign_key
 from platform_db.models.log_chunk import decode_log, encode_log
 from platform_db.models.resource import ServiceResource
-from platform_db.models.session import Running, WorkflowLink
+from platform_db.models.session import WorkflowLink
 from platform_db.models.types import Timestamp, native_enum
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ class ServiceType(str, enum.Enum):
 class Service(Running, Base):
     """A service of a user's workflows."""
 
-    __tablename__ = "service"
-
     uri: Mapped[str | None] = mapped_column(sa.Text)
     type_: Mapped[ServiceType] = mapped_column(
         native_enum(ServiceType, "service_type"), server_default="dask"
@@ -45,14 +43,9 @@ class Service(Running, Base):
     )
 
     __table_args__ = (
-        *Running.constraints("service"),
-        sa.Index(
-            "uq_service_owner_id_name",
-            "owner_id",
-            "name",
-            unique=True,
-            postgresql_where=sa.text("status <> 'deleted'"),
-        ),
+        *Running.constraints(),
+        sa.Index("ix_service_owner_id_created", "owner_id", "created", "id_"),
+        partial_index("uq_service_owner_id_name", "status <> 'deleted'", "owner_id", "name"),
     )
 
     def append_logs(self, text: str | bytes) -> None:
@@ -72,7 +65,6 @@ class Service(Running, Base):
 class ServiceLog(Base):
     """A piece of a service's log; their order is that of their numbers."""
 
-    __tablename__ = "service_log"
     owner_from = ("service_id", "Service")
 
     owner_id: Mapped[uuid.UUID]
@@ -92,8 +84,6 @@ class ServiceLog(Base):
 class WorkflowService(WorkflowLink, Base):
     """The link between a workflow and a service that it uses."""
 
-    __tablename__ = "workflow_service"
-
     service_id: Mapped[uuid.UUID]
 
-    __table_args__ = WorkflowLink.constraints("workflow_service", "service_id", "service")
+    __table_args__ = WorkflowLink.constraints("service_id", "service")

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import enum
 import uuid
-from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from platform_db.crypto.column import Sealed
-from platform_db.models.base import (
-    SET_BY_TRIGGER,
-    Base,
-    Guarded,
-    Identified,
-    Timestamped,
-    tenant_foreign_key,
-    tenant_keys,
-)
+from platform_db.models.base import Base, OfWorkflow, Running, partial_index, tenant_foreign_key
 from platform_db.models.resource import InteractiveSessionResource
 from platform_db.models.secret import SecretAttribute, key_id_index, other_digests_column
-from platform_db.models.types import Timestamp, native_enum
-from platform_db.states import RunStatus
+from platform_db.models.types import native_enum
 
 if TYPE_CHECKING:
     from platform_db.models.workflow import Workflow
@@ -35,37 +25,8 @@ class InteractiveSessionType(str, enum.Enum):
     jupyter = "jupyter"
 
 
-class Running(Guarded, Identified, Timestamped):
-    """What sessions and services share: an owner, a guarded status, and the times that the guard keeps."""
-
-    owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_"))
-    name: Mapped[str] = mapped_column(sa.Text)
-    status: Mapped[RunStatus] = mapped_column(native_enum(RunStatus, "run_status"), server_default="created")
-    run_started_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
-    run_finished_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
-    run_stopped_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
-    revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
-
-    __mapper_args__ = {"eager_defaults": True}
-
-    @staticmethod
-    def constraints(table: str) -> tuple[sa.schema.SchemaItem, ...]:
-        """Return the keys, indexes and checks that sessions and services share."""
-        return (
-            *tenant_keys(table),
-            sa.Index(f"ix_{table}_owner_id_created", "owner_id", "created", "id_"),
-            sa.CheckConstraint("status <> 'running' OR run_started_at IS NOT NULL", name="running_has_start"),
-            sa.CheckConstraint(
-                "status NOT IN ('finished', 'failed') OR run_finished_at IS NOT NULL", name="finished_has_end"
-            ),
-            sa.CheckConstraint("status <> 'stopped' OR run_stopped_at IS NOT NULL", name="stopped_has_end"),
-        )
-
-
 class InteractiveSession(Running, Base):
     """An interactive session. Its secret is encrypted, and found by a keyed digest."""
-
-    __tablename__ = "interactive_session"
 
     path: Mapped[str] = mapped_column(sa.Text)
     type_: Mapped[InteractiveSessionType] = mapped_column(
@@ -83,29 +44,19 @@ class InteractiveSession(Running, Base):
     resources: Mapped[list[InteractiveSessionResource]] = relationship(passive_deletes=True)
 
     __table_args__ = (
-        *Running.constraints("interactive_session"),
-        sa.Index(
-            "uq_interactive_session_owner_id_path",
-            "owner_id",
-            "path",
-            unique=True,
-            postgresql_where=sa.text("status <> 'deleted'"),
-        ),
+        *Running.constraints(),
+        sa.Index("ix_interactive_session_owner_id_created", "owner_id", "created", "id_"),
+        partial_index("uq_interactive_session_owner_id_path", "status <> 'deleted'", "owner_id", "path"),
         key_id_index("interactive_session", "secret"),
         sa.CheckConstraint("(secret IS NULL) = (secret_digest IS NULL)", name="digest_beside_value"),
     )
 
 
-class WorkflowLink:
+class WorkflowLink(OfWorkflow):
     """A link of a workflow with a session or service of the same owner."""
 
-    owner_from: ClassVar[tuple[str, str] | None] = ("workflow_id", "Workflow")
-
-    owner_id: Mapped[uuid.UUID]
-    workflow_id: Mapped[uuid.UUID]
-
     @staticmethod
-    def constraints(table: str, column: str, to: str) -> tuple[sa.schema.SchemaItem, ...]:
+    def constraints(column: str, to: str) -> tuple[sa.schema.SchemaItem, ...]:
         """Return the keys and the index of a table of links.
 
         :param column: refers to what the workflow is linked with.
@@ -115,15 +66,13 @@ class WorkflowLink:
             sa.PrimaryKeyConstraint("owner_id", "workflow_id", column),
             tenant_foreign_key("workflow_id", "workflow"),
             tenant_foreign_key(column, to),
-            sa.Index(f"ix_{table}_owner_id_{column}", "owner_id", column),
+            sa.Index(None, "owner_id", column),
         )
 
 
 class WorkflowSession(WorkflowLink, Base):
     """The link between a workflow and an interactive session on it."""
 
-    __tablename__ = "workflow_session"
-
     session_id: Mapped[uuid.UUID]
 
-    __table_args__ = WorkflowLink.constraints("workflow_session", "session_id", "interactive_session")
+    __table_args__ = WorkflowLink.constraints("session_id", "interactive_session")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from platform_db.models.base import Base, Timestamped, tenant_foreign_key
+from platform_db.models.base import Base, OfWorkflow, Timestamped, tenant_foreign_key
 from platform_db.models.types import Timestamp, native_enum
 
 if TYPE_CHECKING:
@@ -24,14 +24,9 @@ class AccessType(str, enum.Enum):
     read = "read"
 
 
-class UserWorkflow(Timestamped, Base):
+class UserWorkflow(OfWorkflow, Timestamped, Base):
     """A workflow shared with a user. Once ``valid_until`` has passed, it grants nothing."""
 
-    __tablename__ = "user_workflow"
-    owner_from = ("workflow_id", "Workflow")
-
-    owner_id: Mapped[uuid.UUID]
-    workflow_id: Mapped[uuid.UUID]
     user_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_", ondelete="CASCADE"))
     access_type: Mapped[AccessType] = mapped_column(
         native_enum(AccessType, "workflow_access_type"), server_default="read"

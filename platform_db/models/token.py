@@ -12,15 +12,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym
 
 from platform_db.crypto.column import Sealed
-from platform_db.models.base import (
-    STORAGE,
-    Base,
-    Guarded,
-    Identified,
-    Timestamped,
-    tenant_foreign_key,
-    tenant_keys,
-)
+from platform_db.models.base import STORAGE, Base, Guarded, partial_index, tenant_foreign_key, tenant_keys
 from platform_db.models.secret import SecretAttribute, key_id_index, other_digests_column
 from platform_db.models.types import Timestamp, native_enum
 from platform_db.states import UserTokenStatus
@@ -41,15 +33,13 @@ class UserTokenType(str, enum.Enum):
     webhook = "webhook"
 
 
-class UserToken(Guarded, Identified, Timestamped, Base):
+class UserToken(Guarded, Base):
     """A token of a user. Its value is encrypted, and found by a keyed digest.
 
     Once it is granted, it keeps its value: the database refuses another one with ``TokenError``.
 
     :param scopes: what the token may be used for, and nothing else; :data:`EVERY_SCOPE` is all there is.
     """
-
-    __tablename__ = "user_token"
 
     owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_", ondelete="CASCADE"))
     type_: Mapped[UserTokenType] = mapped_column(native_enum(UserTokenType, "user_token_type"))
@@ -59,7 +49,6 @@ class UserToken(Guarded, Identified, Timestamped, Base):
     token_digest: Mapped[bytes | None] = mapped_column(Sealed)
     scopes: Mapped[list[str]] = mapped_column(ARRAY(sa.Text), server_default="{}")
     expires_at: Mapped[datetime | None] = mapped_column(Timestamp)
-    revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
     other_token_digests: Mapped[list[bytes] | None] = other_digests_column()
 
     token = SecretAttribute("encrypted_token", "token_digest", "other_token_digests")
@@ -68,37 +57,18 @@ class UserToken(Guarded, Identified, Timestamped, Base):
     user: Mapped[User] = relationship(back_populates="tokens")
     last_use: Mapped[UserTokenLastUse | None] = relationship(viewonly=True)
 
-    __mapper_args__ = {"eager_defaults": True}
     __table_args__ = (
-        *tenant_keys("user_token"),
+        *tenant_keys(),
         sa.UniqueConstraint("token_digest"),
         key_id_index("user_token", "token"),
         sa.Index("ix_user_token_owner_id_created", "owner_id", "created", "id_"),
-        sa.Index(
-            "ix_user_token_access",
-            "owner_id",
-            "created",
-            "id_",
-            postgresql_where=sa.text("type_ = 'access'"),
+        partial_index("ix_user_token_access", "type_ = 'access'", "owner_id", "created", "id_"),
+        partial_index("uq_user_token_active_access", "type_ = 'access' AND status = 'active'", "owner_id"),
+        partial_index(
+            "uq_user_token_requested_access", "type_ = 'access' AND status = 'requested'", "owner_id"
         ),
-        sa.Index(
-            "uq_user_token_active_access",
-            "owner_id",
-            unique=True,
-            postgresql_where=sa.text("type_ = 'access' AND status = 'active'"),
-        ),
-        sa.Index(
-            "uq_user_token_requested_access",
-            "owner_id",
-            unique=True,
-            postgresql_where=sa.text("type_ = 'access' AND status = 'requested'"),
-        ),
-        sa.Index(
-            "uq_user_token_personal_name",
-            "owner_id",
-            "name",
-            unique=True,
-            postgresql_where=sa.text("type_ = 'personal' AND status = 'active'"),
+        partial_index(
+            "uq_user_token_personal_name", "type_ = 'personal' AND status = 'active'", "owner_id", "name"
         ),
         sa.CheckConstraint("status <> 'active' OR token IS NOT NULL", name="active_has_value"),
         sa.CheckConstraint("(token IS NULL) = (token_digest IS NULL)", name="digest_beside_value"),
@@ -117,8 +87,6 @@ class UserTokenLastUse(Base):
 
     A trigger adds the row with the token's: from then on it is only ever updated, which need not wait.
     """
-
-    __tablename__ = "user_token_last_use"
 
     owner_id: Mapped[uuid.UUID]
     token_id: Mapped[uuid.UUID]

@@ -34,15 +34,11 @@ class Json(sa.TypeDecorator[Any]):
 
 
 def _require_storable(value: Any, place: str) -> None:
-    if isinstance(value, str):
-        if not is_text(value):
-            where = place and f" at {place}"
-            raise errors.InvalidText(f"the text{where} has a NUL or half of a surrogate pair")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            where = place and f" at {place}"
-            raise errors.InvalidText(f"{value}{where} is no number that JSON has")
-    elif isinstance(value, dict):
+    if isinstance(value, str) and not is_text(value):
+        raise errors.InvalidText(f"the text{place and f' at {place}'} has a NUL or half of a surrogate pair")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise errors.InvalidText(f"{value}{place and f' at {place}'} is no number that JSON has")
+    if isinstance(value, dict):
         for key, part in value.items():
             shown = str(key).encode("unicode_escape").decode("ascii")
             _require_storable(key, f"the key {shown}")

@@ -109,19 +109,11 @@ class User(Identified, Timestamped, Base):
         if self.active_token is not None:
             raise errors.TokenError(f"user {self.id_} has already an active access token")
         requested = self._access_token(UserTokenStatus.requested)
-        if requested is not None:
-            requested.token = value
-            requested.scopes = [EVERY_SCOPE]
-            requested.status = UserTokenStatus.active
-            token = requested
-        else:
-            token = UserToken(
-                owner_id=self.id_,
-                type_=UserTokenType.access,
-                status=UserTokenStatus.active,
-                token=value,
-                scopes=[EVERY_SCOPE],
-            )
+        token = requested or UserToken(owner_id=self.id_, type_=UserTokenType.access)
+        token.token = value
+        token.scopes = [EVERY_SCOPE]
+        token.status = UserTokenStatus.active
+        if requested is None:
             self.tokens.add(token)
         # Not by log_action(): a new user is in no session yet.
         self._new_audit_logs.add(
@@ -133,10 +125,8 @@ class User(Identified, Timestamped, Base):
 
         :raises errors.TokenError: the user has an active or a requested one.
         """
-        for status, word in (
-            (UserTokenStatus.active, "an active"),
-            (UserTokenStatus.requested, "requested an"),
-        ):
+        words = {UserTokenStatus.active: "an active", UserTokenStatus.requested: "requested an"}
+        for status, word in words.items():
             if self._access_token(status) is not None:
                 raise errors.TokenError(f"user {self.id_} has already {word} access token")
         token = UserToken(owner_id=self.id_, type_=UserTokenType.access, status=UserTokenStatus.requested)
@@ -177,9 +167,8 @@ class User(Identified, Timestamped, Base):
         :raises errors.UnknownAction: the action is not registered.
         :raises errors.TokenInText: a token's value is in the details.
         """
-        session = session_of(self)
         row = AuditLog(owner_id=self.id_, action=action, details=dict(details) if details else None)
-        session.add(row)
+        session_of(self).add(row)
         return row
 
     # -- workspaces and quotas
@@ -210,7 +199,6 @@ class User(Identified, Timestamped, Base):
         active = session_of(self).scalar(
             sa.select(sa.func.count())
             .select_from(Workflow)
-            .where(Workflow.owner_id == self.id_)
-            .where(Workflow.status.in_((RunStatus.pending, RunStatus.running)))
+            .where(Workflow.owner_id == self.id_, Workflow.status.in_((RunStatus.pending, RunStatus.running)))
         )
         return priority.overload_factor(active or 0, get_settings().max_concurrent_workflows)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -14,22 +13,19 @@ from platform_db import errors, priority, states
 from platform_db.identifiers import parse_id
 from platform_db.models.base import (
     CHANGED_OFTEN,
-    SET_BY_TRIGGER,
     STORAGE,
     Base,
-    Guarded,
-    Identified,
-    Timestamped,
+    Running,
+    partial_index,
     room_above,
     session_of,
-    tenant_keys,
 )
 from platform_db.models.expiry import expire_rows
 from platform_db.models.log_chunk import LogChunk, encode_log, read_logs
 from platform_db.models.resource import WorkflowResource, quota_usage
 from platform_db.models.retention import WorkspaceRetentionRule
 from platform_db.models.run_number import format_run_number, split_run_number, take_run_number
-from platform_db.models.types import Json, Timestamp, native_enum
+from platform_db.models.types import Json
 from platform_db.states import RunStatus, WorkspaceRetentionRuleStatus
 from platform_db.workspaces import build_workspace_path, canonical_workspace_path, list_workspace
 from platform_db.workspaces.listing import Row, Search
@@ -42,7 +38,7 @@ if TYPE_CHECKING:
     from platform_db.models.user import User
 
 
-class Workflow(Guarded, Identified, Timestamped, Base):
+class Workflow(Running, Base):
     """One run of a workflow.
 
     Its run number is given by the database when it is written. Its status is guarded there, too
@@ -56,11 +52,6 @@ class Workflow(Guarded, Identified, Timestamped, Base):
         (:func:`platform_db.workspaces.canonical_workspace_path`); by default below the owner's directory.
     """
 
-    __tablename__ = "workflow"
-
-    owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_"))
-    name: Mapped[str] = mapped_column(sa.Text)
-    status: Mapped[RunStatus] = mapped_column(native_enum(RunStatus, "run_status"), server_default="created")
     type_: Mapped[str] = mapped_column(sa.Text)
     specification: Mapped[Any] = deferred(mapped_column(Json, nullable=True))
     input_parameters: Mapped[Any] = deferred(mapped_column(Json, nullable=True))
@@ -73,15 +64,11 @@ class Workflow(Guarded, Identified, Timestamped, Base):
     restart: Mapped[bool] = mapped_column(server_default="false")
     run_number_major: Mapped[int] = mapped_column(server_default=sa.FetchedValue())
     run_number_minor: Mapped[int] = mapped_column(server_default=sa.FetchedValue())
-    run_started_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
-    run_finished_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
-    run_stopped_at: Mapped[datetime | None] = mapped_column(Timestamp, **SET_BY_TRIGGER)
     git_ref: Mapped[str | None] = mapped_column(sa.Text)
     git_repo: Mapped[str | None] = mapped_column(sa.Text)
     git_provider: Mapped[str | None] = mapped_column(sa.Text)
     launcher_url: Mapped[str | None] = mapped_column(sa.Text)
     labels: Mapped[dict[str, str]] = mapped_column(Json, default=dict, server_default="{}")
-    revision: Mapped[int] = mapped_column(server_default="0", server_onupdate=sa.FetchedValue())
 
     owner: Mapped[User] = relationship(back_populates="workflows")
     jobs: Mapped[list[Job]] = relationship(
@@ -96,21 +83,20 @@ class Workflow(Guarded, Identified, Timestamped, Base):
     )
     log_chunks: WriteOnlyMapped[LogChunk] = relationship(passive_deletes=True, order_by=LogChunk.number)
 
-    __mapper_args__ = {"eager_defaults": True}
     __table_args__ = (
-        *tenant_keys("workflow"),
+        *Running.constraints(),
         sa.UniqueConstraint("owner_id", "name", "run_number_major", "run_number_minor"),
         sa.Index("ix_workflow_created", "created", "id_"),
         # Each index costs every change of a status its part: the status has none of its own.
         sa.Index("ix_workflow_owner_id_created", "owner_id", "created", "id_", postgresql_include=["status"]),
         sa.Index("ix_workflow_owner_id_workspace_path", "owner_id", "workspace_path"),
-        sa.Index("ix_workflow_deleted", "id_", postgresql_where=sa.text("status = 'deleted'")),
-        sa.Index(
+        partial_index("ix_workflow_deleted", "status = 'deleted'", "id_"),
+        partial_index(
             "ix_workflow_in_progress",
+            "status IN ('created', 'queued', 'pending', 'running')",
             "status",
             "id_",
             "owner_id",
-            postgresql_where=sa.text("status IN ('created', 'queued', 'pending', 'running')"),
         ),
         # What is indexed must fit into an index entry.
         sa.CheckConstraint("octet_length(name) BETWEEN 1 AND 1024", name="name_length"),
@@ -124,11 +110,6 @@ class Workflow(Guarded, Identified, Timestamped, Base):
             name="workspace_path_canonical",
         ),
         sa.CheckConstraint("run_number_major >= 1 AND run_number_minor >= 0", name="run_number_positive"),
-        sa.CheckConstraint("status <> 'running' OR run_started_at IS NOT NULL", name="running_has_start"),
-        sa.CheckConstraint(
-            "status NOT IN ('finished', 'failed') OR run_finished_at IS NOT NULL", name="finished_has_end"
-        ),
-        sa.CheckConstraint("status <> 'stopped' OR run_stopped_at IS NOT NULL", name="stopped_has_end"),
         # Room for HOT updates: a run changes its status several times.
         {"info": {STORAGE: f"fillfactor = 80, {CHANGED_OFTEN}"}},
     )
@@ -141,40 +122,21 @@ class Workflow(Guarded, Identified, Timestamped, Base):
         specification: Any = None,
         type_: str | None = None,
         logs: str | bytes = "",
-        input_parameters: Any = None,
-        operational_options: Any = None,
-        status: RunStatus = RunStatus.created,
-        complexity: Any = None,
-        git_ref: str = "",
-        git_repo: str | None = None,
-        git_provider: str | None = None,
-        workspace_path: str | None = None,
+        *,
         restart: bool = False,
         run_number: str | None = None,
-        launcher_url: str | None = None,
         **values: Any,
     ) -> None:
-        given = {
+        values |= {
+            "id_": None if id_ is None else parse_id(id_, "workflow id"),
             "name": name,
+            "owner_id": None if owner_id is None else parse_id(owner_id, "user id"),
             "specification": specification,
             "type_": type_,
-            "input_parameters": input_parameters,
-            "operational_options": operational_options,
-            "status": status,
-            "complexity": complexity,
-            "git_ref": git_ref,
-            "git_repo": git_repo,
-            "git_provider": git_provider,
-            "workspace_path": workspace_path,
             "restart": restart,
-            "launcher_url": launcher_url,
-            **values,
         }
-        if id_ is not None:
-            given["id_"] = parse_id(id_, "workflow id")
-        if owner_id is not None:
-            given["owner_id"] = parse_id(owner_id, "user id")
-        super().__init__(**{name: value for name, value in given.items() if value is not None})
+        defaults = {"status": RunStatus.created, "git_ref": ""}
+        super().__init__(**{n: value for n, value in (defaults | values).items() if value is not None})
         if run_number is not None:
             self._ask_for_number(run_number)
         self.take_defaults_from_owner()
@@ -234,16 +196,12 @@ class Workflow(Guarded, Identified, Timestamped, Base):
 
     def get_all_restarts(self) -> Sequence[Workflow]:
         """Return the runs with the same name and major number, this one among them, oldest first."""
-        return (
-            session_of(self)
-            .scalars(
-                sa.select(Workflow)
-                .where(Workflow.owner_id == self.owner_id, Workflow.name == self.name)
-                .where(Workflow.run_number_major == self.run_number_major)
-                .order_by(Workflow.run_number_minor)
-            )
-            .all()
+        statement = (
+            sa.select(Workflow)
+            .filter_by(owner_id=self.owner_id, name=self.name, run_number_major=self.run_number_major)
+            .order_by(Workflow.run_number_minor)
         )
+        return session_of(self).scalars(statement).all()
 
     # -- status
 
@@ -277,19 +235,17 @@ class Workflow(Guarded, Identified, Timestamped, Base):
 
         See :func:`platform_db.workflows.update_workflow_status`.
         """
-        stored: RunStatus = room_above("workflows", "update_workflow_status")(
-            session, workflow_uuid, status, new_logs, message
-        )
-        return stored
+        update: Callable[..., RunStatus] = room_above("workflows", "update_workflow_status")
+        return update(session, workflow_uuid, status, new_logs, message)
 
     # -- what it has stored
 
     def append_logs(self, text: str | bytes) -> None:
         """Append to the run's log (see :func:`platform_db.logs.append_log`)."""
-        if not sa.inspect(self).persistent:
+        if sa.inspect(self).persistent:
+            room_above("logs", "append_log")(session_of(self), self, text)
+        else:
             self.log_chunks.add(LogChunk(data=encode_log(text)))
-            return
-        room_above("logs", "append_log")(session_of(self), self, text)
 
     @property
     def logs(self) -> str:
@@ -339,31 +295,27 @@ class Workflow(Guarded, Identified, Timestamped, Base):
         """Add a rule for each ``{"workspace_files", "retention_days"}``, or change a known one's days."""
         known = {rule.workspace_files: rule for rule in self.retention_rules}
         for values in rules:
-            rule = known.get(values["workspace_files"])
-            if rule is None:
-                self.retention_rules.append(WorkspaceRetentionRule(**values))
-            else:
+            if rule := known.get(values["workspace_files"]):
                 rule.retention_days = values["retention_days"]
+            else:
+                self.retention_rules.append(WorkspaceRetentionRule(**values))
 
     def activate_workspace_retention_rules(self) -> None:
         """Activate the created rules, as the database does when a run finishes or fails.
 
         They apply at the end of the day, ``retention_days`` from today (UTC).
         """
-        self._change_retention_rules(
-            sa.func.platform.activate_workspace_retention_rules(self.owner_id, self.id_)
-        )
+        self._change_retention_rules("activate", self.id_)
 
     def inactivate_workspace_retention_rules(self) -> None:
         """Inactivate the rules of the runs that share this workspace, as the database does on a restart."""
-        self._change_retention_rules(
-            sa.func.platform.inactivate_workspace_retention_rules(self.owner_id, self.workspace_path)
-        )
+        self._change_retention_rules("inactivate", self.workspace_path)
 
-    def _change_retention_rules(self, function: sa.Function[Any]) -> None:
+    def _change_retention_rules(self, verb: str, of: uuid.UUID | str) -> None:
         session = session_of(self)
         session.flush()
-        session.execute(sa.select(function))
+        function = getattr(sa.func.platform, f"{verb}_workspace_retention_rules")
+        session.execute(sa.select(function(self.owner_id, of)))
         session.expire(self, ["retention_rules"])
         expire_rows(session, WorkspaceRetentionRule, {self.owner_id})
 

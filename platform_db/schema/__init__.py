@@ -1,10 +1,7 @@
 """How the schema gets into a database, and whether it is there."""
 
 from platform_db.schema.agreement import adopt, require_agreement
-from platform_db.schema.revision_names import (
-    require_new_number,
-    require_revision,
-)
+from platform_db.schema.revision_names import require_new_number, require_revision
 from platform_db.schema.status import (
     SchemaState,
     SchemaStatus,
@@ -15,7 +12,6 @@ from platform_db.schema.status import (
     status,
 )
 from platform_db.schema.upgrade import (
-    Report,
     alembic_config,
     downgrade,
     init_db,
@@ -26,7 +22,6 @@ from platform_db.schema.upgrade import (
 from platform_db.schema.waiting import wait_until_ready
 
 __all__ = [
-    "Report",
     "SchemaState",
     "SchemaStatus",
     "adopt",

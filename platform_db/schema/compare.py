@@ -47,14 +47,10 @@ def read_catalogue(connection: Connection) -> dict[str, str]:
         return {
             f"{kind} {name}": definition
             for kind, query in _QUERIES.items()
-            for name, definition in connection.execute(query)
+            for name, definition in connection.execute(sa.text(query.replace(":", r"\:")))
         }
     finally:
         nested.rollback()
-
-
-def _query(text: str) -> sa.TextClause:
-    return sa.text(text.replace(":", r"\:"))
 
 
 _SCHEMA = "(SELECT oid FROM pg_namespace WHERE nspname = 'platform')"
@@ -68,8 +64,7 @@ def _owner(column: str) -> str:
 
 # Each gives a name and a definition. Alembic's own table is none of the models'.
 _QUERIES = {
-    "column": _query(
-        f"""
+    "column": f"""
         SELECT relname || '.' || attname,
                concat_ws(' ', format_type(atttypid, atttypmod), 'COLLATE ' || nullif(collname, 'default'),
                          CASE WHEN attnotnull THEN 'NOT NULL' END,
@@ -79,97 +74,72 @@ _QUERIES = {
         LEFT JOIN pg_collation ON pg_collation.oid = attcollation
         WHERE relnamespace = {_SCHEMA} AND relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped
           AND relname <> 'alembic_version'
-        """
-    ),
-    "table": _query(
-        f"""
+        """,
+    "table": f"""
         SELECT relname, concat_ws(' ', relkind, relpersistence, CASE WHEN relrowsecurity THEN 'policies' END,
                                   CASE WHEN relforcerowsecurity THEN 'forced' END, reloptions::text,
                                   {_owner("relowner")})
         FROM pg_class
         WHERE relnamespace = {_SCHEMA} AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
           AND relname <> 'alembic_version'
-        """
-    ),
+        """,
     # NOT NULL is a constraint of its own from PostgreSQL 18 on; the column says it everywhere.
-    "constraint": _query(
-        f"""
+    "constraint": f"""
         SELECT conname || ' on ' || relname,
                pg_get_constraintdef(pg_constraint.oid) || CASE WHEN convalidated THEN '' ELSE ' NOT VALID' END
         FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid
         WHERE connamespace = {_SCHEMA} AND contype <> 'n' AND relname <> 'alembic_version'
-        """
-    ),
-    "index": _query(
-        f"""
+        """,
+    "index": f"""
         SELECT relname, pg_get_indexdef(indexrelid) || CASE WHEN indisvalid THEN '' ELSE ' INVALID' END
         FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
         WHERE relnamespace = {_SCHEMA} AND relname <> 'alembic_version_pkc'
-        """
-    ),
-    "trigger": _query(
-        f"""
+        """,
+    "trigger": f"""
         SELECT tgname || ' on ' || relname,
                pg_get_triggerdef(pg_trigger.oid) || CASE WHEN tgenabled = 'O' THEN '' ELSE ' DISABLED' END
         FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
         WHERE relnamespace = {_SCHEMA} AND NOT tgisinternal
-        """
-    ),
-    "function": _query(
-        f"""
+        """,
+    "function": f"""
         SELECT format('%s(%s)', proname, pg_get_function_identity_arguments(oid)),
                concat_ws(' ', pg_get_functiondef(oid), {_owner("proowner")})
         FROM pg_proc WHERE pronamespace = {_SCHEMA} AND prokind IN ('f', 'p')
-        """
-    ),
-    "type": _query(
-        f"""
+        """,
+    "type": f"""
         SELECT typname, string_agg(enumlabel, ', ' ORDER BY enumsortorder)
         FROM pg_type JOIN pg_enum ON enumtypid = pg_type.oid WHERE typnamespace = {_SCHEMA} GROUP BY typname
-        """
-    ),
-    "domain": _query(
-        f"""
+        """,
+    "domain": f"""
         SELECT typname,
                concat_ws(' ', format_type(typbasetype, typtypmod), CASE WHEN typnotnull THEN 'NOT NULL' END,
                          typdefault, (SELECT string_agg(pg_get_constraintdef(oid), ' ' ORDER BY conname)
                                       FROM pg_constraint WHERE contypid = pg_type.oid))
         FROM pg_type WHERE typnamespace = {_SCHEMA} AND typtype = 'd'
-        """
-    ),
-    "sequence": _query(
-        """
+        """,
+    "sequence": """
         SELECT sequencename, concat_ws(' ', data_type, start_value, min_value, max_value, increment_by,
                                        CASE WHEN cycle THEN 'CYCLE' END, cache_size)
         FROM pg_sequences WHERE schemaname = 'platform'
-        """
-    ),
+        """,
     # A view is the rule _RETURN: its definition.
-    "rule": _query(
-        f"""
+    "rule": f"""
         SELECT rulename || ' on ' || relname,
                pg_get_ruledef(pg_rewrite.oid) || CASE WHEN ev_enabled = 'O' THEN '' ELSE ' DISABLED' END
         FROM pg_rewrite JOIN pg_class ON pg_class.oid = ev_class WHERE relnamespace = {_SCHEMA}
-        """
-    ),
-    "statistics": _query(
-        f"SELECT stxname, pg_get_statisticsobjdef(oid) FROM pg_statistic_ext WHERE stxnamespace = {_SCHEMA}"
-    ),
-    "policy": _query(
-        """
+        """,
+    "statistics": f"""
+        SELECT stxname, pg_get_statisticsobjdef(oid) FROM pg_statistic_ext WHERE stxnamespace = {_SCHEMA}
+        """,
+    "policy": """
         SELECT policyname || ' on ' || tablename, concat_ws(' ', permissive, cmd, qual, with_check)
         FROM pg_policies WHERE schemaname = 'platform' AND roles = '{public}'
-        """
-    ),
+        """,
 }
-
-
-def write_catalogue(connection: Connection, path: Path) -> None:
-    """Write what a database has, one object a line."""
-    lines = [f"  {json.dumps(n)}: {json.dumps(d)}" for n, d in sorted(read_catalogue(connection).items())]
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
     with connect() as configured:
-        write_catalogue(configured, Path(__file__).with_name(CATALOGUE))
+        found = sorted(read_catalogue(configured).items())
+    lines = [f"  {json.dumps(name)}: {json.dumps(definition)}" for name, definition in found]
+    Path(__file__).with_name(CATALOGUE).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

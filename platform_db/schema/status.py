@@ -42,22 +42,17 @@ class SchemaStatus:
         """Raise the error that says why the schema cannot be used, unless it is current."""
         if self.state is SchemaState.never_migrated:
             raise errors.NeverMigrated
+        at = f"the database is at revision {self.revision}"
         if self.state is SchemaState.behind:
-            raise errors.SchemaBehind(
-                f"the database is at revision {self.revision}, the code needs {self.head}"
-            )
+            raise errors.SchemaBehind(f"{at}, the code needs {self.head}")
         if self.state is SchemaState.ahead:
-            raise errors.SchemaAhead(
-                f"the database is at revision {self.revision}, which this release does not know; "
-                f"it ends at {self.head}"
-            )
+            raise errors.SchemaAhead(f"{at}, which this release does not know; it ends at {self.head}")
 
 
 def status(connection: Connection) -> SchemaStatus:
     """Return which revision the database is at, compared with the code's."""
     known = revisions()
-    head = known[-1]
-    revision = _stored_revision(connection)
+    head, revision = known[-1], _stored_revision(connection)
     if revision is None:
         return SchemaStatus(SchemaState.never_migrated, None, head)
     if revision == head:

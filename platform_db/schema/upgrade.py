@@ -44,8 +44,9 @@ def init_db(engine: Engine | None = None, report: Report | None = None) -> None:
         existing = set(session.scalars(sa.select(Resource.name)))
         missing = {name for name, *_ in DEFAULT_RESOURCES} - existing
         created = Resource.initialise_default_resources(session) if missing else []
-    for name in created if report else ():
-        report(f"created the resource {name}")  # type: ignore[misc]
+    if report is not None:
+        for name in created:
+            report(f"created the resource {name}")
 
 
 def upgrade_new(engine: Engine) -> None:

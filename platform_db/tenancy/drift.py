@@ -15,16 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.schema.objects import (
-    TENANT_POLICY,
-    policy_statement,
-    tenant_columns,
-)
+from platform_db.schema.objects import TENANT_POLICY, policy_statement, tenant_columns
 from platform_db.tenancy.privileges import (
     OTHERS,
     Role,
     Verbs,
-    policy_name,
     privileges,
     role_name,
     sees_every_tenant,
@@ -61,11 +56,12 @@ class Difference:
 def differences(session: Session) -> list[Difference]:
     """Return how the database differs from the table of privileges, and from what keeps tenants apart."""
     granted = read_grants(session)
+    security = dict.fromkeys(((table, "everybody") for table in tenant_columns()), "row-level security")
     return [
-        *_compare(_expected_grants(granted), _found_grants(granted), _mend_grant),
-        *_compare(_expected_security(), _found_security(session), _mend_security),
-        *_compare(_expected_policies(), _found_policies(session), _mend_policy),
-        *_compare(_expected_memberships(), _found_memberships(session), _mend_membership),
+        *_compare(_listed(_expected_grants(granted)), _listed(granted), _mend_grant),
+        *_compare(security, _found(session, _READ_SECURITY), _mend_security),
+        *_compare(_expected_policies(), _found(session, _READ_POLICIES), _mend_policy),
+        *_compare(_expected_memberships(), _found(session, _READ_MEMBERSHIPS), _mend_membership),
         *(
             Difference(row.on_, row.role, "nothing", row.found, row.mend)
             for query in (_READ_OWNERS, _READ_SHADOWING, _READ_ATTRIBUTES)
@@ -117,33 +113,25 @@ def _compare(
     ]
 
 
+def _found(session: Session, query: sa.TextClause) -> dict[_Key, str]:
+    return {(on, name): state for on, name, state in session.execute(query, {"names": _names()})}
+
+
 # -- privileges
 
 
-def _expected_grants(granted: Mapping[_Key, object]) -> dict[_Key, str]:
-    others = {(kind, name): OTHERS[kind] for kind, name in granted if kind != "table"}
-    tables = {("table", name): by_role for name, by_role in privileges().items()}
+def _expected_grants(granted: Mapping[_Key, object]) -> dict[_Key, dict[str, Verbs]]:
+    expected = {(kind, name): OTHERS[kind] for kind, name in granted if kind != "table"}
+    expected |= {("table", name): by_role for name, by_role in privileges().items()}
+    return {key: {role_name(role): by_role[role] for role in by_role} for key, by_role in expected.items()}
+
+
+def _listed(granted: Mapping[_Key, Mapping[str, Verbs]]) -> dict[_Key, str]:
     return {
-        (_label(*key), role_name(role)): _listed(verbs)
-        for key, by_role in {**others, **tables}.items()
+        (name if kind == "table" else f"{kind} {name}", role): ", ".join(sorted(verbs))
+        for (kind, name), by_role in granted.items()
         for role, verbs in by_role.items()
     }
-
-
-def _found_grants(granted: Mapping[_Key, Mapping[str, Verbs]]) -> dict[_Key, str]:
-    return {
-        (_label(*key), role): _listed(verbs)
-        for key, by_role in granted.items()
-        for role, verbs in by_role.items()
-    }
-
-
-def _label(kind: str, name: str) -> str:
-    return name if kind == "table" else f"{kind} {name}"
-
-
-def _listed(verbs: Verbs) -> str:
-    return ", ".join(sorted(verbs))
 
 
 def _mend_grant(key: _Key) -> str:
@@ -154,63 +142,39 @@ def _mend_grant(key: _Key) -> str:
     if role in (EVERYBODY, *_names()):
         return _GRANT
     kind, _, name = label.removeprefix("internal ").partition(" ")
-    object_ = {
-        "": f"TABLE platform.{kind}",
-        "platform": "SCHEMA platform",
-    }.get(name, f"{kind.upper().replace('FUNCTION', 'ROUTINE')} platform.{name}")
+    objects = {"": f"TABLE platform.{kind}", "platform": "SCHEMA platform"}
+    object_ = objects.get(name, f"{kind.upper().replace('FUNCTION', 'ROUTINE')} platform.{name}")
     return f"REVOKE ALL ON {object_} FROM {role} CASCADE"
 
 
 # -- row-level security
 
 
-def _expected_security() -> dict[_Key, str]:
-    return {(table, "everybody"): "row-level security" for table in tenant_columns()}
-
-
-def _found_security(session: Session) -> dict[_Key, str]:
-    return {(row.relname, "everybody"): row.security for row in session.execute(_READ_SECURITY)}
-
-
 def _mend_security(key: _Key) -> str:
-    table = key[0]
-    if table in tenant_columns():
-        return f"ALTER TABLE platform.{table} ENABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY"
-    return f"ALTER TABLE platform.{table} DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY"
+    verb = "ENABLE" if key[0] in tenant_columns() else "DISABLE"
+    return f"ALTER TABLE platform.{key[0]} {verb} ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY"
 
 
 def _expected_policies() -> dict[_Key, str]:
     policies = {
-        (table, f"policy {policy_name(role)}"): _policy(
-            role_name(role), command, "true", "true" if command == "ALL" else None
-        )
+        (table, f"policy {role.name}"): _policy(role_name(role), command, "true")
         for table, commands in sees_every_tenant().items()
         for role, command in commands.items()
     }
     for table, column in tenant_columns().items():
         own = f"({column} = {STORED_CURRENT_TENANT})"
-        policies[table, f"policy {TENANT_POLICY}"] = _policy("public", "ALL", own, own)
+        policies[table, f"policy {TENANT_POLICY}"] = _policy("public", "ALL", own)
     return policies
 
 
-def _found_policies(session: Session) -> dict[_Key, str]:
-    return {
-        (row.tablename, f"policy {row.policyname}"): _policy(
-            ", ".join(sorted(row.roles)), row.cmd, row.qual, row.with_check, permissive=row.permissive
-        )
-        for row in session.execute(_READ_POLICIES)
-    }
-
-
-def _policy(
-    roles: str, command: str, using: str | None, check: str | None, *, permissive: str = "PERMISSIVE"
-) -> str:
-    return f"{permissive} FOR {command} TO {roles} USING {using} WITH CHECK {check}"
+def _policy(role: str, command: str, using: str) -> str:
+    check = using if command == "ALL" else None
+    return f"PERMISSIVE FOR {command} TO {role} USING {using} WITH CHECK {check}"
 
 
 def _mend_policy(key: _Key) -> str:
     table, name = key[0], key[1].removeprefix("policy ")
-    if name in {policy_name(role) for role in sees_every_tenant().get(table, ())}:
+    if name in {role.name for role in sees_every_tenant().get(table, ())}:
         return _GRANT
     drop = f'DROP POLICY IF EXISTS "{name}" ON platform.{table}'
     if name == TENANT_POLICY and table in tenant_columns():
@@ -219,13 +183,6 @@ def _mend_policy(key: _Key) -> str:
 
 
 # -- what the roles are on the server
-
-
-def _found_memberships(session: Session) -> dict[_Key, str]:
-    return {
-        (f"the role {row.member}", f"membership in {row.role}"): "a member"
-        for row in session.execute(_READ_MEMBERSHIPS, {"names": _names()})
-    }
 
 
 def _expected_memberships() -> dict[_Key, str]:
@@ -250,8 +207,7 @@ _OWNER = "(SELECT nspowner FROM pg_namespace WHERE nspname = 'platform')"
 
 # Each object with what is granted on it, if anything. Grantee 0 is everybody; acldefault() is what holds
 # where nothing was ever granted or revoked.
-_READ_GRANTS = sa.text(
-    f"""
+_READ_GRANTS = sa.text(f"""
     SELECT kind, name, role, verb
     FROM (
         SELECT CASE relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind, relname::text AS name,
@@ -290,12 +246,10 @@ _READ_GRANTS = sa.text(
         WHERE grantee = 0 OR rolname = ANY (:names)
            OR (kind <> 'database' AND grantee NOT IN (owner, {_OWNER}) AND NOT rolsuper)
     ) AS granted ON true
-    """
-)
+    """)
 
 # What belongs to another than the schema's owner is that role's to change, whatever is granted on it.
-_READ_OWNERS = sa.text(
-    f"""
+_READ_OWNERS = sa.text(f"""
     SELECT name AS on_, quote_ident(rolname) AS role, 'ownership' AS found,
            'ALTER ' || word || ' platform.' || name || ' OWNER TO ' || {_OWNER}::regrole AS mend
     FROM (
@@ -311,24 +265,20 @@ _READ_OWNERS = sa.text(
         WHERE typnamespace = 'platform'::regnamespace AND typrelid = 0 AND typcategory <> 'A'
     ) AS object JOIN pg_roles ON pg_roles.oid = owner
     WHERE owner <> {_OWNER} AND NOT rolsuper ORDER BY name
-    """
-)
+    """)
 
 # A function there may stand in for one of the server's in a statement that does not name the schema.
-_READ_SHADOWING = sa.text(
-    f"""
+_READ_SHADOWING = sa.text(f"""
     SELECT 'schema public' AS on_, role, 'CREATE' AS found,
            'REVOKE CREATE ON SCHEMA public FROM ' || role AS mend
     FROM pg_namespace CROSS JOIN LATERAL aclexplode(nspacl) LEFT JOIN pg_roles ON pg_roles.oid = grantee
     CROSS JOIN LATERAL (SELECT coalesce(quote_ident(rolname), '{EVERYBODY}') AS role) AS grantee_
     WHERE nspname = 'public' AND privilege_type = 'CREATE' AND rolsuper IS NOT TRUE
       AND grantee NOT IN (nspowner, {_OWNER}, 'pg_database_owner'::regrole)
-    """
-)
+    """)
 
 # Of the roles and of their members: a login keeps its attributes while it acts as a role.
-_READ_ATTRIBUTES = sa.text(
-    f"""
+_READ_ATTRIBUTES = sa.text(f"""
     SELECT 'the server' AS on_, quote_ident(rolname) AS role, string_agg(attribute, ', ') AS found,
            'ALTER ROLE ' || quote_ident(rolname) || ' ' || string_agg('NO' || attribute, ' ') AS mend
     FROM pg_roles CROSS JOIN LATERAL (
@@ -344,31 +294,27 @@ _READ_ATTRIBUTES = sa.text(
                   THEN EXISTS (SELECT FROM pg_auth_members WHERE roleid = ours.oid AND member = pg_roles.oid)
                   ELSE pg_has_role(pg_roles.oid, ours.oid, 'USAGE') END))
     GROUP BY rolname ORDER BY rolname
-    """
-)
+    """)
 
-_READ_SECURITY = sa.text(
-    f"""
-    SELECT relname,
+_READ_SECURITY = sa.text(f"""
+    SELECT relname, 'everybody',
            CASE WHEN relforcerowsecurity THEN 'forced ' ELSE '' END
            || CASE WHEN relrowsecurity THEN 'row-level security' ELSE 'but disabled row-level security' END
-           AS security
     FROM pg_class
     WHERE relkind IN ('r', 'p') AND (relrowsecurity OR relforcerowsecurity) AND {_OF_SCHEMA}
-    """
-)
+    """)
 
-_READ_POLICIES = sa.text(
-    "SELECT tablename, policyname, permissive, roles::text[] AS roles, cmd, qual, with_check"
-    " FROM pg_policies WHERE schemaname = 'platform'"
-)
+_READ_POLICIES = sa.text("""
+    SELECT tablename, 'policy ' || policyname,
+           concat(permissive, ' FOR ', cmd, ' TO ', array_to_string(roles, ', '),
+                  ' USING ', coalesce(qual, 'None'), ' WITH CHECK ', coalesce(with_check, 'None'))
+    FROM pg_policies WHERE schemaname = 'platform'
+    """)
 
-_READ_MEMBERSHIPS = sa.text(
-    """
-    SELECT DISTINCT member.rolname AS member, role.rolname AS role
+_READ_MEMBERSHIPS = sa.text("""
+    SELECT DISTINCT 'the role ' || member.rolname, 'membership in ' || role.rolname, 'a member'
     FROM pg_auth_members
     JOIN pg_roles AS member ON member.oid = pg_auth_members.member
     JOIN pg_roles AS role ON role.oid = roleid
     WHERE member.rolname = ANY (:names)
-    """
-)
+    """)

@@ -51,6 +51,8 @@ _TENANTS_TABLE: dict[Role, Verbs] = {Role.service: ALL, Role.tenant: ALL, Role.r
 
 _PLATFORMS_TABLE: dict[Role, Verbs] = {Role.service: ALL, Role.readonly: READ}
 
+_COUNTED = ("measured_at", "quota_pruned", "quota_reserved", "quota_used")
+
 _SPECIAL: dict[str, dict[Role, Verbs]] = {
     "user_": {Role.service: ALL, Role.tenant: ("SELECT", "UPDATE"), Role.readonly: READ},
     "user_token": {Role.service: ALL, Role.tenant: ALL},
@@ -59,35 +61,19 @@ _SPECIAL: dict[str, dict[Role, Verbs]] = {
     # Written by the database alone: the digests of secrets, by which services find an interactive session.
     "secret_digest": {Role.service: READ},
     # What the guard lets through beyond the states; its owner decides.
-    "extra_transition": {Role.service: READ, Role.tenant: READ, Role.readonly: READ},
+    "extra_transition": dict.fromkeys((Role.service, Role.tenant, Role.readonly), READ),
     # A tenant's session counts what is used and reserved; limits and periods are the platform's to set.
     "user_resource": {
         Role.service: ALL,
-        Role.tenant: (
-            *READ,
-            "UPDATE (measured_at)",
-            "UPDATE (quota_pruned)",
-            "UPDATE (quota_reserved)",
-            "UPDATE (quota_used)",
-        ),
+        Role.tenant: (*READ, *(f"UPDATE ({column})" for column in _COUNTED)),
         Role.readonly: READ,
     },
     "run_counter": {Role.service: ALL, Role.tenant: CHANGE, Role.readonly: READ},
     # Append-only. What is pruned by age is pruned by services.
     "log_chunk": {Role.service: ("SELECT", "INSERT", "DELETE"), Role.tenant: APPEND, Role.readonly: READ},
     "service_log": {Role.service: ("SELECT", "INSERT", "DELETE"), Role.tenant: APPEND, Role.readonly: READ},
-    "status_change": {
-        Role.service: ("SELECT", "DELETE"),
-        Role.tenant: READ,
-        Role.readonly: READ,
-        Role.auditor: READ,
-    },
-    "workspace_retention_audit_log": {
-        Role.service: READ,
-        Role.tenant: READ,
-        Role.readonly: READ,
-        Role.auditor: READ,
-    },
+    "status_change": dict.fromkeys(Role, READ) | {Role.service: ("SELECT", "DELETE")},
+    "workspace_retention_audit_log": dict.fromkeys(Role, READ),
     # The audit log is removed by its owner alone, through retention.
     "audit_log": {Role.service: APPEND, Role.tenant: APPEND, Role.readonly: READ, Role.auditor: READ},
     "audit_seal": {Role.service: APPEND, Role.readonly: READ, Role.auditor: READ},
@@ -109,7 +95,7 @@ def privileges() -> dict[str, dict[Role, Verbs]]:
 
 
 def sees_every_tenant() -> dict[str, dict[Role, str]]:
-    """Return, by table, which roles have a policy of their own that shows every row, and for what command."""
+    """Return, by table, which roles have a policy, of their name, that shows every row, for what command."""
     granted = privileges()
     return {
         table: {
@@ -119,8 +105,3 @@ def sees_every_tenant() -> dict[str, dict[Role, str]]:
         }
         for table in tenant_columns()
     }
-
-
-def policy_name(role: Role) -> str:
-    """Return the name of the role's own policy on a tenant's table."""
-    return role.name

@@ -45,8 +45,7 @@ def open_to_everybody(session: Session) -> str | None:
 
 # Dependencies on roles are kept for the whole server: 0 stands for what belongs to no database, such as one.
 # A superuser seems to be a member of each role.
-_READ_ELSEWHERE = sa.text(
-    """
+_READ_ELSEWHERE = sa.text("""
     WITH member AS MATERIALIZED (
         SELECT oid, rolname::text FROM pg_roles
         WHERE NOT rolsuper
@@ -65,13 +64,10 @@ _READ_ELSEWHERE = sa.text(
     WHERE refclassid = 'pg_authid'::regclass AND (dbid <> 0 OR classid = 'pg_database'::regclass)
       AND datname <> current_database()
     GROUP BY datname, rolname, members ORDER BY datname, rolname
-    """
-)
+    """)
 
-_READ_OPEN = sa.text(
-    """
+_READ_OPEN = sa.text("""
     SELECT 'REVOKE ALL ON DATABASE ' || quote_ident(datname) || ' FROM PUBLIC'
     FROM pg_database CROSS JOIN LATERAL aclexplode(coalesce(datacl, acldefault('d', datdba)))
     WHERE datname = current_database() AND grantee = 0 AND privilege_type = 'CONNECT'
-    """
-)
+    """)

@@ -15,14 +15,9 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.database.session import SessionFactory
-from platform_db.database.sqlstates import (
-    DUPLICATE_OBJECT,
-    INTERNAL_ERROR,
-    UNIQUE_VIOLATION,
-    sqlstate_of,
-)
+from platform_db.database.sqlstates import DUPLICATE_OBJECT, INTERNAL_ERROR, UNIQUE_VIOLATION, sqlstate_of
 from platform_db.tenancy.drift import as_error, differences
-from platform_db.tenancy.privileges import OTHERS, Role, policy_name, privileges, role_name, sees_every_tenant
+from platform_db.tenancy.privileges import OTHERS, Role, privileges, role_name, sees_every_tenant
 
 ATTEMPTS = 20
 
@@ -83,9 +78,9 @@ def grant_statements(to: str | None = None, role: Role = Role.service) -> list[s
             statements.append(f"GRANT {', '.join(verbs)} ON platform.{table} TO {role_name(granted)}")
     for table, commands in sees_every_tenant().items():
         for granted, command in commands.items():
-            statements.append(f"DROP POLICY IF EXISTS {policy_name(granted)} ON platform.{table}")
+            statements.append(f"DROP POLICY IF EXISTS {granted.name} ON platform.{table}")
             statements.append(
-                f"CREATE POLICY {policy_name(granted)} ON platform.{table} FOR {command}"
+                f"CREATE POLICY {granted.name} ON platform.{table} FOR {command}"
                 f" TO {role_name(granted)} USING (true){' WITH CHECK (true)' if command == 'ALL' else ''}"
             )
     return statements if to is None else [*statements, _membership(to, role)]
@@ -109,9 +104,7 @@ def create_roles(factory: SessionFactory) -> list[str]:
         _run_again_if_concurrent(factory, f"CREATE ROLE {role} NOLOGIN", partial(_exists, role))
     if may_create:
         _run_again_if_concurrent(
-            factory,
-            _tenant_to_service(),
-            partial(_is_member, role_name(Role.service), Role.tenant),
+            factory, _tenant_to_service(), partial(_is_member, role_name(Role.service), Role.tenant)
         )
     return missing
 

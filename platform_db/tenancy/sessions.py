@@ -37,12 +37,10 @@ def tenant_scope(
     """
     if isinstance(source, orm.scoped_session):
         source = source.session_factory
+    options: dict[str, Any] = {"bind": source}
     if isinstance(source, orm.sessionmaker):
         options = {**source.kw, "class_": source.class_}
-    else:
-        options = {"bind": source}
-    options["current_tenant"] = user
-    with tenant_sessionmaker(**options)() as session:
+    with tenant_sessionmaker(**{**options, "current_tenant": user})() as session:
         session.connection()
         yield session
         session.commit()
@@ -80,8 +78,6 @@ def tenant_of(session: Session) -> uuid.UUID | None:
 
 
 class _TenantSession(PlatformSession):
-    """A session that belongs to one tenant."""
-
     def __init__(self, *args: Any, current_tenant: CurrentTenant, **options: Any) -> None:
         super().__init__(*args, **options)
         self.current_tenant = current_tenant
