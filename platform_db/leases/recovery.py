@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -21,9 +21,9 @@ from platform_db.leases.holding import CLOCK_ERROR, MODELS
 from platform_db.lifecycle.history import add_note
 from platform_db.lifecycle.target import Key
 from platform_db.lifecycle.transitions import transition_many
-from platform_db.models import Job, Workflow, WorkspaceRetentionRule
+from platform_db.models import Workflow, WorkspaceRetentionRule
 from platform_db.models.expiry import expire_rows
-from platform_db.states import MACHINES, JobStatus, RunStatus
+from platform_db.states import MACHINES, RunStatus
 
 BATCH = 100
 
@@ -60,9 +60,9 @@ class Recovery:
     ids: list[uuid.UUID] = field(default_factory=list)
 
     @property
-    def by_status(self) -> dict[str, int]:
+    def by_status(self) -> Counter[str]:
         """How many rows have which status now."""
-        return dict(sum(self.counts.values(), Counter()))
+        return sum(self.counts.values(), Counter())
 
 
 @takes_session
@@ -144,51 +144,35 @@ def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[
     recovery = Recovery()
     parameters = {**parameters, "clock_error": CLOCK_ERROR}
     connection = session.connection()
-    for table in MODELS:
+    for table, model in MODELS.items():
         policy = policies.get(table, Policy.nothing)
         if policy is Policy.nothing:
-            recovery.left[table] += connection.execute(_count_dead(table), parameters).scalar() or 0
+            recovery.left[table] += connection.execute(_count_dead(table), parameters).scalar_one()
             continue
-        dead = connection.execute(_lock_dead(table), parameters).all()
-        owners = {lease.entity_id: lease.owner_id for lease in dead}
         by_reason: dict[str, list[Key]] = defaultdict(list)
-        for lease in dead:
+        for lease in connection.execute(_lock_dead(table), parameters):
             reason = (
                 f"its worker {lease.holder} died: last heartbeat {lease.heartbeat_at:%Y-%m-%d %H:%M:%S %Z}"
             )
             by_reason[reason].append((lease.owner_id, lease.entity_id))
         for reason, keys in by_reason.items():
-            _fail(session, table, keys, owners, reason, policy, recovery)
-        connection.execute(_FORGET, {"owners": list(owners.values()), "ids": list(owners)})
+            # The rows are locked, so this waits for no lock, and what was running still is.
+            results = transition_many(
+                session, keys, "failed", model=model, reason=reason, expected_status="running"
+            )
+            for key, result in zip(keys, results, strict=True):
+                if not result.changed:
+                    continue
+                recovery.ids.append(result.id_)
+                recovery.counts[table]["failed"] += 1
+                if policy is Policy.requeue and _restart(session, session.get_one(Workflow, key), reason):
+                    recovery.counts[table]["queued"] += 1
+        dead = [key for keys in by_reason.values() for key in keys]
+        connection.execute(_FORGET, {"owners": [owner for owner, _ in dead], "ids": [id_ for _, id_ in dead]})
     # Last: a transaction that starts an ended run again waits for its lease, and may hold rows needed above.
     for table in MODELS:
         connection.execute(_drop_ended(table), parameters)
     return recovery
-
-
-def _fail(
-    session: Session,
-    table: str,
-    keys: Sequence[Key],
-    owners: Mapping[uuid.UUID, uuid.UUID],
-    reason: str,
-    policy: Policy,
-    recovery: Recovery,
-) -> None:
-    model = MODELS[table]
-    failed = JobStatus.failed if model is Job else RunStatus.failed
-    # The rows are locked, so this waits for no lock, and what was running still is.
-    for result in transition_many(
-        session, keys, failed, model=model, reason=reason, expected_status="running"
-    ):
-        if not result.changed:
-            continue
-        recovery.ids.append(result.id_)
-        recovery.counts[table]["failed"] += 1
-        if policy is Policy.requeue and _restart(
-            session, session.get_one(Workflow, (owners[result.id_], result.id_)), reason
-        ):
-            recovery.counts[table]["queued"] += 1
 
 
 def _restart(session: Session, run: Workflow, reason: str) -> bool:
@@ -198,28 +182,20 @@ def _restart(session: Session, run: Workflow, reason: str) -> bool:
         return False
     try:
         with session.begin_nested():
-            _queue_restart(session, run, reason)
+            number, values = run.run_number, {name: getattr(run, name) for name in _TAKEN_OVER}
+            restart = Workflow(restart=True, run_number=number, status=RunStatus.queued, **values)
+            session.add(restart)
+            session.flush()
+            expire_rows(session, WorkspaceRetentionRule, {run.owner_id})
+            add_note(
+                session, run, "recovery", f"restarted as {restart.run_number}", {"restart": str(restart.id_)}
+            )
+            add_note(session, restart, "recovery", f"restarts {number}: {reason}", {"run": str(run.id_)})
     except (errors.Refused, sa.exc.IntegrityError, sa.exc.DataError) as error:
         # What is wrong with one run must not keep all others from being recovered.
         add_note(session, run, "recovery", f"could not be restarted: {getattr(error, 'orig', error)}")
         return False
     return True
-
-
-def _queue_restart(session: Session, run: Workflow, reason: str) -> None:
-    restarted = Workflow(
-        restart=True,
-        run_number=run.run_number,
-        status=RunStatus.queued,
-        **{name: getattr(run, name) for name in _TAKEN_OVER},
-    )
-    session.add(restarted)
-    session.flush()
-    expire_rows(session, WorkspaceRetentionRule, {run.owner_id})
-    add_note(
-        session, run, "recovery", f"restarted as {restarted.run_number}", {"restart": str(restarted.id_)}
-    )
-    add_note(session, restarted, "recovery", f"restarts {run.run_number}: {reason}", {"run": str(run.id_)})
 
 
 _TAKEN_OVER = (
@@ -263,10 +239,7 @@ def _lock_dead(table: str) -> sa.TextClause:
     # transaction waits for another, in whatever order workers lock the two.
     return sa.text(
         f"""
-        SELECT lease.owner_id, lease.entity_id, lease.holder, lease.heartbeat_at FROM platform.lease
-        JOIN platform.{table} AS leased
-          ON leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id AND leased.status = 'running'
-        WHERE lease.entity = '{table}' AND {_DEAD}
+        SELECT lease.owner_id, lease.entity_id, lease.holder, lease.heartbeat_at {_from_dead(table)}
         ORDER BY lease.owner_id, lease.entity_id
         LIMIT :batch
         FOR NO KEY UPDATE OF lease, leased SKIP LOCKED
@@ -276,14 +249,15 @@ def _lock_dead(table: str) -> sa.TextClause:
 
 @cache
 def _count_dead(table: str) -> sa.TextClause:
-    return sa.text(
-        f"""
-        SELECT count(*) FROM platform.lease
-        JOIN platform.{table} AS leased
+    return sa.text(f"SELECT count(*) {_from_dead(table)}")
+
+
+def _from_dead(table: str) -> str:
+    return f"""
+        FROM platform.lease JOIN platform.{table} AS leased
           ON leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id AND leased.status = 'running'
         WHERE lease.entity = '{table}' AND {_DEAD}
-        """
-    )
+    """
 
 
 @cache

@@ -104,13 +104,13 @@ def whole_history(
 ) -> list[Entry]:
     """Return all of the history of ``row``, as :func:`history` returns it, in as few pages as possible."""
     entries: list[Entry] = []
-    cursor, more = None, True
-    while more:
+    cursor: str | None = None
+    while True:
         page = history(session, row, since=since, level=level, limit=LARGEST_LIMIT, cursor=cursor)
         entries += page.rows
         cursor = page.cursor
-        more = cursor is not None and len(page.rows) >= LARGEST_LIMIT
-    return entries
+        if cursor is None or len(page.rows) < LARGEST_LIMIT:
+            return entries
 
 
 @takes_session

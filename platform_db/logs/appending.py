@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -66,11 +67,9 @@ def _cut(session: Session, target: LogTarget, data: bytes, limit: int, sizes: Si
     used = target.execute(session, _USED).scalar()
     if used is None:
         raise target.not_found()
-    if _is_cut(session, target):
-        return 0
-    if not session.connection().execute(_CLAIM_CUT, target.parameters).scalar():
-        return 0  # Another transaction is cutting the log, and adds the marker.
-    if _is_cut(session, target):
+    # Where it cannot be claimed, another transaction is cutting the log, and adds the marker.
+    claim = partial(session.connection().scalar, _CLAIM_CUT, target.parameters)
+    if _is_cut(session, target) or not claim() or _is_cut(session, target):
         return 0
     kept = data[: max(0, limit - used - sizes.pending_of(target.id_))]
     marked = kept + _MARKER % limit

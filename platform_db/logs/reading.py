@@ -169,13 +169,8 @@ def follow_log(
     model: type[Logged] | None = None,
 ) -> Iterator[str]:
     """Yield a log's text as it grows, until its run or job has ended (see :func:`stream_log`)."""
-    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
     pieces = stream_log(factory, row, follow=True, poll_seconds=poll_seconds, cursor=cursor, model=model)
-    for data in pieces:
-        if text := decoder.decode(data):
-            yield text
-    if text := decoder.decode(b"", final=True):
-        yield text
+    return codecs.iterdecode(pieces, "utf-8", "backslashreplace")
 
 
 _BACKWARDS = """
