@@ -102,18 +102,10 @@ def report_keys(session: Session) -> KeyReport:
     for use in key_uses(session):
         uses[use.key_id] += use.rows
     configured = [key.id_.hex() for key in crypto.configured_keys()]
-    return KeyReport(
-        [
-            *(KeyState(id_, uses[id_], _state(number, uses[id_])) for number, id_ in enumerate(configured)),
-            *(KeyState(id_, rows, "missing") for id_, rows in sorted(uses.items()) if id_ not in configured),
-        ]
-    )
-
-
-def _state(number: int, secrets: int) -> str:
-    if number == 0:
-        return "newest"
-    return "in use" if secrets else "unused"
+    states = dict.fromkeys(configured, "unused")
+    states |= {id_: "in use" if id_ in configured else "missing" for id_ in sorted(uses)}
+    states |= dict.fromkeys(configured[:1], "newest")
+    return KeyReport([KeyState(id_, uses[id_], state) for id_, state in states.items()])
 
 
 def _count(column: SecretColumn) -> sa.TextClause:

@@ -80,8 +80,9 @@ def rotate(
             progress(rotation.rotated, stale)
 
     for column in secret_columns():
+        batches = _Batches(column, ring, batch, rotation)
         for _ in range(PASSES):
-            if not _pass(factory, _Batches(column, ring, batch, rotation), report):
+            if not _pass(factory, batches, report):
                 break
     with factory() as session:
         rotation.remaining = _count_stale(session, ring) - len(rotation.failed)
@@ -97,16 +98,15 @@ def _count_stale(session: Session, ring: crypto.KeyRing) -> int:
 
 def _pass(factory: SessionFactory, batches: _Batches, report: Callable[[], None]) -> int:
     """Go once through a column, and return how many of its secrets were moved."""
-    moved = 0
+    before = batches.rotation.rotated
     after: str | None = None
     while True:
         with factory() as session, session.begin():
             rows = batches.read(session, after)
-            changed = batches.move(session, rows)
-        if not rows:
-            return moved
-        moved += changed
-        batches.rotation.rotated += changed
+            if not rows:
+                return batches.rotation.rotated - before
+            moved = [values for row in rows if (values := batches.with_newest_key(row)) is not None]
+            batches.rotation.rotated += batches.store(session, moved)
         after = str(rows[-1].id_)
         report()
 
@@ -136,26 +136,8 @@ class _Batches:
         parameters = {"after": after, "key_id": self.ring.newest.id_, "size": self.size}
         return session.connection().execute(query, parameters).all()
 
-    def move(self, session: Session, rows: Sequence[Any]) -> int:
-        """Encrypt and digest the rows' secrets with the newest key, and return how many there were."""
-        moved = [values for row in rows if (values := self._sealed_with_newest_key(row)) is not None]
-        if not moved:
-            return 0
-        try:
-            with session.begin_nested():
-                return self._update(session, moved)
-        except errors.TokenError:
-            return sum(self._move_one(session, values) for values in moved)
-
-    def _move_one(self, session: Session, values: dict[str, Any]) -> int:
-        try:
-            with session.begin_nested():
-                return self._update(session, [values])
-        except errors.TokenError as error:
-            self.rotation.failed[self.column.context(values["id"])] = str(error)
-            return 0
-
-    def _sealed_with_newest_key(self, row: Any) -> dict[str, Any] | None:
+    def with_newest_key(self, row: Any) -> dict[str, Any] | None:
+        """Return a row's key, and its secret encrypted and digested with the newest key."""
         context = self.column.context(row.id_)
         try:
             value = self.ring.decrypt(bytes(row.secret), context)
@@ -169,23 +151,24 @@ class _Batches:
             "digest": self.ring.digest(value),
         }
 
-    def _update(self, session: Session, moved: list[dict[str, Any]]) -> int:
+    def store(self, session: Session, moved: list[dict[str, Any]]) -> int:
+        """Store the rows' secrets, and return of how many rows; one that is refused keeps no other back."""
         update = sa.text(
             f"""
             UPDATE platform.{self.column.table} AS target
             SET {self.column.name} = moved.secret, {self.column.digest} = moved.digest
-            FROM unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[]), CAST(:secrets AS bytea[]),
-                        CAST(:digests AS bytea[])) AS moved (owner_id, id_, secret, digest)
+            FROM unnest(CAST(:owner AS uuid[]), CAST(:id AS uuid[]), CAST(:secret AS bytea[]),
+                        CAST(:digest AS bytea[])) AS moved (owner_id, id_, secret, digest)
             WHERE target.owner_id = moved.owner_id AND target.id_ = moved.id_
             """
         )
-        result = session.connection().execute(
-            update,
-            {
-                "owners": [values["owner"] for values in moved],
-                "ids": [values["id"] for values in moved],
-                "secrets": [values["secret"] for values in moved],
-                "digests": [values["digest"] for values in moved],
-            },
-        )
-        return int(result.rowcount)
+        names = ("owner", "id", "secret", "digest")
+        try:
+            with session.begin_nested():
+                values = {name: [row[name] for row in moved] for name in names}
+                return session.connection().execute(update, values).rowcount
+        except errors.TokenError as error:
+            if len(moved) > 1:
+                return sum(self.store(session, [row]) for row in moved)
+            self.rotation.failed[self.column.context(moved[0]["id"])] = str(error)
+            return 0
