@@ -78,6 +78,14 @@ def test_the_end_is_read_without_the_rest(session: Session) -> None:
     assert tail_log(session, make_run(session, make_user(session)), 5) == ""
 
 
+def test_the_first_of_the_last_lines_is_whole_wherever_it_begins(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    pieces = ["begun here, ", *["and here, "] * 13, "ended\n", "last\n"]  # The first read takes 16 pieces.
+    for piece in ["long ago\nnot ", *pieces]:
+        append_log(session, run, piece)
+    assert tail_log(session, run, 2) == "not " + "".join(pieces)
+
+
 def test_any_range_is_read(session: Session) -> None:
     run = make_run(session, make_user(session))
     for piece in ("abc", "defg", "", "h"):
@@ -116,6 +124,13 @@ def test_a_log_is_cut_where_it_reached_its_limit(session: Session) -> None:
     assert job.logs.startswith("abcde\n[platform-db: the log was cut here")
     assert "later" not in run.logs + job.logs
     assert session.scalars(sa.select(LogSize.bytes_)).one() == 16
+
+
+def test_nothing_is_kept_beyond_a_limit_that_was_lowered(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    append_log(session, run, "0123456789", limit=100)
+    assert append_log(session, run, "abcdefgh", limit=6) == 0
+    assert run.logs.startswith("0123456789\n[platform-db: the log was cut here")
 
 
 def test_what_a_run_comes_with_counts_until_it_is_pruned(

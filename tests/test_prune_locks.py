@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from platform_db.retention import prune as prune_function
 from platform_db.retention.archive import write_archive
 from platform_db.tenancy import tenant_scope
 from tests.factories import make_guarded, make_run, make_user
+from tests.locks import wait_for_a_lock
 from tests.tenants import prepare_roles
 from tests.test_prune import NOW, ORPHANS, make_life
 
@@ -139,6 +141,25 @@ def test_nothing_is_noted_about_what_is_gone(
         other.commit()
     with pytest.raises(errors.NotFound):
         add_note(session, run, "too", "late")
+
+
+def test_a_note_waits_for_the_end_of_a_deletion_and_is_not_left_behind(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    run = make_run(session, make_user(session))
+
+    def note() -> None:
+        with session_factory() as another:
+            add_note(another, another.get_one(Workflow, run.id_), "too", "late")
+            another.commit()
+
+    with session_factory() as other, ThreadPoolExecutor() as pool:
+        other.execute(sa.delete(Workflow).where(Workflow.id_ == run.id_))
+        noted = pool.submit(note)
+        wait_for_a_lock(session_factory)
+        other.commit()
+        with pytest.raises(errors.NotFound):
+            noted.result()
 
 
 def change(session: Session, run_id, how: str) -> None:

@@ -176,6 +176,15 @@ def test_a_run_that_lives_keeps_its_lease(session_factory: sessionmaker[Session]
             pass
 
 
+def test_a_run_that_lost_its_lease_leaves_that_of_the_run_that_took_over(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    with lease(session_factory, "task"):
+        session.execute(sa.text("UPDATE platform.task_lease SET holder = 'another'"))
+        session.commit()
+    assert session.scalar(sa.text("SELECT holder FROM platform.task_lease")) == "another"
+
+
 def test_a_run_that_lives_keeps_its_lease_when_the_clock_was_set_back(
     session: Session, session_factory: sessionmaker[Session]
 ) -> None:

@@ -304,7 +304,7 @@ def test_more_time_for_one_token_and_another_in_its_place_are_not_given_at_once(
     old.expires_at = datetime.now(timezone.utc) + timedelta(hours=1)
     new = UserToken(owner_id=user.id_, type_=UserTokenType.access, status=UserTokenStatus.active, token="new")
     session.add(new)
-    with pytest.raises(sa.exc.IntegrityError, match="uq_user_token_active_access"):
+    with pytest.raises(errors.TokenError, match="already an active access token"):
         session.flush()
 
 

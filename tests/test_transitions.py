@@ -225,6 +225,26 @@ def test_conditions_hold_for_each_of_many_rows(session: Session) -> None:
     assert isinstance(refusals[3], errors.WorkflowNotFound)
 
 
+def test_of_many_rows_those_without_an_expected_revision_may_have_any(session: Session) -> None:
+    owner = make_user(session)
+    first, second = make_run(session, owner), make_run(session, owner)
+    results = transition_many(session, [first, second], "queued", expected_revision={first.id_: 0})
+    assert [result.changed for result in results] == [True, True]
+
+
+def test_after_a_refusal_the_object_shows_what_is_stored(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    run = make_run(session, make_user(session), status="running")
+    assert run.status is RunStatus.running
+    with session_factory() as other:
+        transition(other, run.id_, "finished", model=Workflow)
+        other.commit()
+    with pytest.raises(errors.InvalidTransition):
+        transition(session, run, "queued")
+    assert (run.status, run.revision) == (RunStatus.finished, 1)
+
+
 def test_terminal_jobs_stay_terminal(session: Session) -> None:
     owner = make_user(session)
     for terminal in ("finished", "failed", "stopped"):

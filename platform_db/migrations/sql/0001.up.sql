@@ -355,7 +355,7 @@ CREATE TABLE platform.workflow (
     CONSTRAINT uq_workflow_owner_id_name_run_number_major_run_number_minor UNIQUE (owner_id, name, run_number_major, run_number_minor),
     CONSTRAINT ck_workflow_name_length CHECK (octet_length(name) BETWEEN 1 AND 1024),
     CONSTRAINT ck_workflow_workspace_path_length CHECK (octet_length(workspace_path) <= 2048),
-    CONSTRAINT ck_workflow_workspace_path_canonical CHECK (workspace_path ~ '^(/(?![.]{1,2}(/|$))[^/]+)+$'),
+    CONSTRAINT ck_workflow_workspace_path_canonical CHECK (starts_with(workspace_path, '/') AND strpos(workspace_path || '/', '//') = 0 AND strpos(workspace_path || '/', '/./') = 0 AND strpos(workspace_path || '/', '/../') = 0),
     CONSTRAINT ck_workflow_run_number_positive CHECK (run_number_major >= 1 AND run_number_minor >= 0),
     CONSTRAINT ck_workflow_running_has_start CHECK (status <> 'running' OR run_started_at IS NOT NULL),
     CONSTRAINT ck_workflow_finished_has_end CHECK (status NOT IN ('finished', 'failed') OR run_finished_at IS NOT NULL),
@@ -367,11 +367,9 @@ CREATE INDEX ix_workflow_created ON platform.workflow (created, id_);
 
 CREATE INDEX ix_workflow_deleted ON platform.workflow (id_) WHERE status = 'deleted';
 
-CREATE INDEX ix_workflow_in_progress ON platform.workflow (status, id_) WHERE status IN ('created', 'queued', 'pending', 'running');
+CREATE INDEX ix_workflow_in_progress ON platform.workflow (status, id_, owner_id) WHERE status IN ('created', 'queued', 'pending', 'running');
 
-CREATE INDEX ix_workflow_owner_id_created ON platform.workflow (owner_id, created, id_);
-
-CREATE INDEX ix_workflow_owner_id_status ON platform.workflow (owner_id, status);
+CREATE INDEX ix_workflow_owner_id_created ON platform.workflow (owner_id, created, id_) INCLUDE (status);
 
 CREATE INDEX ix_workflow_owner_id_workspace_path ON platform.workflow (owner_id, workspace_path);
 
@@ -908,9 +906,9 @@ CREATE TRIGGER forget_user AFTER DELETE ON platform.user_
     FOR EACH ROW EXECUTE FUNCTION platform.forget_user();
 
 -- A row that is started again loses the lease of its life before. At the start and not at the end: ends are
--- many, and each would wait for a worker that beats at this moment. Argument: the entity.
-CREATE FUNCTION platform.drop_former_lease() RETURNS trigger LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp AS $$
+-- many, and each would wait for a worker that beats at this moment. Argument: the entity. As the guard, it spares
+-- each change of a status a search_path of its own.
+CREATE FUNCTION platform.drop_former_lease() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     DELETE FROM platform.lease WHERE owner_id = NEW.owner_id AND entity_id = NEW.id_ AND entity = TG_ARGV[0];
     RETURN NULL;
