@@ -43,11 +43,7 @@ def record_action(
     :raises errors.UnknownAction: the action is not registered.
     :raises errors.TokenInText: a token's value is in the details.
     """
-    row = AuditLog(
-        owner_id=user_id_of(user),
-        action=action,
-        details=dict(details) if details else None,
-    )
+    row = AuditLog(owner_id=user_id_of(user), action=action, details=dict(details) if details else None)
     if actor_id is not None:
         row.actor_id = parse_id(actor_id, "user id")
     session.add(row)
@@ -78,17 +74,14 @@ def set_origin(
         "address": None if address is None else _parse_address(address),
         "service": service,
     }
-    for name, value in values.items():
-        if value is not None:
-            session.connection().execute(_SET[name], {"value": value})
+    _say(session.connection(), values)
 
 
 @event.listens_for(Session, "after_begin")
 def _set_service(session: Session, transaction: SessionTransaction, connection: sa.Connection) -> None:
     """Say in each transaction from which service it comes, where the session's ``info`` names one."""
-    service = session.info.get(SERVICE)
-    if service is not None and not transaction.nested:
-        connection.execute(_SET["service"], {"value": service})
+    if not transaction.nested:
+        _say(connection, {"service": session.info.get(SERVICE)})
 
 
 def _parse_address(address: str) -> str:
@@ -118,19 +111,23 @@ def recorded_as(
         "actor_id": None if actor_id is None else str(parse_id(actor_id, "user id")),
         "details": json.dumps(details) if details else None,
     }
-    said = {name: value for name, value in values.items() if value is not None}
-    if not said:
+    if values == dict.fromkeys(values):
         yield
         return
     with session.begin_nested():
         connection = session.connection()
-        before = connection.execute(_READ).one()._mapping
-        for name, value in said.items():
-            connection.execute(_SET[name], {"value": value})
+        before = connection.execute(_READ).one()._asdict()
+        _say(connection, values)
         yield
         session.flush()
-        for name in said:
-            connection.execute(_SET[name], {"value": before[name]})
+        _say(connection, before)
+
+
+def _say(connection: sa.Connection, values: Mapping[str, str | None]) -> None:
+    """Set what triggers read; what is None is left as it was."""
+    for name, value in values.items():
+        if value is not None:
+            connection.execute(_SET[name], {"value": value})
 
 
 _SET = {

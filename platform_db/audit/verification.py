@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.audit.chain import NO_HASH, read_seals, seal_hash
+from platform_db.audit.chain import NO_HASH, last_seal, read_seals, seal_hash
 from platform_db.audit.content import FIRST, TABLE, read_digests, split_digests
 from platform_db.audit.exported import ExportedSeals
 from platform_db.audit.names import own_names
@@ -66,37 +66,27 @@ def verify_audit_log(
     :raises errors.AuditLogChanged: names the first seal that does not hold, and the row.
     :raises errors.InvalidExport: ``against`` is something else, or has none of the seals that were read.
     """
-    with own_names(session):
-        return _verify(session, since, None if against is None else ExportedSeals(against), unsigned_until)
-
-
-def _verify(
-    session: Session, since: datetime | None, exported: ExportedSeals | None, unsigned_until: int
-) -> VerificationResult:
     result = VerificationResult()
-    chain = _Chain(unsigned_until)
-    before = session.scalars(_BEFORE, {"since": since}).one_or_none() if since else None
-    if before is not None:
-        chain.begin_with(before)
-        if exported is not None:
+    chain, exported = _Chain(unsigned_until), ExportedSeals(against or ())
+    with own_names(session):
+        before = last_seal(session, AuditSeal.sealed_at < since) if since else None
+        if before is not None:
+            chain.begin_with(before)
             exported.check(before)
-    for seal in read_seals(session, after=chain.number):
-        first, kept_from = chain.last_row + 1 if chain.number else FIRST, chain.kept_from
-        chain.check(seal)
-        if exported is not None:
+        for seal in read_seals(session, after=chain.number):
+            first, kept_from = chain.last_row + 1 if chain.number else FIRST, chain.kept_from
+            chain.check(seal)
             exported.check(seal)
-        if seal.first_kept_seal > kept_from:
-            _check_removal(session, seal, kept_from)
-        _check_rows(session, seal, first, result)
-        result.seals += 1
-        result.unsigned_seals += seal.signature is None
-    if exported is not None:
-        exported.finish(chain.number)
-        result.compared_seals = exported.compared
-        result.removed_since_export = chain.kept_from - exported.kept_from
-    result.unsealed_rows = (
-        session.connection().execute(_COUNT_UNSEALED, {"after": chain.last_row}).scalar_one()
-    )
+            if seal.first_kept_seal > kept_from:
+                _check_removal(session, seal, kept_from)
+            _check_rows(session, seal, first, result)
+            result.seals += 1
+            result.unsigned_seals += seal.signature is None
+        if against is not None:
+            exported.finish(chain.number)
+            result.compared_seals = exported.compared
+            result.removed_since_export = chain.kept_from - exported.kept_from
+        result.unsealed_rows = session.connection().scalar(_COUNT_UNSEALED, {"after": chain.last_row})
     return result
 
 
@@ -139,11 +129,8 @@ def _check_removal(session: Session, seal: AuditSeal, kept_from: int) -> None:
 
     That row comes later in the log than the seal, and it is looked for as long as no row so late was removed.
     """
-    details = {
-        "table": AuditLog.__tablename__,
-        "first_seal": kept_from,
-        "last_seal": seal.first_kept_seal - 1,
-    }
+    last = seal.first_kept_seal - 1
+    details = {"table": AuditLog.__tablename__, "first_seal": kept_from, "last_seal": last}
     parameters = {
         "nobody": str(NOBODY),
         "action": AuditLogAction.apply_retention.value,
@@ -165,8 +152,7 @@ def _check_rows(session: Session, seal: AuditSeal, first: int, result: Verificat
     # Only now: retention may have removed them meanwhile.
     if seal.number >= session.connection().execute(_FIRST_KEPT_SEAL).scalar_one():
         raise _find_change(session, seal, digests)
-    span = {"first": first, "last": seal.last_row}
-    present = session.connection().execute(_FIRST_ROW, span).one_or_none()
+    present = session.connection().execute(_FIRST_ROW, {"first": first, "last": seal.last_row}).one_or_none()
     if present is not None:
         raise errors.AuditLogChanged(seal.number, "present", present.number, str(present.id_))
     result.removed_seals += 1
@@ -200,13 +186,6 @@ def _is_sealed(session: Session, digest: bytes) -> bool:
             return True
     return False
 
-
-_BEFORE = (
-    sa.select(AuditSeal)
-    .where(AuditSeal.sealed_at < sa.bindparam("since", type_=AuditSeal.sealed_at.type))
-    .order_by(AuditSeal.number.desc())
-    .limit(1)
-)
 
 _FIRST_KEPT_SEAL = sa.text("SELECT first_kept_seal FROM platform.audit_seal ORDER BY number DESC LIMIT 1")
 
