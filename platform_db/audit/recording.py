@@ -9,7 +9,7 @@ import ipaddress
 import json
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import sqlalchemy as sa
@@ -74,14 +74,14 @@ def set_origin(
         "address": None if address is None else _parse_address(address),
         "service": service,
     }
-    _say(session.connection(), values)
+    say(session.connection(), values)
 
 
 @event.listens_for(Session, "after_begin")
 def _set_service(session: Session, transaction: SessionTransaction, connection: sa.Connection) -> None:
     """Say in each transaction from which service it comes, where the session's ``info`` names one."""
     if not transaction.nested:
-        _say(connection, {"service": session.info.get(SERVICE)})
+        say(connection, {"service": session.info.get(SERVICE)})
 
 
 def _parse_address(address: str) -> str:
@@ -95,10 +95,7 @@ def _parse_address(address: str) -> str:
 @contextmanager
 @takes_session
 def recorded_as(
-    session: Session,
-    *,
-    actor_id: uuid.UUID | str | None = None,
-    details: Mapping[str, Any] | None = None,
+    session: Session, *, actor_id: uuid.UUID | str | None = None, details: Mapping[str, Any] | None = None
 ) -> Iterator[None]:
     """Say who does, and what else there is to know of, what triggers record within this block.
 
@@ -111,31 +108,32 @@ def recorded_as(
         "actor_id": None if actor_id is None else str(parse_id(actor_id, "user id")),
         "details": json.dumps(details) if details else None,
     }
-    if values == dict.fromkeys(values):
+    said = {name: value for name, value in values.items() if value is not None}
+    with saying(session, said) if said else nullcontext():
         yield
-        return
+
+
+@contextmanager
+def saying(session: Session, values: Mapping[str, str]) -> Iterator[None]:
+    """Set what triggers read within this block, which is a savepoint: an error takes it back, too."""
     with session.begin_nested():
         connection = session.connection()
-        before = connection.execute(_READ).one()._asdict()
-        _say(connection, values)
+        before = connection.execute(_READ).one()
+        say(connection, values)
         yield
         session.flush()
-        _say(connection, before)
+        say(connection, {name: getattr(before, name) for name in values})
 
 
-def _say(connection: sa.Connection, values: Mapping[str, str | None]) -> None:
-    """Set what triggers read; what is None is left as it was."""
+def say(connection: sa.Connection, values: Mapping[str, str | None]) -> None:
+    """Set what triggers read in the rest of this transaction; what is None is left as it was."""
     for name, value in values.items():
         if value is not None:
             connection.execute(_SET[name], {"value": value})
 
 
-_SET = {
-    name: sa.text(f"SET LOCAL platform.{name} = :value")
-    for name in ("actor_id", "request_id", "address", "service", "details")
-}
-
+_NAMES = ("actor", "actor_id", "address", "details", "guard", "reason", "request_id", "service")
+_SET = {name: sa.text(f"SET LOCAL platform.{name} = :value") for name in _NAMES}
 _READ = sa.text(
-    "SELECT coalesce(current_setting('platform.actor_id', true), '') AS actor_id,"
-    " coalesce(current_setting('platform.details', true), '') AS details"
+    "SELECT " + ", ".join(f"coalesce(current_setting('platform.{n}', true), '') AS {n}" for n in _NAMES)
 )

@@ -1,13 +1,6 @@
 """Secrets at rest, and what tokens look like."""
 
-from platform_db.crypto.keys import (
-    KEY_ID_BYTES,
-    Key,
-    KeyRing,
-    configured_keys,
-    get_key_ring,
-    key_id,
-)
+from platform_db.crypto.keys import KEY_ID_BYTES, Key, KeyRing, configured_keys, get_key_ring, key_id
 from platform_db.settings.secret_keys import KEY_BYTES, generate_key
 
 __all__ = [

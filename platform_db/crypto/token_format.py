@@ -16,13 +16,7 @@ from platform_db import errors
 from platform_db.errors import TOKEN_PREFIX as PREFIX
 
 RANDOM_BYTES = 32
-LETTERS = {
-    "access": "a",
-    "personal": "p",
-    "session": "s",
-    "webhook": "w",
-    "interactive_session": "i",
-}
+LETTERS = {"access": "a", "personal": "p", "session": "s", "webhook": "w", "interactive_session": "i"}
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 BODY_LENGTH = 43  # 62 ** 43 > 2 ** 256 > 62 ** 42
@@ -75,9 +69,8 @@ def require_no_token(text: object) -> None:
 
 
 def _is_ours(value: str) -> bool:
-    if _shape.fullmatch(value) is None:
-        return False
-    return _checksum(value[:-CHECKSUM_LENGTH]) == value[-CHECKSUM_LENGTH:]
+    unchecked = value[:-CHECKSUM_LENGTH]
+    return _shape.fullmatch(value) is not None and value == unchecked + _checksum(unchecked)
 
 
 def _checksum(text: str) -> str:

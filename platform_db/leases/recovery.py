@@ -128,14 +128,12 @@ def _parse(policies: Mapping[str, Policy | str]) -> dict[str, Policy]:
     for table, policy in policies.items():
         if table not in MODELS:
             raise errors.InvalidArgument(f"there are no leases of {table}; choose from {', '.join(MODELS)}")
-        try:
-            parsed[table] = Policy(policy)
-        except ValueError:
+        possible = [p.value for p in Policy if p is not Policy.requeue or table == "workflow"]
+        if policy not in possible:
             raise errors.InvalidArgument(
-                f"{policy!r} is no policy for a {table}; choose from {', '.join(p.value for p in Policy)}"
-            ) from None
-        if parsed[table] is Policy.requeue and table != "workflow":
-            raise errors.InvalidArgument(f"a {table} cannot be queued again; only a workflow can")
+                f"{policy!r} is no policy for a {table}; choose from {', '.join(possible)}"
+            )
+        parsed[table] = Policy(policy)
     return parsed
 
 

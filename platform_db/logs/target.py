@@ -34,8 +34,6 @@ _PARTS = {
 
 
 class LogTarget(GuardedTarget):
-    """The run or job whose log is meant."""
-
     tables = _PARTS
 
     def statement(self, template: str) -> sa.TextClause:

@@ -14,13 +14,7 @@ from platform_db.audit import record_action
 from platform_db.bounds import require_seconds
 from platform_db.crypto.token_format import generate
 from platform_db.database.session import takes_session
-from platform_db.models import (
-    AuditLogAction,
-    InteractiveSession,
-    UserToken,
-    UserTokenStatus,
-    UserTokenType,
-)
+from platform_db.models import AuditLogAction, InteractiveSession, UserToken, UserTokenStatus, UserTokenType
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.models.token import EVERY_SCOPE
 from platform_db.tokens.lifecycle import revoke

@@ -25,8 +25,6 @@ EXPIRED = "expired"
 
 
 class TokenTarget(GuardedTarget):
-    """The token that is meant."""
-
     tables = (UserToken.__tablename__,)
 
 

@@ -53,10 +53,7 @@ class Rotation:
 
 
 def rotate(
-    factory: SessionFactory,
-    *,
-    batch: int = BATCH,
-    progress: Callable[[int, int], None] | None = None,
+    factory: SessionFactory, *, batch: int = BATCH, progress: Callable[[int, int], None] | None = None
 ) -> Rotation:
     """Encrypt and digest every secret with the newest key. Each batch is a transaction of its own.
 
