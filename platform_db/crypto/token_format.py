@@ -36,7 +36,10 @@ def generate(purpose: str) -> str:
 
     :param purpose: what it is for, one of :data:`LETTERS`.
     """
-    body = _base62(int.from_bytes(secrets.token_bytes(RANDOM_BYTES), "big"), BODY_LENGTH)
+    number, body = secrets.randbits(8 * RANDOM_BYTES), ""
+    for _ in range(BODY_LENGTH):
+        number, digit = divmod(number, 62)
+        body = ALPHABET[digit] + body
     unchecked = f"{PREFIX}{LETTERS[purpose]}{body}"
     return unchecked + _checksum(unchecked)
 
@@ -77,11 +80,3 @@ def _checksum(text: str) -> str:
     high, low = divmod(zlib.crc32(text.encode()), 62**4)
     middle, low = divmod(low, 62**2)
     return _PAIRS[high] + _PAIRS[middle] + _PAIRS[low]
-
-
-def _base62(number: int, length: int) -> str:
-    digits = []
-    for _ in range(length):
-        number, digit = divmod(number, 62)
-        digits.append(ALPHABET[digit])
-    return "".join(reversed(digits))

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -82,9 +81,7 @@ def recover(
     :raises errors.InvalidArgument: a policy that the kind of row does not have.
     """
     require_seconds(older_than, "age of a heartbeat")
-    return _recover(
-        session, _parse(policies), {"age": older_than, "node": None, "batch": require_limit(batch, "batch")}
-    )
+    return _recover(session, policies, age=older_than, batch=require_limit(batch, "batch"))
 
 
 def recover_all(
@@ -117,7 +114,7 @@ def recover_owned_by(
     """
     total: Counter[str] = Counter()
     while True:
-        recovery = _recover(session, _parse(policies), {"age": None, "node": node, "batch": BATCH})
+        recovery = _recover(session, policies, node=node, batch=BATCH)
         total.update(recovery.by_status)
         if not recovery.ids:
             return dict(total)
@@ -137,15 +134,16 @@ def _parse(policies: Mapping[str, Policy | str]) -> dict[str, Policy]:
     return parsed
 
 
-def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[str, Any]) -> Recovery:
+def _recover(session: Session, given: Mapping[str, Policy | str], **bounds: object) -> Recovery:
+    policies, parameters = _parse(given), {"age": None, "node": None, "clock_error": CLOCK_ERROR, **bounds}
     session.flush()
     recovery = Recovery()
-    parameters = {**parameters, "clock_error": CLOCK_ERROR}
     connection = session.connection()
     for table, model in MODELS.items():
         policy = policies.get(table, Policy.nothing)
         if policy is Policy.nothing:
-            recovery.left[table] += connection.execute(_count_dead(table), parameters).scalar_one()
+            count = sa.text(f"SELECT count(*) {_from_dead(table)}")
+            recovery.left[table] += connection.execute(count, parameters).scalar_one()
             continue
         by_reason: dict[str, list[Key]] = defaultdict(list)
         for lease in connection.execute(_lock_dead(table), parameters):
@@ -243,11 +241,6 @@ def _lock_dead(table: str) -> sa.TextClause:
         FOR NO KEY UPDATE OF lease, leased SKIP LOCKED
         """
     )
-
-
-@cache
-def _count_dead(table: str) -> sa.TextClause:
-    return sa.text(f"SELECT count(*) {_from_dead(table)}")
 
 
 def _from_dead(table: str) -> str:

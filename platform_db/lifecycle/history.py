@@ -93,9 +93,11 @@ def history(
     # First: if the life has ended, the page that is read after it has all that led there.
     ended = target.has_ended(session)
     query = ("history", target.table, target.id_, since, level)
-    new = read_new(session.connection(), _PAGE, parameters, query=query, cursor=cursor, limit=limit)
-    entries = [Entry(*(getattr(row, field.name) for field in fields(Entry))) for row in new.rows]
-    return Page(entries, None if ended and new.drained else new.cursor)
+    rows, drained, after = read_new(
+        session.connection(), _PAGE, parameters, query=query, cursor=cursor, limit=limit
+    )
+    entries = [Entry(*(getattr(row, field.name) for field in fields(Entry))) for row in rows]
+    return Page(entries, None if ended and drained else after)
 
 
 @takes_session

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -38,19 +38,6 @@ _UNSEEN = """
 """
 
 
-class New(NamedTuple):
-    """What a reader had not seen.
-
-    :param rows: the late ones first.
-    :param drained: whether that was all.
-    :param cursor: to read on from.
-    """
-
-    rows: list[Any]
-    drained: bool
-    cursor: str
-
-
 def read_new(
     connection: sa.Connection,
     statement: sa.TextClause,
@@ -59,12 +46,13 @@ def read_new(
     query: Sequence[object],
     cursor: str | None,
     limit: int,
-) -> New:
+) -> tuple[list[Any], bool, str]:
     """Return what a reader has not seen.
 
     :param statement: made by :func:`page_of`.
     :param query: what the cursor is bound to: the list's name, then its filters.
     :param limit: how many rows to return at most, beside the late ones.
+    :returns: rows, the late ones first; whether that was all; and the cursor to read on from.
     :raises errors.InvalidIdentifier: this list gave no such cursor.
     """
     place = _BEGINNING if cursor is None else cursors.decode(query, cursor, *_READERS)
@@ -81,7 +69,7 @@ def read_new(
     ahead = [row for row in rows if not row.late]
     last, now = ahead[-1].number if ahead else number, found[0]
     place = [last, now.snapshot, now.own, now.read_at.isoformat()]
-    return New(rows, len(ahead) < limit, cursors.encode(query, place))
+    return rows, len(ahead) < limit, cursors.encode(query, place)
 
 
 def page_of(source: str, columns: str = "*", late: str = "true") -> str:

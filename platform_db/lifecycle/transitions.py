@@ -242,15 +242,10 @@ class _Target(GuardedTarget):
         return statuses
 
     def status(self, name: Status | str) -> Status:
-        """Return the member of the row's enumeration.
-
-        :raises errors.UnknownStatus: there is none.
-        """
         status: Status = MACHINES[self.table].status(name)
         return status
 
     def statuses(self, given: Statuses | None) -> tuple[Status, ...] | None:
-        """Return one status, or several, as members of the row's enumeration."""
         if given is None:
             return None
         names = [given] if isinstance(given, str) else given

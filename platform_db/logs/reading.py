@@ -122,9 +122,10 @@ def read_new_log(
     target = LogTarget.of(session, row, model)
     ended = target.has_ended(session)
     page, query = target.statement(_PAGE), ("log", target.table, target.id_)
-    new = read_new(session.connection(), page, target.parameters, query=query, cursor=cursor, limit=chunks)
-    data = b"".join(bytes(row.data) for row in new.rows)
-    return NewChunks(data, new.cursor, ended and new.drained, new.drained)
+    rows, drained, after = read_new(
+        session.connection(), page, target.parameters, query=query, cursor=cursor, limit=chunks
+    )
+    return NewChunks(b"".join(bytes(row.data) for row in rows), after, ended and drained, drained)
 
 
 def stream_log(

@@ -56,11 +56,17 @@ class KeyUse:
 @takes_session
 def key_uses(session: Session) -> list[KeyUse]:
     """Return how many secrets each key encrypts, by column."""
-    return [
-        KeyUse(column.table, column.name, row.key_id, row.rows)
-        for column in secret_columns()
-        for row in session.connection().execute(_count(column))
-    ]
+    uses = []
+    for column in secret_columns():
+        query = sa.text(
+            f"""
+            SELECT encode(substring({column.name} FROM 2 FOR {crypto.KEY_ID_BYTES}), 'hex'), count(*)
+            FROM platform.{column.table} WHERE {column.name} IS NOT NULL
+            GROUP BY 1 ORDER BY 1
+            """
+        )
+        uses += [KeyUse(column.table, column.name, *row) for row in session.connection().execute(query)]
+    return uses
 
 
 @dataclass(frozen=True)
@@ -106,14 +112,3 @@ def report_keys(session: Session) -> KeyReport:
     states |= {id_: "in use" if id_ in configured else "missing" for id_ in sorted(uses)}
     states |= dict.fromkeys(configured[:1], "newest")
     return KeyReport([KeyState(id_, uses[id_], state) for id_, state in states.items()])
-
-
-def _count(column: SecretColumn) -> sa.TextClause:
-    return sa.text(
-        f"""
-        SELECT encode(substring({column.name} FROM 2 FOR {crypto.KEY_ID_BYTES}), 'hex') AS key_id,
-               count(*) AS rows
-        FROM platform.{column.table} WHERE {column.name} IS NOT NULL
-        GROUP BY 1 ORDER BY 1
-        """
-    )

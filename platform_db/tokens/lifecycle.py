@@ -46,13 +46,12 @@ def revoke(
     """
     require_no_token(reason)
     target = TokenTarget.of(session, token, UserToken)
-    lock = _LOCK_OWNER[target.owner_id is not None]
-    user_id = session.connection().scalar(lock, target.parameters)
+    user_id = session.connection().scalar(_LOCK_OWNER, target.parameters)
     if user_id is None:
         raise errors.NotFound(f"there is no token {target.id_}")
-    changed = _revoke(session, {target.id_: user_id}, reason, actor_id)
+    is_revoked = _revoke(session, {target.id_: user_id}, reason, actor_id)
     session.flush()
-    return changed
+    return is_revoked
 
 
 def revoke_expired(factory: SessionFactory, *, batch: int = BATCH) -> int:
@@ -129,16 +128,13 @@ def _revoke(
 
 
 # A function that changes a user's tokens locks the user first: otherwise two transactions that revoke the
-# same tokens in opposite orders would wait for each other. By whether the owner is known.
-_LOCK_OWNER = {
-    known: sa.text(
-        f"""
-        SELECT owner_id, platform.lock_owner(owner_id) FROM platform.user_token
-        WHERE {"owner_id = CAST(:owner AS uuid) AND " if known else ""}id_ = CAST(:id AS uuid)
-        """
-    )
-    for known in (False, True)
-}
+# same tokens in opposite orders would wait for each other.
+_LOCK_OWNER = sa.text(
+    """
+    SELECT owner_id, platform.lock_owner(owner_id) FROM platform.user_token
+    WHERE id_ = CAST(:id AS uuid) AND (CAST(:owner AS uuid) IS NULL OR owner_id = CAST(:owner AS uuid))
+    """
+)
 
 _DELETE = sa.text(
     """

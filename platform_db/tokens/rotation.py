@@ -6,7 +6,7 @@ again at any time: what is done is done, the rest is found by its key id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,14 +72,18 @@ def rotate(
         details = {"key_id": rotation.key_id, "secrets": stale}
         record_action(session, NOBODY, AuditLogAction.rotate_keys, details)
 
-    def report() -> None:
-        if progress is not None:
-            progress(rotation.rotated, stale)
-
     for column in secret_columns():
-        batches = _Batches(column, ring, batch, rotation)
+        mover = _Mover(column, ring, batch, rotation)
         for _ in range(PASSES):
-            if not _pass(factory, batches, report):
+            before, after = rotation.rotated, None
+            while True:
+                with factory() as session, session.begin():
+                    after = mover.move(session, after)
+                if after is None:
+                    break
+                if progress is not None:
+                    progress(rotation.rotated, stale)
+            if rotation.rotated == before:
                 break
     with factory() as session:
         rotation.remaining = _count_stale(session, ring) - len(rotation.failed)
@@ -93,23 +97,8 @@ def _count_stale(session: Session, ring: crypto.KeyRing) -> int:
     return sum(key.secrets for key in report.keys if key.key_id != ring.newest.id_.hex())
 
 
-def _pass(factory: SessionFactory, batches: _Batches, report: Callable[[], None]) -> int:
-    """Go once through a column, and return how many of its secrets were moved."""
-    before = batches.rotation.rotated
-    after: str | None = None
-    while True:
-        with factory() as session, session.begin():
-            rows = batches.read(session, after)
-            if not rows:
-                return batches.rotation.rotated - before
-            moved = [values for row in rows if (values := batches.with_newest_key(row)) is not None]
-            batches.rotation.rotated += batches.store(session, moved)
-        after = str(rows[-1].id_)
-        report()
-
-
 @dataclass(frozen=True)
-class _Batches:
+class _Mover:
     """Moves a batch of one column's secrets at a time."""
 
     column: SecretColumn
@@ -117,8 +106,8 @@ class _Batches:
     size: int
     rotation: Rotation
 
-    def read(self, session: Session, after: str | None) -> Sequence[Any]:
-        """Lock and return the next rows that are not on the newest key and are not locked."""
+    def move(self, session: Session, after: str | None) -> str | None:
+        """Move secrets of rows after this one that are not locked, and return the last row, None for none."""
         # Not a hot statement: it is built for its column each time.
         query = sa.text(
             f"""
@@ -131,9 +120,14 @@ class _Batches:
             """
         )
         parameters = {"after": after, "key_id": self.ring.newest.id_, "size": self.size}
-        return session.connection().execute(query, parameters).all()
+        rows = session.connection().execute(query, parameters).all()
+        if not rows:
+            return None
+        moved = [values for row in rows if (values := self._with_newest_key(row)) is not None]
+        self.rotation.rotated += self._store(session, moved)
+        return str(rows[-1].id_)
 
-    def with_newest_key(self, row: Any) -> dict[str, Any] | None:
+    def _with_newest_key(self, row: Any) -> dict[str, Any] | None:
         """Return a row's key, and its secret encrypted and digested with the newest key."""
         context = self.column.context(row.id_)
         try:
@@ -148,7 +142,7 @@ class _Batches:
             "digest": self.ring.digest(value),
         }
 
-    def store(self, session: Session, moved: list[dict[str, Any]]) -> int:
+    def _store(self, session: Session, moved: list[dict[str, Any]]) -> int:
         """Store the rows' secrets, and return of how many rows; one that is refused keeps no other back."""
         update = sa.text(
             f"""
@@ -166,6 +160,6 @@ class _Batches:
                 return session.connection().execute(update, values).rowcount
         except errors.TokenError as error:
             if len(moved) > 1:
-                return sum(self.store(session, [row]) for row in moved)
+                return sum(self._store(session, [row]) for row in moved)
             self.rotation.failed[self.column.context(moved[0]["id"])] = str(error)
             return 0
