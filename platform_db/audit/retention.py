@@ -28,14 +28,13 @@ def prune_audit_log(factory: SessionFactory, older_than: timedelta) -> int:
     :param factory: makes the sessions, as the tables' owner.
     :raises errors.AlreadyRunning: a sealer, or another call, is at it.
     """
-    pruned = 0
-    while True:
+
+    def prune() -> int:
         with factory() as session, session.begin():
             use_own_names(session)
-            seals = prune_seals(session, older_than)
-        if not seals:
-            return pruned
-        pruned += seals
+            return prune_seals(session, older_than)
+
+    return sum(iter(prune, 0))
 
 
 @takes_session

@@ -234,8 +234,6 @@ def _values(statuses: tuple[Status, ...] | None) -> list[str] | None:
 
 
 class _Target(GuardedTarget):
-    """The row that a transition is about."""
-
     @property
     def status_type(self) -> type[Status]:
         statuses: type[Status] = MACHINES[self.table].statuses

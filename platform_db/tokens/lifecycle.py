@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -19,9 +20,6 @@ from platform_db.lifecycle.transitions import transition_many
 from platform_db.models import AuditLogAction, UserToken, UserTokenStatus
 
 BATCH = 500
-
-EXPIRED = "expired"
-"""The reason for which a token is revoked whose time is over."""
 
 
 class TokenTarget(GuardedTarget):
@@ -63,11 +61,7 @@ def revoke_expired(factory: SessionFactory, *, batch: int = BATCH) -> int:
     :param factory: makes the sessions.
     :param batch: tokens per transaction.
     """
-
-    def end(session: Session, tokens: dict[uuid.UUID, uuid.UUID]) -> None:
-        _revoke(session, tokens, EXPIRED)
-
-    return _in_batches(factory, _EXPIRED, {}, batch, end)
+    return _in_batches(factory, _EXPIRED, {}, batch, partial(_revoke, reason="expired"))
 
 
 def purge(factory: SessionFactory, *, revoked_for: timedelta, batch: int = BATCH) -> int:
@@ -94,7 +88,7 @@ def _in_batches(
     query: sa.TextClause,
     parameters: dict[str, timedelta],
     batch: int,
-    end: Callable[[Session, dict[uuid.UUID, uuid.UUID]], None],
+    end: Callable[[Session, dict[uuid.UUID, uuid.UUID]], object],
 ) -> int:
     """Apply a function to the tokens that a query finds, and return how many there were."""
     require_limit(batch, "batch size")
