@@ -51,6 +51,13 @@ def test_a_scope_commits_or_rolls_back(configured: str) -> None:
         assert session.scalars(sa.select(User.email)).all() == ["kept@example.org"]
 
 
+def test_a_reset_ends_what_the_thread_was_doing(configured: str) -> None:
+    sessions.thread_session.add(User(email="lost@example.org"))
+    sessions.thread_session.flush()
+    sessions.reset_engine()
+    assert sessions.thread_session.scalars(sa.select(User)).all() == []
+
+
 def test_a_forked_child_makes_an_engine_of_its_own(configured: str) -> None:
     sessions.thread_session.execute(sa.text("SELECT 1"))
     parent = sessions.get_engine()

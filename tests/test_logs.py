@@ -126,6 +126,14 @@ def test_a_log_is_cut_where_it_reached_its_limit(session: Session) -> None:
     assert session.scalars(sa.select(LogSize.bytes_)).one() == 16
 
 
+def test_all_pieces_of_the_log_that_a_run_comes_with_count(session: Session) -> None:
+    run = Workflow(name="w", owner_id=make_user(session).id_, type_="serial", specification={}, logs="01234")
+    run.log_chunks.add(LogChunk(data=b"56789"))
+    session.add(run)
+    session.commit()
+    assert append_log(session, run, "abc", limit=11) == 1
+
+
 def test_nothing_is_kept_beyond_a_limit_that_was_lowered(session: Session) -> None:
     run = make_run(session, make_user(session))
     append_log(session, run, "0123456789", limit=100)
@@ -377,6 +385,21 @@ def test_following_looks_once_more_after_the_end(
     append_log(session, run, "after it\n")
     session.commit()
     assert list(following) == ["after it\n"]
+
+
+def test_what_commits_just_after_the_end_of_an_empty_log_is_followed(
+    session: Session, session_factory: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(session, make_user(session), status="finished")
+
+    def wait(seconds: float) -> None:
+        if not run.logs:
+            append_log(session, run, "late\n")
+        session.commit()
+
+    session.commit()
+    monkeypatch.setattr(time, "sleep", wait)
+    assert list(follow_log(session_factory, run.id_, model=Workflow)) == ["late\n"]
 
 
 def test_a_character_that_comes_in_two_parts_is_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from datetime import datetime, timedelta, timezone
 
@@ -172,9 +173,11 @@ def test_a_workflow_takes_its_positional_arguments_and_defaults(session: Session
     assert run.get_full_workflow_name() == "analysis.1"
 
 
-def test_a_malformed_id_is_refused_before_it_reaches_the_server() -> None:
-    with pytest.raises(errors.InvalidIdentifier, match="'nonsense' is not a valid user id"):
-        Workflow(name="x", owner_id="nonsense", type_="serial", specification={})
+@pytest.mark.parametrize("malformed", ["nonsense", 7, b"bytes", ["list"]])
+def test_a_malformed_id_is_refused_before_it_reaches_the_server(malformed: object) -> None:
+    refused = re.escape(f"{malformed!r} is not a valid user id")
+    with pytest.raises(errors.InvalidIdentifier, match=refused):
+        Workflow(name="x", owner_id=malformed, type_="serial", specification={})
 
 
 def test_lists_do_not_load_specifications(session: Session, session_factory: sessionmaker[Session]) -> None:

@@ -41,9 +41,10 @@ def test_a_new_users_first_run_may_come_in_the_same_flush(session: Session) -> N
 
 
 def test_restarts_count_below_their_run_without_a_limit(session: Session) -> None:
-    owner = make_user(session)
+    owner, another = make_user(session), make_user(session)
     for _ in range(2):
         make_run(session, owner)
+        make_run(session, another)
     restarts = [make_run(session, owner, restart=True, run_number="2") for _ in range(11)]
     assert [run.run_number for run in restarts] == [f"2.{n}" for n in range(1, 12)]
     assert make_run(session, owner, restart=True, run_number="2.3").run_number == "2.12"
