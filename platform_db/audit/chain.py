@@ -11,13 +11,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.audit.names import own_names
+from platform_db.audit.signing import signing_key
 from platform_db.bounds import require_amount
 from platform_db.database.session import takes_session
 from platform_db.models import AuditSeal
 
 NO_HASH = bytes(32)
-
-_LAST = sa.select(AuditSeal).order_by(AuditSeal.number.desc()).limit(1)
 
 # Seals that are read at a time.
 PAGE = 500
@@ -52,15 +51,14 @@ _LOCK_FENCE = sa.text(
 )
 
 
-def last_seal(session: Session) -> AuditSeal | None:
-    """Return the newest seal, as it is stored now."""
-    return session.scalars(_LAST.execution_options(populate_existing=True)).one_or_none()
+def last_seal(session: Session, *criteria: sa.ColumnElement[bool]) -> AuditSeal | None:
+    """Return the newest seal that meets the criteria, as it is stored now."""
+    query = sa.select(AuditSeal).where(*criteria).order_by(AuditSeal.number.desc()).limit(1)
+    return session.scalars(query.execution_options(populate_existing=True)).one_or_none()
 
 
 def add_seal(session: Session, last: AuditSeal | None, **values: Any) -> AuditSeal:
     """Add the seal that follows ``last``, hashed and, where a key is configured, signed."""
-    from platform_db.audit.signing import signing_key
-
     seal = AuditSeal(
         number=last.number + 1 if last else 1,
         previous_hash=last.hash if last else NO_HASH,
@@ -76,18 +74,22 @@ def add_seal(session: Session, last: AuditSeal | None, **values: Any) -> AuditSe
 
 def seal_hash(seal: AuditSeal) -> bytes:
     """Return the SHA-256 of what a seal says: its facts as text, one a line."""
-    facts = (
-        "platform-db audit seal",
-        seal.number,
-        seal.previous_hash.hex(),
-        seal.last_row,
-        seal.row_count,
-        _time(seal.last_created),
-        seal.content_hash.hex(),
-        seal.first_kept_seal,
-        _time(seal.sealed_at),
-    )
+    facts = ("platform-db audit seal", *_facts(seal).values())
     return hashlib.sha256("".join(f"{fact}\n" for fact in facts).encode("ascii")).digest()
+
+
+def _facts(seal: AuditSeal) -> dict[str, Any]:
+    """Return what the hash covers, in the order in which it does."""
+    return {
+        "number": seal.number,
+        "previous_hash": seal.previous_hash.hex(),
+        "last_row": seal.last_row,
+        "row_count": seal.row_count,
+        "last_created": _time(seal.last_created),
+        "content_hash": seal.content_hash.hex(),
+        "first_kept_seal": seal.first_kept_seal,
+        "sealed_at": _time(seal.sealed_at),
+    }
 
 
 def read_seals(session: Session, *, after: int = 0) -> Iterator[AuditSeal]:
@@ -117,18 +119,8 @@ def export_seals(session: Session, *, after: int = 0) -> Iterator[dict[str, Any]
     :param after: the last seal that was exported before; 0 exports all.
     """
     for seal in read_seals(session, after=after):
-        yield {
-            "number": seal.number,
-            "previous_hash": seal.previous_hash.hex(),
-            "last_row": seal.last_row,
-            "row_count": seal.row_count,
-            "last_created": _time(seal.last_created),
-            "content_hash": seal.content_hash.hex(),
-            "first_kept_seal": seal.first_kept_seal,
-            "sealed_at": _time(seal.sealed_at),
-            "hash": seal.hash.hex(),
-            "signature": seal.signature.hex() if seal.signature else None,
-        }
+        signature = seal.signature.hex() if seal.signature else None
+        yield {**_facts(seal), "hash": seal.hash.hex(), "signature": signature}
 
 
 def _time(time: datetime | None) -> str | None:

@@ -56,19 +56,14 @@ def _read(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
     for line_number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        number, hash_ = _parse(line, line_number)
+        try:
+            seal = json.loads(line)
+            number, hash_ = seal["number"], seal["hash"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            number = hash_ = None
+        if not isinstance(number, int) or not isinstance(hash_, str):
+            raise errors.InvalidExport(f"line {line_number} is no exported seal")
         if number <= before:
             raise errors.InvalidExport(f"line {line_number}: seal {number} was to come before seal {before}")
         before = number
         yield number, hash_
-
-
-def _parse(line: str, line_number: int) -> tuple[int, str]:
-    try:
-        seal = json.loads(line)
-        number, hash_ = seal["number"], seal["hash"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        number = hash_ = None
-    if not isinstance(number, int) or not isinstance(hash_, str):
-        raise errors.InvalidExport(f"line {line_number} is no exported seal")
-    return number, hash_

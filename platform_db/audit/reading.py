@@ -67,13 +67,11 @@ def export_audit(
     The filters are those of :func:`list_audit`.
     """
     query = _filtered(user_id, actor_id, action, since, until).order_by(AuditLog.number).limit(PAGE)
+    query = query.with_only_columns(*AuditLog.__table__.columns)
     last = 0
     while True:
-        rows = session.execute(
-            query.where(AuditLog.number > last).with_only_columns(*AuditLog.__table__.columns)
-        ).all()
-        for row in rows:
-            yield as_values(row)
+        rows = session.execute(query.where(AuditLog.number > last)).all()
+        yield from map(as_values, rows)
         if len(rows) < PAGE:
             return
         last = rows[-1].number
@@ -103,14 +101,11 @@ def _filtered(
     until: datetime | None,
 ) -> sa.Select[Any]:
     query = sa.select(AuditLog)
-    if user_id is not None:
-        query = query.where(AuditLog.owner_id == parse_id(user_id, "user id"))
-    if actor_id is not None:
-        query = query.where(AuditLog.actor_id == parse_id(actor_id, "user id"))
+    for column, id_ in ((AuditLog.owner_id, user_id), (AuditLog.actor_id, actor_id)):
+        if id_ is not None:
+            query = query.where(column == parse_id(id_, "user id"))
     if action is not None:
-        query = query.where(
-            AuditLog.action == (action.value if isinstance(action, AuditLogAction) else action)
-        )
+        query = query.where(AuditLog.action == str(getattr(action, "value", action)))
     if since is not None:
         query = query.where(AuditLog.created >= since)
     if until is not None:

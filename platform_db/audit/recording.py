@@ -9,7 +9,7 @@ import ipaddress
 import json
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import sqlalchemy as sa
@@ -43,11 +43,7 @@ def record_action(
     :raises errors.UnknownAction: the action is not registered.
     :raises errors.TokenInText: a token's value is in the details.
     """
-    row = AuditLog(
-        owner_id=user_id_of(user),
-        action=action,
-        details=dict(details) if details else None,
-    )
+    row = AuditLog(owner_id=user_id_of(user), action=action, details=dict(details) if details else None)
     if actor_id is not None:
         row.actor_id = parse_id(actor_id, "user id")
     session.add(row)
@@ -78,17 +74,14 @@ def set_origin(
         "address": None if address is None else _parse_address(address),
         "service": service,
     }
-    for name, value in values.items():
-        if value is not None:
-            session.connection().execute(_SET[name], {"value": value})
+    say(session.connection(), values)
 
 
 @event.listens_for(Session, "after_begin")
 def _set_service(session: Session, transaction: SessionTransaction, connection: sa.Connection) -> None:
     """Say in each transaction from which service it comes, where the session's ``info`` names one."""
-    service = session.info.get(SERVICE)
-    if service is not None and not transaction.nested:
-        connection.execute(_SET["service"], {"value": service})
+    if not transaction.nested:
+        say(connection, {"service": session.info.get(SERVICE)})
 
 
 def _parse_address(address: str) -> str:
@@ -102,10 +95,7 @@ def _parse_address(address: str) -> str:
 @contextmanager
 @takes_session
 def recorded_as(
-    session: Session,
-    *,
-    actor_id: uuid.UUID | str | None = None,
-    details: Mapping[str, Any] | None = None,
+    session: Session, *, actor_id: uuid.UUID | str | None = None, details: Mapping[str, Any] | None = None
 ) -> Iterator[None]:
     """Say who does, and what else there is to know of, what triggers record within this block.
 
@@ -119,26 +109,31 @@ def recorded_as(
         "details": json.dumps(details) if details else None,
     }
     said = {name: value for name, value in values.items() if value is not None}
-    if not said:
+    with saying(session, said) if said else nullcontext():
         yield
-        return
+
+
+@contextmanager
+def saying(session: Session, values: Mapping[str, str]) -> Iterator[None]:
+    """Set what triggers read within this block, which is a savepoint: an error takes it back, too."""
     with session.begin_nested():
         connection = session.connection()
-        before = connection.execute(_READ).one()._mapping
-        for name, value in said.items():
-            connection.execute(_SET[name], {"value": value})
+        before = connection.execute(_READ).one()
+        say(connection, values)
         yield
         session.flush()
-        for name in said:
-            connection.execute(_SET[name], {"value": before[name]})
+        say(connection, {name: getattr(before, name) for name in values})
 
 
-_SET = {
-    name: sa.text(f"SET LOCAL platform.{name} = :value")
-    for name in ("actor_id", "request_id", "address", "service", "details")
-}
+def say(connection: sa.Connection, values: Mapping[str, str | None]) -> None:
+    """Set what triggers read in the rest of this transaction; what is None is left as it was."""
+    for name, value in values.items():
+        if value is not None:
+            connection.execute(_SET[name], {"value": value})
 
+
+_NAMES = ("actor", "actor_id", "address", "details", "guard", "reason", "request_id", "service")
+_SET = {name: sa.text(f"SET LOCAL platform.{name} = :value") for name in _NAMES}
 _READ = sa.text(
-    "SELECT coalesce(current_setting('platform.actor_id', true), '') AS actor_id,"
-    " coalesce(current_setting('platform.details', true), '') AS details"
+    "SELECT " + ", ".join(f"coalesce(current_setting('platform.{n}', true), '') AS {n}" for n in _NAMES)
 )

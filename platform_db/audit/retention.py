@@ -28,14 +28,13 @@ def prune_audit_log(factory: SessionFactory, older_than: timedelta) -> int:
     :param factory: makes the sessions, as the tables' owner.
     :raises errors.AlreadyRunning: a sealer, or another call, is at it.
     """
-    pruned = 0
-    while True:
+
+    def prune() -> int:
         with factory() as session, session.begin():
             use_own_names(session)
-            seals = prune_seals(session, older_than)
-        if not seals:
-            return pruned
-        pruned += seals
+            return prune_seals(session, older_than)
+
+    return sum(iter(prune, 0))
 
 
 @takes_session
@@ -63,18 +62,14 @@ def prune_seals(session: Session, older_than: timedelta, *, limit: int = SEALS) 
     if not pruned:
         return 0
     first, end = old[0].number, old[-1].number
-    record_action(
-        session,
-        NOBODY,
-        AuditLogAction.apply_retention,
-        {
-            "table": AuditLog.__tablename__,
-            "first_seal": first,
-            "last_seal": end,
-            "rows": sum(seal.row_count for seal in old),
-            "before": before.isoformat(),
-        },
-    )
+    details = {
+        "table": AuditLog.__tablename__,
+        "first_seal": first,
+        "last_seal": end,
+        "rows": sum(seal.row_count for seal in old),
+        "before": before.isoformat(),
+    }
+    record_action(session, NOBODY, AuditLogAction.apply_retention, details)
     add_seal(
         session,
         last,
@@ -85,16 +80,11 @@ def prune_seals(session: Session, older_than: timedelta, *, limit: int = SEALS) 
         first_kept_seal=end + 1,
         sealed_at=now,
     )
-    session.execute(
-        sa.delete(AuditLog)
-        .where(AuditLog.number <= old[-1].last_row)
-        .execution_options(synchronize_session=False)
-    )
-    session.execute(
-        sa.delete(AuditSealDigests)
-        .where(AuditSealDigests.seal_number <= end)
-        .execution_options(synchronize_session=False)
-    )
+    for statement in (
+        sa.delete(AuditLog).where(AuditLog.number <= old[-1].last_row),
+        sa.delete(AuditSealDigests).where(AuditSealDigests.seal_number <= end),
+    ):
+        session.execute(statement, execution_options={"synchronize_session": False})
     return pruned
 
 

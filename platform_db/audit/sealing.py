@@ -98,7 +98,6 @@ def _put_up_fence(session: Session, sealed: int) -> bool:
 
 
 def _seal(session: Session, last: AuditSeal | None, fence: int) -> AuditSeal:
-    """Add the seal of the next rows up to the fence."""
     first = last.last_row + 1 if last else FIRST
     digests = read_digests(session, first, fence, SEAL_ROWS)
     numbers = [number for number, _ in split_digests(digests)]

@@ -37,10 +37,8 @@ def public_key() -> str:
 def verify_keys() -> list[Ed25519PublicKey]:
     """Return the keys that a seal may be signed with: the signing key's own, and the configured ones."""
     own = signing_key()
-    keys = [own.public_key()] if own else []
-    for configured in get_settings().audit_verify_keys:
-        keys.append(Ed25519PublicKey.from_public_bytes(_decode(configured, "AUDIT_VERIFY_KEYS")))
-    return keys
+    configured = [_decode(key, "AUDIT_VERIFY_KEYS") for key in get_settings().audit_verify_keys]
+    return [*([own.public_key()] if own else []), *map(Ed25519PublicKey.from_public_bytes, configured)]
 
 
 def is_signed(hash_: bytes, signature: bytes, keys: list[Ed25519PublicKey]) -> bool:

@@ -11,10 +11,11 @@ from itertools import zip_longest
 from math import inf
 
 import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.audit.chain import NO_HASH, read_seals, seal_hash
+from platform_db.audit.chain import NO_HASH, last_seal, read_seals, seal_hash
 from platform_db.audit.content import FIRST, TABLE, read_digests, split_digests
 from platform_db.audit.exported import ExportedSeals
 from platform_db.audit.names import own_names
@@ -66,72 +67,51 @@ def verify_audit_log(
     :raises errors.AuditLogChanged: names the first seal that does not hold, and the row.
     :raises errors.InvalidExport: ``against`` is something else, or has none of the seals that were read.
     """
-    with own_names(session):
-        return _verify(session, since, None if against is None else ExportedSeals(against), unsigned_until)
-
-
-def _verify(
-    session: Session, since: datetime | None, exported: ExportedSeals | None, unsigned_until: int
-) -> VerificationResult:
     result = VerificationResult()
-    chain = _Chain(unsigned_until)
-    before = session.scalars(_BEFORE, {"since": since}).one_or_none() if since else None
-    if before is not None:
-        chain.begin_with(before)
-        if exported is not None:
-            exported.check(before)
-    for seal in read_seals(session, after=chain.number):
-        first, kept_from = chain.last_row + 1 if chain.number else FIRST, chain.kept_from
-        chain.check(seal)
-        if exported is not None:
-            exported.check(seal)
-        if seal.first_kept_seal > kept_from:
-            _check_removal(session, seal, kept_from)
-        _check_rows(session, seal, first, result)
-        result.seals += 1
-        result.unsigned_seals += seal.signature is None
-    if exported is not None:
-        exported.finish(chain.number)
-        result.compared_seals = exported.compared
-        result.removed_since_export = chain.kept_from - exported.kept_from
-    result.unsealed_rows = (
-        session.connection().execute(_COUNT_UNSEALED, {"after": chain.last_row}).scalar_one()
-    )
+    exported, keys = ExportedSeals(against or ()), verify_keys()
+
+    def check(seal: AuditSeal, last: AuditSeal) -> None:
+        _check_seal(seal, last, keys if seal.number > unsigned_until else [])
+        exported.check(seal)
+
+    last = AuditSeal(number=0, last_row=0, first_kept_seal=1, hash=NO_HASH)
+    with own_names(session):
+        before = last_seal(session, AuditSeal.sealed_at < since) if since else None
+        if before is not None:  # It is taken as it is, without those before it.
+            last.number, last.hash = before.number - 1, before.previous_hash
+            check(before, last)
+            last = before
+        for seal in read_seals(session, after=last.number):
+            check(seal, last)
+            if seal.first_kept_seal > last.first_kept_seal:
+                _check_removal(session, seal, last.first_kept_seal)
+            _check_rows(session, seal, last.last_row + 1 if last.number else FIRST, result)
+            result.seals += 1
+            result.unsigned_seals += seal.signature is None
+            last = seal
+        if against is not None:
+            exported.finish(last.number)
+            result.compared_seals = exported.compared
+            result.removed_since_export = last.first_kept_seal - exported.kept_from
+        result.unsealed_rows = session.connection().scalar(_COUNT_UNSEALED, {"after": last.last_row})
     return result
 
 
-class _Chain:
-    """The chain as far as it was read and holds."""
-
-    def __init__(self, unsigned_until: int) -> None:
-        self.keys = verify_keys()
-        self.unsigned_until = unsigned_until
-        self.number, self.last_row, self.kept_from, self.hash = 0, 0, 1, NO_HASH
-
-    def begin_with(self, seal: AuditSeal) -> None:
-        """Take a seal as it is, without those before it."""
-        self.number, self.last_row, self.kept_from = seal.number - 1, 0, 1
-        self.hash = seal.previous_hash
-        self.check(seal)
-
-    def check(self, seal: AuditSeal) -> None:
-        """Check that the seal follows the last one, says what was hashed, and is signed where it must be."""
-        if seal.number != self.number + 1:
-            raise errors.AuditLogChanged(self.number + 1, "missing")
-        follows = (
-            seal.previous_hash == self.hash
-            and seal.last_row >= self.last_row
-            and seal.first_kept_seal >= self.kept_from
-        )
-        if not follows or seal_hash(seal) != seal.hash:
-            raise errors.AuditLogChanged(seal.number, "altered")
-        if self.keys and seal.number > self.unsigned_until:
-            if seal.signature is None:
-                raise errors.AuditLogChanged(seal.number, "unsigned")
-            if not is_signed(seal.hash, seal.signature, self.keys):
-                raise errors.AuditLogChanged(seal.number, "forged")
-        self.number, self.last_row, self.kept_from = seal.number, seal.last_row, seal.first_kept_seal
-        self.hash = seal.hash
+def _check_seal(seal: AuditSeal, last: AuditSeal, keys: list[Ed25519PublicKey]) -> None:
+    """Check that the seal follows the last one, says what was hashed, and is signed where there are keys."""
+    if seal.number != last.number + 1:
+        raise errors.AuditLogChanged(last.number + 1, "missing")
+    follows = (
+        seal.previous_hash == last.hash
+        and seal.last_row >= last.last_row
+        and seal.first_kept_seal >= last.first_kept_seal
+    )
+    if not follows or seal_hash(seal) != seal.hash:
+        raise errors.AuditLogChanged(seal.number, "altered")
+    if keys and seal.signature is None:
+        raise errors.AuditLogChanged(seal.number, "unsigned")
+    if keys and not is_signed(seal.hash, seal.signature or b"", keys):
+        raise errors.AuditLogChanged(seal.number, "forged")
 
 
 def _check_removal(session: Session, seal: AuditSeal, kept_from: int) -> None:
@@ -139,11 +119,8 @@ def _check_removal(session: Session, seal: AuditSeal, kept_from: int) -> None:
 
     That row comes later in the log than the seal, and it is looked for as long as no row so late was removed.
     """
-    details = {
-        "table": AuditLog.__tablename__,
-        "first_seal": kept_from,
-        "last_seal": seal.first_kept_seal - 1,
-    }
+    last = seal.first_kept_seal - 1
+    details = {"table": AuditLog.__tablename__, "first_seal": kept_from, "last_seal": last}
     parameters = {
         "nobody": str(NOBODY),
         "action": AuditLogAction.apply_retention.value,
@@ -156,7 +133,6 @@ def _check_removal(session: Session, seal: AuditSeal, kept_from: int) -> None:
 
 
 def _check_rows(session: Session, seal: AuditSeal, first: int, result: VerificationResult) -> None:
-    """Check the rows of one seal."""
     # One more than the seal covers: this limits memory, however many rows were inserted.
     digests = read_digests(session, first, seal.last_row, seal.row_count + 1)
     if hashlib.sha256(digests).digest() == seal.content_hash:
@@ -165,8 +141,7 @@ def _check_rows(session: Session, seal: AuditSeal, first: int, result: Verificat
     # Only now: retention may have removed them meanwhile.
     if seal.number >= session.connection().execute(_FIRST_KEPT_SEAL).scalar_one():
         raise _find_change(session, seal, digests)
-    span = {"first": first, "last": seal.last_row}
-    present = session.connection().execute(_FIRST_ROW, span).one_or_none()
+    present = session.connection().execute(_FIRST_ROW, {"first": first, "last": seal.last_row}).one_or_none()
     if present is not None:
         raise errors.AuditLogChanged(seal.number, "present", present.number, str(present.id_))
     result.removed_seals += 1
@@ -193,20 +168,12 @@ def _find_change(session: Session, seal: AuditSeal, stored: bytes) -> errors.Aud
 
 def _is_sealed(session: Session, digest: bytes) -> bool:
     """Tell whether some seal has a row of this content, whatever its number."""
-    for content_hash, digests in session.connection().execute(_DIGESTS_WITH, {"digest": digest}):
-        if hashlib.sha256(digests).digest() == bytes(content_hash) and any(
-            digest == other for _, other in split_digests(bytes(digests))
-        ):
-            return True
-    return False
+    return any(
+        hashlib.sha256(digests).digest() == bytes(content_hash)
+        and any(digest == other for _, other in split_digests(bytes(digests)))
+        for content_hash, digests in session.connection().execute(_DIGESTS_WITH, {"digest": digest})
+    )
 
-
-_BEFORE = (
-    sa.select(AuditSeal)
-    .where(AuditSeal.sealed_at < sa.bindparam("since", type_=AuditSeal.sealed_at.type))
-    .order_by(AuditSeal.number.desc())
-    .limit(1)
-)
 
 _FIRST_KEPT_SEAL = sa.text("SELECT first_kept_seal FROM platform.audit_seal ORDER BY number DESC LIMIT 1")
 

@@ -21,5 +21,4 @@ class Sealed(sa.TypeDecorator[bytes]):
     cache_ok = True
 
     def process_result_value(self, value: bytes | None, dialect: sa.Dialect) -> SealedBytes | None:
-        """Hide what was fetched from whatever prints it."""
         return None if value is None else SealedBytes(value)

@@ -16,13 +16,7 @@ from platform_db import errors
 from platform_db.errors import TOKEN_PREFIX as PREFIX
 
 RANDOM_BYTES = 32
-LETTERS = {
-    "access": "a",
-    "personal": "p",
-    "session": "s",
-    "webhook": "w",
-    "interactive_session": "i",
-}
+LETTERS = {"access": "a", "personal": "p", "session": "s", "webhook": "w", "interactive_session": "i"}
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 BODY_LENGTH = 43  # 62 ** 43 > 2 ** 256 > 62 ** 42
@@ -42,7 +36,10 @@ def generate(purpose: str) -> str:
 
     :param purpose: what it is for, one of :data:`LETTERS`.
     """
-    body = _base62(int.from_bytes(secrets.token_bytes(RANDOM_BYTES), "big"), BODY_LENGTH)
+    number, body = secrets.randbits(8 * RANDOM_BYTES), ""
+    for _ in range(BODY_LENGTH):
+        number, digit = divmod(number, 62)
+        body = ALPHABET[digit] + body
     unchecked = f"{PREFIX}{LETTERS[purpose]}{body}"
     return unchecked + _checksum(unchecked)
 
@@ -75,20 +72,11 @@ def require_no_token(text: object) -> None:
 
 
 def _is_ours(value: str) -> bool:
-    if _shape.fullmatch(value) is None:
-        return False
-    return _checksum(value[:-CHECKSUM_LENGTH]) == value[-CHECKSUM_LENGTH:]
+    unchecked = value[:-CHECKSUM_LENGTH]
+    return _shape.fullmatch(value) is not None and value == unchecked + _checksum(unchecked)
 
 
 def _checksum(text: str) -> str:
     high, low = divmod(zlib.crc32(text.encode()), 62**4)
     middle, low = divmod(low, 62**2)
     return _PAIRS[high] + _PAIRS[middle] + _PAIRS[low]
-
-
-def _base62(number: int, length: int) -> str:
-    digits = []
-    for _ in range(length):
-        number, digit = divmod(number, 62)
-        digits.append(ALPHABET[digit])
-    return "".join(reversed(digits))

@@ -21,12 +21,8 @@ from platform_db.states import MACHINES
 Leased = Workflow | Job | InteractiveSession | Service
 
 MODELS: dict[str, type[Leased]] = {
-    "workflow": Workflow,
-    "job": Job,
-    "interactive_session": InteractiveSession,
-    "service": Service,
+    model.__tablename__: model for model in (Workflow, Job, InteractiveSession, Service)
 }
-
 
 CLOCK_ERROR = timedelta(minutes=1)
 """A time further ahead than this was stored before the server's clock was set back."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import enum
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -21,9 +20,9 @@ from platform_db.leases.holding import CLOCK_ERROR, MODELS
 from platform_db.lifecycle.history import add_note
 from platform_db.lifecycle.target import Key
 from platform_db.lifecycle.transitions import transition_many
-from platform_db.models import Job, Workflow, WorkspaceRetentionRule
+from platform_db.models import Workflow, WorkspaceRetentionRule
 from platform_db.models.expiry import expire_rows
-from platform_db.states import MACHINES, JobStatus, RunStatus
+from platform_db.states import MACHINES, RunStatus
 
 BATCH = 100
 
@@ -60,9 +59,9 @@ class Recovery:
     ids: list[uuid.UUID] = field(default_factory=list)
 
     @property
-    def by_status(self) -> dict[str, int]:
+    def by_status(self) -> Counter[str]:
         """How many rows have which status now."""
-        return dict(sum(self.counts.values(), Counter()))
+        return sum(self.counts.values(), Counter())
 
 
 @takes_session
@@ -82,9 +81,7 @@ def recover(
     :raises errors.InvalidArgument: a policy that the kind of row does not have.
     """
     require_seconds(older_than, "age of a heartbeat")
-    return _recover(
-        session, _parse(policies), {"age": older_than, "node": None, "batch": require_limit(batch, "batch")}
-    )
+    return _recover(session, policies, age=older_than, batch=require_limit(batch, "batch"))
 
 
 def recover_all(
@@ -117,7 +114,7 @@ def recover_owned_by(
     """
     total: Counter[str] = Counter()
     while True:
-        recovery = _recover(session, _parse(policies), {"age": None, "node": node, "batch": BATCH})
+        recovery = _recover(session, policies, node=node, batch=BATCH)
         total.update(recovery.by_status)
         if not recovery.ids:
             return dict(total)
@@ -128,67 +125,50 @@ def _parse(policies: Mapping[str, Policy | str]) -> dict[str, Policy]:
     for table, policy in policies.items():
         if table not in MODELS:
             raise errors.InvalidArgument(f"there are no leases of {table}; choose from {', '.join(MODELS)}")
-        try:
-            parsed[table] = Policy(policy)
-        except ValueError:
+        possible = [p.value for p in Policy if p is not Policy.requeue or table == "workflow"]
+        if policy not in possible:
             raise errors.InvalidArgument(
-                f"{policy!r} is no policy for a {table}; choose from {', '.join(p.value for p in Policy)}"
-            ) from None
-        if parsed[table] is Policy.requeue and table != "workflow":
-            raise errors.InvalidArgument(f"a {table} cannot be queued again; only a workflow can")
+                f"{policy!r} is no policy for a {table}; choose from {', '.join(possible)}"
+            )
+        parsed[table] = Policy(policy)
     return parsed
 
 
-def _recover(session: Session, policies: Mapping[str, Policy], parameters: dict[str, Any]) -> Recovery:
+def _recover(session: Session, given: Mapping[str, Policy | str], **bounds: object) -> Recovery:
+    policies, parameters = _parse(given), {"age": None, "node": None, "clock_error": CLOCK_ERROR, **bounds}
     session.flush()
     recovery = Recovery()
-    parameters = {**parameters, "clock_error": CLOCK_ERROR}
     connection = session.connection()
-    for table in MODELS:
+    for table, model in MODELS.items():
         policy = policies.get(table, Policy.nothing)
         if policy is Policy.nothing:
-            recovery.left[table] += connection.execute(_count_dead(table), parameters).scalar() or 0
+            count = sa.text(f"SELECT count(*) {_from_dead(table)}")
+            recovery.left[table] += connection.execute(count, parameters).scalar_one()
             continue
-        dead = connection.execute(_lock_dead(table), parameters).all()
-        owners = {lease.entity_id: lease.owner_id for lease in dead}
         by_reason: dict[str, list[Key]] = defaultdict(list)
-        for lease in dead:
+        for lease in connection.execute(_lock_dead(table), parameters):
             reason = (
                 f"its worker {lease.holder} died: last heartbeat {lease.heartbeat_at:%Y-%m-%d %H:%M:%S %Z}"
             )
             by_reason[reason].append((lease.owner_id, lease.entity_id))
         for reason, keys in by_reason.items():
-            _fail(session, table, keys, owners, reason, policy, recovery)
-        connection.execute(_FORGET, {"owners": list(owners.values()), "ids": list(owners)})
+            # The rows are locked, so this waits for no lock, and what was running still is.
+            results = transition_many(
+                session, keys, "failed", model=model, reason=reason, expected_status="running"
+            )
+            for key, result in zip(keys, results, strict=True):
+                if not result.changed:
+                    continue
+                recovery.ids.append(result.id_)
+                recovery.counts[table]["failed"] += 1
+                if policy is Policy.requeue and _restart(session, session.get_one(Workflow, key), reason):
+                    recovery.counts[table]["queued"] += 1
+        dead = [key for keys in by_reason.values() for key in keys]
+        connection.execute(_FORGET, {"owners": [owner for owner, _ in dead], "ids": [id_ for _, id_ in dead]})
     # Last: a transaction that starts an ended run again waits for its lease, and may hold rows needed above.
     for table in MODELS:
         connection.execute(_drop_ended(table), parameters)
     return recovery
-
-
-def _fail(
-    session: Session,
-    table: str,
-    keys: Sequence[Key],
-    owners: Mapping[uuid.UUID, uuid.UUID],
-    reason: str,
-    policy: Policy,
-    recovery: Recovery,
-) -> None:
-    model = MODELS[table]
-    failed = JobStatus.failed if model is Job else RunStatus.failed
-    # The rows are locked, so this waits for no lock, and what was running still is.
-    for result in transition_many(
-        session, keys, failed, model=model, reason=reason, expected_status="running"
-    ):
-        if not result.changed:
-            continue
-        recovery.ids.append(result.id_)
-        recovery.counts[table]["failed"] += 1
-        if policy is Policy.requeue and _restart(
-            session, session.get_one(Workflow, (owners[result.id_], result.id_)), reason
-        ):
-            recovery.counts[table]["queued"] += 1
 
 
 def _restart(session: Session, run: Workflow, reason: str) -> bool:
@@ -198,28 +178,20 @@ def _restart(session: Session, run: Workflow, reason: str) -> bool:
         return False
     try:
         with session.begin_nested():
-            _queue_restart(session, run, reason)
+            number, values = run.run_number, {name: getattr(run, name) for name in _TAKEN_OVER}
+            restart = Workflow(restart=True, run_number=number, status=RunStatus.queued, **values)
+            session.add(restart)
+            session.flush()
+            expire_rows(session, WorkspaceRetentionRule, {run.owner_id})
+            add_note(
+                session, run, "recovery", f"restarted as {restart.run_number}", {"restart": str(restart.id_)}
+            )
+            add_note(session, restart, "recovery", f"restarts {number}: {reason}", {"run": str(run.id_)})
     except (errors.Refused, sa.exc.IntegrityError, sa.exc.DataError) as error:
         # What is wrong with one run must not keep all others from being recovered.
         add_note(session, run, "recovery", f"could not be restarted: {getattr(error, 'orig', error)}")
         return False
     return True
-
-
-def _queue_restart(session: Session, run: Workflow, reason: str) -> None:
-    restarted = Workflow(
-        restart=True,
-        run_number=run.run_number,
-        status=RunStatus.queued,
-        **{name: getattr(run, name) for name in _TAKEN_OVER},
-    )
-    session.add(restarted)
-    session.flush()
-    expire_rows(session, WorkspaceRetentionRule, {run.owner_id})
-    add_note(
-        session, run, "recovery", f"restarted as {restarted.run_number}", {"restart": str(restarted.id_)}
-    )
-    add_note(session, restarted, "recovery", f"restarts {run.run_number}: {reason}", {"run": str(run.id_)})
 
 
 _TAKEN_OVER = (
@@ -263,10 +235,7 @@ def _lock_dead(table: str) -> sa.TextClause:
     # transaction waits for another, in whatever order workers lock the two.
     return sa.text(
         f"""
-        SELECT lease.owner_id, lease.entity_id, lease.holder, lease.heartbeat_at FROM platform.lease
-        JOIN platform.{table} AS leased
-          ON leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id AND leased.status = 'running'
-        WHERE lease.entity = '{table}' AND {_DEAD}
+        SELECT lease.owner_id, lease.entity_id, lease.holder, lease.heartbeat_at {_from_dead(table)}
         ORDER BY lease.owner_id, lease.entity_id
         LIMIT :batch
         FOR NO KEY UPDATE OF lease, leased SKIP LOCKED
@@ -274,16 +243,12 @@ def _lock_dead(table: str) -> sa.TextClause:
     )
 
 
-@cache
-def _count_dead(table: str) -> sa.TextClause:
-    return sa.text(
-        f"""
-        SELECT count(*) FROM platform.lease
-        JOIN platform.{table} AS leased
+def _from_dead(table: str) -> str:
+    return f"""
+        FROM platform.lease JOIN platform.{table} AS leased
           ON leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id AND leased.status = 'running'
         WHERE lease.entity = '{table}' AND {_DEAD}
-        """
-    )
+    """
 
 
 @cache

@@ -73,9 +73,20 @@ def lease(factory: SessionFactory, name: str, *, seconds: float = LEASE_SECONDS)
     holder = f"{_process(os.getpid())} {new_id()}"
     _take(factory, name, holder, seconds)
     held, ended = HeldLease(), threading.Event()
-    keeper = threading.Thread(
-        target=_keep, args=(factory, name, holder, seconds, held, ended), name=f"lease {name}", daemon=True
-    )
+
+    def keep() -> None:
+        renewal = {"name": name, "holder": holder, "seconds": seconds}
+        while not ended.wait(seconds / RENEWALS_PER_LEASE):
+            try:
+                with factory() as session, session.begin():
+                    renewed = session.connection().execute(_RENEW, renewal)
+            except SQLAlchemyError:
+                continue  # The job itself meets the same trouble, and says so; the next renewal may succeed.
+            if not renewed.rowcount:
+                held.lost.set()
+                return
+
+    keeper = threading.Thread(target=keep, name=f"lease {name}", daemon=True)
     keeper.start()
     try:
         yield held
@@ -89,40 +100,17 @@ def lease(factory: SessionFactory, name: str, *, seconds: float = LEASE_SECONDS)
 def _take(factory: SessionFactory, name: str, holder: str, seconds: float) -> None:
     with factory() as session, session.begin():
         connection = session.connection()
-        parameters = {
-            "name": name,
-            "holder": holder,
-            "seconds": seconds,
-            "clock_error": CLOCK_ERROR,
-            "dead": "",
-        }
-        if connection.execute(_TAKE, parameters).one_or_none():
+        wanted = {"name": name, "holder": holder, "seconds": seconds, "clock_error": CLOCK_ERROR}
+        if connection.execute(_TAKE, {**wanted, "dead": ""}).one_or_none():
             return
         other = connection.execute(_READ, {"name": name}).one_or_none()
-        if other is not None and _is_gone(other.holder):
+        if other is None or _is_gone(other.holder):
             # Only from that very holder: a quicker process has put its own name here.
-            if connection.execute(_TAKE, {**parameters, "dead": other.holder}).one_or_none():
+            dead = other.holder if other else ""
+            if connection.execute(_TAKE, {**wanted, "dead": dead}).one_or_none():
                 return
-        elif other is None and connection.execute(_TAKE, parameters).one_or_none():
-            return
         renewed = f"; it renewed its lease at {other.acquired_at:%Y-%m-%d %H:%M:%S %Z}" if other else ""
         raise errors.AlreadyRunning(f"another run of {name} is going on{renewed}")
-
-
-def _keep(
-    factory: SessionFactory, name: str, holder: str, seconds: float, held: HeldLease, ended: threading.Event
-) -> None:
-    while not ended.wait(seconds / RENEWALS_PER_LEASE):
-        try:
-            with factory() as session, session.begin():
-                renewed = session.connection().execute(
-                    _RENEW, {"name": name, "holder": holder, "seconds": seconds}
-                )
-        except SQLAlchemyError:
-            continue  # The job itself meets the same trouble, and says so; the next renewal may succeed.
-        if not renewed.rowcount:
-            held.lost.set()
-            return
 
 
 def _process(pid: int) -> str:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from functools import cache
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import cursors
 from platform_db.bounds import LARGEST_LIMIT, require_limit
 from platform_db.cursors import Page
 from platform_db.database.session import takes_session
 from platform_db.identifiers import new_id
-from platform_db.lifecycle.seen import READERS, UNSEEN, WHAT_IS_SEEN, Seen
+from platform_db.lifecycle.seen import page_of, read_new
 from platform_db.lifecycle.target import GuardedTarget
 from platform_db.lifecycle.transitions import Guarded
-from platform_db.models import Base, Note
+from platform_db.models import Note
 from platform_db.models.types import Json
 from platform_db.states import MACHINES
 
@@ -86,36 +84,20 @@ def history(
     require_limit(limit)
     session.flush()
     target = GuardedTarget.of(session, row)
-    entity, owner_id, id_ = target.table, target.owner_id, target.id_
-    query = ("history", entity, id_, since, level)
-    number, seen = 0, None
-    if cursor is not None:
-        number, *parts = cursors.decode(query, cursor, cursors.number, *READERS)
-        seen = Seen(*parts)
-    parameters: dict[str, Any] = {
-        "owner": str(owner_id),
-        "id": str(id_),
+    parameters = {
+        **target.parameters,
         "since": "-infinity" if since is None else since.isoformat(),
-        "number": number,
-        "own_entries": level != "job" or entity == "job",
-        "job_entries": entity == "workflow" and level != "workflow",
-        "limit": limit,
-        **(seen.parameters() if seen else {}),
+        "own_entries": level != "job" or target.table == "job",
+        "job_entries": target.table == "workflow" and level != "workflow",
     }
-    connection = session.connection()
-    # The status first: if it is an end, the page that is read after it has all that led there.
-    found = connection.execute(_STATUS[entity], parameters).one_or_none()
-    if found is None:
-        raise target.not_found()
-    rows = connection.execute(_PAGE if seen else _FIRST_PAGE, parameters).all()
-    entries = [entry for entry in rows if entry.number is not None]
-    ahead = [entry for entry in entries if not entry.late]
-    machine = MACHINES[entity]
-    if machine.statuses(found.status) in machine.ended and len(ahead) < limit:
-        return Page([_entry(entry) for entry in entries], None)
-    last = ahead[-1].number if ahead else number
-    place = [last, *Seen.of(rows[0]).parts()]
-    return Page([_entry(entry) for entry in entries], cursors.encode(query, place))
+    # First: if the life has ended, the page that is read after it has all that led there.
+    ended = target.has_ended(session)
+    query = ("history", target.table, target.id_, since, level)
+    rows, drained, after = read_new(
+        session.connection(), _PAGE, parameters, query=query, cursor=cursor, limit=limit
+    )
+    entries = [Entry(*(getattr(row, field.name) for field in fields(Entry))) for row in rows]
+    return Page(entries, None if ended and drained else after)
 
 
 @takes_session
@@ -124,13 +106,13 @@ def whole_history(
 ) -> list[Entry]:
     """Return all of the history of ``row``, as :func:`history` returns it, in as few pages as possible."""
     entries: list[Entry] = []
-    cursor, more = None, True
-    while more:
+    cursor: str | None = None
+    while True:
         page = history(session, row, since=since, level=level, limit=LARGEST_LIMIT, cursor=cursor)
         entries += page.rows
         cursor = page.cursor
-        more = cursor is not None and len(page.rows) >= LARGEST_LIMIT
-    return entries
+        if cursor is None or len(page.rows) < LARGEST_LIMIT:
+            return entries
 
 
 @takes_session
@@ -146,42 +128,34 @@ def add_note(
     """
     session.flush()
     target = GuardedTarget.of(session, row)
-    note: Note | None = session.scalars(
-        _add_note(type(row)),
-        {
-            "note_id": new_id(),
-            "owner": target.owner_id,
-            "row_id": target.id_,
-            "topic_text": _storable(topic),
-            "message_text": _storable(message),
-            "details_value": details,
-        },
-    ).one_or_none()
+    parameters = {
+        **target.parameters,
+        "note_id": new_id(),
+        "topic": _storable(topic),
+        "message": _storable(message),
+        "details": details,
+    }
+    note: Note | None = session.scalars(_ADD_NOTE[target.table], parameters).one_or_none()
     if note is None:
         raise target.not_found()
     return note
 
 
-@cache
-def _add_note(model: type[Any]) -> sa.Executable:
-    """Return the statement that adds a note to a row, which it keeps from being deleted meanwhile."""
-    table, notes = model.__table__, Base.metadata.tables["platform.note"]
-    values = {
-        "id_": sa.bindparam("note_id", type_=sa.Uuid()),
-        "owner_id": table.c.owner_id,
-        "entity": sa.literal_column(f"'{table.name}'"),
-        "entity_id": table.c.id_,
-        "topic": sa.bindparam("topic_text", type_=sa.Text()),
-        "message": sa.bindparam("message_text", type_=sa.Text()),
-        "details": sa.bindparam("details_value", type_=Json),
-    }
-    row = sa.select(*values.values()).where(
-        table.c.owner_id == sa.bindparam("owner", type_=sa.Uuid()),
-        table.c.id_ == sa.bindparam("row_id", type_=sa.Uuid()),
+# It keeps the row from being deleted meanwhile.
+_ADD_NOTE = {
+    entity: sa.select(Note).from_statement(
+        sa.text(
+            f"""
+            INSERT INTO platform.note (id_, owner_id, entity, entity_id, topic, message, details)
+            SELECT CAST(:note_id AS uuid), owner_id, '{entity}', id_, :topic, :message, :details
+            FROM platform.{entity} WHERE owner_id = CAST(:owner AS uuid) AND id_ = CAST(:id AS uuid)
+            FOR KEY SHARE
+            RETURNING *
+            """
+        ).bindparams(sa.bindparam("note_id", type_=sa.Uuid), sa.bindparam("details", type_=Json))
     )
-    found = row.with_for_update(read=True, key_share=True)
-    added = sa.insert(notes).from_select(list(values), found).returning(*notes.columns)
-    return sa.select(Note).from_statement(added)
+    for entity in MACHINES
+}
 
 
 def _storable(text: str) -> str:
@@ -189,62 +163,28 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
-def _entry(row: Any) -> Entry:
-    common = {"at": row.at, "entity": row.entity, "entity_id": row.entity_id}
-    if row.revision is None:
-        return Entry("note", **common, topic=row.topic, message=row.message, details=row.details)
-    changes = {"from_status": row.from_status, "to_status": row.to_status, "overridden": row.overridden}
-    return Entry("status", **common, **changes, revision=row.revision, actor=row.actor, reason=row.reason)
-
-
-_STATUS = {
-    entity: sa.text(
-        f"SELECT status FROM platform.{entity}"
-        " WHERE owner_id = CAST(:owner AS uuid) AND id_ = CAST(:id AS uuid)"
-    )
-    for entity in MACHINES
-}
-
-
-def _page(late: str) -> sa.TextClause:
-    """Return the statement that reads a page.
-
-    :param late: the condition for rows behind the reader that the page reads as well.
-    """
-    return sa.text(
-        f"""
-        WITH entities AS MATERIALIZED (
-            SELECT CAST(:id AS uuid) AS id_ WHERE :own_entries
-            UNION ALL
-            SELECT id_ FROM platform.job
-            WHERE owner_id = CAST(:owner AS uuid) AND workflow_id = CAST(:id AS uuid) AND :job_entries
-        ),
-        candidates AS (
-            SELECT number, at, entity, entity_id, revision, from_status, to_status, actor, reason, overridden,
-                   NULL AS topic, NULL AS message, NULL::jsonb AS details, transaction_id
-            FROM platform.status_change
-            WHERE owner_id = CAST(:owner AS uuid) AND entity_id IN (SELECT id_ FROM entities)
-              AND at >= CAST(:since AS timestamptz)
-            UNION ALL
-            SELECT number, at, entity, entity_id, NULL, NULL, NULL, NULL, NULL, NULL,
-                   topic, message, details, transaction_id
-            FROM platform.note
-            WHERE owner_id = CAST(:owner AS uuid) AND entity_id IN (SELECT id_ FROM entities)
-              AND at >= CAST(:since AS timestamptz)
-        )
-        SELECT seen.*, page.* FROM ({WHAT_IS_SEEN}) AS seen LEFT JOIN (
-            {late}
-            (SELECT *, false AS late FROM candidates WHERE number > :number ORDER BY number LIMIT :limit)
-        ) AS page ON true
-        ORDER BY late DESC, number
-        """
-    )
-
-
-_FIRST_PAGE = _page("")
-_PAGE = _page(
+# The columns of candidates have the names of an entry's attributes.
+_PAGE = sa.text(
     f"""
-            SELECT *, true AS late FROM candidates WHERE number <= :number AND {UNSEEN}
-            UNION ALL
+    WITH entities AS MATERIALIZED (
+        SELECT CAST(:id AS uuid) AS id_ WHERE :own_entries
+        UNION ALL
+        SELECT id_ FROM platform.job
+        WHERE owner_id = CAST(:owner AS uuid) AND workflow_id = CAST(:id AS uuid) AND :job_entries
+    ),
+    candidates AS (
+        SELECT 'status' AS kind, number, at, entity, entity_id, revision, from_status, to_status, actor,
+               reason, overridden, NULL AS topic, NULL AS message, NULL::jsonb AS details, transaction_id
+        FROM platform.status_change
+        WHERE owner_id = CAST(:owner AS uuid) AND entity_id IN (SELECT id_ FROM entities)
+          AND at >= CAST(:since AS timestamptz)
+        UNION ALL
+        SELECT 'note', number, at, entity, entity_id, NULL, NULL, NULL, NULL, NULL, NULL,
+               topic, message, details, transaction_id
+        FROM platform.note
+        WHERE owner_id = CAST(:owner AS uuid) AND entity_id IN (SELECT id_ FROM entities)
+          AND at >= CAST(:since AS timestamptz)
+    )
+    {page_of("candidates")}
     """
 )

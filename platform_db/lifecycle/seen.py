@@ -13,9 +13,11 @@ running one may lie beyond it. That is why late rows are found by their transact
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta, timezone
 from typing import Any
+
+import sqlalchemy as sa
 
 from platform_db import cursors
 
@@ -23,16 +25,10 @@ from platform_db import cursors
 # keeps rows that were restored from another server from coming again when this one's numbers reach theirs.
 LONGEST_TRANSACTION = timedelta(days=1)
 
-# What a statement reads along with its rows, to know what it saw.
-WHAT_IS_SEEN = """
-    SELECT pg_current_snapshot()::text AS snapshot,
-           coalesce(pg_current_xact_id_if_assigned()::text, '0') AS own, now() AS read_at
-"""
-
 # That a row was not seen: neither committed by then, nor written by the reader's own transaction before. What
 # can be read, though a transaction to come wrote it, was restored from another server, and is not new. The
 # bounds come first as an index has them.
-UNSEEN = """
+_UNSEEN = """
     transaction_id >= CAST(:oldest AS bigint)
     AND transaction_id <= greatest(pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1,
                                    pg_current_xact_id_if_assigned()::text::bigint)
@@ -42,58 +38,78 @@ UNSEEN = """
 """
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a reader has seen.
+def read_new(
+    connection: sa.Connection,
+    statement: sa.TextClause,
+    parameters: Mapping[str, Any],
+    *,
+    query: Sequence[object],
+    cursor: str | None,
+    limit: int,
+) -> tuple[list[Any], bool, str]:
+    """Return what a reader has not seen.
 
-    :param snapshot: the snapshot of its last page, ``xmin:xmax:in progress``.
-    :param own: the transaction that the reader itself was writing in, ``"0"`` if none.
-    :param read_at: a time before that snapshot.
+    :param statement: made by :func:`page_of`.
+    :param query: what the cursor is bound to: the list's name, then its filters.
+    :param limit: how many rows to return at most, beside the late ones.
+    :returns: rows, the late ones first; whether that was all; and the cursor to read on from.
+    :raises errors.InvalidIdentifier: this list gave no such cursor.
+    """
+    place = _BEGINNING if cursor is None else cursors.decode(query, cursor, *_READERS)
+    number, snapshot, own, read_at = place
+    seen = {
+        "number": number,
+        "snapshot": snapshot,
+        "oldest": int(snapshot.partition(":")[0]),  # What transactions before this wrote is in the snapshot.
+        "own": own,
+        "earliest": read_at - LONGEST_TRANSACTION,
+    }
+    found = connection.execute(statement, {**parameters, **seen, "limit": limit}).all()
+    rows = [row for row in found if row.number is not None]
+    ahead = [row for row in rows if not row.late]
+    last, now = ahead[-1].number if ahead else number, found[0]
+    place = [last, now.snapshot, now.own, now.read_at.isoformat()]
+    return rows, len(ahead) < limit, cursors.encode(query, place)
+
+
+def page_of(source: str, columns: str = "*", late: str = "true") -> str:
+    """Return the SQL that reads a page: late rows, then the next ones in the order of their numbers.
+
+    :param source: the rows, as after FROM.
+    :param late: what is true of late rows, too, and lets an index find them.
+    """
+    return f"""
+        SELECT seen.*, page.* FROM (
+            SELECT pg_current_snapshot()::text AS snapshot,
+                   coalesce(pg_current_xact_id_if_assigned()::text, '0') AS own, now() AS read_at
+        ) AS seen LEFT JOIN (
+            SELECT {columns}, true AS late FROM {source} WHERE number <= :number AND {late} AND {_UNSEEN}
+            UNION ALL
+            (SELECT {columns}, false AS late FROM {source} WHERE number > :number
+             ORDER BY number LIMIT :limit)
+        ) AS page ON true
+        ORDER BY late DESC, number
     """
 
-    snapshot: str
-    own: str
-    read_at: datetime
 
-    @classmethod
-    def of(cls, row: Any) -> Seen:
-        """Return what is seen after a page whose rows came with :data:`WHAT_IS_SEEN`."""
-        return cls(row.snapshot, row.own, row.read_at)
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the parameters of :data:`UNSEEN`."""
-        return {
-            "snapshot": self.snapshot,
-            "oldest": _oldest_running(self.snapshot),
-            "own": self.own,
-            "earliest": self.read_at - LONGEST_TRANSACTION,
-        }
-
-    def parts(self) -> list[str]:
-        """Return it as parts of a cursor."""
-        return [self.snapshot, self.own, self.read_at.isoformat()]
-
-
-def read_snapshot(part: str) -> str:
+def _read_snapshot(part: str) -> str:
     """Read a snapshot as the server writes it, so that it takes it again: ``xmin:xmax:in progress``."""
     found = _SNAPSHOT.fullmatch(part)
     if found is None:
         raise ValueError(part)
     xmin, xmax = cursors.number(found[1]), cursors.number(found[2])
     running = [cursors.number(number) for number in found[3].split(",") if number]
-    if not 0 < xmin <= xmax or sorted(set(running)) != running:
-        raise ValueError(part)
-    if running and not xmin <= running[0] <= running[-1] < xmax:
+    known = all(xmin <= number < xmax for number in running)
+    if not 0 < xmin <= xmax or sorted(set(running)) != running or not known:
         raise ValueError(part)
     return part
 
 
 _SNAPSHOT = re.compile(r"([0-9]+):([0-9]+):([0-9,]*)", re.ASCII)
 
-READERS = (read_snapshot, lambda part: str(cursors.number(part)), cursors.time)
-"""Read the parts of a :class:`Seen` in a cursor."""
+# The parts of a cursor: the number of the last row that came in order, the snapshot of its page, the
+# transaction that the reader itself was writing in ("0" if none), and a time before that snapshot.
+_READERS = (cursors.number, _read_snapshot, lambda part: str(cursors.number(part)), cursors.time)
 
-
-def _oldest_running(snapshot: str) -> int:
-    """Return the snapshot's ``xmin``: whatever a transaction before it wrote is in the snapshot."""
-    return int(snapshot.partition(":")[0])
+# Before all rows, with a snapshot that has every transaction: so no late rows are looked for.
+_BEGINNING = (0, f"{2**63 - 1}:{2**63 - 1}:", "0", datetime(2000, 1, 1, tzinfo=timezone.utc))

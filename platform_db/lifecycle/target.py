@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.identifiers import parse_id
+from platform_db.lifecycle import statements
 from platform_db.models import Base, Workflow
 from platform_db.models.base import identity_of
 from platform_db.states import MACHINES
@@ -76,7 +77,24 @@ class Target:
 class GuardedTarget(Target):
     """The row that is meant, of those that have a guarded status."""
 
-    tables = MACHINES
+    tables: ClassVar[Collection[str]] = MACHINES
+
+    @property
+    def parameters(self) -> dict[str, str | None]:
+        """The parameters that name the row."""
+        return {"id": str(self.id_), "owner": None if self.owner_id is None else str(self.owner_id)}
+
+    def has_ended(self, session: Session) -> bool:
+        """Tell whether the row is no longer alive.
+
+        :raises errors.NotFound: there is no such row.
+        """
+        read = statements.read(self.table, statements.Conditions.of(self.parameters))
+        stored = session.connection().execute(read, self.parameters).one_or_none()
+        if stored is None:
+            raise self.not_found()
+        machine = MACHINES[self.table]
+        return machine.statuses(stored.status) in machine.ended
 
 
 class RunTarget(Target):

@@ -16,18 +16,12 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
 from platform_db import errors
+from platform_db.audit.recording import say, saying
 from platform_db.crypto.token_format import require_no_token
 from platform_db.database.session import takes_session
 from platform_db.lifecycle import statements
 from platform_db.lifecycle.target import GuardedTarget, Key
-from platform_db.models import (
-    InteractiveSession,
-    Job,
-    Service,
-    UserToken,
-    Workflow,
-    WorkspaceRetentionRule,
-)
+from platform_db.models import InteractiveSession, Job, Service, UserToken, Workflow, WorkspaceRetentionRule
 from platform_db.models.base import Base, identity_of
 from platform_db.models.expiry import expire_on_rollback, expire_row, expire_rows, held_keys
 from platform_db.states import MACHINES, RunStatus, Status
@@ -204,31 +198,18 @@ def override_guard(session: Session, *, reason: str) -> Iterator[None]:
         raise errors.InvalidArgument("an override needs a reason")
     require_no_token(reason)
     session.flush()
-    with session.begin_nested():
-        guard, former_reason, transaction = session.execute(_READ_SETTINGS).one()
-        session.execute(_SET_GUARD, {"value": f"override {transaction}"})
-        session.execute(_SET_REASON, {"value": reason})
+    transaction = session.connection().execute(_TRANSACTION_ID).scalar_one()
+    with saying(session, {"guard": f"override {transaction}", "reason": reason}):
         yield
-        session.flush()
-        session.execute(_SET_GUARD, {"value": guard})
-        session.execute(_SET_REASON, {"value": former_reason})
 
 
 @takes_session
 def set_actor(session: Session, actor: str, reason: str | None = None) -> None:
     """Say who acts, and why, in the rest of this transaction; the history notes it with every change."""
-    session.execute(_SET_ACTOR, {"value": actor})
-    if reason is not None:
-        session.execute(_SET_REASON, {"value": reason})
+    say(session.connection(), {"actor": actor, "reason": reason})
 
 
-_SET_GUARD = sa.text("SET LOCAL platform.guard = :value")
-_SET_REASON = sa.text("SET LOCAL platform.reason = :value")
-_SET_ACTOR = sa.text("SET LOCAL platform.actor = :value")
-_READ_SETTINGS = sa.text(
-    "SELECT coalesce(current_setting('platform.guard', true), ''), "
-    "coalesce(current_setting('platform.reason', true), ''), pg_current_xact_id()::text"
-)
+_TRANSACTION_ID = sa.text("SELECT pg_current_xact_id()::text")
 
 
 class _Expected(NamedTuple):
@@ -253,23 +234,16 @@ def _values(statuses: tuple[Status, ...] | None) -> list[str] | None:
 
 
 class _Target(GuardedTarget):
-    """The row that a transition is about."""
-
     @property
     def status_type(self) -> type[Status]:
         statuses: type[Status] = MACHINES[self.table].statuses
         return statuses
 
     def status(self, name: Status | str) -> Status:
-        """Return the member of the row's enumeration.
-
-        :raises errors.UnknownStatus: there is none.
-        """
         status: Status = MACHINES[self.table].status(name)
         return status
 
     def statuses(self, given: Statuses | None) -> tuple[Status, ...] | None:
-        """Return one status, or several, as members of the row's enumeration."""
         if given is None:
             return None
         names = [given] if isinstance(given, str) else given

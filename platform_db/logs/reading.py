@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import time
-import uuid
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,22 +12,16 @@ from sqlalchemy.orm import Session
 from platform_db import cursors
 from platform_db.bounds import require_amount, require_limit
 from platform_db.database.session import SessionFactory, takes_session
-from platform_db.lifecycle.seen import READERS, UNSEEN, WHAT_IS_SEEN, Seen
-from platform_db.lifecycle.target import Key
-from platform_db.logs.target import CHUNKS, COLUMNS, Logged, LogTarget, for_each
+from platform_db.lifecycle.seen import page_of, read_new
+from platform_db.logs.target import Logged, LoggedOrId, LogTarget
 from platform_db.models.log_chunk import decode_log
-from platform_db.states import MACHINES
 
 CHUNKS_AT_ONCE = 1000
 
 
 @takes_session
 def tail_log(
-    session: Session,
-    row: Logged | Key | uuid.UUID | str,
-    lines: int = 100,
-    *,
-    model: type[Logged] | None = None,
+    session: Session, row: LoggedOrId, lines: int = 100, *, model: type[Logged] | None = None
 ) -> str:
     """Return the last lines of a log as text, without reading the rest of it.
 
@@ -40,11 +33,7 @@ def tail_log(
 
 @takes_session
 def read_log_tail(
-    session: Session,
-    row: Logged | Key | uuid.UUID | str,
-    lines: int = 100,
-    *,
-    model: type[Logged] | None = None,
+    session: Session, row: LoggedOrId, lines: int = 100, *, model: type[Logged] | None = None
 ) -> bytes:
     """Return the last lines of a log as they were written, without reading the rest of it.
 
@@ -55,21 +44,20 @@ def read_log_tail(
     target = LogTarget.of(session, row, model)
     data, before, read = b"", cursors.LARGEST_NUMBER, 16
     while data.count(b"\n") <= lines:
-        parameters = {**target.parameters, "before": before, "chunks": read}
-        chunks = session.connection().execute(_BACKWARDS[target.key], parameters).all()
+        chunks = target.execute(session, _BACKWARDS, before=before, chunks=read).all()
         data = b"".join(bytes(chunk.data) for chunk in reversed(chunks)) + data
         if len(chunks) < read:
             break
         before, read = chunks[-1].number, read * 2
     if not data:
-        _status(session, target)
+        target.has_ended(session)  # Only to look for the row.
     return b"".join(data.splitlines(keepends=True)[-lines:] if lines > 0 else [])
 
 
 @takes_session
 def read_log(
     session: Session,
-    row: Logged | Key | uuid.UUID | str,
+    row: LoggedOrId,
     start: int = 0,
     end: int | None = None,
     *,
@@ -87,24 +75,13 @@ def read_log(
     end = require_amount(cursors.LARGEST_NUMBER if end is None else end, "end")
     session.flush()
     target = LogTarget.of(session, row, model)
-    parameters = {**target.parameters, "start": start, "end": end}
-    chunks = session.connection().execute(_RANGE[target.key], parameters).all()
+    chunks = target.execute(session, _RANGE, start=start, end=end).all()
     if not chunks:
-        _status(session, target)
-    first = chunks[0].start if chunks else start
+        target.has_ended(session)  # Only to look for the row.
+        return b""
+    first = chunks[0].start
     data = b"".join(bytes(chunk.data) for chunk in chunks)
     return data[start - first : max(0, end - first)]
-
-
-def _status(session: Session, target: LogTarget) -> str:
-    """Return the status of the run or job whose log it is.
-
-    :raises errors.NotFound: there is none.
-    """
-    status: str | None = session.connection().execute(_STATUS[target.key], target.parameters).scalar()
-    if status is None:
-        raise target.not_found()
-    return status
 
 
 class NewChunks(NamedTuple):
@@ -126,7 +103,7 @@ class NewChunks(NamedTuple):
 @takes_session
 def read_new_log(
     session: Session,
-    row: Logged | Key | uuid.UUID | str,
+    row: LoggedOrId,
     cursor: str | None = None,
     *,
     chunks: int = CHUNKS_AT_ONCE,
@@ -141,32 +118,19 @@ def read_new_log(
     :raises errors.InvalidIdentifier: this log gave no such cursor.
     """
     require_limit(chunks)
-    return _read_new(session, LogTarget.of(session, row, model), cursor, chunks)
-
-
-def _read_new(session: Session, target: LogTarget, cursor: str | None, chunks: int) -> NewChunks:
     session.flush()
-    query = ("log", target.table, target.id_)
-    last, seen = 0, None
-    if cursor is not None:
-        last, *parts = cursors.decode(query, cursor, cursors.number, *READERS)
-        seen = Seen(*parts)
-    connection = session.connection()
-    status = _status(session, target)
-    parameters = {**target.parameters, "last": last, "chunks": chunks, **(seen.parameters() if seen else {})}
-    rows = connection.execute((_NEW_AND_LATE if seen else _NEW)[target.key], parameters).all()
-    ahead = [row for row in rows if row.number is not None and not row.late]
-    last = ahead[-1].number if ahead else last
-    data = b"".join(bytes(row.data) for row in rows if row.number is not None)
-    machine = MACHINES[target.table]
-    drained = len(ahead) < chunks
-    ended = drained and machine.statuses(status) in machine.ended
-    return NewChunks(data, cursors.encode(query, [last, *Seen.of(rows[0]).parts()]), ended, drained)
+    target = LogTarget.of(session, row, model)
+    ended = target.has_ended(session)
+    page, query = target.statement(_PAGE), ("log", target.table, target.id_)
+    rows, drained, after = read_new(
+        session.connection(), page, target.parameters, query=query, cursor=cursor, limit=chunks
+    )
+    return NewChunks(b"".join(bytes(row.data) for row in rows), after, ended and drained, drained)
 
 
 def stream_log(
     factory: SessionFactory,
-    row: Logged | Key | uuid.UUID | str,
+    row: LoggedOrId,
     *,
     follow: bool = False,
     poll_seconds: float = 1.0,
@@ -185,8 +149,7 @@ def stream_log(
     ended = False
     while True:
         with factory() as session, session.begin():
-            target = LogTarget.of(session, row, model)
-            new = _read_new(session, target, cursor, CHUNKS_AT_ONCE)
+            new = read_new_log(session, row, cursor, model=model)
         cursor = new.cursor
         if new.data:
             yield new.data
@@ -200,68 +163,31 @@ def stream_log(
 
 def follow_log(
     factory: SessionFactory,
-    row: Logged | Key | uuid.UUID | str,
+    row: LoggedOrId,
     *,
     poll_seconds: float = 1.0,
     cursor: str | None = None,
     model: type[Logged] | None = None,
 ) -> Iterator[str]:
     """Yield a log's text as it grows, until its run or job has ended (see :func:`stream_log`)."""
-    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
     pieces = stream_log(factory, row, follow=True, poll_seconds=poll_seconds, cursor=cursor, model=model)
-    for data in pieces:
-        if text := decoder.decode(data):
-            yield text
-    if text := decoder.decode(b"", final=True):
-        yield text
+    return codecs.iterdecode(pieces, "utf-8", "backslashreplace")
 
 
-_STATUS = for_each(lambda table, named: f"SELECT status FROM platform.{table} AS row WHERE {named}")
-_BACKWARDS = for_each(
-    lambda table, named: (
-        f"""
-    SELECT chunk.number, chunk.data FROM {CHUNKS[table]} WHERE {named} AND chunk.number < :before
+_BACKWARDS = """
+    SELECT chunk.number, chunk.data FROM {chunks} WHERE {row} AND chunk.number < :before
     ORDER BY chunk.number DESC LIMIT :chunks
-    """
-    )
-)
+"""
 # Lengths alone are read of the chunks before: they stand in front of what is stored elsewhere.
-_RANGE = for_each(
-    lambda table, named: (
-        f"""
+_RANGE = """
     SELECT place.start, chunk.data FROM (
         SELECT chunk.owner_id, chunk.workflow_id, chunk.number, octet_length(chunk.data) AS length,
                sum(octet_length(chunk.data)) OVER (ORDER BY chunk.number) - octet_length(chunk.data) AS start
-        FROM {CHUNKS[table]} WHERE {named}
+        FROM {chunks} WHERE {row}
     ) AS place
     JOIN platform.log_chunk AS chunk USING (owner_id, workflow_id, number)
     WHERE place.start < :end AND place.start + place.length > :start
     ORDER BY chunk.number
-    """
-    )
-)
-
-
-def _new(table: str, named: str, late: str = "") -> str:
-    return f"""
-        SELECT seen.*, new.* FROM ({WHAT_IS_SEEN}) AS seen LEFT JOIN (
-            {late}
-            (SELECT chunk.number, chunk.data, false AS late FROM {CHUNKS[table]}
-             WHERE {named} AND chunk.number > :last
-             ORDER BY chunk.number LIMIT :chunks)
-        ) AS new ON true
-        ORDER BY late DESC, number
-    """
-
-
-def _late(table: str, named: str) -> str:
-    # A job's chunks are found among its run's: the index by transaction has those of both.
-    return f"""
-        SELECT chunk.number, chunk.data, true AS late FROM {CHUNKS[table]}
-        WHERE {named} AND chunk.workflow_id = {COLUMNS[table][0]} AND chunk.number <= :last AND {UNSEEN}
-        UNION ALL
-    """
-
-
-_NEW = for_each(_new)
-_NEW_AND_LATE = for_each(lambda table, named: _new(table, named, _late(table, named)))
+"""
+# A job's late chunks are found among its run's: the index by transaction has those of both.
+_PAGE = page_of("{chunks} AND {row}", "chunk.number, chunk.data", late="chunk.workflow_id = {run}")

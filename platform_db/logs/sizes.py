@@ -30,7 +30,6 @@ class Sizes:
 
     @staticmethod
     def of(session: Session) -> Sizes:
-        """Return the sizes of the session's transaction."""
         sizes: Sizes = session.info.setdefault(_KEY, Sizes())
         return sizes
 
@@ -50,7 +49,6 @@ class Sizes:
 
 @event.listens_for(Session, "before_commit")
 def store_sizes(session: Session) -> None:
-    """Add what the transaction has appended to the stored sizes."""
     sizes: Sizes | None = session.info.get(_KEY)
     if sizes is None or not sizes.pending or session.in_nested_transaction():
         return
@@ -61,7 +59,6 @@ def store_sizes(session: Session) -> None:
 
 @event.listens_for(Session, "after_transaction_create")
 def remember_sizes(session: Session, transaction: SessionTransaction) -> None:
-    """Remember what is pending when a savepoint begins."""
     sizes: Sizes | None = session.info.get(_KEY)
     if sizes is not None and transaction.nested:
         sizes.before[transaction] = dict(sizes.pending)

@@ -71,12 +71,10 @@ def describe(row: Base) -> dict[str, Any]:
     """Return the row's columns for people and for JSON; binary values, which may be secrets, are hidden."""
     values = {}
     for attribute in sa.inspect(type(row)).column_attrs:
-        column = attribute.columns[0]
-        if isinstance(column.type, sa.LargeBinary | Sealed):
-            values[attribute.key] = None if getattr(row, attribute.key) is None else "(hidden)"
-            continue
         value = getattr(row, attribute.key)
-        if hasattr(value, "isoformat"):
+        if isinstance(attribute.columns[0].type, sa.LargeBinary | Sealed):
+            value = None if value is None else "(hidden)"
+        elif hasattr(value, "isoformat"):
             value = value.isoformat()
         elif isinstance(value, uuid.UUID):
             value = str(value)

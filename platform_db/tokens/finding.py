@@ -11,13 +11,7 @@ from platform_db.crypto.token_format import require_well_formed
 from platform_db.cursors import Page
 from platform_db.database.paging import read_page
 from platform_db.database.session import takes_session
-from platform_db.models import (
-    InteractiveSession,
-    SecretDigest,
-    UserToken,
-    UserTokenStatus,
-    UserTokenType,
-)
+from platform_db.models import InteractiveSession, SecretDigest, UserToken, UserTokenStatus, UserTokenType
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.states import USER_TOKEN
 from platform_db.tenancy import in_tenant_scope

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -15,13 +14,7 @@ from platform_db.audit import record_action
 from platform_db.bounds import require_seconds
 from platform_db.crypto.token_format import generate
 from platform_db.database.session import takes_session
-from platform_db.models import (
-    AuditLogAction,
-    InteractiveSession,
-    UserToken,
-    UserTokenStatus,
-    UserTokenType,
-)
+from platform_db.models import AuditLogAction, InteractiveSession, UserToken, UserTokenStatus, UserTokenType
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.models.token import EVERY_SCOPE
 from platform_db.tokens.lifecycle import revoke
@@ -54,19 +47,32 @@ def issue(
         value is in use.
     """
     type_ = UserTokenType(type_)
-    if type_ is UserTokenType.access:
-        return grant(
-            session, user, name=name, scopes=scopes, expires_in=expires_in, value=value, actor_id=actor_id
-        )
+    is_access = type_ is UserTokenType.access
     if type_ is UserTokenType.personal and not name:
         raise errors.TokenError("a personal token needs a name")
+    if scopes is None:
+        scopes = [EVERY_SCOPE] if is_access else []
+    scopes = [scopes] if isinstance(scopes, str) else sorted(set(scopes))
+    if not all(scopes):
+        raise errors.TokenError("a scope has no name")
+    if expires_in is not None and not require_seconds(expires_in, "time that a token lasts"):
+        raise errors.InvalidArgument("a token must last for some time")
+    value = generate(type_.value) if value is None else value
     user_id = _lock_user(session, user)
     if type_ is UserTokenType.personal:
         _revoke_expired(session, user_id, type_, name)
-    token = UserToken(owner_id=user_id, type_=type_)
-    return _activate(
-        session, token, AuditLogAction.issue_token, actor_id, _values(type_, name, scopes, expires_in, value)
-    )
+    requested = _requested_token(session, user_id) if is_access else None
+    with session.begin_nested():  # A refusal by the database leaves the transaction usable.
+        token = requested or UserToken(owner_id=user_id, type_=type_)
+        token.name, token.scopes, token.token = name, scopes, value
+        token.expires_at = None if expires_in is None else sa.func.now() + expires_in
+        token.status = UserTokenStatus.active
+        session.add(token)
+        action = AuditLogAction.grant_token if is_access else AuditLogAction.issue_token
+        details = {"token_id": str(token.id_), "type": type_.value}
+        record_action(session, user_id, action, details, actor_id=actor_id)
+        session.flush()
+    return value
 
 
 @takes_session
@@ -87,14 +93,9 @@ def grant(
     :raises errors.UserNotFound: there is no such user.
     :raises errors.TokenError: the user has already an active access token, or the value is in use.
     """
-    values = _values(UserTokenType.access, name, scopes, expires_in, value)
-    user_id = _lock_user(session, user)
-    _revoke_expired(session, user_id, UserTokenType.access, None)
-    open_ = _open_access_tokens(session, user_id)
-    if UserTokenStatus.active in open_:
-        raise errors.TokenError(f"user {user_id} has already an active access token")
-    token = open_.get(UserTokenStatus.requested) or UserToken(owner_id=user_id, type_=UserTokenType.access)
-    return _activate(session, token, AuditLogAction.grant_token, actor_id, values)
+    return issue(
+        session, user, name=name, scopes=scopes, expires_in=expires_in, value=value, actor_id=actor_id
+    )
 
 
 @takes_session
@@ -105,11 +106,7 @@ def request(session: Session, user: UserOrId, *, actor_id: uuid.UUID | None = No
     :raises errors.TokenError: the user has an active one, or has already requested one.
     """
     user_id = _lock_user(session, user)
-    _revoke_expired(session, user_id, UserTokenType.access, None)
-    open_ = _open_access_tokens(session, user_id)
-    if UserTokenStatus.active in open_:
-        raise errors.TokenError(f"user {user_id} has already an active access token")
-    if open_:
+    if _requested_token(session, user_id) is not None:
         raise errors.TokenError(f"user {user_id} has already requested an access token")
     token = UserToken(owner_id=user_id, type_=UserTokenType.access, status=UserTokenStatus.requested)
     session.add(token)
@@ -135,48 +132,6 @@ def issue_interactive_session_secret(
     return value
 
 
-def _values(
-    type_: UserTokenType,
-    name: str | None,
-    scopes: Iterable[str] | None,
-    expires_in: timedelta | None,
-    value: str | None,
-) -> dict[str, Any]:
-    """Return the attributes of a token that becomes active."""
-    if scopes is None:
-        scopes = [EVERY_SCOPE] if type_ is UserTokenType.access else []
-    scopes = [scopes] if isinstance(scopes, str) else sorted(set(scopes))
-    if not all(scopes):
-        raise errors.TokenError("a scope has no name")
-    if expires_in is not None and not require_seconds(expires_in, "time that a token lasts"):
-        raise errors.InvalidArgument("a token must last for some time")
-    return {
-        "name": name,
-        "scopes": scopes,
-        "expires_at": None if expires_in is None else sa.func.now() + expires_in,
-        "token": generate(type_.value) if value is None else value,
-    }
-
-
-def _activate(
-    session: Session,
-    token: UserToken,
-    action: AuditLogAction,
-    actor_id: uuid.UUID | None,
-    values: dict[str, Any],
-) -> str:
-    """Store an active token; a refusal by the database leaves the transaction usable."""
-    with session.begin_nested():
-        for attribute, value in values.items():
-            setattr(token, attribute, value)
-        token.status = UserTokenStatus.active
-        session.add(token)
-        details = {"token_id": str(token.id_), "type": token.type_.value}
-        record_action(session, token.owner_id, action, details, actor_id=actor_id)
-        session.flush()
-    return str(values["token"])
-
-
 def _lock_user(session: Session, user: UserOrId) -> uuid.UUID:
     """Lock the user, so that other writers of the user's tokens wait, and return the user's id."""
     session.flush()
@@ -190,15 +145,22 @@ def _lock_user(session: Session, user: UserOrId) -> uuid.UUID:
 _LOCK_USER = sa.text("SELECT platform.lock_owner(id_) FROM platform.user_ WHERE id_ = CAST(:id AS uuid)")
 
 
-def _open_access_tokens(session: Session, user_id: uuid.UUID) -> dict[UserTokenStatus, UserToken]:
-    """Return the user's access tokens that are not revoked, by status."""
+def _requested_token(session: Session, user_id: uuid.UUID) -> UserToken | None:
+    """Return the access token that the user has requested.
+
+    :raises errors.TokenError: the user has an active one, which has not expired.
+    """
+    _revoke_expired(session, user_id, UserTokenType.access, None)
     query = (
         sa.select(UserToken)
         .where(UserToken.owner_id == user_id, UserToken.type_ == UserTokenType.access)
         .where(UserToken.status != UserTokenStatus.revoked)
         .execution_options(populate_existing=True)
     )
-    return {token.status: token for token in session.scalars(query)}
+    tokens = session.scalars(query).all()
+    if any(token.status is UserTokenStatus.active for token in tokens):
+        raise errors.TokenError(f"user {user_id} has already an active access token")
+    return tokens[0] if tokens else None
 
 
 def _revoke_expired(session: Session, user_id: uuid.UUID, type_: UserTokenType, name: str | None) -> None:

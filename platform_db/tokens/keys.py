@@ -56,11 +56,17 @@ class KeyUse:
 @takes_session
 def key_uses(session: Session) -> list[KeyUse]:
     """Return how many secrets each key encrypts, by column."""
-    return [
-        KeyUse(column.table, column.name, row.key_id, row.rows)
-        for column in secret_columns()
-        for row in session.connection().execute(_count(column))
-    ]
+    uses = []
+    for column in secret_columns():
+        query = sa.text(
+            f"""
+            SELECT encode(substring({column.name} FROM 2 FOR {crypto.KEY_ID_BYTES}), 'hex'), count(*)
+            FROM platform.{column.table} WHERE {column.name} IS NOT NULL
+            GROUP BY 1 ORDER BY 1
+            """
+        )
+        uses += [KeyUse(column.table, column.name, *row) for row in session.connection().execute(query)]
+    return uses
 
 
 @dataclass(frozen=True)
@@ -102,26 +108,7 @@ def report_keys(session: Session) -> KeyReport:
     for use in key_uses(session):
         uses[use.key_id] += use.rows
     configured = [key.id_.hex() for key in crypto.configured_keys()]
-    return KeyReport(
-        [
-            *(KeyState(id_, uses[id_], _state(number, uses[id_])) for number, id_ in enumerate(configured)),
-            *(KeyState(id_, rows, "missing") for id_, rows in sorted(uses.items()) if id_ not in configured),
-        ]
-    )
-
-
-def _state(number: int, secrets: int) -> str:
-    if number == 0:
-        return "newest"
-    return "in use" if secrets else "unused"
-
-
-def _count(column: SecretColumn) -> sa.TextClause:
-    return sa.text(
-        f"""
-        SELECT encode(substring({column.name} FROM 2 FOR {crypto.KEY_ID_BYTES}), 'hex') AS key_id,
-               count(*) AS rows
-        FROM platform.{column.table} WHERE {column.name} IS NOT NULL
-        GROUP BY 1 ORDER BY 1
-        """
-    )
+    states = dict.fromkeys(configured, "unused")
+    states |= {id_: "in use" if id_ in configured else "missing" for id_ in sorted(uses)}
+    states |= dict.fromkeys(configured[:1], "newest")
+    return KeyReport([KeyState(id_, uses[id_], state) for id_, state in states.items()])

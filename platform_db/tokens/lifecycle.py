@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -14,19 +15,14 @@ from platform_db.audit import record_action
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.crypto.token_format import require_no_token
 from platform_db.database.session import SessionFactory, takes_session
-from platform_db.lifecycle.target import Target
+from platform_db.lifecycle.target import GuardedTarget
 from platform_db.lifecycle.transitions import transition_many
 from platform_db.models import AuditLogAction, UserToken, UserTokenStatus
 
 BATCH = 500
 
-EXPIRED = "expired"
-"""The reason for which a token is revoked whose time is over."""
 
-
-class TokenTarget(Target):
-    """The token that is meant."""
-
+class TokenTarget(GuardedTarget):
     tables = (UserToken.__tablename__,)
 
 
@@ -48,22 +44,12 @@ def revoke(
     """
     require_no_token(reason)
     target = TokenTarget.of(session, token, UserToken)
-    token_id, owner_id = target.id_, target.owner_id
-    locked = (
-        session.connection()
-        .execute(_LOCK_OWNER[owner_id is not None], {"token_id": token_id, "owner_id": owner_id})
-        .one_or_none()
-    )
-    if locked is None:
-        raise errors.NotFound(f"there is no token {token_id}")
-    user_id = locked.owner_id
-    (result,) = transition_many(
-        session, [(user_id, token_id)], UserTokenStatus.revoked, model=UserToken, reason=reason
-    )
-    if result.changed:
-        _note_revocation(session, token_id, user_id, reason, actor_id)
-        session.flush()
-    return result.changed
+    user_id = session.connection().scalar(_LOCK_OWNER, target.parameters)
+    if user_id is None:
+        raise errors.NotFound(f"there is no token {target.id_}")
+    is_revoked = _revoke(session, {target.id_: user_id}, reason, actor_id)
+    session.flush()
+    return is_revoked
 
 
 def revoke_expired(factory: SessionFactory, *, batch: int = BATCH) -> int:
@@ -75,14 +61,7 @@ def revoke_expired(factory: SessionFactory, *, batch: int = BATCH) -> int:
     :param factory: makes the sessions.
     :param batch: tokens per transaction.
     """
-
-    def end(session: Session, tokens: dict[uuid.UUID, uuid.UUID]) -> None:
-        keys = [(user_id, token_id) for token_id, user_id in tokens.items()]
-        transition_many(session, keys, UserTokenStatus.revoked, model=UserToken, reason=EXPIRED)
-        for token_id, user_id in tokens.items():
-            _note_revocation(session, token_id, user_id, EXPIRED)
-
-    return _in_batches(factory, _EXPIRED, {}, batch, end)
+    return _in_batches(factory, _EXPIRED, {}, batch, partial(_revoke, reason="expired"))
 
 
 def purge(factory: SessionFactory, *, revoked_for: timedelta, batch: int = BATCH) -> int:
@@ -109,7 +88,7 @@ def _in_batches(
     query: sa.TextClause,
     parameters: dict[str, timedelta],
     batch: int,
-    end: Callable[[Session, dict[uuid.UUID, uuid.UUID]], None],
+    end: Callable[[Session, dict[uuid.UUID, uuid.UUID]], object],
 ) -> int:
     """Apply a function to the tokens that a query finds, and return how many there were."""
     require_limit(batch, "batch size")
@@ -126,29 +105,30 @@ def _in_batches(
         after = str(max(tokens))
 
 
-def _note_revocation(
+def _revoke(
     session: Session,
-    token_id: uuid.UUID,
-    user_id: uuid.UUID,
+    tokens: dict[uuid.UUID, uuid.UUID],
     reason: str | None,
     actor_id: uuid.UUID | None = None,
-) -> None:
-    details = {"token_id": str(token_id), **({"reason": reason} if reason else {})}
-    record_action(session, user_id, AuditLogAction.revoke_token, details, actor_id=actor_id)
+) -> bool:
+    """Revoke and record tokens, given with their users, and tell whether one was not revoked before."""
+    keys = [(user_id, token_id) for token_id, user_id in tokens.items()]
+    results = transition_many(session, keys, UserTokenStatus.revoked, model=UserToken, reason=reason)
+    revoked = [result.id_ for result in results if result.changed]
+    for token_id in revoked:
+        details = {"token_id": str(token_id), **({"reason": reason} if reason else {})}
+        record_action(session, tokens[token_id], AuditLogAction.revoke_token, details, actor_id=actor_id)
+    return bool(revoked)
 
 
 # A function that changes a user's tokens locks the user first: otherwise two transactions that revoke the
 # same tokens in opposite orders would wait for each other.
-# By whether the owner is known.
-_LOCK_OWNER = {
-    known: sa.text(
-        f"""
-        SELECT owner_id, platform.lock_owner(owner_id) FROM platform.user_token
-        WHERE {"owner_id = :owner_id AND " if known else ""}id_ = :token_id
-        """
-    )
-    for known in (False, True)
-}
+_LOCK_OWNER = sa.text(
+    """
+    SELECT owner_id, platform.lock_owner(owner_id) FROM platform.user_token
+    WHERE id_ = CAST(:id AS uuid) AND (CAST(:owner AS uuid) IS NULL OR owner_id = CAST(:owner AS uuid))
+    """
+)
 
 _DELETE = sa.text(
     """
@@ -159,26 +139,25 @@ _DELETE = sa.text(
     """
 )
 
-_EXPIRED = sa.text(
-    """
-    SELECT id_, owner_id FROM platform.user_token
-    WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid))
-      AND status = 'active' AND expires_at <= statement_timestamp()
-    ORDER BY id_ LIMIT :batch
-    FOR NO KEY UPDATE SKIP LOCKED
-    """
-)
+
+def _batch_of(condition: str, lock: str) -> sa.TextClause:
+    return sa.text(
+        f"""
+        SELECT id_, owner_id FROM platform.user_token AS token
+        WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid)) AND {condition}
+        ORDER BY id_ LIMIT :batch
+        FOR {lock} SKIP LOCKED
+        """
+    )
+
+
+_EXPIRED = _batch_of("status = 'active' AND expires_at <= statement_timestamp()", "NO KEY UPDATE")
 
 # The history knows when a token was revoked; its row was changed since, where the keys were rotated.
-_LONG_REVOKED = sa.text(
-    """
-    SELECT id_, owner_id FROM platform.user_token AS token
-    WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid))
-      AND status = 'revoked' AND coalesce(
+_LONG_REVOKED = _batch_of(
+    """status = 'revoked' AND coalesce(
         (SELECT max(at) FROM platform.status_change
          WHERE owner_id = token.owner_id AND entity_id = token.id_ AND to_status = 'revoked'),
-        updated) <= statement_timestamp() - CAST(:revoked_for AS interval)
-    ORDER BY id_ LIMIT :batch
-    FOR UPDATE SKIP LOCKED
-    """
+        updated) <= statement_timestamp() - CAST(:revoked_for AS interval)""",
+    "UPDATE",
 )

@@ -6,7 +6,7 @@ again at any time: what is done is done, the rest is found by its key id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,10 +53,7 @@ class Rotation:
 
 
 def rotate(
-    factory: SessionFactory,
-    *,
-    batch: int = BATCH,
-    progress: Callable[[int, int], None] | None = None,
+    factory: SessionFactory, *, batch: int = BATCH, progress: Callable[[int, int], None] | None = None
 ) -> Rotation:
     """Encrypt and digest every secret with the newest key. Each batch is a transaction of its own.
 
@@ -75,13 +72,18 @@ def rotate(
         details = {"key_id": rotation.key_id, "secrets": stale}
         record_action(session, NOBODY, AuditLogAction.rotate_keys, details)
 
-    def report() -> None:
-        if progress is not None:
-            progress(rotation.rotated, stale)
-
     for column in secret_columns():
+        mover = _Mover(column, ring, batch, rotation)
         for _ in range(PASSES):
-            if not _pass(factory, _Batches(column, ring, batch, rotation), report):
+            before, after = rotation.rotated, None
+            while True:
+                with factory() as session, session.begin():
+                    after = mover.move(session, after)
+                if after is None:
+                    break
+                if progress is not None:
+                    progress(rotation.rotated, stale)
+            if rotation.rotated == before:
                 break
     with factory() as session:
         rotation.remaining = _count_stale(session, ring) - len(rotation.failed)
@@ -95,24 +97,8 @@ def _count_stale(session: Session, ring: crypto.KeyRing) -> int:
     return sum(key.secrets for key in report.keys if key.key_id != ring.newest.id_.hex())
 
 
-def _pass(factory: SessionFactory, batches: _Batches, report: Callable[[], None]) -> int:
-    """Go once through a column, and return how many of its secrets were moved."""
-    moved = 0
-    after: str | None = None
-    while True:
-        with factory() as session, session.begin():
-            rows = batches.read(session, after)
-            changed = batches.move(session, rows)
-        if not rows:
-            return moved
-        moved += changed
-        batches.rotation.rotated += changed
-        after = str(rows[-1].id_)
-        report()
-
-
 @dataclass(frozen=True)
-class _Batches:
+class _Mover:
     """Moves a batch of one column's secrets at a time."""
 
     column: SecretColumn
@@ -120,8 +106,8 @@ class _Batches:
     size: int
     rotation: Rotation
 
-    def read(self, session: Session, after: str | None) -> Sequence[Any]:
-        """Lock and return the next rows that are not on the newest key and are not locked."""
+    def move(self, session: Session, after: str | None) -> str | None:
+        """Move secrets of rows after this one that are not locked, and return the last row, None for none."""
         # Not a hot statement: it is built for its column each time.
         query = sa.text(
             f"""
@@ -134,28 +120,15 @@ class _Batches:
             """
         )
         parameters = {"after": after, "key_id": self.ring.newest.id_, "size": self.size}
-        return session.connection().execute(query, parameters).all()
+        rows = session.connection().execute(query, parameters).all()
+        if not rows:
+            return None
+        moved = [values for row in rows if (values := self._with_newest_key(row)) is not None]
+        self.rotation.rotated += self._store(session, moved)
+        return str(rows[-1].id_)
 
-    def move(self, session: Session, rows: Sequence[Any]) -> int:
-        """Encrypt and digest the rows' secrets with the newest key, and return how many there were."""
-        moved = [values for row in rows if (values := self._sealed_with_newest_key(row)) is not None]
-        if not moved:
-            return 0
-        try:
-            with session.begin_nested():
-                return self._update(session, moved)
-        except errors.TokenError:
-            return sum(self._move_one(session, values) for values in moved)
-
-    def _move_one(self, session: Session, values: dict[str, Any]) -> int:
-        try:
-            with session.begin_nested():
-                return self._update(session, [values])
-        except errors.TokenError as error:
-            self.rotation.failed[self.column.context(values["id"])] = str(error)
-            return 0
-
-    def _sealed_with_newest_key(self, row: Any) -> dict[str, Any] | None:
+    def _with_newest_key(self, row: Any) -> dict[str, Any] | None:
+        """Return a row's key, and its secret encrypted and digested with the newest key."""
         context = self.column.context(row.id_)
         try:
             value = self.ring.decrypt(bytes(row.secret), context)
@@ -169,23 +142,24 @@ class _Batches:
             "digest": self.ring.digest(value),
         }
 
-    def _update(self, session: Session, moved: list[dict[str, Any]]) -> int:
+    def _store(self, session: Session, moved: list[dict[str, Any]]) -> int:
+        """Store the rows' secrets, and return of how many rows; one that is refused keeps no other back."""
         update = sa.text(
             f"""
             UPDATE platform.{self.column.table} AS target
             SET {self.column.name} = moved.secret, {self.column.digest} = moved.digest
-            FROM unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[]), CAST(:secrets AS bytea[]),
-                        CAST(:digests AS bytea[])) AS moved (owner_id, id_, secret, digest)
+            FROM unnest(CAST(:owner AS uuid[]), CAST(:id AS uuid[]), CAST(:secret AS bytea[]),
+                        CAST(:digest AS bytea[])) AS moved (owner_id, id_, secret, digest)
             WHERE target.owner_id = moved.owner_id AND target.id_ = moved.id_
             """
         )
-        result = session.connection().execute(
-            update,
-            {
-                "owners": [values["owner"] for values in moved],
-                "ids": [values["id"] for values in moved],
-                "secrets": [values["secret"] for values in moved],
-                "digests": [values["digest"] for values in moved],
-            },
-        )
-        return int(result.rowcount)
+        names = ("owner", "id", "secret", "digest")
+        try:
+            with session.begin_nested():
+                values = {name: [row[name] for row in moved] for name in names}
+                return session.connection().execute(update, values).rowcount
+        except errors.TokenError as error:
+            if len(moved) > 1:
+                return sum(self._store(session, [row]) for row in moved)
+            self.rotation.failed[self.column.context(moved[0]["id"])] = str(error)
+            return 0
