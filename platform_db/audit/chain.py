@@ -40,15 +40,13 @@ _ENSURE_FENCE = sa.text(
     "INSERT INTO platform.audit_fence (last_row, transaction_id) VALUES (0, :unset) ON CONFLICT DO NOTHING"
 )
 
-_LOCK_FENCE = sa.text(
-    """
+_LOCK_FENCE = sa.text("""
     SELECT last_row,
            transaction_id >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS stale,
            transaction_id <= pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS settled
     FROM platform.audit_fence
     FOR UPDATE SKIP LOCKED
-    """
-)
+    """)
 
 
 def last_seal(session: Session, *criteria: sa.ColumnElement[bool]) -> AuditSeal | None:

@@ -124,10 +124,8 @@ _SET_FENCE = sa.text("UPDATE platform.audit_fence SET last_row = :last_row, tran
 _STAMP_FENCE = sa.text("UPDATE platform.audit_fence SET transaction_id = pg_current_xact_id()::text::bigint")
 
 # Whatever times an import or a superuser stored, retention finds what is old: no row is newer than its seal.
-_READ_TIMES = sa.text(
-    f"""
+_READ_TIMES = sa.text(f"""
     SELECT greatest(least(max(created), clock_timestamp()), timestamptz '1901-01-01Z') AS last_created,
            clock_timestamp() AS sealed_at
     FROM {TABLE} WHERE number >= :first AND number <= :last
-    """
-)
+    """)

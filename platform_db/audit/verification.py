@@ -183,23 +183,19 @@ _FIRST_ROW = sa.text(
 
 _READ_DIGESTS = sa.text("SELECT digests FROM platform.audit_seal_digests WHERE seal_number = :seal")
 
-_DIGESTS_WITH = sa.text(
-    """
+_DIGESTS_WITH = sa.text("""
     SELECT content_hash, digests
     FROM platform.audit_seal_digests JOIN platform.audit_seal ON number = seal_number
     WHERE position(CAST(:digest AS bytea) IN digests) > 0
-    """
-)
+    """)
 
 # Where retention has gone on since, up to and beyond the next seal, the row may have been removed itself.
-_IS_REMOVAL_RECORDED = sa.text(
-    f"""
+_IS_REMOVAL_RECORDED = sa.text(f"""
     SELECT EXISTS (
         SELECT FROM {TABLE}
         WHERE owner_id = CAST(:nobody AS uuid) AND action = :action AND number > :after
           AND details @> CAST(:details AS jsonb)
     ) OR :next < (SELECT first_kept_seal FROM platform.audit_seal ORDER BY number DESC LIMIT 1)
-    """
-)
+    """)
 
 _COUNT_UNSEALED = sa.text(f"SELECT count(*) FROM {TABLE} WHERE number > :after")

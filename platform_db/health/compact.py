@@ -51,15 +51,12 @@ _LEFT_BEHIND = sa.text(
     WHERE relnamespace = 'platform'::regnamespace AND NOT indisvalid AND relname ~ '_cc(new|old)\d*$'
     """
 )
-_DEAD = sa.text(
-    """
+_DEAD = sa.text("""
     SELECT relid::regclass::text FROM pg_stat_user_tables
     WHERE schemaname = 'platform' AND n_dead_tup > 0 ORDER BY n_dead_tup DESC, relname
-    """
-)
+    """)
 # An entry is its columns, each padded to eight bytes, and sixteen of its own; pages are nine tenths full.
-_BLOATED = sa.text(
-    """
+_BLOATED = sa.text("""
     SELECT indexed.oid::regclass::text
     FROM pg_index JOIN pg_class AS indexed ON indexed.oid = indexrelid
     JOIN pg_class AS tables ON tables.oid = indrelid
@@ -77,8 +74,7 @@ _BLOATED = sa.text(
       AND pg_relation_size(indexrelid)
           > :most * (8192 * 2 + greatest(indexed.reltuples, 0) * entry.width / 0.9)
     ORDER BY pg_relation_size(indexrelid) DESC
-    """
-)
+    """)
 _WORK = {
     "DROP INDEX CONCURRENTLY": _LEFT_BEHIND,
     "VACUUM (ANALYZE)": _DEAD,

@@ -76,28 +76,22 @@ _OLDEST = {
     "audit_log": "SELECT created FROM platform.audit_log ORDER BY number LIMIT 1",
 }
 
-_CACHE_HITS = sa.text(
-    """
+_CACHE_HITS = sa.text("""
     SELECT round(sum(heap_blks_hit + coalesce(idx_blks_hit, 0))
                  / nullif(sum(heap_blks_hit + heap_blks_read
                               + coalesce(idx_blks_hit, 0) + coalesce(idx_blks_read, 0)), 0), 4)::float
     FROM pg_statio_user_tables WHERE schemaname = 'platform'
-    """
-)
+    """)
 
-_TABLES = sa.text(
-    """
+_TABLES = sa.text("""
     SELECT relname AS name, pg_total_relation_size(relid) AS size, pg_indexes_size(relid) AS index_size,
            n_live_tup AS rows, n_dead_tup AS dead_rows,
            greatest(last_vacuum, last_autovacuum)::text AS vacuumed
     FROM pg_stat_user_tables WHERE schemaname = 'platform' ORDER BY size DESC, name
-    """
-)
+    """)
 
-_UNUSED = sa.text(
-    """
+_UNUSED = sa.text("""
     SELECT indexrelname AS name, relname AS table, pg_relation_size(stat.indexrelid) AS size
     FROM pg_stat_user_indexes AS stat JOIN pg_index AS index ON index.indexrelid = stat.indexrelid
     WHERE schemaname = 'platform' AND idx_scan = 0 AND NOT indisunique ORDER BY size DESC, name
-    """
-)
+    """)

@@ -90,8 +90,7 @@ def evict_cached_results(
     return [CachedResult(*row) for row in session.connection().execute(_EVICT, values)]
 
 
-_FIND = sa.text(
-    """
+_FIND = sa.text("""
     WITH found AS MATERIALIZED (
         SELECT owner_id, id_, job_id, result_path FROM platform.job_cache
         WHERE owner_id = CAST(:owner AS uuid)
@@ -107,14 +106,12 @@ _FIND = sa.text(
         FROM free WHERE used.owner_id = free.owner_id AND used.job_cache_id = free.job_cache_id
     )
     SELECT id_, job_id, result_path FROM found
-    """
-)
+    """)
 
 
 # By whether the owner is known.
 _STORE = {
-    known: sa.text(
-        f"""
+    known: sa.text(f"""
     WITH stored AS (
         INSERT INTO platform.job_cache (id_, owner_id, job_id, parameters, workspace_hash, result_path)
         SELECT CAST(:id AS uuid), owner_id, id_, :parameters, :workspace_hash, :result_path
@@ -128,13 +125,11 @@ _STORE = {
         ON CONFLICT DO NOTHING
     )
     SELECT id_, job_id, result_path FROM stored
-    """
-    )
+        """)
     for known, of_owner in ((False, ""), (True, "owner_id = CAST(:owner AS uuid) AND "))
 }
 
-_EVICT = sa.text(
-    """
+_EVICT = sa.text("""
     WITH oldest AS (
         SELECT cache.id_, greatest(used.last_hit_at, cache.updated) AS used_at
         FROM platform.job_cache AS cache
@@ -164,5 +159,4 @@ _EVICT = sa.text(
             SELECT FROM platform.job_cache_use AS used
             WHERE used.owner_id = cache.owner_id AND used.job_cache_id = cache.id_))
     RETURNING cache.id_, cache.job_id, cache.result_path
-    """
-)
+    """)

@@ -73,8 +73,7 @@ def _heartbeat(table: str) -> sa.TextClause:
     alive = ", ".join(f"'{status}'" for status in MACHINES[table].alive)
     # A lease that is being recovered at this moment is waited for, then gone, and not taken again: its former
     # holder learns that it is lost.
-    return sa.text(
-        f"""
+    return sa.text(f"""
         WITH alive AS MATERIALIZED (
             SELECT owner_id, id_ FROM {_GIVEN} JOIN platform.{table} AS leased USING (owner_id, id_)
             WHERE leased.status IN ({alive})
@@ -103,17 +102,14 @@ def _heartbeat(table: str) -> sa.TextClause:
             RETURNING entity_id
         )
         SELECT entity_id FROM kept UNION ALL SELECT entity_id FROM taken
-        """
-    )
+        """)
 
 
-_RELEASE = sa.text(
-    f"""
+_RELEASE = sa.text(f"""
     DELETE FROM platform.lease WHERE (owner_id, entity_id) IN (
         SELECT lease.owner_id, lease.entity_id FROM {_GIVEN}
         JOIN platform.lease ON lease.owner_id = given.owner_id AND lease.entity_id = given.id_
         WHERE lease.holder = :holder
         ORDER BY lease.owner_id, lease.entity_id FOR UPDATE OF lease
     )
-    """
-)
+    """)

@@ -212,14 +212,12 @@ _TAKEN_OVER = (
 )
 
 
-_FORGET = sa.text(
-    """
+_FORGET = sa.text("""
     DELETE FROM platform.lease
     WHERE (owner_id, entity_id) IN (
         SELECT * FROM unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[])) AS given
     )
-    """
-)
+    """)
 
 # A worker that lives replaces a heartbeat from before the clock was set back by its next one.
 _DEAD = """
@@ -233,14 +231,12 @@ _DEAD = """
 def _lock_dead(table: str) -> sa.TextClause:
     # Both rows are skipped where either is locked: a worker that beats, or ends its run, is alive. So no
     # transaction waits for another, in whatever order workers lock the two.
-    return sa.text(
-        f"""
+    return sa.text(f"""
         SELECT lease.owner_id, lease.entity_id, lease.holder, lease.heartbeat_at {_from_dead(table)}
         ORDER BY lease.owner_id, lease.entity_id
         LIMIT :batch
         FOR NO KEY UPDATE OF lease, leased SKIP LOCKED
-        """
-    )
+        """)
 
 
 def _from_dead(table: str) -> str:
@@ -255,8 +251,7 @@ def _from_dead(table: str) -> str:
 def _drop_ended(table: str) -> sa.TextClause:
     """Return the statement that drops the dead leases of what has ended, or is no more."""
     alive = ", ".join(f"'{status}'" for status in MACHINES[table].alive)
-    return sa.text(
-        f"""
+    return sa.text(f"""
         DELETE FROM platform.lease WHERE (owner_id, entity_id) IN (
             SELECT lease.owner_id, lease.entity_id FROM platform.lease
             WHERE lease.entity = '{table}' AND {_DEAD} AND NOT EXISTS (
@@ -267,5 +262,4 @@ def _drop_ended(table: str) -> sa.TextClause:
             ORDER BY lease.owner_id, lease.entity_id
             FOR UPDATE SKIP LOCKED
         )
-        """
-    )
+        """)

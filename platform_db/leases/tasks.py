@@ -24,8 +24,7 @@ RENEWALS_PER_LEASE = 4
 LONGEST = timedelta(days=1)
 
 # One statement: a read followed by a write would let two runs both find it free.
-_TAKE = sa.text(
-    """
+_TAKE = sa.text("""
     INSERT INTO platform.task_lease AS lease (name, holder, acquired_at, expires_at)
     VALUES (:name, :holder, clock_timestamp(), clock_timestamp() + make_interval(secs => :seconds))
     ON CONFLICT (name) DO UPDATE
@@ -34,16 +33,13 @@ _TAKE = sa.text(
        -- The server's clock was set back, and the holder has not renewed the lease since.
        OR lease.acquired_at > excluded.acquired_at + CAST(:clock_error AS interval)
     RETURNING holder
-    """
-)
+    """)
 _READ = sa.text("SELECT holder, acquired_at FROM platform.task_lease WHERE name = :name")
-_RENEW = sa.text(
-    """
+_RENEW = sa.text("""
     UPDATE platform.task_lease
     SET acquired_at = clock_timestamp(), expires_at = clock_timestamp() + make_interval(secs => :seconds)
     WHERE name = :name AND holder = :holder
-    """
-)
+    """)
 _RELEASE = sa.text("DELETE FROM platform.task_lease WHERE name = :name AND holder = :holder")
 
 

@@ -144,15 +144,13 @@ def add_note(
 # It keeps the row from being deleted meanwhile.
 _ADD_NOTE = {
     entity: sa.select(Note).from_statement(
-        sa.text(
-            f"""
+        sa.text(f"""
             INSERT INTO platform.note (id_, owner_id, entity, entity_id, topic, message, details)
             SELECT CAST(:note_id AS uuid), owner_id, '{entity}', id_, :topic, :message, :details
             FROM platform.{entity} WHERE owner_id = CAST(:owner AS uuid) AND id_ = CAST(:id AS uuid)
             FOR KEY SHARE
             RETURNING *
-            """
-        ).bindparams(sa.bindparam("note_id", type_=sa.Uuid), sa.bindparam("details", type_=Json))
+            """).bindparams(sa.bindparam("note_id", type_=sa.Uuid), sa.bindparam("details", type_=Json))
     )
     for entity in MACHINES
 }
@@ -164,8 +162,7 @@ def _storable(text: str) -> str:
 
 
 # The columns of candidates have the names of an entry's attributes.
-_PAGE = sa.text(
-    f"""
+_PAGE = sa.text(f"""
     WITH entities AS MATERIALIZED (
         SELECT CAST(:id AS uuid) AS id_ WHERE :own_entries
         UNION ALL
@@ -186,5 +183,4 @@ _PAGE = sa.text(
           AND at >= CAST(:since AS timestamptz)
     )
     {page_of("candidates")}
-    """
-)
+    """)

@@ -64,16 +64,14 @@ def _allowed(
 @cache
 def update(entity: str, status: Status, conditions: Conditions, *, returning: bool) -> sa.TextClause:
     columns = ", ".join(("revision", *MACHINES[entity].times))
-    return sa.text(
-        f"""
+    return sa.text(f"""
         {f"WITH note AS MATERIALIZED ({_NOTE_REASON})" if conditions.reason else ""}
         UPDATE platform.{entity} SET status = '{status.value}'
         {"FROM note" if conditions.reason else ""}
         WHERE {_OF_OWNER if conditions.owner else ""}id_ = CAST(:id AS uuid)
           AND {_allowed(entity, status, conditions)}
         {f"RETURNING {columns}" if returning else ""}
-        """
-    )
+        """)
 
 
 @cache
@@ -90,8 +88,7 @@ def update_many(entity: str, status: Status, conditions: Conditions) -> sa.TextC
     wish = f"(CAST(:expected_revision AS integer[]))[array_position(CAST(:ids AS uuid[]), {entity}.id_)]"
     allowed = _allowed(entity, status, conditions, f"coalesce({wish}, revision)")
     owners = _OF_OWNER if conditions.owner else _OF_OWNERS if conditions.owners else ""
-    return sa.text(
-        f"""
+    return sa.text(f"""
         WITH {f"note AS MATERIALIZED ({_NOTE_REASON})," if conditions.reason else ""}
         locked AS MATERIALIZED (
             SELECT owner_id, id_, status, revision, {allowed} AS allowed
@@ -109,5 +106,4 @@ def update_many(entity: str, status: Status, conditions: Conditions) -> sa.TextC
         SELECT id_::text, true AS changed, status, revision FROM changed
         UNION ALL
         SELECT id_::text, false, status, revision FROM locked WHERE NOT allowed
-        """
-    )
+        """)

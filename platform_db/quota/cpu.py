@@ -98,8 +98,7 @@ _OF_USERS = "e.owner_id = ANY(CAST(:users AS uuid[]))"
 def _store(entity: str, chosen: str) -> sa.TextClause:
     """Return the statement that stores the figures of the chosen runs, sessions or services that differ."""
     table, key = CONSUMERS[entity]
-    return sa.text(
-        f"""
+    return sa.text(f"""
         WITH found AS MATERIALIZED (
             SELECT * FROM ({_spans(entity, chosen)}) AS spans WHERE differs OR :every
         ),
@@ -113,13 +112,11 @@ def _store(entity: str, chosen: str) -> sa.TextClause:
         SELECT count(*) FILTER (WHERE differs) AS figures, max(used) AS used,
                coalesce(sum(used - coalesce(before, 0)), 0) AS change
         FROM found
-        """
-    )
+        """)
 
 
 # What storing would do, told without a write or a lock: "periods" has what moving the periods on would leave.
-_LOOK = sa.text(
-    f"""
+_LOOK = sa.text(f"""
     WITH periods AS MATERIALIZED (
         SELECT u.id_ AS owner_id, CAST(:resource AS uuid) AS resource_id, {IS_OVER} AS is_over,
                coalesce(total.quota_used, 0) AS quota_used,
@@ -138,8 +135,7 @@ _LOOK = sa.text(
     FROM periods AS p LEFT JOIN spans ON spans.owner_id = p.owner_id
     GROUP BY p.owner_id, p.is_over, p.quota_used, p.quota_pruned
     ORDER BY p.owner_id
-    """
-)
+    """)
 
 _SUMS = " UNION ALL ".join(
     f"""SELECT owner_id, sum(quota_used) AS used FROM platform.{table}

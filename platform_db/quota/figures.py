@@ -108,8 +108,7 @@ def read_statement(chosen: str) -> sa.TextClause:
 
     :param chosen: what follows :data:`RUNS`: conditions, the grouping by workspace, order and limit.
     """
-    return sa.text(
-        f"""
+    return sa.text(f"""
         WITH drawn AS MATERIALIZED (
             SELECT CASE WHEN :storing THEN nextval('platform.quota_version') ELSE 0 END AS version,
                    clock_timestamp() AS read_at
@@ -122,8 +121,7 @@ def read_statement(chosen: str) -> sa.TextClause:
             {chosen}
         )
         SELECT page.*, drawn.version, drawn.read_at FROM page CROSS JOIN drawn ORDER BY owner_id, path
-        """
-    )
+        """)
 
 
 _READ = read_statement(
@@ -144,8 +142,7 @@ def read_workspace(session: Session, resource: AnyResource, owner_id: uuid.UUID,
     return Workspace(**row._mapping)
 
 
-_WRITE = sa.text(
-    f"""
+_WRITE = sa.text(f"""
     WITH measured AS (
         SELECT * FROM unnest(
             CAST(:owners AS uuid[]), CAST(:paths AS text[]), CAST(:bytes AS bigint[]),
@@ -186,11 +183,9 @@ _WRITE = sa.text(
             apparent = excluded.apparent
     )
     SELECT owner_id, path, used, before, stale FROM figures
-    """
-)
+    """)
 
-_CHANGE_TOTALS = sa.text(
-    f"""
+_CHANGE_TOTALS = sa.text(f"""
     WITH locked AS MATERIALIZED ({locking("= ANY(CAST(:users AS uuid[]))")})
     UPDATE platform.user_resource AS total
     SET quota_used = least({MOST_BYTES}, greatest(0, total.quota_used + change.amount))
@@ -200,8 +195,7 @@ _CHANGE_TOTALS = sa.text(
     WHERE total.owner_id = locked.owner_id AND total.resource_id = locked.resource_id
       AND total.resource_id = CAST(:resource AS uuid)
     RETURNING locked.quota_used AS before
-    """
-)
+    """)
 
 
 def write_figures(session: Session, resource: AnyResource, figures: Sequence[Figure]) -> list[Written]:
@@ -247,8 +241,7 @@ def change_totals(session: Session, resource: AnyResource, changes: Mapping[uuid
     return list(session.connection().scalars(_CHANGE_TOTALS, parameters))
 
 
-_CHANGE_FIGURE = sa.text(
-    f"""
+_CHANGE_FIGURE = sa.text(f"""
     WITH runs AS MATERIALIZED (
         SELECT w.id_, r.quota_used, r.version, r.delta, r.measured_at, r.method, r.stale, r.apparent
         FROM {RUNS}
@@ -272,8 +265,7 @@ _CHANGE_FIGURE = sa.text(
     ON CONFLICT (owner_id, workflow_id, resource_id) DO UPDATE
     SET quota_used = excluded.quota_used, delta = excluded.delta
     RETURNING figure.workflow_id, (SELECT used FROM stored)::bigint AS before
-    """
-)
+    """)
 
 
 def change_figure(
@@ -311,13 +303,11 @@ def set_totals(assignments: str, sums: str) -> sa.TextClause:
 
     :param sums: the query of each user's ``owner_id``, what is stored, ``before``, and the sum, ``used``.
     """
-    return sa.text(
-        f"""
+    return sa.text(f"""
         UPDATE platform.user_resource AS total SET {assignments} FROM ({sums}) AS sums
         WHERE total.owner_id = sums.owner_id AND total.resource_id = CAST(:resource AS uuid)
         RETURNING total.owner_id, sums.before, sums.used
-        """
-    )
+        """)
 
 
 def drifts(

@@ -20,8 +20,7 @@ MISSING_ALLOWED = 20
 
 # Workspaces that take space and have a run left are expected on the disk. Each belongs to the first root that
 # it lies below; those below none are a group of their own.
-_SURVEY = sa.text(
-    f"""
+_SURVEY = sa.text(f"""
     WITH found AS (
         SELECT w.workspace_path AS path,
                (SELECT min(number) FROM unnest(CAST(:roots AS text[])) WITH ORDINALITY AS root (path, number)
@@ -37,8 +36,7 @@ _SURVEY = sa.text(
     SELECT (CAST(:roots AS text[]))[root] AS root,
            coalesce(array_agg(path) FILTER (WHERE expected AND number <= :sample), '{{}}') AS paths
     FROM drawn GROUP BY 1
-    """
-)
+    """)
 
 
 def require_mounted(factory: SessionFactory, resource: AnyResource) -> None:

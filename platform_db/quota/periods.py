@@ -36,15 +36,13 @@ CURRENT_START = period_start("total.quota_period_months")
 IS_OVER = f"""(total.quota_period_months IS NOT NULL
     AND total.quota_period_start_at IS DISTINCT FROM {CURRENT_START})"""
 
-_MOVE_ON = sa.text(
-    f"""
+_MOVE_ON = sa.text(f"""
     UPDATE platform.user_resource AS total
     SET quota_period_start_at = {CURRENT_START}, quota_pruned = 0
     FROM platform.user_ AS u
     WHERE total.owner_id = ANY(CAST(:users AS uuid[])) AND total.resource_id = CAST(:resource AS uuid)
       AND u.id_ = total.owner_id AND {IS_OVER}
-    """
-)
+    """)
 
 
 def move_periods_on(session: Session, resource: AnyResource, user_ids: Sequence[uuid.UUID]) -> int:
@@ -61,8 +59,7 @@ _WITHOUT_PERIOD = """
     WHERE resource_id = CAST(:resource AS uuid) AND quota_period_months IS NULL
     ORDER BY owner_id
 """
-_INITIALISE = sa.text(
-    f"""
+_INITIALISE = sa.text(f"""
     WITH chosen AS MATERIALIZED ({_WITHOUT_PERIOD} FOR NO KEY UPDATE)
     UPDATE platform.user_resource AS total
     SET quota_period_months = :months, quota_period_start_at = {period_start("CAST(:months AS integer)")},
@@ -70,8 +67,7 @@ _INITIALISE = sa.text(
     FROM chosen JOIN platform.user_ AS u ON u.id_ = chosen.owner_id
     WHERE total.owner_id = chosen.owner_id AND total.resource_id = chosen.resource_id
     RETURNING total.owner_id
-    """
-)
+    """)
 
 
 @takes_session

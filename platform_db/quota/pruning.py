@@ -55,8 +55,7 @@ def take_out(connection: sa.Connection, entity: str, ids: Sequence[uuid.UUID]) -
 @cache
 def _lock(entity: str) -> sa.TextClause:
     table, key = CONSUMERS[entity]
-    return sa.text(
-        f"""
+    return sa.text(f"""
         WITH owners AS MATERIALIZED (
             SELECT DISTINCT e.owner_id FROM platform.{entity} AS e
             JOIN platform.{table} AS f ON f.owner_id = e.owner_id AND f.{key} = e.id_
@@ -75,15 +74,13 @@ def _lock(entity: str) -> sa.TextClause:
             WHERE NOT EXISTS (
                 SELECT FROM locked
                 WHERE locked.owner_id = total.owner_id AND locked.resource_id = total.resource_id))
-        """
-    )
+        """)
 
 
 @cache
 def _carry_over(entity: str) -> sa.TextClause:
     table, key = CONSUMERS[entity]
-    return sa.text(
-        f"""
+    return sa.text(f"""
         UPDATE platform.user_resource AS total SET
             quota_pruned = least(total.quota_pruned + gone.used, {LARGEST_AMOUNT})
         FROM (
@@ -96,12 +93,10 @@ def _carry_over(entity: str) -> sa.TextClause:
             GROUP BY f.owner_id, f.resource_id
         ) AS gone
         WHERE total.owner_id = gone.owner_id AND total.resource_id = gone.resource_id AND gone.used > 0
-        """
-    )
+        """)
 
 
-_FREE = sa.text(
-    f"""
+_FREE = sa.text(f"""
     WITH pruned AS (
         SELECT w.owner_id, w.workspace_path, f.resource_id, max(f.quota_used) AS used
         FROM platform.workflow AS w
@@ -125,5 +120,4 @@ _FREE = sa.text(
     UPDATE platform.user_resource AS total SET quota_used = greatest(0, total.quota_used - freed.bytes)
     FROM freed
     WHERE total.owner_id = freed.owner_id AND total.resource_id = freed.resource_id AND freed.bytes > 0
-    """
-)
+    """)

@@ -71,8 +71,7 @@ class UserUse:
         }
 
 
-_USERS = sa.text(
-    """
+_USERS = sa.text("""
     SELECT u.id_ AS user_id, u.email, r.name, r.type_, r.unit, t.quota_used, t.quota_limit,
            t.quota_reserved, t.quota_period_start_at, t.measured_at
     FROM platform.user_ AS u
@@ -80,8 +79,7 @@ _USERS = sa.text(
         ON t.owner_id = u.id_
     WHERE CAST(:user AS uuid) IS NULL OR u.id_ = CAST(:user AS uuid)
     ORDER BY u.id_, r.type_, r.name
-    """
-)
+    """)
 
 
 def report_users(session: Session, user_id: uuid.UUID | None = None) -> Iterator[UserUse]:
@@ -129,8 +127,7 @@ class WorkflowUse:
 
 _CPU, _DISK = DEFAULT_NAMES[ResourceType.cpu], DEFAULT_NAMES[ResourceType.disk]
 
-_WORKFLOWS = sa.text(
-    f"""
+_WORKFLOWS = sa.text(f"""
     SELECT w.id_ AS workflow_id, w.status,
            w.name || '.' || w.run_number_major
                || CASE WHEN w.run_number_minor > 0 THEN '.' || w.run_number_minor ELSE '' END AS name,
@@ -146,8 +143,7 @@ _WORKFLOWS = sa.text(
     WHERE w.owner_id = CAST(:user AS uuid)
     ORDER BY disk.quota_used DESC NULLS LAST, cpu.quota_used DESC NULLS LAST, w.id_ DESC
     LIMIT CAST(:limit AS bigint)
-    """
-)
+    """)
 
 
 def report_workflows(session: Session, user_id: uuid.UUID, limit: int | None = None) -> list[WorkflowUse]:

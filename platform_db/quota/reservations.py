@@ -45,8 +45,7 @@ class Reservation:
 
 AnyReservation: TypeAlias = "Reservation | QuotaReservation | uuid.UUID | str"
 
-_RESERVE = sa.text(
-    f"""
+_RESERVE = sa.text(f"""
     WITH locked AS MATERIALIZED ({locking("= CAST(:user AS uuid)")}),
     guarded AS (
         UPDATE platform.user_resource AS total
@@ -64,8 +63,7 @@ _RESERVE = sa.text(
            clock_timestamp() + make_interval(secs => :seconds)
     FROM guarded
     RETURNING id_, owner_id, resource_id, amount, expires_at
-    """
-)
+    """)
 
 
 @takes_session
@@ -112,8 +110,7 @@ def reserve(
 # Locks the user's rows before the reservation, as every writer does. Where the reservation was ended
 # meanwhile, the DELETE finds nothing, and nothing happens.
 _OWNER = "(SELECT owner_id FROM platform.quota_reservation WHERE id_ = CAST(:id AS uuid))"
-_END = sa.text(
-    f"""
+_END = sa.text(f"""
     WITH locked AS MATERIALIZED ({locking(f"= {_OWNER}")}),
     ended AS (
         DELETE FROM platform.quota_reservation AS r USING locked
@@ -128,8 +125,7 @@ _END = sa.text(
     FROM ended
     WHERE total.owner_id = ended.owner_id AND total.resource_id = ended.resource_id
     RETURNING total.owner_id, total.resource_id
-    """
-)
+    """)
 
 
 @takes_session
@@ -169,17 +165,14 @@ def _end(session: Session, reservation: AnyReservation, amount: int | None) -> N
     expire_row(session, UserResource, (total.owner_id, total.resource_id))
 
 
-_EXPIRED_USERS = sa.text(
-    """
+_EXPIRED_USERS = sa.text("""
     SELECT DISTINCT owner_id FROM (
         SELECT owner_id FROM platform.quota_reservation WHERE expires_at <= clock_timestamp()
         ORDER BY expires_at LIMIT :limit
     ) AS expired
-    """
-)
+    """)
 
-_RELEASE_EXPIRED = sa.text(
-    """
+_RELEASE_EXPIRED = sa.text("""
     WITH ended AS (
         DELETE FROM platform.quota_reservation
         WHERE owner_id = ANY(CAST(:users AS uuid[])) AND expires_at <= clock_timestamp()
@@ -194,8 +187,7 @@ _RELEASE_EXPIRED = sa.text(
     FROM sums
     WHERE total.owner_id = sums.owner_id AND total.resource_id = sums.resource_id
     RETURNING total.owner_id, total.resource_id, sums.reservations
-    """
-)
+    """)
 
 
 def release_expired_reservations(factory: SessionFactory) -> int:

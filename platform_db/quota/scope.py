@@ -81,8 +81,7 @@ def users_in_scope(column: str) -> str:
         AND (:shards = 1 OR abs(uuid_hash_extended({column}, 0) % :shards) = :shard)"""
 
 
-_PAGE_OF_USERS = sa.text(
-    f"""
+_PAGE_OF_USERS = sa.text(f"""
     SELECT u.id_, (SELECT count(*) FROM platform.workflow AS w WHERE w.owner_id = u.id_) AS runs
     FROM platform.user_ AS u
     WHERE (CAST(:after AS uuid) IS NULL OR u.id_ > CAST(:after AS uuid)) AND {users_in_scope("u.id_")}
@@ -92,8 +91,7 @@ _PAGE_OF_USERS = sa.text(
             AND total.measured_at >= statement_timestamp() - make_interval(secs => :stale_after)))
     ORDER BY u.id_
     LIMIT :look
-    """
-)
+    """)
 
 
 _COUNT_USERS = sa.text(f"SELECT count(*) FROM platform.user_ AS u WHERE {users_in_scope('u.id_')}")

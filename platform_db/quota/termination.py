@@ -15,13 +15,11 @@ from platform_db.quota.cpu import update_workflow_cpu_quota
 from platform_db.quota.resources import get_default_key, lock_users, require_type
 from platform_db.settings import get_settings
 
-_MARK = sa.text(
-    """
+_MARK = sa.text("""
     UPDATE platform.workflow_resource SET stale = true
     WHERE owner_id = CAST(:owner AS uuid) AND workflow_id = CAST(:id AS uuid)
       AND resource_id = CAST(:resource AS uuid)
-    """
-)
+    """)
 
 
 def account_for_ended_run(

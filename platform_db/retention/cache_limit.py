@@ -34,9 +34,7 @@ def evict_beyond_limit(factory: SessionFactory, batch: int, tell: Callable[[int]
     return left
 
 
-_BEYOND = sa.text(
-    """
+_BEYOND = sa.text("""
     SELECT owner_id, count(*) - :keep AS beyond FROM platform.job_cache
     GROUP BY owner_id HAVING count(*) > :keep ORDER BY owner_id
-    """
-)
+    """)

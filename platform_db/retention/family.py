@@ -49,16 +49,14 @@ class Member(NamedTuple):
     def lock(self) -> sa.TextClause:
         """Return the statement that locks the rows that are free, and tells whose are not."""
         order = ", ".join(f"{self.alias}.{column}" for column in self.key)
-        return sa.text(
-            f"""
+        return sa.text(f"""
             WITH locked AS MATERIALIZED (
                 SELECT {self.alias}.ctid AS place FROM {self.source} WHERE {_THESE}
                 ORDER BY {order} FOR UPDATE OF {self.alias} SKIP LOCKED
             )
             SELECT DISTINCT root.id_ FROM {self.source}
             WHERE {_THESE} AND NOT EXISTS (SELECT FROM locked WHERE place = {self.alias}.ctid)
-            """
-        )
+            """)
 
     def select(self) -> sa.TextClause:
         rows = f"SELECT {self.alias}.* FROM {self.source} WHERE {_THESE}"

@@ -215,13 +215,11 @@ def _is_due(rule: RetentionRule) -> str:
 def _look(rule: RetentionRule) -> sa.TextClause:
     # Ids are ordered in time, so by their index old rows come first, each row is looked at once, and what was
     # deleted a moment ago is not walked through again and again.
-    return sa.text(
-        f"""
+    return sa.text(f"""
         SELECT id_, ({_is_due(rule)}) AS due FROM platform.{rule.table} AS pruned
         WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid)) AND {_is_candidate(rule)}
         ORDER BY id_ LIMIT :look
-        """
-    )
+        """)
 
 
 def _still_due(rule: RetentionRule) -> str:

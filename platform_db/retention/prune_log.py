@@ -89,32 +89,27 @@ def _is_due(rule: RetentionRule) -> str:
 def _look(rule: RetentionRule) -> sa.TextClause:
     table = _log_of(rule)[0]
     # With EXISTS the planner may read the whole log once for each page of runs.
-    return sa.text(
-        f"""
+    return sa.text(f"""
         SELECT id_, (SELECT true FROM platform.{rule.table} AS chunk WHERE {_is_due(rule)} LIMIT 1) AS due
         FROM platform.{table} AS parent
         WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid)) AND {ENDED}
         ORDER BY id_ LIMIT :look
-        """
-    )
+        """)
 
 
 def _count(rule: RetentionRule) -> sa.TextClause:
     table = _log_of(rule)[0]
-    return sa.text(
-        f"""
+    return sa.text(f"""
         SELECT count(*) FROM platform.{table} AS parent
         JOIN platform.{rule.table} AS chunk ON {_is_due(rule)}
         WHERE parent.id_ = ANY(CAST(:ids AS uuid[])) AND parent.{ENDED}
-        """
-    )
+        """)
 
 
 def _take(rule: RetentionRule) -> sa.TextClause:
     """Return the statement that locks some runs that are free, and names a batch of their chunks."""
     table, column = _log_of(rule)
-    return sa.text(
-        f"""
+    return sa.text(f"""
         WITH free AS MATERIALIZED (
             SELECT owner_id, id_ FROM platform.{table} AS parent
             WHERE id_ = ANY(CAST(:ids AS uuid[])) AND {ENDED}
@@ -125,8 +120,7 @@ def _take(rule: RetentionRule) -> sa.TextClause:
         SELECT chunk.owner_id, chunk.{column}, chunk.number
         FROM free AS parent JOIN platform.{rule.table} AS chunk ON {_is_due(rule)}
         ORDER BY chunk.owner_id, chunk.{column}, chunk.number LIMIT :batch
-        """
-    )
+        """)
 
 
 def _these(rule: RetentionRule) -> str:
@@ -141,13 +135,11 @@ def _select(rule: RetentionRule) -> sa.TextClause:
 
 
 def _delete(rule: RetentionRule) -> sa.TextClause:
-    return sa.text(
-        f"""
+    return sa.text(f"""
         WITH gone AS (DELETE FROM {_these(rule)} RETURNING *)
         {_TAKE_OFF if rule.table == "log_chunk" else ""}
         SELECT count(*) FROM gone
-        """
-    )
+        """)
 
 
 # So that a run that is started again has room for its log.

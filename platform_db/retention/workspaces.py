@@ -265,16 +265,14 @@ def _take_off(session: Session, rule: Any, freed: int) -> str | None:
     return None
 
 
-_DUE = sa.text(
-    """
+_DUE = sa.text("""
     SELECT rule.id_, rule.owner_id, rule.workflow_id, rule.workspace_files, run.workspace_path,
            run.status = 'deleted' AS deleted
     FROM platform.workspace_retention_rule AS rule
     JOIN platform.workflow AS run ON run.owner_id = rule.owner_id AND run.id_ = rule.workflow_id
     WHERE rule.status IN ('active', 'pending') AND rule.apply_on <= now()
     ORDER BY rule.apply_on, rule.id_
-    """
-)
+    """)
 
 
 def _alive(machine: states.Machine[Any]) -> str:

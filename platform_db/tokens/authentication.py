@@ -47,8 +47,7 @@ class AuthenticatedToken:
 _LOOK_UP = sa.text("SELECT platform.look_up_token(:digests) AS token").columns(sa.column("token"))
 
 # Where another transaction is noting the use of this token, its note is enough: this one does not wait.
-_NOTE_USE = sa.text(
-    """
+_NOTE_USE = sa.text("""
     UPDATE platform.user_token_last_use AS last_use SET last_used_at = statement_timestamp()
     FROM (
         SELECT owner_id, token_id FROM platform.user_token_last_use
@@ -57,8 +56,7 @@ _NOTE_USE = sa.text(
         FOR NO KEY UPDATE SKIP LOCKED
     ) AS free
     WHERE last_use.owner_id = free.owner_id AND last_use.token_id = free.token_id
-    """
-)
+    """)
 
 
 @takes_session

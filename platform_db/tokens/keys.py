@@ -58,13 +58,11 @@ def key_uses(session: Session) -> list[KeyUse]:
     """Return how many secrets each key encrypts, by column."""
     uses = []
     for column in secret_columns():
-        query = sa.text(
-            f"""
+        query = sa.text(f"""
             SELECT encode(substring({column.name} FROM 2 FOR {crypto.KEY_ID_BYTES}), 'hex'), count(*)
             FROM platform.{column.table} WHERE {column.name} IS NOT NULL
             GROUP BY 1 ORDER BY 1
-            """
-        )
+            """)
         uses += [KeyUse(column.table, column.name, *row) for row in session.connection().execute(query)]
     return uses
 

@@ -123,32 +123,26 @@ def _revoke(
 
 # A function that changes a user's tokens locks the user first: otherwise two transactions that revoke the
 # same tokens in opposite orders would wait for each other.
-_LOCK_OWNER = sa.text(
-    """
+_LOCK_OWNER = sa.text("""
     SELECT owner_id, platform.lock_owner(owner_id) FROM platform.user_token
     WHERE id_ = CAST(:id AS uuid) AND (CAST(:owner AS uuid) IS NULL OR owner_id = CAST(:owner AS uuid))
-    """
-)
+    """)
 
-_DELETE = sa.text(
-    """
+_DELETE = sa.text("""
     DELETE FROM platform.user_token
     WHERE (owner_id, id_) IN (
         SELECT * FROM unnest(CAST(:user_ids AS uuid[]), CAST(:token_ids AS uuid[])) AS given
     )
-    """
-)
+    """)
 
 
 def _batch_of(condition: str, lock: str) -> sa.TextClause:
-    return sa.text(
-        f"""
+    return sa.text(f"""
         SELECT id_, owner_id FROM platform.user_token AS token
         WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid)) AND {condition}
         ORDER BY id_ LIMIT :batch
         FOR {lock} SKIP LOCKED
-        """
-    )
+        """)
 
 
 _EXPIRED = _batch_of("status = 'active' AND expires_at <= statement_timestamp()", "NO KEY UPDATE")

@@ -109,16 +109,14 @@ class _Mover:
     def move(self, session: Session, after: str | None) -> str | None:
         """Move secrets of rows after this one that are not locked, and return the last row, None for none."""
         # Not a hot statement: it is built for its column each time.
-        query = sa.text(
-            f"""
+        query = sa.text(f"""
             SELECT owner_id, id_, {self.column.name} AS secret FROM platform.{self.column.table}
             WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid))
               AND {self.column.name} IS NOT NULL
               AND substring({self.column.name} FROM 2 FOR {crypto.KEY_ID_BYTES}) <> :key_id
             ORDER BY id_ LIMIT :size
             FOR UPDATE SKIP LOCKED
-            """
-        )
+            """)
         parameters = {"after": after, "key_id": self.ring.newest.id_, "size": self.size}
         rows = session.connection().execute(query, parameters).all()
         if not rows:
@@ -144,15 +142,13 @@ class _Mover:
 
     def _store(self, session: Session, moved: list[dict[str, Any]]) -> int:
         """Store the rows' secrets, and return of how many rows; one that is refused keeps no other back."""
-        update = sa.text(
-            f"""
+        update = sa.text(f"""
             UPDATE platform.{self.column.table} AS target
             SET {self.column.name} = moved.secret, {self.column.digest} = moved.digest
             FROM unnest(CAST(:owner AS uuid[]), CAST(:id AS uuid[]), CAST(:secret AS bytea[]),
                         CAST(:digest AS bytea[])) AS moved (owner_id, id_, secret, digest)
             WHERE target.owner_id = moved.owner_id AND target.id_ = moved.id_
-            """
-        )
+            """)
         names = ("owner", "id", "secret", "digest")
         try:
             with session.begin_nested():
