@@ -60,6 +60,15 @@ def test_usage_is_updated_and_reported(database_uri: str, user: User) -> None:
     assert f"{disk['usage']['raw']},{300 * 1024}" in lines[2]
 
 
+def test_the_biggest_workflows_are_reported_before_those_that_were_never_measured(
+    database_uri: str, session: Session, user: User
+) -> None:
+    assert run(database_uri, "quota", "disk-usage-update").exit_code == 0
+    make_run(session, user, name="never-measured")
+    reported = json.loads(run(database_uri, "quota", "report", "--json", "--workflows").stdout)
+    assert [w["name"] for w in reported[0]["workflows"]][-1] == "never-measured.1"
+
+
 @pytest.mark.parametrize("command", ["disk-usage-update", "cpu-usage-update", "resource-usage-update"])
 def test_the_policy_switches_the_jobs_off(database_uri: str, command: str) -> None:
     off = {"PLATFORM_DB_PERIODIC_RESOURCE_QUOTA_UPDATE_POLICY": "false"}

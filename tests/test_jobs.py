@@ -98,6 +98,20 @@ def test_the_least_recently_used_are_evicted(session: Session) -> None:
     assert evict_cached_results(session, job.owner_id, keep=3) == []
 
 
+def test_a_result_that_is_stored_again_counts_as_used_just_now(session: Session) -> None:
+    job = make_job(session)
+    store_result(session, job, "again", "h", "/again")
+    session.commit()
+    find_cached_result(session, job.owner_id, "again", "h")
+    session.commit()
+    store_result(session, job, "other", "h", "/other")
+    session.commit()
+    store_result(session, job, "again", "h", "/again")
+    session.commit()
+    (evicted,) = evict_cached_results(session, job.owner_id, keep=1)
+    assert evicted.result_path == "/other"
+
+
 def test_eviction_is_one_owners_and_takes_the_oldest_first(session: Session) -> None:
     job, other = make_job(session), make_job(session)
     for path in ("/1", "/2"):

@@ -86,6 +86,18 @@ def test_the_disk_of_pruned_runs_is_counted_no_more(
     require_agreement(session, session_factory, user)
 
 
+def test_what_was_pruned_is_given_back_whoever_else_has_a_run_of_that_path(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path
+) -> None:
+    ann, ben = make_user(session), make_user(session)
+    for user, status in ((ann, "deleted"), (ben, "finished")):
+        store_disk(
+            session, make_run(session, user, status=status, workspace_path=str(tmp_path / "shared")), 9
+        )
+    prune(session_factory, choose_rules(["workflow"], older_than=NOW))
+    assert (used(session, ann, "disk"), used(session, ben, "disk")) == (0, 9)
+
+
 def test_processing_time_of_what_was_pruned_stays_used(
     session: Session, session_factory: sessionmaker[Session]
 ) -> None:

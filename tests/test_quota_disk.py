@@ -186,6 +186,10 @@ def test_shards_share_the_users_and_keep_them_whole(
     assert update_disk_usage(session_factory, Scope(shard=(0, 3))).workspaces == reports[2].workspaces
 
 
+def test_the_last_shard_and_the_one_before_the_first_are_one_job() -> None:
+    assert Scope(shard=(3, 3)).name == Scope(shard=(0, 3)).name != Scope(shard=(1, 3)).name
+
+
 def test_a_dry_run_changes_nothing(
     session: Session, session_factory: sessionmaker[Session], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from platform_db.audit import list_audit
 from platform_db.models import QuotaReservation, ResourceType, ResourceUnit, User, UserResource
 from platform_db.quota.limits import parse_limit
 from tests.factories import make_run, make_user
+from tests.locks import wait_for_a_lock
 
 
 def disk_total(session: Session, user: User) -> tuple[int, int]:
@@ -73,6 +75,22 @@ def test_expired_reservations_are_released(session: Session, session_factory: se
     assert disk_total(session, user) == (0, 0)
     assert disk_total(session, other) == (0, 7)
     assert session.scalars(sa.select(QuotaReservation.id_)).all() == [kept.id_]
+
+
+def test_releasing_locks_totals_before_reservations(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    user = make_user(session)
+    held = quota.reserve(session, user, "disk", 10, ttl=0)
+    session.commit()
+    session.execute(sa.select(UserResource).with_for_update())
+    with ThreadPoolExecutor() as pool:
+        released = pool.submit(quota.release_expired_reservations, session_factory)
+        wait_for_a_lock(session_factory)
+        mine = sa.select(QuotaReservation).where(QuotaReservation.id_ == held.id_)
+        assert session.scalars(mine.with_for_update(nowait=True)).one()
+        session.rollback()
+        assert released.result() == 1
 
 
 def test_a_cronjob_releases_what_has_expired_unless_the_policy_switches_it_off(

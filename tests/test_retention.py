@@ -511,6 +511,29 @@ def test_storage_that_is_not_mounted_is_no_workspace_that_is_gone(
     assert run.retention_rules[0].status is WorkspaceRetentionRuleStatus.active
 
 
+def test_rules_below_a_root_that_is_mounted_are_applied_though_another_is_not(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = tmp_path / "mounted", tmp_path / "unmounted"
+    monkeypatch.setenv("PLATFORM_DB_WORKSPACE_ROOT", ",".join(map(str, roots)))
+    settings.reset_settings()
+    owner = make_user(session, id_=OWNER)
+    for root in roots:
+        fill(mine(root), "a.tmp")
+        make_rule(session, owner, mine(root), "*")
+    shutil.rmtree(roots[1])
+    with pytest.raises(errors.PartialFailure, match="1 of 2 rules failed; the first, .*: workspace root"):
+        apply_retention_rules(session_factory).raise_for_problems()
+    assert names(mine(roots[0])) == set()
+
+
+def test_a_file_with_another_name_frees_nothing(tmp_path: Path, workspace: Path) -> None:
+    fill(workspace, "a.tmp")
+    (workspace / "kept").hardlink_to(workspace / "a.tmp")
+    assert remove(workspace, "a.tmp").bytes == 0
+    assert remove(workspace, "kept").bytes > 0
+
+
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_a_workspace_of_a_run_that_is_not_deleted_waits_for_its_storage(
     session: Session,

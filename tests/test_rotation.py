@@ -75,6 +75,17 @@ def test_a_missing_key_is_named_and_nothing_is_changed(
     assert states == {key_id(NEW): "newest", key_id(OTHER): "unused", key_id(OLD): "missing"}
 
 
+def test_a_keys_secrets_of_every_column_are_counted(session: Session, use_keys) -> None:
+    use_keys(NEW)
+    owner = make_user(session, access_token="own")
+    notebook = InteractiveSession(name="n", path="/n", owner_id=owner.id_)
+    session.add(notebook)
+    session.flush()
+    tokens.issue_interactive_session_secret(session, notebook)
+    (key,) = tokens.report_keys(session).keys
+    assert (key.secrets, key.state) == (2, "newest")
+
+
 def test_missing_keys_are_found_among_all_secrets_by_index(session: Session, use_keys) -> None:
     assert {column.table: column.name for column in secret_columns()} == SECRETS
     owner = make_user(session)

@@ -377,6 +377,17 @@ def test_an_interactive_session_gets_a_secret_the_same_way(session: Session) -> 
 # -- expiry and purge
 
 
+def test_a_token_that_came_revoked_is_purged_when_it_is_old(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    session.add(
+        UserToken(owner_id=make_user(session).id_, type_="webhook", status="revoked", token="imported")
+    )
+    session.commit()
+    assert tokens.purge(session_factory, revoked_for=timedelta(hours=1)) == 0
+    assert tokens.purge(session_factory, revoked_for=timedelta()) == 1
+
+
 def test_expired_tokens_are_revoked_and_long_revoked_ones_purged(
     session: Session, session_factory: sessionmaker[Session]
 ) -> None:
