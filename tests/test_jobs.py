@@ -98,6 +98,20 @@ def test_the_least_recently_used_are_evicted(session: Session) -> None:
     assert evict_cached_results(session, job.owner_id, keep=3) == []
 
 
+def test_a_result_is_that_of_the_job_that_stored_it_last(session: Session) -> None:
+    first = make_job(session)
+    second = Job(workflow_id=first.workflow_id)
+    session.add(second)
+    session.commit()
+    store_result(session, first, "p", "h", "/1")
+    store_result(session, second, "p", "h", "/2")
+    session.delete(first)
+    session.commit()
+    found = find_cached_result(session, second.owner_id, "p", "h")
+    assert found is not None
+    assert (found.job_id, found.result_path) == (second.id_, "/2")
+
+
 def test_a_result_that_is_stored_again_counts_as_used_just_now(session: Session) -> None:
     job = make_job(session)
     store_result(session, job, "again", "h", "/again")

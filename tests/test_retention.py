@@ -522,7 +522,7 @@ def test_rules_below_a_root_that_is_mounted_are_applied_though_another_is_not(
         fill(mine(root), "a.tmp")
         make_rule(session, owner, mine(root), "*")
     shutil.rmtree(roots[1])
-    with pytest.raises(errors.PartialFailure, match="1 of 2 rules failed; the first, .*: workspace root"):
+    with pytest.raises(errors.PartialFailure, match=r"1 of 2 rules failed; the first, .*: workspace root"):
         apply_retention_rules(session_factory).raise_for_problems()
     assert names(mine(roots[0])) == set()
 
