@@ -93,6 +93,7 @@ def test_history_and_logs_are_printed(session: Session, database_uri: str) -> No
     assert [entry["kind"] for entry in entries] == ["status", "note"]
     assert run(database_uri, "workflow", "logs", id_).stdout_bytes == b"one\ntwo \xff\nthree\n"
     assert run(database_uri, "workflow", "logs", id_, "--tail", "2").stdout_bytes == b"two \xff\nthree\n"
+    assert run(database_uri, "workflow", "logs", id_, "--tail", "0").stdout_bytes == b""
     assert run(database_uri, "workflow", "logs", id_, "--tail", "2", "--follow").exit_code == 2
     transition(session, found, "failed")
     session.commit()

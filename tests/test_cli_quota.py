@@ -69,6 +69,14 @@ def test_the_biggest_workflows_are_reported_before_those_that_were_never_measure
     assert [w["name"] for w in reported[0]["workflows"]][-1] == "never-measured.1"
 
 
+def test_what_was_measured_within_a_day_is_not_measured_again(database_uri: str, user: User) -> None:
+    measured = []
+    for _ in range(2):
+        done = run(database_uri, "quota", "disk-usage-update", "--stale-after", "1d", "--json")
+        measured.append(json.loads(done.stdout)["workspaces"])
+    assert measured == [2, 0]
+
+
 @pytest.mark.parametrize("command", ["disk-usage-update", "cpu-usage-update", "resource-usage-update"])
 def test_the_policy_switches_the_jobs_off(database_uri: str, command: str) -> None:
     off = {"PLATFORM_DB_PERIODIC_RESOURCE_QUOTA_UPDATE_POLICY": "false"}

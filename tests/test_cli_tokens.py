@@ -191,6 +191,8 @@ def test_keys_are_told_rotated_and_missed(cli: Cli, session: Session) -> None:
     assert "0 secrets were moved" in cli("secret", "rotate").stdout
     cli.keys = NEW
     assert cli("secret", "status").exit_code == 0
+    for neither in (("token", "revoke"), ("token", "revoke", ID, "--by-value")):
+        assert cli(*neither, value=f"{value}\n").exit_code == 2
     assert cli("token", "revoke", "--by-value", value=f"{value}\n").stdout == "revoked\n"
 
 

@@ -76,6 +76,21 @@ def test_a_role_can_do_what_the_table_says(engine: sa.Engine, session: orm.Sessi
     assert found == {(kind, name): allowed(kind, name, role) for kind, name in found}
 
 
+SECRETS = {"user_token", "secret_digest", "interactive_session"}
+
+
+@pytest.mark.parametrize("role", [Role.readonly, Role.auditor])
+def test_people_read_no_secret(engine: sa.Engine, session: orm.Session, role: Role) -> None:
+    prepare_roles(engine)
+    read = sa.text(
+        "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'platform'"
+        " AND has_column_privilege(:role, 'platform.' || table_name, column_name, 'SELECT')"
+        " AND data_type IN ('bytea', 'ARRAY')"
+    )
+    columns = session.execute(read, {"role": role_name(role)}).all()
+    assert {table for table, _ in columns} & SECRETS == set()
+
+
 def test_a_tenant_counts_its_usage_and_leaves_its_limit(engine: sa.Engine, session: orm.Session) -> None:
     prepare_roles(engine)
     ann = make_tenant(session, "ann")
@@ -178,6 +193,7 @@ def test_the_schemas_owner_may_connect_to_a_database_of_another(
 def test_who_does_not_own_the_database_is_told_that_it_is_open(
     engine: sa.Engine, session: orm.Session, stranger: str
 ) -> None:
+    assert reach.open_to_everybody(session), "a new database is open, though nothing was granted"
     prepare_roles(engine)
     assert reach.open_to_everybody(session) is None
     database = session.connection().dialect.identifier_preparer.quote(engine.url.database)

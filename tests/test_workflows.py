@@ -33,6 +33,13 @@ def test_by_id_and_by_name(session: Session, owner: User) -> None:
         assert get_workflow(session, asked, owner.id_) is found
 
 
+def test_a_name_means_its_latest_restart(session: Session, owner: User) -> None:
+    make_run(session, owner)
+    for _ in range(2):
+        restart = make_run(session, owner, restart=True, run_number="1")
+    assert get_workflow(session, "analysis", owner.id_) is restart
+
+
 def test_names_with_dots(session: Session, owner: User) -> None:
     dotted = make_run(session, owner, name="v1.2")
     other = make_run(session, owner, name="v1")

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import enum
 
-from platform_db.models import Base
+import sqlalchemy as sa
+
+from platform_db.crypto.column import Sealed
+from platform_db.models import Base, InteractiveSession
 from platform_db.schema.objects import tenant_columns
 from platform_db.settings import get_settings
 
@@ -19,7 +22,7 @@ class Role(enum.Enum):
 
     service = "Services and cronjobs: sees every tenant's rows."
     tenant = "What a service becomes inside tenant_scope(): sees one tenant's rows, or none."
-    readonly = "People and dashboards: reads every tenant's rows, but no token."
+    readonly = "People and dashboards: reads every tenant's rows, but no secret."
     auditor = "Auditors: reads the audit log, its seals and the history, and nothing else."
 
 
@@ -53,9 +56,17 @@ _PLATFORMS_TABLE: dict[Role, Verbs] = {Role.service: ALL, Role.readonly: READ}
 
 _COUNTED = ("measured_at", "quota_pruned", "quota_reserved", "quota_used")
 
+# Sealed columns, and the one that hands over further digests, are left out.
+_WITHOUT_SECRET = tuple(
+    f"SELECT ({column.name})"
+    for column in sorted(InteractiveSession.__table__.columns, key=lambda column: column.name)
+    if not isinstance(column.type, Sealed | sa.ARRAY)
+)
+
 _SPECIAL: dict[str, dict[Role, Verbs]] = {
     "user_": {Role.service: ALL, Role.tenant: ("SELECT", "UPDATE"), Role.readonly: READ},
     "user_token": {Role.service: ALL, Role.tenant: ALL},
+    "interactive_session": {Role.service: ALL, Role.tenant: ALL, Role.readonly: _WITHOUT_SECRET},
     "user_token_last_use": {Role.service: ALL, Role.tenant: CHANGE, Role.readonly: READ},
     "resource": {Role.service: ALL, Role.tenant: READ, Role.readonly: READ},
     # Written by the database alone: the digests of secrets, by which services find an interactive session.
