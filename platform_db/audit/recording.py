@@ -1,6 +1,6 @@
 """Writing audit rows: one plain INSERT each, in the transaction of the act that they record.
 
-What the database can see, triggers record (:mod:`platform_db.schema.recording`).
+What the database can see, triggers record (``schema/sql/audit.sql``).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from platform_db import errors
 from platform_db.database.session import takes_session
+from platform_db.database.transaction_settings import say, saying
 from platform_db.identifiers import parse_id
 from platform_db.models import AuditLog, AuditLogAction
 from platform_db.models.identity import UserOrId, user_id_of
@@ -111,29 +112,3 @@ def recorded_as(
     said = {name: value for name, value in values.items() if value is not None}
     with saying(session, said) if said else nullcontext():
         yield
-
-
-@contextmanager
-def saying(session: Session, values: Mapping[str, str]) -> Iterator[None]:
-    """Set what triggers read within this block, which is a savepoint: an error takes it back, too."""
-    with session.begin_nested():
-        connection = session.connection()
-        before = connection.execute(_READ).one()
-        say(connection, values)
-        yield
-        session.flush()
-        say(connection, {name: getattr(before, name) for name in values})
-
-
-def say(connection: sa.Connection, values: Mapping[str, str | None]) -> None:
-    """Set what triggers read in the rest of this transaction; what is None is left as it was."""
-    for name, value in values.items():
-        if value is not None:
-            connection.execute(_SET[name], {"value": value})
-
-
-_NAMES = ("actor", "actor_id", "address", "details", "guard", "reason", "request_id", "service")
-_SET = {name: sa.text(f"SET LOCAL platform.{name} = :value") for name in _NAMES}
-_READ = sa.text(
-    "SELECT " + ", ".join(f"coalesce(current_setting('platform.{n}', true), '') AS {n}" for n in _NAMES)
-)

@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
 from platform_db import errors
-from platform_db.audit.recording import say, saying
 from platform_db.crypto.token_format import require_no_token
 from platform_db.database.session import takes_session
+from platform_db.database.transaction_settings import say, saying
 from platform_db.lifecycle import statements
 from platform_db.lifecycle.target import GuardedTarget, Key
 from platform_db.models import InteractiveSession, Job, Service, UserToken, Workflow, WorkspaceRetentionRule
