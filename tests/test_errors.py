@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import database, errors
+from platform_db.crypto.token_format import generate
 from platform_db.models import User
 
 SECRET = "hunter" + str(2)
@@ -73,6 +74,12 @@ def test_a_traceback_shows_the_hint_below_the_message(error: errors.PlatformDBEr
     assert error.hint not in str(error)
 
 
+def test_no_message_shows_the_value_of_a_token() -> None:
+    values = [generate("personal") for _ in range(2)]
+    shown = str(errors.InvalidArgument(f"neither {values[0]} nor {values[1]}"))
+    assert [value for value in values if value in shown] == []
+
+
 def test_a_hint_of_its_own_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(errors.Unreachable("refused", hint="ask the administrator")))
 
@@ -100,9 +107,12 @@ def test_an_interruption_is_no_error_that_a_job_goes_on_after() -> None:
         "INSERT INTO platform.user_ (id_, email) VALUES (CAST(:value AS uuid), 'a')",
     ],
 )
-def test_a_refused_statement_and_its_pickle_hold_no_parameter(engine: sa.Engine, statement: str) -> None:
+@pytest.mark.parametrize("value", [SECRET, f"first line\n{SECRET}"])
+def test_a_refused_statement_and_its_pickle_hold_no_parameter(
+    engine: sa.Engine, statement: str, value: str
+) -> None:
     with pytest.raises(sa.exc.DBAPIError) as refused, engine.connect() as connection:
-        connection.execute(sa.text(statement), {"value": SECRET})
+        connection.execute(sa.text(statement), {"value": value})
 
     error = refused.value
     assert SECRET not in f"{error}{error!r}{error.params}{''.join(traceback.format_exception(error))}"

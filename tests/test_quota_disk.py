@@ -136,6 +136,21 @@ def test_a_change_that_arrives_while_the_disk_is_read_is_kept(session: Session, 
     assert disk_of(session, user) == 10_000
 
 
+def test_another_change_that_arrives_while_the_disk_is_read_is_kept_too(
+    session: Session, tmp_path: Path
+) -> None:
+    user = make_user(session)
+    run = make_run(session, user, workspace_path=str(tmp_path / "w"))
+    disk = quota.get_default_quota_resource(session, ResourceType.disk)
+    quota.store_workflow_disk_quota(session, run, bytes_to_sum=500)
+    session.commit()
+    begun = read_workspace(session, disk, user.id_, run.workspace_path)
+    quota.store_workflow_disk_quota(session, run, bytes_to_sum=7)
+    session.commit()
+    (written,) = write_figures(session, disk, [Figure(begun, 10_000, "scan")])
+    assert (written.used, written.stale) == (10_007, True)
+
+
 def test_a_figure_is_never_written_over_a_newer_one(session: Session) -> None:
     user = make_user(session)
     run = make_run(session, user, workspace_path="/w")

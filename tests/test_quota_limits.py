@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors, quota, settings
 from platform_db.audit import list_audit
+from platform_db.health.deep_check import check_deeply
 from platform_db.models import QuotaReservation, ResourceType, ResourceUnit, User, UserResource
 from platform_db.quota.limits import parse_limit
 from tests.factories import make_run, make_user
@@ -75,6 +76,15 @@ def test_expired_reservations_are_released(session: Session, session_factory: se
     assert disk_total(session, user) == (0, 0)
     assert disk_total(session, other) == (0, 7)
     assert session.scalars(sa.select(QuotaReservation.id_)).all() == [kept.id_]
+
+
+def test_what_stays_reserved_without_a_reservation_is_found(session: Session) -> None:
+    make_user(session)
+    session.execute(sa.update(UserResource).values(quota_reserved=7))
+    session.commit()
+    assert {fault.check for fault in check_deeply(session)} == {
+        "reserved amounts that are not the sum of their reservations"
+    }
 
 
 def test_releasing_locks_totals_before_reservations(
