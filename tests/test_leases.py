@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from platform_db import database, errors, leases
 from platform_db.database.session import PlatformSession
 from platform_db.identifiers import new_id
-from platform_db.leases import heartbeat, recover, recover_owned_by, release
+from platform_db.leases import Policy, heartbeat, recover, recover_owned_by, release
 from platform_db.lifecycle.history import history
 from platform_db.lifecycle.transitions import override_guard, transition
 from platform_db.models import Lease, RunStatus, StatusChange, User, Workflow
@@ -172,6 +172,13 @@ def test_policies_that_make_no_sense_are_refused(session: Session) -> None:
     for policies in ({"job": "requeue"}, {"workflow": "explode"}, {"user_token": "fail"}):
         with pytest.raises(errors.PlatformDBError):
             recover(session, NOW, policies)
+
+
+@pytest.mark.parametrize("policy", [Policy.requeue, "requeue"])
+def test_a_policy_for_other_rows_is_told_by_its_name(session: Session, policy: Policy | str) -> None:
+    told = "'requeue' is no policy for a job; choose from fail, nothing"
+    with pytest.raises(errors.InvalidArgument, match=f"^{told}$"):
+        recover(session, NOW, {"job": policy})
 
 
 def test_a_node_recovers_its_own_at_its_start(session: Session) -> None:

@@ -173,6 +173,19 @@ def test_a_workflow_takes_its_positional_arguments_and_defaults(session: Session
     assert run.get_full_workflow_name() == "analysis.1"
 
 
+def test_a_workflow_takes_all_its_arguments_by_place(session: Session) -> None:
+    owner = make_user(session)
+    git = ("main", "https://git.example.org/a.git", "gitlab")
+    arguments = (None, "analysis", owner.id_, {}, "serial", "", {"n": 1}, {"cache": "on"}, "queued", [[1, 2]])
+    run = Workflow(*arguments, *git, "/data/a", False, "7", "https://launch.example.org")
+    session.add(run)
+    session.commit()
+    assert (run.get_input_parameters(), run.operational_options) == ({"n": 1}, {"cache": "on"})
+    assert (run.status, run.complexity, run.run_number) == (RunStatus.queued, [[1, 2]], "7")
+    assert (run.git_ref, run.git_repo, run.git_provider) == git
+    assert (run.workspace_path, run.launcher_url) == ("/data/a", "https://launch.example.org")
+
+
 @pytest.mark.parametrize("malformed", ["nonsense", 7, b"bytes", ["list"]])
 def test_a_malformed_id_is_refused_before_it_reaches_the_server(malformed: object) -> None:
     refused = re.escape(f"{malformed!r} is not a valid user id")

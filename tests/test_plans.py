@@ -102,6 +102,12 @@ def test_a_page_of_a_history_uses_an_index(session: Session, run: Workflow) -> N
         assert "Seq Scan on workflow" not in plan
 
 
+def test_the_first_page_of_a_history_stores_no_candidates(session: Session, run: Workflow) -> None:
+    cursor = history(session, run, limit=1).cursor
+    assert "CTE candidates" not in plans_of(session, lambda: history(session, run, limit=1))
+    assert "CTE candidates" in plans_of(session, lambda: history(session, run, limit=1, cursor=cursor))
+
+
 def test_looking_for_what_was_logged_since_uses_an_index_by_transaction(
     session: Session, run: Workflow
 ) -> None:

@@ -127,8 +127,9 @@ def _parse(policies: Mapping[str, Policy | str]) -> dict[str, Policy]:
             raise errors.InvalidArgument(f"there are no leases of {table}; choose from {', '.join(MODELS)}")
         possible = [p.value for p in Policy if p is not Policy.requeue or table == "workflow"]
         if policy not in possible:
+            given = getattr(policy, "value", policy)
             raise errors.InvalidArgument(
-                f"{policy!r} is no policy for a {table}; choose from {', '.join(possible)}"
+                f"{given!r} is no policy for a {table}; choose from {', '.join(possible)}"
             )
         parsed[table] = Policy(policy)
     return parsed

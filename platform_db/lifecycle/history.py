@@ -14,7 +14,7 @@ from platform_db.bounds import LARGEST_LIMIT, require_limit
 from platform_db.cursors import Page
 from platform_db.database.session import takes_session
 from platform_db.identifiers import new_id
-from platform_db.lifecycle.seen import page_of, read_new
+from platform_db.lifecycle.seen import pages_of, read_new
 from platform_db.lifecycle.target import GuardedTarget
 from platform_db.lifecycle.transitions import Guarded
 from platform_db.models import Note
@@ -94,7 +94,7 @@ def history(
     ended = target.has_ended(session)
     query = ("history", target.table, target.id_, since, level)
     rows, drained, after = read_new(
-        session.connection(), _PAGE, parameters, query=query, cursor=cursor, limit=limit
+        session.connection(), _PAGES, parameters, query=query, cursor=cursor, limit=limit
     )
     entries = [Entry(*(getattr(row, field.name) for field in fields(Entry))) for row in rows]
     return Page(entries, None if ended and drained else after)
@@ -162,7 +162,7 @@ def _storable(text: str) -> str:
 
 
 # The columns of candidates have the names of an entry's attributes.
-_PAGE = sa.text(f"""
+_CANDIDATES = """
     WITH entities AS MATERIALIZED (
         SELECT CAST(:id AS uuid) AS id_ WHERE :own_entries
         UNION ALL
@@ -182,5 +182,5 @@ _PAGE = sa.text(f"""
         WHERE owner_id = CAST(:owner AS uuid) AND entity_id IN (SELECT id_ FROM entities)
           AND at >= CAST(:since AS timestamptz)
     )
-    {page_of("candidates")}
-    """)
+"""
+_PAGES = [sa.text(_CANDIDATES + page) for page in pages_of("candidates")]

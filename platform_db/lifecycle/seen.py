@@ -40,7 +40,7 @@ _UNSEEN = """
 
 def read_new(
     connection: sa.Connection,
-    statement: sa.TextClause,
+    pages: Sequence[sa.TextClause],
     parameters: Mapping[str, Any],
     *,
     query: Sequence[object],
@@ -49,12 +49,13 @@ def read_new(
 ) -> tuple[list[Any], bool, str]:
     """Return what a reader has not seen.
 
-    :param statement: made by :func:`page_of`.
+    :param pages: the statements that :func:`pages_of` makes.
     :param query: what the cursor is bound to: the list's name, then its filters.
     :param limit: how many rows to return at most, beside the late ones.
     :returns: rows, the late ones first; whether that was all; and the cursor to read on from.
     :raises errors.InvalidIdentifier: this list gave no such cursor.
     """
+    first, later = pages
     place = _BEGINNING if cursor is None else cursors.decode(query, cursor, *_READERS)
     number, snapshot, own, read_at = place
     seen = {
@@ -64,7 +65,8 @@ def read_new(
         "own": own,
         "earliest": read_at - LONGEST_TRANSACTION,
     }
-    found = connection.execute(statement, {**parameters, **seen, "limit": limit}).all()
+    page = first if cursor is None else later
+    found = connection.execute(page, {**parameters, **seen, "limit": limit}).all()
     rows = [row for row in found if row.number is not None]
     ahead = [row for row in rows if not row.late]
     last, now = ahead[-1].number if ahead else number, found[0]
@@ -72,24 +74,30 @@ def read_new(
     return rows, len(ahead) < limit, cursors.encode(query, place)
 
 
-def page_of(source: str, columns: str = "*", late: str = "true") -> str:
-    """Return the SQL that reads a page: late rows, then the next ones in the order of their numbers.
+def pages_of(source: str, columns: str = "*", late: str = "true") -> tuple[str, str]:
+    """Return the SQL that reads a first page, and that of a later one: late rows, then the next by number.
+
+    The first page reads its source once, so that PostgreSQL need not store what a ``WITH`` query gives.
 
     :param source: the rows, as after FROM.
     :param late: what is true of late rows, too, and lets an index find them.
     """
-    return f"""
+    missed = f"SELECT {columns}, true AS late FROM {source} WHERE number <= :number AND {late} AND {_UNSEEN}"
+    first, later = (
+        f"""
         SELECT seen.*, page.* FROM (
             SELECT pg_current_snapshot()::text AS snapshot,
                    coalesce(pg_current_xact_id_if_assigned()::text, '0') AS own, now() AS read_at
         ) AS seen LEFT JOIN (
-            SELECT {columns}, true AS late FROM {source} WHERE number <= :number AND {late} AND {_UNSEEN}
-            UNION ALL
+            {before}
             (SELECT {columns}, false AS late FROM {source} WHERE number > :number
              ORDER BY number LIMIT :limit)
         ) AS page ON true
         ORDER BY late DESC, number
-    """
+        """
+        for before in ("", f"{missed} UNION ALL")
+    )
+    return first, later
 
 
 def _read_snapshot(part: str) -> str:
@@ -111,5 +119,5 @@ _SNAPSHOT = re.compile(r"([0-9]+):([0-9]+):([0-9,]*)", re.ASCII)
 # transaction that the reader itself was writing in ("0" if none), and a time before that snapshot.
 _READERS = (cursors.number, _read_snapshot, lambda part: str(cursors.number(part)), cursors.time)
 
-# Before all rows, with a snapshot that has every transaction: so no late rows are looked for.
-_BEGINNING = (0, f"{2**63 - 1}:{2**63 - 1}:", "0", datetime(2000, 1, 1, tzinfo=timezone.utc))
+# Before all rows. The rest stands for what a first page does not ask.
+_BEGINNING = (0, "1:1:", "0", datetime(2000, 1, 1, tzinfo=timezone.utc))

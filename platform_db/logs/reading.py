@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from platform_db import cursors
 from platform_db.bounds import require_amount, require_limit
 from platform_db.database.session import SessionFactory, takes_session
-from platform_db.lifecycle.seen import page_of, read_new
+from platform_db.lifecycle.seen import pages_of, read_new
 from platform_db.logs.target import Logged, LoggedOrId, LogTarget
 from platform_db.models.log_chunk import decode_log
 
@@ -121,9 +121,9 @@ def read_new_log(
     session.flush()
     target = LogTarget.of(session, row, model)
     ended = target.has_ended(session)
-    page, query = target.statement(_PAGE), ("log", target.table, target.id_)
+    pages, query = [target.statement(page) for page in _PAGES], ("log", target.table, target.id_)
     rows, drained, after = read_new(
-        session.connection(), page, target.parameters, query=query, cursor=cursor, limit=chunks
+        session.connection(), pages, target.parameters, query=query, cursor=cursor, limit=chunks
     )
     return NewChunks(b"".join(bytes(row.data) for row in rows), after, ended and drained, drained)
 
@@ -190,4 +190,4 @@ _RANGE = """
     ORDER BY chunk.number
 """
 # A job's late chunks are found among its run's: the index by transaction has those of both.
-_PAGE = page_of("{chunks} AND {row}", "chunk.number, chunk.data", late="chunk.workflow_id = {run}")
+_PAGES = pages_of("{chunks} AND {row}", "chunk.number, chunk.data", late="chunk.workflow_id = {run}")

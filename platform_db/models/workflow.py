@@ -122,9 +122,17 @@ class Workflow(Running, Base):
         specification: Any = None,
         type_: str | None = None,
         logs: str | bytes = "",
-        *,
+        input_parameters: Any = None,
+        operational_options: Any = None,
+        status: RunStatus = RunStatus.created,
+        complexity: Any = None,
+        git_ref: str = "",
+        git_repo: str | None = None,
+        git_provider: str | None = None,
+        workspace_path: str | None = None,
         restart: bool = False,
         run_number: str | None = None,
+        launcher_url: str | None = None,
         **values: Any,
     ) -> None:
         values |= {
@@ -133,10 +141,18 @@ class Workflow(Running, Base):
             "owner_id": None if owner_id is None else parse_id(owner_id, "user id"),
             "specification": specification,
             "type_": type_,
+            "input_parameters": input_parameters,
+            "operational_options": operational_options,
+            "status": status,
+            "complexity": complexity,
+            "git_ref": git_ref,
+            "git_repo": git_repo,
+            "git_provider": git_provider,
+            "workspace_path": workspace_path,
             "restart": restart,
+            "launcher_url": launcher_url,
         }
-        defaults = {"status": RunStatus.created, "git_ref": ""}
-        super().__init__(**{n: value for n, value in (defaults | values).items() if value is not None})
+        super().__init__(**{name: value for name, value in values.items() if value is not None})
         if run_number is not None:
             self._ask_for_number(run_number)
         self.take_defaults_from_owner()
