@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import json
 import math
+import re
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,8 +31,18 @@ class Json(sa.TypeDecorator[Any]):
 
         :raises errors.InvalidText: names the place, as ``labels.team[0]`` without the column.
         """
-        _require_storable(value, "")
+        if not _is_storable(value):
+            _require_storable(value, "")
         return value
+
+
+def _is_storable(value: Any) -> bool:
+    """Tell at the speed of the serializer whether there is no need to look through the value."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return "\\u0000" not in text and "\\ud" not in text
 
 
 def _require_storable(value: Any, place: str) -> None:
@@ -50,7 +62,10 @@ def _require_storable(value: Any, place: str) -> None:
 
 def is_text(text: str) -> bool:
     """Tell whether the database can store ``text``: it has no NUL and no half of a surrogate pair."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+    return _UNSTORABLE.search(text) is None
+
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def native_enum(members: type[enum.Enum], name: str) -> ENUM:
