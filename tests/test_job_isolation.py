@@ -13,7 +13,7 @@ from click.testing import Result
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors, quota, settings
-from platform_db.models import AuditLog, Resource, Workflow, WorkspaceRetentionRule
+from platform_db.models import AuditLog, QuotaReservation, Resource, Workflow, WorkspaceRetentionRule
 from platform_db.quota.batches import run_each
 from tests import command_line
 from tests.factories import make_run, make_user
@@ -106,6 +106,21 @@ def test_a_user_whose_figures_are_locked_fails_alone(
     again = command_line.run(database_uri, *command, PLATFORM_DB_WORKSPACE_ROOT=str(root))
     assert again.exit_code == 0
     assert used(session, runs, resource) == [True, True, True]
+
+
+def test_expired_reservations_of_a_user_whose_totals_are_locked_are_left_alone(
+    session: Session,
+    session_factory: sessionmaker[Session],
+    database_uri: str,
+    root: Path,
+    runs: list[Workflow],
+) -> None:
+    for run in runs:
+        quota.reserve(session, run.owner_id, "cpu", 7, ttl=0)
+    session.commit()
+    run_while_locked(database_uri, root, session_factory, FIGURES, runs[0], "quota", "cpu-usage-update")
+    left = session.scalars(sa.select(QuotaReservation.owner_id)).all()
+    assert left == [runs[0].owner_id]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ is room for.
 
 from __future__ import annotations
 
+import logging
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
@@ -21,8 +23,11 @@ from platform_db.identifiers import new_id, parse_id
 from platform_db.models import QuotaReservation, Resource, ResourceType, UserResource
 from platform_db.models.expiry import expire_row, expire_rows
 from platform_db.models.identity import UserOrId, user_id_of
+from platform_db.quota.batches import run_each
 from platform_db.quota.figures import MOST_BYTES
 from platform_db.quota.resources import LOCK_USERS, get_resource, lock_users, locking, resource_name
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_SECONDS = 3600.0
 EXPIRED_PER_BATCH = 1000
@@ -167,7 +172,8 @@ def _end(session: Session, reservation: AnyReservation, amount: int | None) -> N
 
 _EXPIRED_USERS = sa.text("""
     SELECT DISTINCT owner_id FROM (
-        SELECT owner_id FROM platform.quota_reservation WHERE expires_at <= clock_timestamp()
+        SELECT owner_id FROM platform.quota_reservation
+        WHERE expires_at <= clock_timestamp() AND NOT owner_id = ANY(CAST(:left AS uuid[]))
         ORDER BY expires_at LIMIT :limit
     ) AS expired
     """)
@@ -191,18 +197,30 @@ _RELEASE_EXPIRED = sa.text("""
 
 
 def release_expired_reservations(factory: SessionFactory) -> int:
-    """Release all reservations that have expired, in batches of their own transactions; return how many."""
-    released = 0
+    """Release all reservations that have expired, in batches of their own transactions; return how many.
+
+    Those of a user whose totals others hold locked are left to the next run.
+    """
+    released, left = 0, list[uuid.UUID]()
+
+    def leave(user_id: uuid.UUID, reason: str) -> None:
+        left.append(user_id)
+        logger.warning("the expired reservations of user %s are left: %s", user_id, reason)
+
+    def release_of(session: Session, users: Sequence[uuid.UUID]) -> int:
+        session.connection().execute(LOCK_USERS, {"users": users})
+        return _release_expired(session, users)
+
     while True:
-        with factory() as session, session.begin():
-            users = list(session.connection().scalars(_EXPIRED_USERS, {"limit": EXPIRED_PER_BATCH}))
-            if not users:
-                return released
-            session.connection().execute(LOCK_USERS, {"users": users})
-            released += _release_expired(session, users)
+        with factory() as session:
+            parameters = {"limit": EXPIRED_PER_BATCH, "left": left}
+            users = list(session.connection().scalars(_EXPIRED_USERS, parameters))
+        if not users:
+            return released
+        released += sum(run_each(factory, users, release_of, leave))
 
 
-def _release_expired(session: Session, users: list[uuid.UUID]) -> int:
+def _release_expired(session: Session, users: Sequence[uuid.UUID]) -> int:
     rows = session.connection().execute(_RELEASE_EXPIRED, {"users": users}).all()
     for row in rows:
         expire_row(session, UserResource, (row.owner_id, row.resource_id))
