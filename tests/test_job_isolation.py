@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -156,6 +158,23 @@ def test_a_total_that_alone_failed_fails_the_job() -> None:
     report.fail_total(uuid4(), "canceling statement due to lock timeout")
     with pytest.raises(errors.PartialFailure, match="1 totals could not be corrected"):
         report.raise_for_problems()
+
+
+@pytest.mark.parametrize("job", [quota.update_disk_usage, lambda f: list(quota.reconcile(f, fix=True))])
+@pytest.mark.usefixtures("runs")
+def test_a_job_that_ends_early_leaves_no_process_that_reads_the_disk(
+    session_factory: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch, job
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise ConnectionError
+
+    for module in (sys.modules["platform_db.quota.disk_update"], sys.modules["platform_db.quota.reconcile"]):
+        monkeypatch.setattr(module, "store_figures", fail)
+        monkeypatch.setattr(module, "FIGURES_PER_BATCH", 1)
+    with pytest.raises(ConnectionError) as kept:  # And with it the frames that it came through.
+        job(session_factory)
+    assert kept.traceback
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("workspace")]
 
 
 def test_a_lost_connection_ends_the_job(session_factory: sessionmaker[Session]) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+from operator import itemgetter
+from pathlib import Path
+
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db.lifecycle.history import history
 from platform_db.logs import read_new_log
 from platform_db.models import Job, RunStatus, Workflow
+from platform_db.retention import choose_rules, prune
 from platform_db.workflows import count_by_status, list_workflows
+from tests.test_prune import NOW
 
 TENANTS, RUNS_EACH = 1000, 10
 
@@ -39,6 +46,12 @@ CHUNKS = """
     INSERT INTO platform.log_chunk (owner_id, workflow_id, job_id, data)
     SELECT :owner, :run, CASE WHEN n % 2 = 0 THEN CAST(:job AS uuid) END, 'line'
     FROM generate_series(1, 20000) AS n
+"""
+
+CHUNKS_OF_OTHERS = """
+    INSERT INTO platform.log_chunk (owner_id, workflow_id, number, transaction_id, data, at)
+    SELECT owner_id, id_, n, n, 'line', now()
+    FROM platform.workflow CROSS JOIN generate_series(1, 2) AS n WHERE status = 'running'
 """
 
 
@@ -122,3 +135,22 @@ def test_looking_for_what_was_logged_since_uses_an_index_by_transaction(
         plan = plans_of(session, lambda row=row, cursor=cursor: read_new_log(session, row, cursor))
         assert "ix_log_chunk_owner_id_workflow_id_transaction_id" in plan
         assert "Seq Scan on log_chunk" not in plan
+
+
+def test_each_chunk_of_a_long_log_is_archived_in_order_and_pruned_by_its_place(
+    session: Session, session_factory: sessionmaker[Session], run: Workflow, tmp_path: Path
+) -> None:
+    ended = session.scalars(sa.select(Workflow).where(Workflow.status == RunStatus.finished).limit(1)).one()
+    session.execute(sa.text(CHUNKS), {"owner": ended.owner_id, "run": ended.id_, "job": None})
+    session.execute(sa.text("SET LOCAL session_replication_role = replica"))
+    session.execute(sa.text(CHUNKS_OF_OTHERS))
+    session.commit()
+    session.execute(sa.text("ANALYZE platform.log_chunk"))
+    session.commit()
+    rules = choose_rules(["log_chunk"], older_than=NOW)
+    plan = plans_of(session, lambda: prune(session_factory, rules, archive=tmp_path))
+    assert plan.count("ctid = key.place") + plan.count("key.place = chunk") >= 2
+    for path in tmp_path.iterdir():
+        with gzip.open(path, "rt") as lines:
+            rows = [json.loads(line)["row"] for line in lines]
+        assert rows == sorted(rows, key=itemgetter("owner_id", "workflow_id", "number"))

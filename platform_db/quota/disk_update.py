@@ -135,15 +135,16 @@ def update_disk_usage(
     scope, report = scope or Scope(), DiskReport()
     with factory() as session, session.begin():
         resource = get_default_key(session, ResourceType.disk)
-    figures = measure_workspaces(
-        factory, resource, scope, measuring or Measuring(), report, progress, storing=not dry_run
+    # No name is given to what it returns: a failure would keep it, and its processes, with the frame.
+    measure = partial(
+        measure_workspaces, factory, resource, scope, measuring or Measuring(), report, progress
     )
     if dry_run:
-        report.changed = sum(figure.bytes != figure.workspace.used for figure in figures)
+        report.changed = sum(f.bytes != f.workspace.used for f in measure(storing=False))
         return report
     sum_up = partial(sum_totals, resource=resource)
     with lease(factory, LEASE + scope.name) as held:
-        for batch in in_batches(figures, FIGURES_PER_BATCH):
+        for batch in in_batches(measure(storing=True), FIGURES_PER_BATCH):
             held.check()
             failed = report.failed
             written = store_figures(factory, resource, batch, report)

@@ -68,8 +68,9 @@ def reconcile(
     scope, measuring, report = scope or Scope(), measuring or Measuring(), report or DiskReport()
     with factory() as session, session.begin():
         cpu, disk = (get_default_key(session, type_) for type_ in ResourceType)
-    figures = measure_workspaces(factory, disk, scope, measuring, report, storing=fix)
-    for batch in in_batches(figures, FIGURES_PER_BATCH):
+    # No name is given to what it returns: a failure would keep it, and its processes, with the frame.
+    measure = partial(measure_workspaces, factory, disk, scope, measuring, report, storing=fix)
+    for batch in in_batches(measure(), FIGURES_PER_BATCH):
         if fix:
             store_figures(factory, disk, batch, report)
         for figure in batch:

@@ -60,7 +60,8 @@ def _count_these(factory: SessionFactory, rule: RetentionRule, ids: list[uuid.UU
 def _remove(
     connection: sa.Connection, rule: RetentionRule, chunks: Sequence[Any], archive: Path | None
 ) -> int:
-    keys = dict(zip(("owners", "parents", "numbers"), map(list, zip(*chunks, strict=True)), strict=True))
+    names = ("places", "owners", "parents", "numbers")
+    keys = dict(zip(names, map(list, zip(*chunks, strict=True)), strict=True))
     if archive is not None:
         rows = connection.execute(_select(rule), keys, execution_options={"yield_per": FETCHED})
         write_archive(archive, rule.table, ((rule.table, text) for text in rows.scalars()))
@@ -117,26 +118,44 @@ def _take(rule: RetentionRule) -> sa.TextClause:
             ORDER BY owner_id, id_ LIMIT {LOCK}
             FOR NO KEY UPDATE OF parent SKIP LOCKED
         )
-        SELECT chunk.owner_id, chunk.{column}, chunk.number
+        SELECT chunk.ctid::text, chunk.owner_id, chunk.{column}, chunk.number
         FROM free AS parent JOIN platform.{rule.table} AS chunk ON {_is_due(rule)}
         ORDER BY chunk.owner_id, chunk.{column}, chunk.number LIMIT :batch
         """)
 
 
-def _these(rule: RetentionRule) -> str:
+def _keys(rule: RetentionRule) -> str:
     return f"""
-        platform.{rule.table} AS chunk WHERE (owner_id, {_log_of(rule)[1]}, number) IN (SELECT * FROM unnest(
-            CAST(:owners AS uuid[]), CAST(:parents AS uuid[]), CAST(:numbers AS bigint[])))
+        unnest(CAST(:places AS tid[]), CAST(:owners AS uuid[]), CAST(:parents AS uuid[]),
+               CAST(:numbers AS bigint[])) AS key (place, owner_id, {_log_of(rule)[1]}, number)
+    """
+
+
+def _is_named(rule: RetentionRule) -> str:
+    """Return the condition that a chunk is the one of a key."""
+    # By its place, too: by the key alone, the planner may read all chunks of a run for each of them.
+    column = _log_of(rule)[1]
+    return f"""chunk.ctid = key.place
+        AND (chunk.owner_id, chunk.{column}, chunk.number) = (key.owner_id, key.{column}, key.number)
     """
 
 
 def _select(rule: RetentionRule) -> sa.TextClause:
-    return sa.text(f"SELECT row_to_json(chunk)::text FROM {_these(rule)}")
+    # Sorted below the JSON: a chunk's data stays in its place until it is fetched.
+    return sa.text(f"""
+        SELECT row_to_json(chunk)::text FROM (
+            SELECT chunk.* FROM {_keys(rule)} JOIN platform.{rule.table} AS chunk ON {_is_named(rule)}
+            ORDER BY chunk.owner_id, chunk.{_log_of(rule)[1]}, chunk.number
+        ) AS chunk
+        """)
 
 
 def _delete(rule: RetentionRule) -> sa.TextClause:
     return sa.text(f"""
-        WITH gone AS (DELETE FROM {_these(rule)} RETURNING *)
+        WITH gone AS (
+            DELETE FROM platform.{rule.table} AS chunk USING {_keys(rule)} WHERE {_is_named(rule)}
+            RETURNING chunk.*
+        )
         {_TAKE_OFF if rule.table == "log_chunk" else ""}
         SELECT count(*) FROM gone
         """)
