@@ -21,11 +21,12 @@ exclude_patterns = ["_build", "_ext"]
 html_theme = "furo"
 html_title = f"platform-db {release}"
 html_copy_source = False
+smartquotes_action = "qe"  # not of dashes: the hints of errors name options such as --json
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True, "undoc-members": False}
+autodoc_default_options = {"undoc-members": True}
 
 # The port of graphviz that the extra brings draws the same everywhere; elsewhere the machine's own one draws.
 graphviz_dot = which("graphviz-pure", path=str(Path(sys.executable).parent)) or "dot"

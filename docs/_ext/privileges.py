@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -24,7 +25,8 @@ class PrivilegesTable(SphinxDirective):
     """``.. privileges-table::`` lists what each role may do with each table, and with what is not a table."""
 
     def run(self) -> list[nodes.Node]:
-        return self.parse_text_to_nodes("\n".join(list_table(privilege_rows(), widths="28 18 18 18 18")))
+        lines = "\n".join(list_table(privilege_rows(), widths="28 18 18 18 18"))
+        return self.parse_text_to_nodes(re.sub(r"\((\w+)\)", r"(``\1``)", lines))  # id_ alone would be a link
 
 
 def privilege_rows() -> list[tuple[str, ...]]:

@@ -88,6 +88,11 @@ def show_example(app: Sphinx, context: click.Context, lines: list[str]) -> None:
         lines[:] = ["Example:", "", ".. code-block:: console", "", f"   $ {context.command.example}", ""]
 
 
+def drop_unset_defaults(app: Sphinx, context: click.Context, lines: list[str]) -> None:
+    """Leave out the default of an option that has none: click marks it with a sentinel."""
+    lines[:] = [line for line in lines if ":default: ``Sentinel.UNSET``" not in line]
+
+
 def _remarks(column: sa.Column[Any]) -> str:
     remarks = ["primary key"] if column.primary_key else []
     targets = (key.target_fullname.removeprefix("platform.") for key in column.foreign_keys)
@@ -124,4 +129,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", add_columns)
     app.connect("autodoc-skip-member", skip_columns)
     app.connect("sphinx-click-process-epilog", show_example)
+    app.connect("sphinx-click-process-options", drop_unset_defaults)
     return {"parallel_read_safe": True}
