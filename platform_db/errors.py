@@ -118,7 +118,7 @@ class NeverMigrated(PlatformDBError):
 
     exit_code = 5
     http_status = 503
-    hint = "run: platform-db alembic upgrade"
+    hint = "run: platform-db init, or platform-db alembic upgrade"
 
 
 class SchemaBehind(PlatformDBError):
@@ -149,7 +149,7 @@ class AlreadyRunning(PlatformDBError):
 
     exit_code = 8
     http_status = 409
-    hint = "wait for it to end; the claim of a run that was killed expires by itself"
+    hint = "wait for it to end; the lease of a run that was killed expires by itself"
 
 
 class PartialFailure(PlatformDBError):
@@ -320,6 +320,8 @@ class RunNumberError(Refused):
 
 class UserExists(Refused):
     """Another user has this e-mail address or this identity."""
+
+    hint = "look for it among: platform-db user list"
 
 
 class UserHasWork(Refused):

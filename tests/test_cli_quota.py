@@ -86,6 +86,14 @@ def test_the_policy_switches_the_jobs_off(database_uri: str, command: str) -> No
     assert "nothing" not in run(database_uri, "quota", command, "--override-policy", **off).stdout
 
 
+def test_a_resource_that_there_is_not_is_told_with_the_names_of_those_that_there_are(
+    database_uri: str, user: User
+) -> None:
+    refused = run(database_uri, "quota", "set-limit", user.email, "tape", "1GiB")
+    assert refused.exit_code == errors.ResourceNotFound.exit_code
+    assert "no resource 'tape' (cpu and disk mean the default ones" in one_line(refused.stderr)
+
+
 def test_a_second_run_says_so(database_uri: str, session_factory: sessionmaker[Session]) -> None:
     with lease(session_factory, "disk-usage-update"):
         second = run(database_uri, "quota", "disk-usage-update")

@@ -39,6 +39,13 @@ def login(engine: sa.Engine) -> Iterator[sa.Engine]:
     own.dispose()
 
 
+def test_a_login_that_there_is_not_is_to_be_created_first(engine: sa.Engine, database_uri: str) -> None:
+    prepare_roles(engine)
+    refused = run(database_uri, "roles", "grant", "--to", "no_such_login")
+    assert refused.exit_code == errors.NotFound.exit_code
+    assert "no login 'no_such_login' (create it first" in one_line(refused.stderr)
+
+
 def test_what_is_granted_is_what_the_table_says(engine: sa.Engine, session: orm.Session) -> None:
     prepare_roles(engine)
     assert differences(session) == []

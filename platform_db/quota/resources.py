@@ -74,7 +74,9 @@ def get_resource(session: Session, resource: Resource | ResourceType | str) -> R
     name = resource_name(resource)
     found = session.scalars(sa.select(Resource).where(Resource.name == name)).one_or_none()
     if found is None:
-        raise errors.ResourceNotFound(f"there is no resource {name!r}")
+        is_default = name in DEFAULT_NAMES.values()
+        hint = None if is_default else "cpu and disk mean the default ones, others go by their own names"
+        raise errors.ResourceNotFound(f"there is no resource {name!r}", hint=hint)
     return found
 
 

@@ -118,10 +118,13 @@ def grant_privileges(factory: SessionFactory, *, to: str | None = None, role: Ro
     :param to: a login that is to be a member of the role.
     :raises errors.RolesMissing: the roles were not made yet, or the database still differs when all is
         granted.
+    :raises errors.NotFound: there is no such login.
     """
     with factory() as session, session.begin():
         if missing := _missing(session):
             raise errors.RolesMissing(f"there is no role {', '.join(missing)}")
+        if to is not None and to not in session.execute(_READ_ROLES, {"names": [to]}).scalars():
+            raise errors.NotFound(f"there is no login {to!r}", hint="create it first: CREATE ROLE … LOGIN")
         # Two runs in one database would stumble over each other's changes of the catalogue.
         session.execute(_LOCK)
         if left := differences(session):

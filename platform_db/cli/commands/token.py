@@ -31,7 +31,7 @@ grant_options = options(
 token = group("token", "A USER is an id or an e-mail address.")
 
 
-@token.command(example="token issue ada@example.org --type personal --scope read --expires-in 90d")
+@token.command(example="token issue ada@example.org --type personal --name ci --expires-in 90d")
 @click.option("--type", "type_", type=click.Choice(TYPES), default="access", show_default=True)
 @grant_options
 def issue(user: str, type_: str, **options: Any) -> None:
