@@ -129,6 +129,15 @@ def test_requesting_and_granting_an_access_token(session: Session) -> None:
     assert (user.access_token, user.access_token_status) == (None, "expired")
 
 
+def test_an_access_token_is_read_without_the_many_of_before(session: Session) -> None:
+    user = make_user(session, access_token="own")
+    revoked = {"owner_id": user.id_, "type_": "access", "status": "revoked"}
+    session.execute(sa.insert(UserToken), [revoked] * 50)
+    session.commit()
+    assert (user.access_token, user.access_token_status) == ("own", "revoked")
+    assert len([row for row in session if isinstance(row, UserToken)]) <= 2, "that one and the latest"
+
+
 def test_a_second_active_access_token_is_refused_by_the_database_too(session: Session) -> None:
     user = make_user(session, access_token="one")
     session.add(UserToken(owner_id=user.id_, type_=UserTokenType.access, status="active", token="two"))
