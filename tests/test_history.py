@@ -92,6 +92,14 @@ def test_since_is_inclusive(session: Session) -> None:
     assert read_all(session, run, since=entries[1].at + timedelta(microseconds=1))[0] == entries[2:]
 
 
+def test_since_is_inclusive_for_notes_too(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    note = add_note(session, run, "topic", "message")
+    session.commit()
+    assert [entry.topic for entry in history(session, run, since=note.at).rows] == ["topic"]
+    assert history(session, run, since=note.at + timedelta(microseconds=1)).rows == []
+
+
 def test_a_cursor_lives_as_long_as_the_run(session: Session) -> None:
     run = make_run(session, make_user(session))
     page = history(session, run)

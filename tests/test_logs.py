@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -13,11 +14,13 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors
 from platform_db.health.deep_check import check_deeply
+from platform_db.identifiers import new_id
 from platform_db.lifecycle.transitions import transition
 from platform_db.logs import append_log, follow_log, read_log, read_new_log, stream_log, tail_log
 from platform_db.models import Job, LogChunk, LogSize, Workflow
 from platform_db.retention import choose_rules, prune
 from tests.factories import make_run, make_user
+from tests.locks import wait_for_a_lock
 
 
 def make_job(session: Session, run: Workflow) -> Job:
@@ -207,6 +210,51 @@ def test_two_who_write_at_once_wait_for_nobody_and_leave_one_marker(
         append_log(other, run.id_, "b" * 10, limit=15, model=Workflow)
         other.commit()
     assert run.logs.count("cut here") == 1
+
+
+def test_a_log_that_is_cut_while_it_is_looked_at_gets_one_marker(
+    session: Session, session_factory: sessionmaker[Session], engine: sa.Engine
+) -> None:
+    run = make_run(session, make_user(session))
+    claims = []
+
+    def cut_first(connection, cursor, statement, parameters, context, executemany) -> None:
+        if "pg_try_advisory_xact_lock" in statement:
+            claims.append(statement)
+        if len(claims) == 1:
+            claims.append(statement)
+            with session_factory() as another:
+                assert append_log(another, run.id_, "a" * 10, limit=5, model=Workflow) == 5
+                another.commit()
+
+    sa.event.listen(engine, "before_cursor_execute", cut_first)
+    with session_factory() as one:
+        assert append_log(one, run.id_, "b" * 10, limit=5, model=Workflow) == 0
+        one.commit()
+    assert run.logs.count("cut here") == 1
+
+
+def test_sizes_are_added_in_key_order(session: Session, session_factory: sessionmaker[Session]) -> None:
+    owner = make_user(session)
+    first, second = sorted(new_id() for _ in range(2))
+    for id_ in (second, first):  # so that they stand in the tables in the other order
+        append_log(session, make_run(session, owner, id_=id_), "x")
+        session.commit()
+    lock = sa.select(LogSize).with_for_update(nowait=True)
+
+    def write() -> None:
+        with session_factory() as another:
+            for id_ in (second, first):
+                append_log(another, id_, "y", model=Workflow)
+            another.commit()
+
+    session.execute(lock.where(LogSize.workflow_id == first))
+    with ThreadPoolExecutor() as pool:
+        written = pool.submit(write)
+        wait_for_a_lock(session_factory)
+        session.execute(lock.where(LogSize.workflow_id == second))
+        session.rollback()
+        written.result()
 
 
 def test_what_is_rolled_back_does_not_count(session: Session) -> None:

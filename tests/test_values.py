@@ -26,6 +26,7 @@ from tests.factories import make_run, make_user
         ({"a": [{"b": "\ud800"}]}, r"at a\[0\].b has a NUL or half of a surrogate"),
         ({"a": math.nan}, "nan at a is no number"),
         ({"a": [1.0, -math.inf]}, r"-inf at a\[1\] is no number"),
+        ({"a": (1, "b\0")}, r"at a\[1\] has a NUL"),
         ({"k\0": 1}, r"at the key k\\x00 has a NUL"),
         ("\0", "the text has a NUL"),
     ],
