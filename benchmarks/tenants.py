@@ -24,17 +24,17 @@ REPEATS = 200
 
 FILL = (
     """
-    INSERT INTO platform.user_ (id_, email)
-    SELECT gen_random_uuid(), n || '@example.org' FROM generate_series(1, :tenants) AS n
+    INSERT INTO platform.user_ (id_, email, created, updated)
+    SELECT gen_random_uuid(), n || '@example.org', now(), now() FROM generate_series(1, :tenants) AS n
     ON CONFLICT DO NOTHING
     """,
     """
     INSERT INTO platform.workflow
         (id_, owner_id, name, type_, status, workspace_path, run_number_major, run_number_minor, revision,
-         run_started_at, run_finished_at)
+         run_started_at, run_finished_at, created, updated)
     SELECT gen_random_uuid(), id_, 'run', 'serial',
            CASE WHEN n % 100 = 1 THEN 'running' ELSE 'finished' END::platform.run_status, '/x/' || n, n, 0, 3,
-           now(), CASE WHEN n % 100 = 1 THEN NULL ELSE now() END
+           now(), CASE WHEN n % 100 = 1 THEN NULL ELSE now() END, now() + n * interval '1 s', now()
     FROM platform.user_ CROSS JOIN generate_series(CAST(:first AS integer), CAST(:last AS integer)) AS n
     ORDER BY n DESC -- so that the first run moves its owner's counter, and no other
     """,
