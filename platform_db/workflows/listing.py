@@ -53,6 +53,12 @@ def list_workflows(
 @takes_session
 def count_by_status(session: Session, user_id: uuid.UUID | str) -> dict[RunStatus, int]:
     """Return how many runs of the user's have which status; a status that none has is not there."""
-    counts = sa.select(Workflow.status, sa.func.count()).group_by(Workflow.status).order_by(Workflow.status)
-    rows = session.execute(counts.where(Workflow.owner_id == parse_id(user_id, "user id")))
+    rows = session.connection().execute(_COUNT_BY_STATUS, {"user": parse_id(user_id, "user id")})
     return {RunStatus(status): runs for status, runs in rows}
+
+
+# A page asks for it each time: the ORM would double what it takes.
+_COUNT_BY_STATUS = sa.text("""
+    SELECT status, count(*) FROM platform.workflow
+    WHERE owner_id = CAST(:user AS uuid) GROUP BY status ORDER BY status
+    """)
