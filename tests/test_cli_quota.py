@@ -69,6 +69,15 @@ def test_the_biggest_workflows_are_reported_before_those_that_were_never_measure
     assert [w["name"] for w in reported[0]["workflows"]][-1] == "never-measured.1"
 
 
+def test_a_workspace_that_is_gone_takes_nothing_and_was_measured(
+    database_uri: str, session: Session, user: User, tmp_path: Path
+) -> None:
+    make_run(session, user, name="gone", workspace_path=str(tmp_path / "gone"))
+    assert run(database_uri, "quota", "disk-usage-update").exit_code == 0
+    reported = json.loads(run(database_uri, "quota", "report", "--json", "--workflows").stdout)
+    assert [w["disk"]["raw"] for w in reported[0]["workflows"] if w["name"] == "gone.1"] == [0]
+
+
 def test_what_was_measured_within_a_day_is_not_measured_again(database_uri: str, user: User) -> None:
     measured = []
     for _ in range(2):

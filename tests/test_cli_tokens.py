@@ -196,6 +196,16 @@ def test_keys_are_told_rotated_and_missed(cli: Cli, session: Session) -> None:
     assert cli("token", "revoke", "--by-value", value=f"{value}\n").stdout == "revoked\n"
 
 
+def test_a_rotation_that_leaves_secrets_behind_is_a_partial_failure(cli: Cli, session: Session) -> None:
+    cli("user", "create", "ada@example.org")
+    cli("token", "issue", "ada@example.org")
+    session.execute(sa.text("UPDATE platform.user_token SET token = overlay(token PLACING 'x' FROM 60)"))
+    session.commit()
+    cli.keys = f"{NEW},{OLD}"
+    for options in ((), ("--json",)):
+        assert cli("secret", "rotate", *options).exit_code == errors.PartialFailure.exit_code
+
+
 def test_what_touches_no_secret_needs_no_key(cli: Cli) -> None:
     cli("user", "create", "ada@example.org")
     cli("token", "issue", "ada@example.org")

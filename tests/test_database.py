@@ -215,6 +215,12 @@ def test_a_password_is_in_no_representation(monkeypatch: pytest.MonkeyPatch) -> 
     settings.reset_settings()
 
 
+@pytest.mark.parametrize("option", ["sslpassword", "scram_client_key", "scram_server_key"])
+def test_a_secret_option_is_in_no_representation(option: str) -> None:
+    engine = database.create_engine(f"postgresql://user@127.0.0.1:1/name?{option}=hunter2")
+    assert "hunter2" not in f"{engine!r} {engine.url!r} {engine.url}"
+
+
 def test_parameters_are_in_no_error_and_no_log(engine: sa.Engine, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", logger="sqlalchemy.engine")
     with pytest.raises(sa.exc.DBAPIError) as error, engine.connect() as connection:

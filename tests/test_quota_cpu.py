@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors, quota
 from platform_db.models import InteractiveSession, ResourceType, Service, User, UserResource, Workflow
-from platform_db.quota import Scope, update_cpu_usage
+from platform_db.quota import Scope, scope, update_cpu_usage
 from tests.factories import make_run, make_user
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -54,6 +54,17 @@ def test_runs_sessions_and_services_count_from_start_to_end(
     assert cpu_of(session, other) == HOUR / 2
     again = update_cpu_usage(session_factory)
     assert (again.figures, again.totals) == (0, 0)
+
+
+def test_every_page_of_users_is_counted(
+    session: Session, session_factory: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scope, "USERS_PER_PAGE", 2)
+    users = [make_user(session) for _ in range(5)]
+    for user in users:
+        make_run(session, user, **lasting(1))
+    assert update_cpu_usage(session_factory).users == 5
+    assert {cpu_of(session, user) for user in users} == {HOUR}
 
 
 def test_a_session_that_is_deleted_while_it_runs_ends_then(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,28 @@ def test_a_change_that_arrives_while_the_disk_is_read_is_kept(session: Session, 
     (written,) = write_figures(session, disk, [Figure(again, 10_000, "scan")])
     assert (written.used, written.stale) == (10_000, False)
     assert disk_of(session, user) == 10_000
+
+
+def test_two_changes_of_a_workspace_at_once_wait_for_each_other(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path
+) -> None:
+    user = make_user(session)
+    run_id = make_run(session, user, workspace_path=str(tmp_path / "w")).id_
+
+    def change(made: Session) -> None:
+        quota.store_workflow_disk_quota(made, run_id, bytes_to_sum=5)
+
+    def change_too() -> None:
+        with session_factory() as other, other.begin():
+            change(other)
+
+    change(session)
+    with ThreadPoolExecutor() as pool:
+        changed = pool.submit(change_too)
+        wait_for_a_lock(session_factory)
+        session.commit()
+        changed.result()
+    assert disk_of(session, session.get_one(Workflow, run_id)) == 10
 
 
 def test_another_change_that_arrives_while_the_disk_is_read_is_kept_too(

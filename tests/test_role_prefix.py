@@ -72,6 +72,16 @@ def test_a_database_of_other_roles_differs(
     assert ("job", "platform_service") in [(found.table, found.role) for found in drift.differences(session)]
 
 
+@pytest.mark.parametrize("attribute", ["SUPERUSER", "BYPASSRLS"])
+def test_a_role_that_sees_past_the_policies_differs(
+    engine: sa.Engine, session: orm.Session, prefix: str, attribute: str
+) -> None:
+    prepare_roles(engine)
+    session.execute(sa.text(f"ALTER ROLE {prefix}_readonly {attribute}"))
+    assert [found.role for found in drift.differences(session)] == [f"{prefix}_readonly"]
+    session.rollback()
+
+
 @pytest.mark.parametrize("value", ["Lab", "lab-1", "1lab", "a" * 54, "pg", "pg_lab", 'lab"; --'])
 def test_a_prefix_is_an_identifier(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLATFORM_DB_ROLE_PREFIX", value)

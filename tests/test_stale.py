@@ -21,7 +21,7 @@ from platform_db.models import (
 )
 from platform_db.states import RunStatus
 from platform_db.tokens import grant, issue, request, revoke
-from platform_db.workflows import share_workflow, update_workflow_status
+from platform_db.workflows import share_workflow, unshare_workflow, update_workflow_status
 from tests.factories import make_run, make_user
 
 WORKSPACE = "/var/workspaces/shared"
@@ -95,6 +95,8 @@ def test_the_shares_of_a_run(session: Session, owner: User) -> None:
     assert run.shares == []
     share_workflow(session, run, friend)
     assert [share.user_id for share in run.shares] == [friend.id_]
+    unshare_workflow(session, run, friend)
+    assert run.shares == []
 
 
 def test_a_share_that_is_given_again(session: Session, owner: User) -> None:
