@@ -13,12 +13,20 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import errors, quota
+from platform_db import bounds, errors, quota
 from platform_db.leases import heartbeat
 from platform_db.lifecycle.history import add_note
 from platform_db.lifecycle.transitions import transition
 from platform_db.logs import append_log
-from platform_db.models import Job, LogChunk, ServiceLog, UserTokenType, Workflow, WorkspaceRetentionRule
+from platform_db.models import (
+    InteractiveSession,
+    Job,
+    LogChunk,
+    ServiceLog,
+    UserTokenType,
+    Workflow,
+    WorkspaceRetentionRule,
+)
 from tests.command_line import one_line, run
 from tests.factories import make_guarded, make_run, make_user
 
@@ -101,9 +109,14 @@ def test_history_and_logs_are_printed(session: Session, database_uri: str) -> No
     assert followed.stdout_bytes == b"one\ntwo \xff\nthree\n"
 
 
-def test_jobs_are_listed_and_shown(session: Session, database_uri: str) -> None:
+def test_jobs_are_listed_and_shown(
+    session: Session, database_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = make_guarded(session, make_user(session), "job", "running")
-    (row,) = json.loads(run(database_uri, "job", "list", str(job.workflow_id), "--json").stdout)
+    monkeypatch.setattr(bounds, "LARGEST_LIMIT", 1)
+    session.add(Job(workflow_id=job.workflow_id))
+    session.commit()
+    row, _ = json.loads(run(database_uri, "job", "list", str(job.workflow_id), "--json").stdout)
     assert (row["id"], row["status"]) == (str(job.id_), "running")
     assert json.loads(run(database_uri, "job", "show", str(job.id_), "--json").stdout)["status"] == "running"
 
@@ -197,6 +210,11 @@ def test_any_row_is_shown_without_its_secrets(session: Session, database_uri: st
     assert "(hidden)" in result.stdout
     assert value not in result.stdout
     assert run(database_uri, "db", "get", "user", str(token.user_id), "--json").exit_code == 0
+    notebook = InteractiveSession(name="n", path="/n", owner_id=token.user_id)
+    session.add(notebook)
+    session.commit()
+    shown = run(database_uri, "db", "get", "interactive_session", str(notebook.id_), "--json")
+    assert json.loads(shown.stdout)["encrypted_secret"] is None
     assert run(database_uri, "db", "get", "nothing", "0").exit_code == errors.NotFound.exit_code
 
 

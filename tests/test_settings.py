@@ -84,6 +84,10 @@ def test_what_surrounds_a_value_is_dropped(
         assert found.uri.get_secret_value() == URI
 
 
+def test_a_root_has_one_slash_at_its_beginning(read: Callable[..., Settings]) -> None:
+    assert read(WORKSPACE_ROOT="//data/./runs/").workspace_root == ("/data/runs",)
+
+
 def test_a_password_keeps_its_quotes(read: Callable[..., Settings]) -> None:
     found = read(HOST="db.example.org", PASSWORD="'quoted'\n")
 
