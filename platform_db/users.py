@@ -14,7 +14,7 @@ from platform_db.audit import recorded_as
 from platform_db.cursors import Page, read_all
 from platform_db.database.paging import read_page
 from platform_db.database.session import takes_session
-from platform_db.models import InteractiveSession, Service, User, Workflow
+from platform_db.models import InteractiveSession, Service, User, UserResource, Workflow
 from platform_db.models.types import is_text
 
 USERS_PER_PAGE = 1000
@@ -128,6 +128,9 @@ def delete_user(
     locked = sa.select(User.id_).where(User.id_ == user.id_).with_for_update()
     if session.connection().execute(locked).one_or_none() is None:
         raise errors.UserNotFound(f"there is no user {user.id_}")
+    # A job that counts holds these while it writes figures of the runs that go below.
+    limits = sa.select(UserResource.resource_id).where(UserResource.owner_id == user.id_)
+    session.connection().execute(limits.order_by(UserResource.resource_id).with_for_update())
     work = count_work(session, user)
     more = at_most is not None and any(count > at_most.get(table, 0) for table, count in work.items())
     if more or (work and not delete_work):

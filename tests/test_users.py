@@ -6,25 +6,37 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import database, errors, schema, users
+from platform_db import database, errors, quota, schema, users
 from platform_db.database.session import PlatformSession
 from platform_db.health.deep_check import check_deeply
 from platform_db.leases import heartbeat
 from platform_db.lifecycle.history import add_note
 from platform_db.lifecycle.transitions import transition
 from platform_db.logs import append_log
-from platform_db.models import AuditLog, InteractiveSession, Job, Service, User, UserToken, Workflow
+from platform_db.models import (
+    AuditLog,
+    InteractiveSession,
+    Job,
+    Resource,
+    Service,
+    User,
+    UserResource,
+    UserToken,
+    Workflow,
+)
 from platform_db.schema.objects import tenant_columns
 from platform_db.testing import databases
 from platform_db.testing.plugin import migrate
 from platform_db.testing.server import RunServer
 from tests.command_line import run
 from tests.factories import make_guarded, make_run, make_user
+from tests.locks import wait_for_a_lock
 
 
 def test_a_user_is_created_and_found(session: Session) -> None:
@@ -171,6 +183,29 @@ def rows_by_table(session: Session, user_id: uuid.UUID) -> dict[str, int]:
         for table, column in tenant_columns().items()
     }
     return {table: count for table, count in counts.items() if count}
+
+
+def test_a_job_that_counts_what_a_user_has_is_waited_for(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    Resource.initialise_default_resources(session)
+    user = make_user(session)
+    user_id, run_id = user.id_, make_run(session, user).id_
+    session.commit()
+
+    def delete() -> None:
+        with session_factory() as other, other.begin():
+            users.delete_user(other, other.get_one(User, user_id), delete_work=True)
+
+    session.execute(sa.select(UserResource).with_for_update(key_share=True))
+    with ThreadPoolExecutor() as pool:
+        deleted = pool.submit(delete)
+        wait_for_a_lock(session_factory)
+        quota.store_workflow_disk_quota(session, (user_id, run_id), bytes_to_sum=5)
+        session.commit()
+        deleted.result()
+    session.expire_all()
+    assert session.get(User, user_id) is None
 
 
 def test_a_user_who_starts_a_run_meanwhile_is_deleted_with_it(
