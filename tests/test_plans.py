@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from operator import itemgetter
 from pathlib import Path
 
@@ -53,6 +54,21 @@ CHUNKS_OF_OTHERS = """
     SELECT owner_id, id_, n, n, 'line', now()
     FROM platform.workflow CROSS JOIN generate_series(1, 2) AS n WHERE status = 'running'
 """
+
+
+def wait_for_earlier_transactions(session: Session) -> None:
+    """Return when no transaction of the server is older than what the session has written.
+
+    Those of other tests count, too: as long as one is open, a reader has to look at what came after it.
+    """
+    mine = session.scalar(sa.text("SELECT pg_current_xact_id()::text::bigint"))
+    session.commit()
+    oldest = sa.text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+    give_up_at = time.monotonic() + 60
+    while session.scalar(oldest) <= mine:
+        session.commit()
+        assert time.monotonic() < give_up_at, "another transaction is open all the time"
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -129,7 +145,8 @@ def test_looking_for_what_was_logged_since_uses_an_index_by_transaction(
     session.commit()
     session.execute(sa.text(CHUNKS), {"owner": run.owner_id, "run": run.id_, "job": job.id_})
     session.commit()
-    session.execute(sa.text("ANALYZE platform.log_chunk"))
+    session.execute(sa.text("ANALYZE platform.log_chunk, platform.job, platform.workflow"))
+    wait_for_earlier_transactions(session)
     for row in (run, job):
         cursor = read_new_log(session, row, chunks=10_000).cursor
         plan = plans_of(session, lambda row=row, cursor=cursor: read_new_log(session, row, cursor))
