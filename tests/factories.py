@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -38,6 +39,13 @@ def make_run(session: Session, owner: User, name: str = "analysis", **values: An
     session.add(run)
     session.commit()
     return run
+
+
+def rule_of(run: Workflow, apply_on: datetime) -> WorkspaceRetentionRule:
+    """Return an active rule for a run's temporary files, which is not stored yet."""
+    return WorkspaceRetentionRule(
+        workflow_id=run.id_, workspace_files="*.tmp", retention_days=1, status="active", apply_on=apply_on
+    )
 
 
 def make_guarded(session: Session, owner: User, entity: str, status: str) -> Any:

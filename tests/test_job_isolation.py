@@ -15,10 +15,10 @@ from click.testing import Result
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors, quota, settings
-from platform_db.models import AuditLog, QuotaReservation, Resource, Workflow, WorkspaceRetentionRule
+from platform_db.models import AuditLog, QuotaReservation, Resource, Workflow
 from platform_db.quota.batches import run_each
 from tests import command_line
-from tests.factories import make_run, make_user
+from tests.factories import make_run, make_user, rule_of
 
 NOW = datetime.now(timezone.utc)
 FIGURES = "SELECT FROM platform.user_resource WHERE owner_id = :owner FOR UPDATE"
@@ -49,15 +49,7 @@ def runs(session: Session) -> list[Workflow]:
         )
         Path(run.workspace_path).mkdir(parents=True)
         (Path(run.workspace_path) / "a.tmp").write_bytes(b"x" * 5000)
-        session.add(
-            WorkspaceRetentionRule(
-                workflow_id=run.id_,
-                workspace_files="*.tmp",
-                retention_days=1,
-                status="active",
-                apply_on=NOW - timedelta(days=9 - number),
-            )
-        )
+        session.add(rule_of(run, NOW - timedelta(days=9 - number)))
         runs.append(run)
     session.commit()
     return runs

@@ -27,7 +27,7 @@ from platform_db.models import (
 )
 from platform_db.users import delete_user
 from tests import command_line
-from tests.command_line import start
+from tests.factories import rule_of
 
 NOW = datetime.now(timezone.utc)
 DUE, NOT_DUE = NOW - timedelta(days=1), NOW + timedelta(days=9)
@@ -68,15 +68,7 @@ def make_runs(session: Session, users: int) -> list[Workflow]:
         workspace.mkdir(parents=True)
         for name in ("kept.txt", "a.tmp"):
             (workspace / name).write_bytes(b"x" * 5000)
-        session.add(
-            WorkspaceRetentionRule(
-                workflow_id=run.id_,
-                workspace_files="*.tmp",
-                retention_days=1,
-                status="active",
-                apply_on=NOT_DUE if number % 3 else DUE,
-            )
-        )
+        session.add(rule_of(run, NOT_DUE if number % 3 else DUE))
     session.commit()
     return runs
 
@@ -112,7 +104,7 @@ def run_while_users_go(
     deleting.start()
     codes = {}
     for job in JOBS:
-        process = start(uri, *job, PLATFORM_DB_WORKSPACE_ROOT=str(root))
+        process = command_line.start(uri, *job, PLATFORM_DB_WORKSPACE_ROOT=str(root))
         process.communicate()
         codes[job] = process.returncode
     deleting.join()
@@ -123,7 +115,7 @@ def unmount_half_way(
     uri: str, root: Path, factory: sessionmaker[Session], job: tuple[str, ...]
 ) -> subprocess.CompletedProcess[str]:
     """Run a job whose root becomes an empty directory as soon as the job has begun."""
-    process = start(uri, *job, PLATFORM_DB_WORKSPACE_ROOT=str(root))
+    process = command_line.start(uri, *job, PLATFORM_DB_WORKSPACE_ROOT=str(root))
     with factory() as session:
         while (
             process.poll() is None and session.scalar(sa.select(sa.func.count()).select_from(TaskLease)) == 0

@@ -28,13 +28,14 @@ def prune_audit_log(factory: SessionFactory, older_than: timedelta) -> int:
     :param factory: makes the sessions, as the tables' owner.
     :raises errors.AlreadyRunning: a sealer, or another call, is at it.
     """
-
-    def prune() -> int:
+    removed = 0
+    while True:
         with factory() as session, session.begin():
             use_own_names(session)
-            return prune_seals(session, older_than)
-
-    return sum(iter(prune, 0))
+            seals = prune_seals(session, older_than)
+        if not seals:
+            return removed
+        removed += seals
 
 
 @takes_session

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
@@ -67,9 +65,11 @@ def _cut(session: Session, target: LogTarget, data: bytes, limit: int, sizes: Si
     used = target.execute(session, _USED).scalar()
     if used is None:
         raise target.not_found()
+    if _is_cut(session, target):
+        return 0
     # Where it cannot be claimed, another transaction is cutting the log, and adds the marker.
-    claim = partial(session.connection().scalar, _CLAIM_CUT, target.parameters)
-    if _is_cut(session, target) or not claim() or _is_cut(session, target):
+    claimed = session.connection().scalar(_CLAIM_CUT, target.parameters)
+    if not claimed or _is_cut(session, target):
         return 0
     kept = data[: max(0, limit - used - sizes.pending_of(target.id_))]
     marked = kept + _MARKER % limit

@@ -321,17 +321,18 @@ class Workflow(Running, Base):
 
         They apply at the end of the day, ``retention_days`` from today (UTC).
         """
-        self._change_retention_rules("activate", self.id_)
+        function = sa.func.platform.activate_workspace_retention_rules
+        self._change_retention_rules(function(self.owner_id, self.id_))
 
     def inactivate_workspace_retention_rules(self) -> None:
         """Inactivate the rules of the runs that share this workspace, as the database does on a restart."""
-        self._change_retention_rules("inactivate", self.workspace_path)
+        function = sa.func.platform.inactivate_workspace_retention_rules
+        self._change_retention_rules(function(self.owner_id, self.workspace_path))
 
-    def _change_retention_rules(self, verb: str, of: uuid.UUID | str) -> None:
+    def _change_retention_rules(self, change: sa.ColumnElement[Any]) -> None:
         session = session_of(self)
         session.flush()
-        function = getattr(sa.func.platform, f"{verb}_workspace_retention_rules")
-        session.execute(sa.select(function(self.owner_id, of)))
+        session.execute(sa.select(change))
         session.expire(self, ["retention_rules"])
         expire_rows(session, WorkspaceRetentionRule, {self.owner_id})
 

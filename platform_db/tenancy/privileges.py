@@ -56,6 +56,11 @@ _PLATFORMS_TABLE: dict[Role, Verbs] = {Role.service: ALL, Role.readonly: READ}
 
 _COUNTED = ("measured_at", "quota_pruned", "quota_reserved", "quota_used")
 
+# Each by name: a role that comes later reads only what it is given.
+_READ_BY_ALL: dict[Role, Verbs] = dict.fromkeys(
+    (Role.service, Role.tenant, Role.readonly, Role.auditor), READ
+)
+
 # Sealed columns, and the one that hands over further digests, are left out.
 _WITHOUT_SECRET = tuple(
     f"SELECT ({column.name})"
@@ -83,8 +88,8 @@ _SPECIAL: dict[str, dict[Role, Verbs]] = {
     # Append-only. What is pruned by age is pruned by services.
     "log_chunk": {Role.service: ("SELECT", "INSERT", "DELETE"), Role.tenant: APPEND, Role.readonly: READ},
     "service_log": {Role.service: ("SELECT", "INSERT", "DELETE"), Role.tenant: APPEND, Role.readonly: READ},
-    "status_change": dict.fromkeys(Role, READ) | {Role.service: ("SELECT", "DELETE")},
-    "workspace_retention_audit_log": dict.fromkeys(Role, READ),
+    "status_change": {**_READ_BY_ALL, Role.service: ("SELECT", "DELETE")},
+    "workspace_retention_audit_log": _READ_BY_ALL,
     # The audit log is removed by its owner alone, through retention.
     "audit_log": {Role.service: APPEND, Role.tenant: APPEND, Role.readonly: READ, Role.auditor: READ},
     "audit_seal": {Role.service: APPEND, Role.readonly: READ, Role.auditor: READ},
