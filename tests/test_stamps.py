@@ -27,12 +27,14 @@ from tests.factories import make_run, make_user
 LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
 
-def test_created_and_updated_are_the_databases(session: PlatformSession) -> None:
+@pytest.mark.parametrize("change", [{}, {"name": "new"}, {"status": RunStatus.queued}])
+def test_created_and_updated_are_the_databases(session: PlatformSession, change: dict[str, object]) -> None:
     run = make_run(session, make_user(session), created=LONG_AGO, updated=LONG_AGO)
     made = run.created
     assert made == run.updated
     assert made.year > 2000
-    run.created = LONG_AGO
+    for name, value in {"created": LONG_AGO, "updated": LONG_AGO, **change}.items():
+        setattr(run, name, value)
     session.commit()
     assert (run.created, run.updated > made) == (made, True)
 

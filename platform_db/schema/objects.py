@@ -57,8 +57,12 @@ def _attached() -> Iterator[str]:
     for table in sorted(Base.metadata.tables.values(), key=lambda table: table.name):
         if "updated" in table.columns:
             yield f"""\
-CREATE TRIGGER stamp_row BEFORE INSERT OR UPDATE ON platform.{table.name}
+CREATE TRIGGER stamp_new_row BEFORE INSERT ON platform.{table.name}
     FOR EACH ROW EXECUTE FUNCTION platform.stamp_row()"""
+            unguarded = "WHEN (OLD.status = NEW.status) " if table.name in MACHINES else ""
+            yield f"""\
+CREATE TRIGGER stamp_row BEFORE UPDATE ON platform.{table.name}
+    FOR EACH ROW {unguarded}EXECUTE FUNCTION platform.stamp_row()"""
     for machine in MACHINES.values():
         yield from _guard(machine)
     for table_name, column in tenant_columns().items():

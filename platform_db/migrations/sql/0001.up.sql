@@ -296,8 +296,8 @@ CREATE TABLE platform.user_token (
     token_digest BYTEA,
     scopes TEXT[] DEFAULT '{}' NOT NULL,
     expires_at TIMESTAMP WITH TIME ZONE,
-    revision INTEGER DEFAULT '0' NOT NULL,
     other_token_digests BYTEA[],
+    revision INTEGER DEFAULT '0' NOT NULL,
     created TIMESTAMP WITH TIME ZONE NOT NULL,
     updated TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT pk_user_token PRIMARY KEY (owner_id, id_),
@@ -324,9 +324,6 @@ CREATE UNIQUE INDEX uq_user_token_requested_access ON platform.user_token (owner
 
 CREATE TABLE platform.workflow (
     id_ UUID NOT NULL,
-    owner_id UUID NOT NULL,
-    name TEXT NOT NULL,
-    status platform.run_status DEFAULT 'created' NOT NULL,
     type_ TEXT NOT NULL,
     specification JSONB,
     input_parameters JSONB,
@@ -339,27 +336,30 @@ CREATE TABLE platform.workflow (
     restart BOOLEAN DEFAULT 'false' NOT NULL,
     run_number_major INTEGER NOT NULL,
     run_number_minor INTEGER NOT NULL,
-    run_started_at TIMESTAMP WITH TIME ZONE,
-    run_finished_at TIMESTAMP WITH TIME ZONE,
-    run_stopped_at TIMESTAMP WITH TIME ZONE,
     git_ref TEXT,
     git_repo TEXT,
     git_provider TEXT,
     launcher_url TEXT,
     labels JSONB DEFAULT '{}' NOT NULL,
+    owner_id UUID NOT NULL,
+    name TEXT NOT NULL,
+    status platform.run_status DEFAULT 'created' NOT NULL,
+    run_started_at TIMESTAMP WITH TIME ZONE,
+    run_finished_at TIMESTAMP WITH TIME ZONE,
+    run_stopped_at TIMESTAMP WITH TIME ZONE,
     revision INTEGER DEFAULT '0' NOT NULL,
     created TIMESTAMP WITH TIME ZONE NOT NULL,
     updated TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT pk_workflow PRIMARY KEY (owner_id, id_),
     CONSTRAINT uq_workflow_id_ UNIQUE (id_),
+    CONSTRAINT ck_workflow_running_has_start CHECK (status <> 'running' OR run_started_at IS NOT NULL),
+    CONSTRAINT ck_workflow_finished_has_end CHECK (status NOT IN ('finished', 'failed') OR run_finished_at IS NOT NULL),
+    CONSTRAINT ck_workflow_stopped_has_end CHECK (status <> 'stopped' OR run_stopped_at IS NOT NULL),
     CONSTRAINT uq_workflow_owner_id_name_run_number_major_run_number_minor UNIQUE (owner_id, name, run_number_major, run_number_minor),
     CONSTRAINT ck_workflow_name_length CHECK (octet_length(name) BETWEEN 1 AND 1024),
     CONSTRAINT ck_workflow_workspace_path_length CHECK (octet_length(workspace_path) <= 2048),
     CONSTRAINT ck_workflow_workspace_path_canonical CHECK (starts_with(workspace_path, '/') AND strpos(workspace_path || '/', '//') = 0 AND strpos(workspace_path || '/', '/./') = 0 AND strpos(workspace_path || '/', '/../') = 0),
     CONSTRAINT ck_workflow_run_number_positive CHECK (run_number_major >= 1 AND run_number_minor >= 0),
-    CONSTRAINT ck_workflow_running_has_start CHECK (status <> 'running' OR run_started_at IS NOT NULL),
-    CONSTRAINT ck_workflow_finished_has_end CHECK (status NOT IN ('finished', 'failed') OR run_finished_at IS NOT NULL),
-    CONSTRAINT ck_workflow_stopped_has_end CHECK (status <> 'stopped' OR run_stopped_at IS NOT NULL),
     CONSTRAINT fk_workflow_owner_id FOREIGN KEY(owner_id) REFERENCES platform.user_ (id_)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 
@@ -387,8 +387,6 @@ CREATE TABLE platform.interactive_session_resource (
 
 CREATE TABLE platform.job (
     id_ UUID NOT NULL,
-    owner_id UUID NOT NULL,
-    workflow_id UUID NOT NULL,
     backend_job_id TEXT,
     compute_backend TEXT,
     job_name TEXT,
@@ -400,6 +398,8 @@ CREATE TABLE platform.job (
     deleted BOOLEAN DEFAULT 'false' NOT NULL,
     started_at TIMESTAMP WITH TIME ZONE,
     finished_at TIMESTAMP WITH TIME ZONE,
+    owner_id UUID NOT NULL,
+    workflow_id UUID NOT NULL,
     revision INTEGER DEFAULT '0' NOT NULL,
     created TIMESTAMP WITH TIME ZONE NOT NULL,
     updated TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -415,11 +415,11 @@ CREATE INDEX ix_job_compute_backend_backend_job_id ON platform.job (compute_back
 CREATE INDEX ix_job_owner_id_workflow_id ON platform.job (owner_id, workflow_id, created, id_);
 
 CREATE TABLE platform.log_size (
-    owner_id UUID NOT NULL,
-    workflow_id UUID NOT NULL,
     bytes_ BIGINT NOT NULL,
     first_number BIGINT NOT NULL,
     last_number BIGINT NOT NULL,
+    owner_id UUID NOT NULL,
+    workflow_id UUID NOT NULL,
     CONSTRAINT pk_log_size PRIMARY KEY (owner_id, workflow_id),
     CONSTRAINT fk_log_size_owner_id_workflow_id FOREIGN KEY(owner_id, workflow_id) REFERENCES platform.workflow (owner_id, id_) ON DELETE CASCADE,
     CONSTRAINT ck_log_size_bytes_not_negative CHECK (bytes_ >= 0)
@@ -476,12 +476,12 @@ CREATE TABLE platform.user_token_last_use (
 ) WITH (fillfactor = 70);
 
 CREATE TABLE platform.user_workflow (
-    owner_id UUID NOT NULL,
-    workflow_id UUID NOT NULL,
     user_id UUID NOT NULL,
     access_type platform.workflow_access_type DEFAULT 'read' NOT NULL,
     message TEXT,
     valid_until TIMESTAMP WITH TIME ZONE,
+    owner_id UUID NOT NULL,
+    workflow_id UUID NOT NULL,
     created TIMESTAMP WITH TIME ZONE NOT NULL,
     updated TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT pk_user_workflow PRIMARY KEY (owner_id, workflow_id, user_id),
@@ -493,13 +493,13 @@ CREATE TABLE platform.user_workflow (
 CREATE INDEX ix_user_workflow_user_id ON platform.user_workflow (user_id);
 
 CREATE TABLE platform.workflow_resource (
-    workflow_id UUID NOT NULL,
     version BIGINT DEFAULT '0' NOT NULL,
     delta BIGINT DEFAULT '0' NOT NULL,
     stale BOOLEAN DEFAULT 'false' NOT NULL,
     method TEXT,
     apparent BOOLEAN DEFAULT 'false' NOT NULL,
     owner_id UUID NOT NULL,
+    workflow_id UUID NOT NULL,
     resource_id UUID NOT NULL,
     quota_used BIGINT DEFAULT '0' NOT NULL,
     measured_at TIMESTAMP WITH TIME ZONE,
@@ -533,12 +533,12 @@ CREATE INDEX ix_workflow_session_owner_id_session_id ON platform.workflow_sessio
 
 CREATE TABLE platform.workspace_retention_rule (
     id_ UUID NOT NULL,
-    owner_id UUID NOT NULL,
-    workflow_id UUID NOT NULL,
     workspace_files TEXT NOT NULL,
     retention_days INTEGER NOT NULL,
     apply_on TIMESTAMP WITH TIME ZONE,
     status platform.workspace_retention_rule_status DEFAULT 'created' NOT NULL,
+    owner_id UUID NOT NULL,
+    workflow_id UUID NOT NULL,
     revision INTEGER DEFAULT '0' NOT NULL,
     created TIMESTAMP WITH TIME ZONE NOT NULL,
     updated TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -571,13 +571,13 @@ CREATE TABLE platform.job_cache (
 CREATE INDEX ix_job_cache_owner_id_job_id ON platform.job_cache (owner_id, job_id);
 
 CREATE TABLE platform.log_chunk (
-    owner_id UUID NOT NULL,
-    workflow_id UUID NOT NULL,
     number BIGINT NOT NULL,
     job_id UUID,
     at TIMESTAMP WITH TIME ZONE NOT NULL,
     data BYTEA NOT NULL,
     transaction_id BIGINT NOT NULL,
+    owner_id UUID NOT NULL,
+    workflow_id UUID NOT NULL,
     CONSTRAINT pk_log_chunk PRIMARY KEY (owner_id, workflow_id, number),
     CONSTRAINT fk_log_chunk_owner_id_workflow_id FOREIGN KEY(owner_id, workflow_id) REFERENCES platform.workflow (owner_id, id_) ON DELETE CASCADE,
     CONSTRAINT fk_log_chunk_owner_id_job_id FOREIGN KEY(owner_id, job_id) REFERENCES platform.job (owner_id, id_) ON DELETE CASCADE
@@ -783,7 +783,8 @@ BEGIN
 END
 $$;
 
--- Before a row is written: refuses what may not follow, keeps the times of its status, and counts its revision.
+-- Before a row is written: refuses what may not follow, keeps the times of its status, and counts its revision. It
+-- stamps the row, too: a trigger of its own for that costs a change of a status 4 %.
 -- Arguments: the entity, the times that it keeps (run, job or none), and each legal transition as from>to.
 -- Times come from clock_timestamp(): a row's changes happen one after another under its lock, in transactions
 -- that may have begun in another order. Its functions are named with their schema, since every change of a status
@@ -799,6 +800,8 @@ BEGIN
         OR platform.guard_permits(TG_ARGV[0], OLD.status::text, NEW.status::text)
     THEN
         NEW.revision := OLD.revision + 1;
+        NEW.created := OLD.created;
+        NEW.updated := pg_catalog.clock_timestamp();
     ELSE
         RAISE EXCEPTION USING
             ERRCODE = 'PD001',
@@ -1299,38 +1302,71 @@ CREATE TRIGGER keep_audit_rows AFTER DELETE ON platform.audit_seal_digests
     REFERENCING OLD TABLE AS deleted
     FOR EACH STATEMENT EXECUTE FUNCTION platform.keep_audit_rows();
 
-CREATE TRIGGER stamp_row BEFORE INSERT OR UPDATE ON platform.interactive_session
+CREATE TRIGGER stamp_new_row BEFORE INSERT ON platform.interactive_session
     FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();
 
-CREATE TRIGGER stamp_row BEFORE INSERT OR UPDATE ON platform.job
+CREATE TRIGGER stamp_row BEFORE UPDATE ON platform.interactive_session
+    FOR EACH ROW WHEN (OLD.status = NEW.status) EXECUTE FUNCTION platform.stamp_row();
+
+CREATE TRIGGER stamp_new_row BEFORE INSERT ON platform.job
     FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();
 
-CREATE TRIGGER stamp_row BEFORE INSERT OR UPDATE ON platform.job_cache
+CREATE TRIGGER stamp_row BEFORE UPDATE ON platform.job
+    FOR EACH ROW WHEN (OLD.status = NEW.status) EXECUTE FUNCTION platform.stamp_row();
+
+CREATE TRIGGER stamp_new_row BEFORE INSERT ON platform.job_cache
     FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();
 
-CREATE TRIGGER stamp_row BEFORE INSERT OR UPDATE ON platform.quota_reservation
+CREATE TRIGGER stamp_row BEFORE UPDATE ON platform.job_cache
     FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();
 
-CREATE TRIGGER stamp_row BEFORE INSERT OR UPDATE ON platform.resource
+CREATE TRIGGER stamp_new_row BEFORE INSERT ON platform.quota_reservation
     FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();
 
-CREATE TRIGGER stamp_row BEFORE INSERT OR UPDATE ON platform.service
+CREATE TRIGGER stamp_row BEFORE UPDATE ON platform.quota_reservation
     FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();
 
-CREATE TRIGGER stamp_row BEFORE INSERT OR UPDATE ON platform.user_
+CREATE TRIGGER stamp_new_row BEFORE INSERT ON platform.resource
     FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();
 
-CREATE TRIGGER stamp_row BEFORE INSERT OR UPDATE ON platform.user_token
+CREATE TRIGGER stamp_row BEFORE UPDATE ON platform.resource
     FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();
 
-CREATE TRIGGER stamp_row BEFORE INSERT OR UPDATE ON platform.user_workflow
+CREATE TRIGGER stamp_new_row BEFORE INSERT ON platform.service
     FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();
 
-CREATE TRIGGER stamp_row BEFORE INSERT OR UPDATE ON platform.workflow
+CREATE TRIGGER stamp_row BEFORE UPDATE ON platform.service
+    FOR EACH ROW WHEN (OLD.status = NEW.status) EXECUTE FUNCTION platform.stamp_row();
+
+CREATE TRIGGER stamp_new_row BEFORE INSERT ON platform.user_
     FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();
 
-CREATE TRIGGER stamp_row BEFORE INSERT OR UPDATE ON platform.workspace_retention_rule
+CREATE TRIGGER stamp_row BEFORE UPDATE ON platform.user_
     FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();
+
+CREATE TRIGGER stamp_new_row BEFORE INSERT ON platform.user_token
+    FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();
+
+CREATE TRIGGER stamp_row BEFORE UPDATE ON platform.user_token
+    FOR EACH ROW WHEN (OLD.status = NEW.status) EXECUTE FUNCTION platform.stamp_row();
+
+CREATE TRIGGER stamp_new_row BEFORE INSERT ON platform.user_workflow
+    FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();
+
+CREATE TRIGGER stamp_row BEFORE UPDATE ON platform.user_workflow
+    FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();
+
+CREATE TRIGGER stamp_new_row BEFORE INSERT ON platform.workflow
+    FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();
+
+CREATE TRIGGER stamp_row BEFORE UPDATE ON platform.workflow
+    FOR EACH ROW WHEN (OLD.status = NEW.status) EXECUTE FUNCTION platform.stamp_row();
+
+CREATE TRIGGER stamp_new_row BEFORE INSERT ON platform.workspace_retention_rule
+    FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();
+
+CREATE TRIGGER stamp_row BEFORE UPDATE ON platform.workspace_retention_rule
+    FOR EACH ROW WHEN (OLD.status = NEW.status) EXECUTE FUNCTION platform.stamp_row();
 
 CREATE TRIGGER guard_insert BEFORE INSERT ON platform.workflow
     FOR EACH ROW EXECUTE FUNCTION platform.guard_status('workflow', 'run', 'created>queued', 'created>pending', 'created>failed', 'created>stopped', 'created>deleted', 'queued>pending', 'queued>running', 'queued>failed', 'queued>stopped', 'queued>deleted', 'pending>queued', 'pending>running', 'pending>failed', 'pending>stopped', 'pending>deleted', 'running>finished', 'running>failed', 'running>stopped', 'finished>running', 'finished>deleted', 'failed>running', 'failed>deleted', 'stopped>deleted');
