@@ -40,7 +40,6 @@ class StatusChange(Base):
 
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "entity_id", "entity", "revision"),
-        sa.Index("ix_status_change_at", "at", postgresql_using="brin"),
         {"info": {STORAGE: ONLY_GROWING}},
     )
 
@@ -61,7 +60,6 @@ class Note(Identified, Base):
     __table_args__ = (
         *tenant_keys(),
         sa.Index("ix_note_owner_id_entity_id_number", "owner_id", "entity_id", "number"),
-        sa.Index("ix_note_at", "at", postgresql_using="brin"),
         {"info": {STORAGE: ONLY_GROWING}},
     )
 

@@ -44,7 +44,6 @@ class LogChunk(OfWorkflow, Base):
             "ix_log_chunk_owner_id_workflow_id_transaction_id", "owner_id", "workflow_id", "transaction_id"
         ),
         # Chunks arrive in the order of time, so a block range index serves pruning at next to no cost.
-        sa.Index("ix_log_chunk_at", "at", postgresql_using="brin"),
         {"info": {STORAGE: ONLY_GROWING}},
     )
 

@@ -77,7 +77,6 @@ class ServiceLog(Base):
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "service_id", "number"),
         tenant_foreign_key("service_id", "service"),
-        sa.Index("ix_service_log_at", "at", postgresql_using="brin"),
     )
 
 

@@ -31,7 +31,7 @@ class Json(sa.TypeDecorator[Any]):
 
         :raises errors.InvalidText: names the place, as ``labels.team[0]`` without the column.
         """
-        if not _is_storable(value):
+        if value and not _is_storable(value):
             _require_storable(value, "")
         return value
 

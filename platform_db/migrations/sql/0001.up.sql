@@ -122,8 +122,6 @@ CREATE TABLE platform.note (
     CONSTRAINT uq_note_id_ UNIQUE (id_)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02);
 
-CREATE INDEX ix_note_at ON platform.note USING brin (at);
-
 CREATE INDEX ix_note_owner_id_entity_id_number ON platform.note (owner_id, entity_id, number);
 
 CREATE TABLE platform.resource (
@@ -163,8 +161,6 @@ CREATE TABLE platform.status_change (
     transaction_id BIGINT NOT NULL,
     CONSTRAINT pk_status_change PRIMARY KEY (owner_id, entity_id, entity, revision)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02);
-
-CREATE INDEX ix_status_change_at ON platform.status_change USING brin (at);
 
 CREATE TABLE platform.task_lease (
     name TEXT NOT NULL,
@@ -453,8 +449,6 @@ CREATE TABLE platform.service_log (
     CONSTRAINT fk_service_log_owner_id_service_id FOREIGN KEY(owner_id, service_id) REFERENCES platform.service (owner_id, id_) ON DELETE CASCADE
 );
 
-CREATE INDEX ix_service_log_at ON platform.service_log USING brin (at);
-
 CREATE TABLE platform.service_resource (
     service_id UUID NOT NULL,
     owner_id UUID NOT NULL,
@@ -582,8 +576,6 @@ CREATE TABLE platform.log_chunk (
     CONSTRAINT fk_log_chunk_owner_id_workflow_id FOREIGN KEY(owner_id, workflow_id) REFERENCES platform.workflow (owner_id, id_) ON DELETE CASCADE,
     CONSTRAINT fk_log_chunk_owner_id_job_id FOREIGN KEY(owner_id, job_id) REFERENCES platform.job (owner_id, id_) ON DELETE CASCADE
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02);
-
-CREATE INDEX ix_log_chunk_at ON platform.log_chunk USING brin (at);
 
 CREATE INDEX ix_log_chunk_owner_id_job_id ON platform.log_chunk (owner_id, job_id, number) WHERE job_id IS NOT NULL;
 
