@@ -22,15 +22,34 @@ LARGEST_NUMBER = 2**63 - 1
 T = TypeVar("T")
 
 
+class Total(NamedTuple):
+    """How many rows a list has.
+
+    :param number: so many, or so many at least.
+    :param is_exact: whether there are no more.
+    """
+
+    number: int
+    is_exact: bool
+
+    def __str__(self) -> str:
+        """Return it for people, such as ``10,000+``."""
+        return f"{self.number:,}{'' if self.is_exact else '+'}"
+
+
 class Page(NamedTuple, Generic[T]):
     """A page of a list.
 
     :param rows: what is on it.
     :param cursor: to ask for the next page with; None where this was the last one.
+    :param previous: to ask for the page before with; None where this was the first one.
+    :param total: how many rows there are on all pages, where that was asked for.
     """
 
     rows: Sequence[T]
     cursor: str | None
+    previous: str | None = None
+    total: Total | None = None
 
 
 def read_all(ask: Callable[[str | None], Page[T]]) -> Iterator[T]:
@@ -47,15 +66,15 @@ def read_all(ask: Callable[[str | None], Page[T]]) -> Iterator[T]:
 
 def encode(query: Sequence[object], place: Sequence[object]) -> str:
     """Return the cursor of a place in the list that ``query`` names: its kind first, then its filters."""
-    content = [VERSION, _digest(query), *(str(part) for part in place)]
+    content = [VERSION, _digest(query), *(None if part is None else str(part) for part in place)]
     text = json.dumps(content, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode("ascii").rstrip("=")
 
 
-def decode(query: Sequence[object], cursor: str, *readers: Callable[[str], Any]) -> list[Any]:
+def decode(query: Sequence[object], cursor: str, *readers: Callable[[Any], Any]) -> list[Any]:
     """Return the place that a cursor of this list names, each part as its reader gives it.
 
-    :param readers: raise ValueError for what is no such part.
+    :param readers: raise ValueError or TypeError for what is no such part.
     :raises errors.InvalidIdentifier: this list gave no such cursor.
     """
     try:
@@ -81,6 +100,14 @@ def time(part: str) -> datetime:
     if found.tzinfo is None or not 1900 < found.year < 9000:
         raise ValueError(part)
     return found.astimezone(timezone.utc)
+
+
+def text(part: str) -> str:
+    """Read a text that the database can hold."""
+    part.encode()  # A half of a surrogate pair raises an error that is a ValueError.
+    if "\0" in part:
+        raise ValueError(part)
+    return part
 
 
 def id_(part: str) -> uuid.UUID:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.orm import Session
 
 from platform_db import cursors
@@ -13,6 +14,23 @@ from platform_db.bounds import require_limit
 from platform_db.cursors import Page
 
 T = TypeVar("T")
+
+MOMENT = sa.bindparam("moment", None, sa.DateTime(timezone=True))
+"""The time of a list's first page, which its cursors carry: an order may use it; at first it is NULL."""
+
+
+class Place(NamedTuple):
+    """Where a page begins, and which way it reads.
+
+    :param way: ``>`` reads on, and ``<`` back, from behind the key; with ``=`` the key's own row is read,
+        too.
+    :param moment: the time of the list's first page.
+    :param key: the order's values of a row.
+    """
+
+    way: str
+    moment: Any
+    key: Sequence[Any]
 
 
 def read_page(
@@ -27,27 +45,107 @@ def read_page(
 ) -> Page[T]:
     """Return a page of a list of objects.
 
-    The cursor has the order's values as they are stored: an object that the session made may hold another
+    A cursor has the order's values as they are stored: an object that the session made may hold another
     time than the one that the database gave its row.
 
     :param statement: selects the objects, without order and limit.
-    :param order: a time and an id or number, as mapped attributes; an index has them in this order.
+    :param order: what the rows are ordered by, with an id or number at the end. Only the first may be NULL;
+        rows in which it is come last in both directions.
     :param query: what the cursor is bound to: the list's name, then its filters.
     :param limit: how many rows at most, up to :data:`~platform_db.bounds.LARGEST_LIMIT`.
     :raises errors.InvalidIdentifier: this list gave no such cursor.
     :raises errors.InvalidArgument: the limit is out of range.
     """
     require_limit(limit)
-    read_key = cursors.number if isinstance(order[1].type, sa.Integer) else cursors.id_
-    if cursor is not None:
-        place = cursors.decode(query, cursor, cursors.time, read_key)
-        here = sa.tuple_(*order)
-        there = sa.tuple_(*(sa.literal(part, column.type) for part, column in zip(place, order, strict=True)))
-        statement = statement.where(here < there if descending else here > there)
-    ordered = statement.order_by(*(column.desc() if descending else column for column in order))
-    found = session.execute(ordered.add_columns(*order).limit(limit + 1)).all()
-    rows: list[T] = [row[0] for row in found[:limit]]
-    if len(found) <= limit:
-        return Page(rows, None)
-    *_, time, key = found[limit - 1]
-    return Page(rows, cursors.encode(query, [time.isoformat(), key]))
+    place = None if cursor is None else _decode(query, cursor, order)
+    forward = place is None or place.way.startswith(">")
+    if place is not None:
+        statement = statement.where(_beyond(order, place, up=forward != descending))
+    moment = sa.func.coalesce(MOMENT, sa.func.statement_timestamp(), type_=MOMENT.type)
+    columns = statement.order_by(*_ordered(order, descending, forward)).add_columns(moment, *order)
+    found = session.execute(columns.limit(limit + 1), {"moment": place and place.moment}).all()
+    rows, more = list(found[:limit]), len(found) > limit
+    if not forward:
+        rows.reverse()
+
+    def cursor_at(row: Any, way: str) -> str:
+        return _encode(query, Place(way, row[1], row[2:]))
+
+    if not rows:
+        if place is None:
+            return Page([], None)
+        # What was there is gone: the way back begins at the place itself.
+        back = _encode(query, Place("<=" if forward else ">=", place.moment, place.key))
+        return Page([], None, back) if forward else Page([], back, None)
+    return Page(
+        [row[0] for row in rows],
+        cursor_at(rows[-1], ">") if more or not forward else None,
+        cursor_at(rows[0], "<") if (place is not None if forward else more) else None,
+    )
+
+
+def _ordered(order: Sequence[Any], descending: bool, forward: bool) -> list[Any]:
+    down = descending == forward
+    first, *rest = [column.desc() if down else column.asc() for column in order]
+    if _is_nullable(order[0]):
+        first = first.nulls_last() if forward else first.nulls_first()
+    return [first, *rest]
+
+
+def _beyond(order: Sequence[Any], place: Place, *, up: bool) -> sa.ColumnElement[bool]:
+    """Return the condition that a row comes after the place.
+
+    :param up: whether greater values come after smaller ones.
+    """
+    values = [sa.literal(value, column.type) for value, column in zip(place.key, order, strict=True)]
+    nulls_follow = _is_nullable(order[0]) and place.way.startswith(">")
+    if place.key[0] is not None:
+        beyond = _compared(order, values, place.way, up)
+        return sa.or_(beyond, order[0].is_(None)) if nulls_follow else beyond
+    beyond = sa.and_(order[0].is_(None), _compared(order[1:], values[1:], place.way, up))
+    return beyond if nulls_follow else sa.or_(beyond, order[0].is_not(None))
+
+
+def _compared(columns: Sequence[Any], values: Sequence[Any], way: str, up: bool) -> sa.ColumnElement[bool]:
+    here, there = sa.tuple_(*columns), sa.tuple_(*values)
+    if way.endswith("="):
+        return here >= there if up else here <= there
+    return here > there if up else here < there
+
+
+def _is_nullable(column: Any) -> bool:
+    return getattr(column, "nullable", True) is not False
+
+
+def _encode(query: Sequence[object], place: Place) -> str:
+    values = [place.moment, *place.key]
+    texts = [value.isoformat() if hasattr(value, "isoformat") else value for value in values]
+    return cursors.encode(query, [place.way, *(getattr(text, "value", text) for text in texts)])
+
+
+def _decode(query: Sequence[object], cursor: str, order: Sequence[Any]) -> Place:
+    first, *rest = map(_reader_of, order)
+    way, moment, *key = cursors.decode(query, cursor, _way, cursors.time, _or_none(first), *rest)
+    return Place(way, moment, key)
+
+
+def _way(part: str) -> str:
+    if part not in (">", ">=", "<", "<="):
+        raise ValueError(part)
+    return part
+
+
+def _reader_of(column: Any) -> Callable[[str], Any]:
+    """Return what reads the values of a column in a cursor."""
+    type_ = column.type
+    if isinstance(type_, sa.Integer):
+        return cursors.number
+    if isinstance(type_, sa.Uuid):
+        return cursors.id_
+    if isinstance(type_, ENUM):
+        return type_.enum_class or cursors.text
+    return cursors.text if isinstance(type_, sa.Text) else cursors.time
+
+
+def _or_none(read: Callable[[str], Any]) -> Callable[[str | None], Any]:
+    return lambda part: None if part is None else read(part)

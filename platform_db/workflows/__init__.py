@@ -1,6 +1,7 @@
 """Runs: finding, listing, counting and sharing them, and setting their status."""
 
-from platform_db.workflows.find import find_workflow, get_workflow, shared_with
+from platform_db.query.shared import shared_with
+from platform_db.workflows.find import find_workflow, get_workflow
 from platform_db.workflows.listing import count_by_status, list_workflows
 from platform_db.workflows.sharing import list_shared, share_workflow, unshare_workflow
 from platform_db.workflows.status import update_workflow_status

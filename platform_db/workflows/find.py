@@ -11,9 +11,10 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
-from platform_db.models import UserWorkflow, Workflow, split_run_number
+from platform_db.models import Workflow, split_run_number
 from platform_db.models.types import is_text
 from platform_db.query.lookup import find_by_prefix
+from platform_db.query.shared import shared_with
 
 
 @takes_session
@@ -70,14 +71,6 @@ def find_workflow(session: Session, run: str, user_id: uuid.UUID | str | None = 
             raise
         except (errors.InvalidIdentifier, errors.WorkflowNotFound):
             raise not_found from None
-
-
-def shared_with(user_id: uuid.UUID) -> sa.Select[uuid.UUID, uuid.UUID]:
-    """Select the owner and the id of what is shared with the user now."""
-    return sa.select(UserWorkflow.owner_id, UserWorkflow.workflow_id).where(
-        UserWorkflow.user_id == user_id,
-        sa.or_(UserWorkflow.valid_until.is_(None), UserWorkflow.valid_until > sa.func.now()),
-    )
 
 
 def _readings(uuid_or_name: uuid.UUID | str) -> list[list[sa.ColumnElement[bool]]]:

@@ -23,8 +23,8 @@ from platform_db.models import UserWorkflow, Workflow
 from platform_db.models.base import identity_of
 from platform_db.models.expiry import expire_row
 from platform_db.models.identity import UserOrId, user_id_of
+from platform_db.query.shared import shared_with
 from platform_db.tenancy import in_tenant_scope
-from platform_db.workflows.find import shared_with
 
 
 @takes_session

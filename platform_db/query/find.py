@@ -1,0 +1,193 @@
+"""Lists of any model: filtered, searched, sorted, a page at a time."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from platform_db.bounds import require_amount
+from platform_db.cursors import Page, Total
+from platform_db.database.paging import read_page
+from platform_db.database.session import takes_session
+from platform_db.models import Base, Workflow
+from platform_db.models.types import is_text
+from platform_db.query.conditions import condition
+from platform_db.query.fields import field_of
+from platform_db.query.labels import parse_selector
+from platform_db.query.language import Every, Node, Test, parse, top_parts
+from platform_db.query.shared import shared_with
+from platform_db.query.sorting import Sort, sort_of
+from platform_db.states import WORKFLOW
+from platform_db.tenancy import in_tenant_scope, tenant_of
+
+Row = TypeVar("Row", bound=Base)
+
+MOST_COUNTED = 10_000
+
+
+@takes_session
+def find(
+    session: Session,
+    model: type[Row],
+    filter_: Mapping[str, Any] | None = None,
+    *,
+    labels: str = "",
+    search: str = "",
+    sort: str = "-created",
+    limit: int = 100,
+    cursor: str | None = None,
+    include_shared: bool = False,
+    total: bool | int = False,
+    scan: bool = False,
+) -> Page[Row]:
+    """Return a page of the rows that meet a filter.
+
+    In a tenant's scope these are the tenant's. Outside of one, ``owner_id`` in the filter names the owner;
+    across all owners only what an index serves is looked for.
+
+    :param filter_: such as ``{"status": {"$in": ["failed", "stopped"]}, "labels.team": "a"}``.
+    :param labels: a selector such as ``team=a,gpu in (a100,h100),!old``, in addition.
+    :param search: only rows with this text in their name or id, in upper or lower case.
+    :param sort: a name of :func:`~platform_db.query.sorting.sorts_of`; with ``-`` in front the greatest
+        comes first.
+    :param cursor: the ``cursor`` or ``previous`` of a page of the same list.
+    :param include_shared: also find the runs that others share with the owner.
+    :param total: also count the rows, up to ten thousand, or up to this number.
+    :param scan: read the whole table, if need be.
+    :raises errors.InvalidFilter: the filter, the selector or the order is wrong; names what there is to
+        choose from.
+    :raises errors.Refused: nothing serves this across all owners; or what is shared was asked for in a
+        tenant's scope.
+    :raises errors.InvalidIdentifier: this list gave no such cursor.
+    """
+    node = _read(model, filter_, labels)
+    order = sort_of(model, sort)
+    owner_id = tenant_of(session) or _owner(node)
+    if not (scan or owner_id or _is_served(model, node, order, search)):
+        raise errors.Refused(
+            f"no index serves this list of all owners' rows: name one with owner_id, or let the whole table"
+            f" {model.__tablename__} be read with scan"
+        )
+    if include_shared:
+        selected = _with_shared(session, _select(Workflow, _without_owner(node), search), model, owner_id)
+    else:
+        selected = _select(model, node, search)
+    page = read_page(
+        session,
+        selected,
+        order.order,
+        query=("find", model.__tablename__, owner_id, node, search, sort, include_shared),
+        limit=limit,
+        cursor=cursor,
+        descending=order.descending,
+    )
+    if total is False:
+        return page
+    most = MOST_COUNTED if total is True else require_amount(total, "total", smallest=1)
+    return page._replace(total=_count(session, selected, most))
+
+
+def select_rows(
+    model: type[Row],
+    filter_: Mapping[str, Any] | None = None,
+    *,
+    labels: str = "",
+    search: str = "",
+    sort: str = "-created",
+) -> sa.Select[Row]:
+    """Return :func:`find`'s statement, to be joined, limited and executed by the caller.
+
+    :raises errors.InvalidFilter: as :func:`find`.
+    """
+    order = sort_of(model, sort)
+    ways = [column.desc() if order.descending else column.asc() for column in order.order]
+    return _select(model, _read(model, filter_, labels), search).order_by(ways[0].nulls_last(), *ways[1:])
+
+
+def _read(model: type[Base], filter_: Mapping[str, Any] | None, labels: str) -> Node:
+    return Every((parse(filter_), parse_selector(labels)))
+
+
+def _select(model: type[Row], node: Node, search: str) -> sa.Select[Row]:
+    statement = sa.select(model).where(condition(model, node))
+    return statement.where(_found_in(model, search)) if search else statement
+
+
+def _found_in(model: type[Base], search: str) -> sa.ColumnElement[bool]:
+    if not is_text(search):
+        raise errors.InvalidFilter("the text to search for has a NUL or half of a surrogate pair")
+    columns = sa.inspect(model).columns
+    texts: list[Any] = [columns[name] for name in ("name", "job_name", "email") if name in columns]
+    texts.append(sa.cast(columns["id_"], sa.Text))
+    return sa.or_(*(text.icontains(search, autoescape=True) for text in texts))
+
+
+def _with_shared(
+    session: Session, selected: sa.Select[Any], model: type[Base], owner_id: uuid.UUID | None
+) -> sa.Select[Any]:
+    """Narrow a list of all owners' runs down to the owner's and what others share with the owner."""
+    if in_tenant_scope(session):
+        raise errors.Refused("what is shared belongs to others: find it outside the tenant's scope")
+    if model is not Workflow or owner_id is None:
+        raise errors.InvalidFilter("include_shared finds runs, and takes one owner_id in the filter")
+    own = sa.select(Workflow.owner_id, Workflow.id_).where(Workflow.owner_id == owner_id)
+    # As one list of keys: with an OR the planner reads the runs of all owners.
+    keys = sa.union_all(own, shared_with(owner_id))
+    return selected.where(sa.tuple_(Workflow.owner_id, Workflow.id_).in_(keys))
+
+
+def _owner(node: Node) -> uuid.UUID | None:
+    """Return the one owner whose rows can meet the filter, if it names one."""
+    values = [test.value for test in _tests(node) if _names_owner(test)]
+    owner_id: uuid.UUID | None = field_of(Workflow, "owner_id").value(values[0]) if values else None
+    return owner_id
+
+
+def _without_owner(node: Node) -> Node:
+    return Every(
+        tuple(part for part in top_parts(node) if not (isinstance(part, Test) and _names_owner(part)))
+    )
+
+
+def _tests(node: Node) -> list[Test]:
+    return [part for part in top_parts(node) if isinstance(part, Test)]
+
+
+def _names_owner(test: Test) -> bool:
+    named = test.path in (("owner_id",), ("user_id",)) and test.operator == "$eq"
+    return named and test.value is not None
+
+
+def _is_served(model: type[Base], node: Node, sort: Sort, search: str) -> bool:
+    """Tell whether an index bounds what is read of all owners' rows."""
+    values = {
+        test.path[0]: test.value if test.operator == "$in" else [test.value]
+        for test in _tests(node)
+        if test.operator in ("$eq", "$in")
+    }
+    if "id_" in values or "id" in values:
+        return True
+    if model is Workflow and "status" in values and set(values["status"]) <= set(WORKFLOW.alive):
+        return True
+    # An index that begins with what is asked for and goes on with the time: a page is read off it, in order.
+    others = [part for part in top_parts(node) if not (isinstance(part, Test) and part.path == ("created",))]
+    asked = [part.path[0] for part in others if isinstance(part, Test) and part.operator == "$eq"]
+    table: Any = model.__table__
+    indexed = [[column.name for column in index.columns] for index in table.indexes]
+    return (
+        sort.name == "created"
+        and not search
+        and len(asked) == len(others) < 2
+        and any(names[: len(asked) + 1] == [*asked, "created"] for names in indexed)
+    )
+
+
+def _count(session: Session, selected: sa.Select[Any], most: int) -> Total:
+    rows = selected.with_only_columns(sa.literal(1)).order_by(None).limit(most + 1).subquery()
+    count = session.scalars(sa.select(sa.func.count()).select_from(rows)).one()
+    return Total(min(count, most), count <= most)
