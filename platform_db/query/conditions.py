@@ -105,14 +105,14 @@ def _in_document(field: Field, test: Test) -> sa.ColumnElement[bool]:
         return _equals(column, place, value)
     if test.operator == "$in":
         scalars = [part for part in value if not isinstance(part, Mapping | list | tuple | None)]
-        found = [_exists(column, f"{place}[*] ? (@ == $value[*])", scalars)] if scalars else []
+        found = [_item_exists(column, place, "@ == $value[*]", scalars)] if scalars else []
         others = [part for part in value if isinstance(part, Mapping | list | tuple | None)]
         return sa.or_(sa.false(), *found, *(_equals(column, place, part) for part in others))
     if test.operator == "$glob":
         return _any_item(
             column,
             f"{place}[*]",
-            lambda item: (sa.func.jsonb_typeof(item) == "string") & _matches(item.op("#>>")("{}"), value),
+            lambda item: (sa.func.jsonb_typeof(item) == "string") & _matches(_text_of(item), value),
         )
     if test.operator == "$mod":
         # A CASE, since only it keeps the order: what is no number cannot be cast.
@@ -131,7 +131,7 @@ def _in_document(field: Field, test: Test) -> sa.ColumnElement[bool]:
         return sa.false()
     if isinstance(value, Mapping | list | tuple):
         raise errors.InvalidFilter(f"{test.operator} compares numbers or text, not {value!r:.60}")
-    return _exists(column, f"{place}[*] ? (@ {_ORDER[test.operator][0]} $value)", value)
+    return _item_exists(column, place, f"@ {_ORDER[test.operator][0]} $value", value)
 
 
 def _json_path(path: Path) -> str:
@@ -142,13 +142,18 @@ def _json_path(path: Path) -> str:
 
 def _equals(column: Any, place: str, value: Any) -> sa.ColumnElement[bool]:
     if value is None:
-        return sa.or_(_exists(column, place).is_not(sa.true()), _exists(column, f"{place}[*] ? (@ == null)"))
+        return sa.or_(_exists(column, place).is_not(sa.true()), _item_exists(column, place, "@ == null"))
     if not isinstance(value, Mapping | list | tuple):
-        return _exists(column, f"{place}[*] ? (@ == $value)", value)
+        return _item_exists(column, place, "@ == $value", value)
     given = sa.literal(value, JSONB)
     element = _any_item(column, f"{place}[*]", lambda item: item == given)
     whole = _any_item(column, place, lambda item: item == given)
     return element if isinstance(value, Mapping) else sa.or_(whole, element)
+
+
+def _item_exists(column: Any, place: str, test: str, value: Any = None) -> sa.ColumnElement[bool]:
+    # A filter looks into one array by itself, and a comparison would look into one within it.
+    return _exists(column, f'{place} ? (@.type() != "array" && {test})', value)
 
 
 def _exists(column: Any, path: str, value: Any = None) -> sa.ColumnElement[bool]:
@@ -163,7 +168,7 @@ def _any_item(
     column: Any, path: str, test: Callable[[Any], sa.ColumnElement[bool]]
 ) -> sa.ColumnElement[bool]:
     items = sa.func.jsonb_path_query(column, sa.cast(path, JSONPATH), type_=JSONB).column_valued("item")
-    return sa.exists(sa.select(sa.literal(1)).select_from(items).where(test(items)))
+    return sa.exists(sa.select(sa.literal(1)).where(test(items)))
 
 
 def _require_json(field: Field, value: Any) -> None:
@@ -172,6 +177,10 @@ def _require_json(field: Field, value: Any) -> None:
             raise errors.InvalidFilter(f"{field.name} takes what JSON has, and {part} is no number there")
         if part is not None and not isinstance(part, str | int | float | bool | Mapping | list | tuple):
             raise errors.InvalidFilter(f"{field.name} takes what JSON has, not {part!r:.60}")
+
+
+def _text_of(item: Any) -> Any:
+    return item.op("#>>", return_type=sa.Text())(sa.literal([], ARRAY(sa.Text)))
 
 
 def _leaves(number: Any, value: Any) -> sa.ColumnElement[bool]:
