@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.audit import recorded_as
 from platform_db.cursors import Page, read_all
-from platform_db.database.paging import read_page
 from platform_db.database.session import takes_session
 from platform_db.models import InteractiveSession, Service, User, UserResource, Workflow
 from platform_db.models.types import is_text
+from platform_db.query.find import find
 
 USERS_PER_PAGE = 1000
 
@@ -74,10 +74,7 @@ def list_users(session: Session, *, limit: int = 100, cursor: str | None = None)
     :param cursor: where the page before ended.
     :raises errors.InvalidIdentifier: this list gave no such cursor.
     """
-    order = (User.created, User.id_)
-    return read_page(
-        session, sa.select(User), order, query=("users",), limit=limit, cursor=cursor, descending=False
-    )
+    return find(session, User, sort="created", limit=limit, cursor=cursor)
 
 
 @takes_session

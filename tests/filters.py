@@ -11,13 +11,79 @@ from hypothesis import strategies as st
 
 BEGIN = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
-TEXTS = ["", "a", "A", "b", "ab", "a%b_c", "a\\b", "é", "É", "ß", "😀", "]", "[a]", "*", "a\nb", " a ", "10", "9", '"', "'", "$value", "true", "null", "a-b", "^", "\x01"]  # noqa: E501
+TEXTS = [
+    "",
+    "a",
+    "A",
+    "b",
+    "ab",
+    "a%b_c",
+    "a\\b",
+    "é",
+    "É",
+    "ß",
+    "😀",
+    "]",
+    "[a]",
+    "*",
+    "a\nb",
+    " a ",
+    "10",
+    "9",
+    '"',
+    "'",
+    "$value",
+    "true",
+    "null",
+    "a-b",
+    "^",
+    "\x01",
+]
 NUMBERS = [0, 1, -1, 2, 5, -5, 10, 2.5, -2.5, 1e22, 2**53 + 1, 2**31]
 SCALARS = [*TEXTS, *NUMBERS, True, False, None]
-DOCUMENTS = [*SCALARS, [], {}, ["a"], ["a", ["a"]], [1, None, "b"], {"a": 1}, {"b": None}, [{"a": 1}, {"a": "b"}], [[1], [2, 1]]]
+DOCUMENTS = [
+    *SCALARS,
+    [],
+    {},
+    ["a"],
+    ["a", ["a"]],
+    [1, None, "b"],
+    {"a": 1},
+    {"b": None},
+    [{"a": 1}, {"a": "b"}],
+    [[1], [2, 1]],
+]
 KEYS = ["a", "b", "", "é", "0", '"', "$x", "a b"]
-LABELS = [{}, *({key: value} for key in KEYS for value in DOCUMENTS), {"a": {"b": {"a": [1, {"b": "a"}]}}}, {"a": [{"b": 1}, {"b": [2, None]}], "b": "a"}]  # noqa: E501
-PATTERNS = ["*", "?", "a*", "*b", "[a-c]", "[!a]*", "[]a]", "[!]]", "[z-a]", "[!z-a]", "[a", "*[%_]*", "a\\*", "?\n?", "É", "[à-ö]", "[*]", "[[]a]", "[a-]", "[--a]", "[^]", "*😀"]  # noqa: E501
+LABELS = [
+    {},
+    *({key: value} for key in KEYS for value in DOCUMENTS),
+    {"a": {"b": {"a": [1, {"b": "a"}]}}},
+    {"a": [{"b": 1}, {"b": [2, None]}], "b": "a"},
+]
+PATTERNS = [
+    "*",
+    "?",
+    "a*",
+    "*b",
+    "[a-c]",
+    "[!a]*",
+    "[]a]",
+    "[!]]",
+    "[z-a]",
+    "[!z-a]",
+    "[a",
+    "*[%_]*",
+    "a\\*",
+    "?\n?",
+    "É",
+    "[à-ö]",
+    "[*]",
+    "[[]a]",
+    "[a-]",
+    "[--a]",
+    "[^]",
+    "*😀",
+]
 
 VALUES: dict[str, list[Any]] = {
     "name": [text for text in TEXTS if text],
@@ -37,8 +103,12 @@ def filters() -> st.SearchStrategy[dict[str, Any]]:
     test = column | path | path
     return st.recursive(
         test | st.lists(test, max_size=3).map(lambda tests: {k: v for t in tests for k, v in t.items()}),
-        lambda inner: st.dictionaries(st.sampled_from(["$and", "$or"]), st.lists(inner, min_size=1, max_size=3), min_size=1)
-        | inner.map(lambda part: {"$not": part}),
+        lambda inner: (
+            st.dictionaries(
+                st.sampled_from(["$and", "$or"]), st.lists(inner, min_size=1, max_size=3), min_size=1
+            )
+            | inner.map(lambda part: {"$not": part})
+        ),
         max_leaves=6,
     )
 
@@ -76,10 +146,14 @@ def _common(value: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def _mod() -> st.SearchStrategy[dict[str, Any]]:
-    return st.tuples(st.sampled_from([1, 2, -3, 7]), st.integers(-3, 3)).map(lambda pair: {"$mod": list(pair)})
+    return st.tuples(st.sampled_from([1, 2, -3, 7]), st.integers(-3, 3)).map(
+        lambda pair: {"$mod": list(pair)}
+    )
 
 
-def _of(name: str, value: st.SearchStrategy[Any], operators: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+def _of(
+    name: str, value: st.SearchStrategy[Any], operators: st.SearchStrategy[Any]
+) -> st.SearchStrategy[Any]:
     return (value | operators | operators.map(lambda inner: {"$not": inner})).map(lambda test: {name: test})
 
 
@@ -136,7 +210,9 @@ def _test(whole: list[Any], items: list[Any], operator: str, value: Any) -> bool
 def _ordered(item: Any, value: Any, operator: str) -> bool:
     if value is None:
         return False
-    return {"$gt": item > value, "$lt": item < value}.get(operator, item >= value if "g" in operator else item <= value)
+    return {"$gt": item > value, "$lt": item < value}.get(
+        operator, item >= value if "g" in operator else item <= value
+    )
 
 
 def _kind(value: Any) -> type:

@@ -129,11 +129,13 @@ def test_a_forged_cursor_is_refused_in_one_line(session: PlatformSession) -> Non
         [2, *content[1:]],
         content[:-1],
         [*content, "more"],
-        [*content[:2], "infinity", content[3]],
-        [*content[:2], "2026-01-01T00:00:00", content[3]],
-        [*content[:2], "9999-12-31T23:59:59+00:00", content[3]],
-        [*content[:2], content[2], "x' OR true --"],
-        [*content[:2], None, {}],
+        [*content[:2], "sideways", *content[3:]],
+        [*content[:3], None, *content[4:]],
+        [*content[:4], "infinity", content[5]],
+        [*content[:4], "2026-01-01T00:00:00", content[5]],
+        [*content[:4], "9999-12-31T23:59:59+00:00", content[5]],
+        [*content[:4], content[4], "x' OR true --"],
+        [*content[:4], None, {}],
         {"a": 1},
         7,
     ]
@@ -143,7 +145,7 @@ def test_a_forged_cursor_is_refused_in_one_line(session: PlatformSession) -> Non
             list_workflows(session, owner.id_, cursor=text)
         assert "\n" not in str(refused.value)
     # A zone that Python has and PostgreSQL has not: the place means a time all the same.
-    elsewhere = json.dumps([*content[:2], "2026-01-01T00:00:00+23:59", content[3]])
+    elsewhere = json.dumps([*content[:4], "2026-01-01T00:00:00+23:59", content[5]])
     page = list_workflows(session, owner.id_, cursor=base64.urlsafe_b64encode(elsewhere.encode()).decode())
     assert page.rows == []
     assert session.scalar(sa.select(sa.literal(1))) == 1

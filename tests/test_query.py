@@ -10,11 +10,19 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 
+from platform_db import errors
+from platform_db.cursors import read_all
 from platform_db.database.session import PlatformSession
-from platform_db.models import Workflow
+from platform_db.lifecycle import transition
+from platform_db.models import AuditLog, Base, InteractiveSession, Job, Service, User, UserToken, Workflow
 from platform_db.query import find, select_rows
+from platform_db.query.fields import fields_of
+from platform_db.query.sorting import sorts_of
+from platform_db.tenancy import tenant_sessionmaker
+from platform_db.workflows import share_workflow
 from tests.factories import make_run, make_user
 from tests.filters import BEGIN, LABELS, VALUES, filters, meets
+from tests.tenants import prepare_roles
 
 
 def test_a_filter_names_fields_and_labels(session: PlatformSession) -> None:
@@ -22,9 +30,14 @@ def test_a_filter_names_fields_and_labels(session: PlatformSession) -> None:
     for name, status, team in (("one", "failed", "a"), ("two", "finished", "a"), ("three", "failed", "b")):
         make_run(session, ada, name=name, status=status, labels={"team": team})
     mine = {"owner_id": ada.id_}
-    assert [run.name for run in find(session, Workflow, {**mine, "status": "failed", "labels.team": "a"}).rows] == ["one"]
+    assert [
+        run.name for run in find(session, Workflow, {**mine, "status": "failed", "labels.team": "a"}).rows
+    ] == ["one"]
     assert [run.name for run in find(session, Workflow, mine, labels="team!=a").rows] == ["three"]
-    assert [run.name for run in find(session, Workflow, mine, search="T", sort="name").rows] == ["three", "two"]
+    assert [run.name for run in find(session, Workflow, mine, search="T", sort="name").rows] == [
+        "three",
+        "two",
+    ]
     page = find(session, Workflow, mine, sort="-name", limit=2, total=True)
     assert ([run.name for run in page.rows], page.previous, str(page.total)) == (["two", "three"], None, "3")
     rest = find(session, Workflow, mine, sort="-name", limit=2, cursor=page.cursor)
@@ -44,7 +57,9 @@ def test_the_database_answers_as_plain_python_does(session: PlatformSession, exa
         if row["status"] == "running":
             row["run_started_at"] = row["run_started_at"] or BEGIN
         ended = {times[row["status"]]: BEGIN} if row["status"] in times else {}
-        values.append({**row, **ended, "labels": pick(LABELS), "id_": uuid.uuid4(), "run_number_major": number + 1})
+        values.append(
+            {**row, **ended, "labels": pick(LABELS), "id_": uuid.uuid4(), "run_number_major": number + 1}
+        )
     for row in values:
         session.execute(
             sa.insert(Workflow),
@@ -60,3 +75,257 @@ def test_the_database_answers_as_plain_python_does(session: PlatformSession, exa
         assert set(found) == {row["id_"] for row in values if meets(row, filter_)}, filter_
 
     agrees()
+
+
+@pytest.mark.parametrize("way", ["", "-"])
+@pytest.mark.parametrize("name", sorted(sorts_of(Workflow)))
+def test_pages_repeat_nothing_and_lose_nothing_that_was_there_throughout(
+    session: PlatformSession, name: str, way: str
+) -> None:
+    owner = make_user(session)
+    chance = random.Random(f"{name}{way}")
+    started = ("running", "finished", "failed", "stopped")
+    rows = [
+        make_run(session, owner, name=f"run-{chance.randrange(5)}", id_=uuid.uuid4(), status=status)
+        for status in ("created", *started) * 5
+    ]
+    for row in rows[::3]:
+        transition(session, row, {"created": "queued", "running": "failed"}.get(row.status, row.status))
+    session.commit()
+    there = {row.id_ for row in rows}
+    mine = {"owner_id": owner.id_}
+    selected = select_rows(Workflow, mine, sort=way + name).with_only_columns(Workflow.id_)
+    in_order = list(session.scalars(selected))
+    assert len(in_order) == len(rows)
+
+    def turn(cursor: str | None) -> Any:
+        # One comes, and one goes.
+        make_run(session, owner, name="run-2", status=chance.choice(started))
+        gone = there.pop() if len(there) > 5 else None
+        session.execute(sa.delete(Workflow).where(Workflow.id_ == gone, Workflow.owner_id == owner.id_))
+        session.commit()
+        return find(session, Workflow, mine, sort=way + name, limit=3, cursor=cursor)
+
+    forward, page = [], turn(None)
+    forward += [row.id_ for row in page.rows]
+    while page.cursor is not None:
+        page = turn(page.cursor)
+        forward += [row.id_ for row in page.rows]
+    assert len(forward) == len(set(forward))
+    backward = [row.id_ for row in page.rows[::-1]]
+    while page.previous is not None:
+        page = turn(page.previous)
+        backward += [row.id_ for row in page.rows[::-1]]
+    assert len(backward) == len(set(backward))
+    throughout = [id_ for id_ in in_order if id_ in there]
+    assert [id_ for id_ in forward if id_ in there] == throughout
+    assert [id_ for id_ in backward if id_ in there] == throughout[::-1]
+
+
+def test_a_way_back_leads_over_a_place_that_is_empty_now(session: PlatformSession) -> None:
+    owner = make_user(session)
+    first, second, third = (make_run(session, owner) for _ in range(3))
+    mine = {"owner_id": owner.id_}
+    page = find(session, Workflow, mine, sort="created", limit=2)
+    session.delete(third)
+    session.commit()
+    empty = find(session, Workflow, mine, sort="created", limit=2, cursor=page.cursor)
+    assert (empty.rows, empty.cursor) == ([], None)
+    back = find(session, Workflow, mine, sort="created", limit=2, cursor=empty.previous)
+    assert back.rows == [first, second]
+
+
+def test_the_runtime_of_what_runs_is_that_of_the_first_page(session: PlatformSession) -> None:
+    owner = make_user(session)
+    rows = [make_run(session, owner, status="running") for _ in range(4)]
+    mine = {"owner_id": owner.id_}
+    page = find(session, Workflow, mine, sort="-runtime", limit=2)
+    assert page.rows == rows[:2]
+    transition(session, rows[3], "finished")
+    session.commit()
+    assert find(session, Workflow, mine, sort="-runtime", limit=2, cursor=page.cursor).rows == rows[2:]
+
+
+@pytest.mark.parametrize(
+    ("filter_", "message"),
+    [
+        ({"stauts": "failed"}, "a workflow has no field 'stauts'; did you mean status?"),
+        (
+            {"status": "done"},
+            "status takes one of created, queued, pending, running, finished, failed, stop",
+        ),
+        ({"status": {"$gt": "failed"}}, "status has no order; choose from $eq, $ne, $in, $nin, $exists"),
+        (
+            {"created": "yesterday"},
+            "created takes a time with its zone, such as 2026-11-21T07:30:00Z, not 'yesterday'",
+        ),
+        ({"created": {"$gt": "2026-11-21T07:30:00"}}, "created takes a time with its zone"),
+        ({"id_": "7"}, "id_ takes an id, not '7'"),
+        ({"priority": True}, "priority takes a number, not True"),
+        ({"priority": float("nan")}, "priority takes a number, not nan"),
+        ({"name": 7}, "name takes text, not 7"),
+        ({"name": "a\0b"}, "name takes text"),
+        ({"name": {"$glob": "\ud800"}}, "a pattern has a NUL or half of a surrogate pair"),
+        ({"name": {"$regex": "x"}}, "there is no operator '$regex'; choose from $all, $eq,"),
+        ({"name": {"$in": "abc"}}, "$in takes a list, not 'abc'"),
+        ({"name.first": "x"}, "name is no JSON, so name.first is not in it"),
+        ({"labels.a": {"$gt": [1]}}, "$gt compares numbers or text, not [1]"),
+        ({"labels.a": float("inf")}, "labels takes what JSON has, and inf is no number there"),
+        ({"labels.a": object}, "labels takes what JSON has"),
+        ({"labels.\0": 1}, "a path has a NUL or half of a surrogate pair"),
+        (
+            {"priority": {"$mod": [0, 1]}},
+            "$mod takes [divisor, remainder], two integers, the first one not 0",
+        ),
+        ({"name": {"$mod": [2, 1]}}, "$mod divides numbers, which name is not"),
+        ({"status": {"$glob": "f*"}}, "$glob looks for a pattern in text, which status is not"),
+        ({"name": {"$exists": 1}}, "$exists takes true or false, not 1"),
+        ({"$or": []}, "$or takes a list of filters, at least one"),
+        ({"$nor": [{}]}, "no operator $nor stands there; choose from $and, $or, $not"),
+        ({"name": {"$not": "x"}}, "$not takes operators, such as {'$gt': 5}"),
+        ({7: 7}, "a field's name is text, not 7"),
+        ([], "a filter is a dictionary, not []"),
+        ({"token": "x"}, "a workflow has no field 'token'"),
+    ],
+)
+def test_a_wrong_filter_is_refused_in_one_line(session: PlatformSession, filter_: Any, message: str) -> None:
+    with pytest.raises(errors.InvalidFilter) as refused:
+        find(session, Workflow, filter_, scan=True)
+    assert str(refused.value).startswith(message)
+    assert "\n" not in str(refused.value)
+    assert session.scalar(sa.select(sa.literal(1))) == 1
+
+
+def test_a_filter_nests_only_so_deep(session: PlatformSession) -> None:
+    filter_: dict[str, Any] = {}
+    for _ in range(10_000):
+        filter_ = {"$not": filter_}
+    with pytest.raises(errors.InvalidFilter, match="nested deeper than 50 times"):
+        find(session, Workflow, filter_, scan=True)
+
+
+@pytest.mark.parametrize("selector", ["a=b,", ",", "a b", "a in x", "a in (x", "=b", "a=b=c", "!", "a,,b"])
+def test_a_wrong_selector_is_refused(session: PlatformSession, selector: str) -> None:
+    with pytest.raises(errors.InvalidFilter, match="no label selector goes on so"):
+        find(session, Workflow, labels=selector, scan=True)
+
+
+@pytest.mark.parametrize(
+    ("selector", "names"),
+    [
+        ("", "abc"), ("team=a", "a"), ("team==a", "a"), ("team != a", "bc"), ("team in (a, b)", "ab"),
+        ("team notin (a)", "bc"), ("team", "ab"), ("!team", "c"), ("team,k8s.io/gpu=1", "b"),
+        ("team in (a,b) , !k8s.io/gpu", "a"), ("x=", "c"),
+    ],
+)  # fmt: skip
+def test_labels_are_selected_as_in_kubernetes(session: PlatformSession, selector: str, names: str) -> None:
+    owner = make_user(session)
+    for name, labels in (("a", {"team": "a"}), ("b", {"team": "b", "k8s.io/gpu": "1"}), ("c", {"x": ""})):
+        make_run(session, owner, name=name, labels=labels)
+    page = find(session, Workflow, {"owner_id": owner.id_}, labels=selector, sort="name")
+    assert "".join(run.name for run in page.rows) == names
+
+
+@pytest.mark.parametrize("text", ["50%", "a_b", "A_B", "\\", "É"])
+def test_a_search_takes_its_text_by_the_letter(session: PlatformSession, text: str) -> None:
+    owner = make_user(session)
+    for name in ("is 50% done", "a_b", "back\\slash", "éa", "505 done", "aXb"):
+        make_run(session, owner, name=name)
+    page = find(session, Workflow, {"owner_id": owner.id_}, search=text)
+    assert [run.name for run in page.rows if text.lower() not in run.name.lower()] == []
+    assert len(page.rows) == 1
+    assert (
+        find(session, Workflow, {"owner_id": owner.id_}, search=str(page.rows[0].id_)[3:].upper()).rows
+        == page.rows
+    )
+
+
+def test_what_no_index_serves_is_refused_across_owners(session: PlatformSession) -> None:
+    run = make_run(session, make_user(session))
+    for served in (
+        find(session, Workflow),
+        find(session, Workflow, {"created": {"$gt": "2026-01-01T00:00:00Z"}}, sort="created"),
+        find(session, Workflow, {"status": {"$in": ["created", "running"]}}, sort="name"),
+        find(session, Workflow, {"id": str(run.id_)}, sort="status"),
+        find(session, Workflow, {"labels": {}}, sort="updated", scan=True),
+    ):
+        assert served.rows == [run]
+    for filter_, options in (
+        ({"labels": {}}, {}),
+        ({"status": "failed"}, {}),
+        ({"$or": [{"id": run.id_}, {"name": "x"}]}, {}),
+        ({}, {"sort": "name"}),
+        ({}, {"search": "x"}),
+        ({}, {"labels": "a"}),
+    ):
+        with pytest.raises(errors.Refused, match="no index serves this list of all owners' rows"):
+            find(session, Workflow, filter_, **options)
+
+
+def test_a_tenant_finds_its_own_rows_whatever_it_asks_for(
+    session: PlatformSession, engine: sa.Engine
+) -> None:
+    prepare_roles(engine)
+    ada, bob = make_user(session), make_user(session)
+    make_run(session, ada)
+    theirs = make_run(session, bob)
+    with tenant_sessionmaker(engine, ada.id_)() as scope:
+        for filter_ in ({}, {"owner_id": bob.id_}, {"id": theirs.id_}, {"$or": [{"owner_id": bob.id_}, {}]}):
+            assert {run.owner_id for run in find(scope, Workflow, filter_).rows} <= {ada.id_}
+        assert len(find(scope, Workflow, {"name": {"$exists": True}}, sort="name").rows) == 1
+        with pytest.raises(errors.Refused, match="outside the tenant's scope"):
+            find(scope, Workflow, include_shared=True)
+
+
+def test_what_others_share_is_found_too(session: PlatformSession) -> None:
+    ada, bob = make_user(session), make_user(session)
+    own, shared = make_run(session, ada, name="own"), make_run(session, bob, name="shared")
+    make_run(session, bob, name="private")
+    share_workflow(session, shared, ada)
+    session.commit()
+    mine = {"owner_id": ada.id_}
+    assert find(session, Workflow, mine, include_shared=True, sort="name").rows == [own, shared]
+    assert find(session, Workflow, {**mine, "name": "shared"}, include_shared=True, total=True).total == (
+        1,
+        True,
+    )
+    with pytest.raises(errors.InvalidFilter, match="takes one owner_id"):
+        find(session, Workflow, include_shared=True)
+
+
+def test_a_total_is_exact_up_to_a_bound(session: PlatformSession) -> None:
+    owner = make_user(session)
+    for _ in range(4):
+        make_run(session, owner)
+    mine = {"owner_id": owner.id_}
+    totals = [find(session, Workflow, mine, limit=2, total=most).total for most in (3, 4, True)]
+    assert list(map(str, totals)) == ["3+", "4", "4"]
+    assert find(session, Workflow, mine).total is None
+
+
+@pytest.mark.parametrize("model", [Workflow, Job, InteractiveSession, Service, AuditLog, UserToken, User])
+def test_every_table_is_found_and_sorted_in_the_same_language(
+    session: PlatformSession, model: type[Base]
+) -> None:
+    for name in sorts_of(model):
+        assert find(session, model, {"created": {"$exists": False}}, sort=f"-{name}", scan=True).rows == []
+    for name in fields_of(model):
+        find(session, model, {name: None}, scan=True)
+        find(session, model, {name: {"$in": [None]}}, scan=True)
+    secrets = ("token", "secret", "digest")
+    assert [name for name in fields_of(model) if any(word in name for word in secrets)] == []
+
+
+def test_a_page_is_one_statement(session: PlatformSession, engine: sa.Engine) -> None:
+    owner_id = make_user(session).id_
+    for number in range(5):
+        session.add(Workflow(name=f"run-{number}", owner_id=owner_id, type_="serial", specification={}))
+    session.commit()
+    statements = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+    pages = read_all(
+        lambda cursor: find(session, Workflow, {"owner_id": owner_id}, sort="name", limit=2, cursor=cursor)
+    )
+    assert [(run.name, run.labels) for run in pages] == [(f"run-{number}", {}) for number in range(5)]
+    assert len(statements) == 3
+    assert not any("specification" in statement for statement in statements)

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.cursors import Page
-from platform_db.database.paging import read_page
 from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import AuditLog, AuditLogAction
+from platform_db.query.find import find, select_rows
 
 # Rows that an export fetches at a time: 64 KiB of details each, at most.
 PAGE = 100
@@ -42,14 +41,8 @@ def list_audit(
     :param cursor: where the page before ended, with the same filters.
     :raises errors.InvalidIdentifier: this list gave no such cursor.
     """
-    return read_page(
-        session,
-        _filtered(user_id, actor_id, action, since, until),
-        (AuditLog.created, AuditLog.number),
-        query=("audit", user_id, actor_id, action, since, until),
-        limit=limit,
-        cursor=cursor,
-    )
+    chosen = _filter(user_id, actor_id, action, since, until)
+    return find(session, AuditLog, chosen, limit=limit, cursor=cursor, scan=True)
 
 
 @takes_session
@@ -66,8 +59,13 @@ def export_audit(
 
     The filters are those of :func:`list_audit`.
     """
-    query = _filtered(user_id, actor_id, action, since, until).order_by(AuditLog.number).limit(PAGE)
-    query = query.with_only_columns(*AuditLog.__table__.columns)
+    query = select_rows(AuditLog, _filter(user_id, actor_id, action, since, until))
+    query = (
+        query.with_only_columns(*AuditLog.__table__.columns)
+        .order_by(None)
+        .order_by(AuditLog.number)
+        .limit(PAGE)
+    )
     last = 0
     while True:
         rows = session.execute(query.where(AuditLog.number > last)).all()
@@ -93,21 +91,20 @@ def as_values(row: Any) -> dict[str, Any]:
     }
 
 
-def _filtered(
+def _filter(
     user_id: uuid.UUID | str | None,
     actor_id: uuid.UUID | str | None,
     action: AuditLogAction | str | None,
     since: datetime | None,
     until: datetime | None,
-) -> sa.Select[Any]:
-    query = sa.select(AuditLog)
-    for column, id_ in ((AuditLog.owner_id, user_id), (AuditLog.actor_id, actor_id)):
-        if id_ is not None:
-            query = query.where(column == parse_id(id_, "user id"))
-    if action is not None:
-        query = query.where(AuditLog.action == str(getattr(action, "value", action)))
-    if since is not None:
-        query = query.where(AuditLog.created >= since)
-    if until is not None:
-        query = query.where(AuditLog.created < until)
-    return query
+) -> dict[str, Any]:
+    equal = {
+        "owner_id": None if user_id is None else parse_id(user_id, "user id"),
+        "actor_id": None if actor_id is None else parse_id(actor_id, "user id"),
+        "action": None if action is None else str(getattr(action, "value", action)),
+    }
+    created = {name: time for name, time in {"$gte": since, "$lt": until}.items() if time is not None}
+    return {
+        **{name: value for name, value in equal.items() if value is not None},
+        **({"created": created} if created else {}),
+    }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.base import ExecutableOption
 
 from platform_db import errors
 from platform_db.bounds import require_amount
@@ -44,6 +45,7 @@ def find(
     include_shared: bool = False,
     total: bool | int = False,
     scan: bool = False,
+    options: Sequence[ExecutableOption] = (),
 ) -> Page[Row]:
     """Return a page of the rows that meet a filter.
 
@@ -59,6 +61,7 @@ def find(
     :param include_shared: also find the runs that others share with the owner.
     :param total: also count the rows, up to ten thousand, or up to this number.
     :param scan: read the whole table, if need be.
+    :param options: what to load with the rows, such as ``selectinload(Workflow.owner)``.
     :raises errors.InvalidFilter: the filter, the selector or the order is wrong; names what there is to
         choose from.
     :raises errors.Refused: nothing serves this across all owners; or what is shared was asked for in a
@@ -79,7 +82,7 @@ def find(
         selected = _select(model, node, search)
     page = read_page(
         session,
-        selected,
+        selected.options(*options),
         order.order,
         query=("find", model.__tablename__, owner_id, node, search, sort, include_shared),
         limit=limit,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload
 
@@ -9,10 +11,10 @@ from platform_db import errors
 from platform_db.crypto.keys import get_key_ring
 from platform_db.crypto.token_format import require_well_formed
 from platform_db.cursors import Page
-from platform_db.database.paging import read_page
 from platform_db.database.session import takes_session
 from platform_db.models import InteractiveSession, SecretDigest, UserToken, UserTokenStatus, UserTokenType
 from platform_db.models.identity import UserOrId, user_id_of
+from platform_db.query.find import find
 from platform_db.states import USER_TOKEN
 from platform_db.tenancy import in_tenant_scope
 
@@ -75,21 +77,10 @@ def list_tokens(
     :raises errors.UnknownStatus: there is no status of this name.
     """
     user_id = user_id_of(user)
-    statement = (
-        sa.select(UserToken).where(UserToken.owner_id == user_id).options(joinedload(UserToken.last_use))
-    )
+    chosen: dict[str, Any] = {"owner_id": user_id}
     if type_ is not None:
-        type_ = UserTokenType(type_)
-        statement = statement.where(UserToken.type_ == type_)
+        chosen["type_"] = UserTokenType(type_)
     if status is not None:
-        status = USER_TOKEN.status(status)
-        statement = statement.where(UserToken.status == status)
-    return read_page(
-        session,
-        statement,
-        (UserToken.created, UserToken.id_),
-        query=("tokens", user_id, type_, status),
-        limit=limit,
-        cursor=cursor,
-        descending=False,
-    )
+        chosen["status"] = USER_TOKEN.status(status)
+    last_use = joinedload(UserToken.last_use)
+    return find(session, UserToken, chosen, sort="created", limit=limit, cursor=cursor, options=[last_use])

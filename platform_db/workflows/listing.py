@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.cursors import Page
-from platform_db.database.paging import read_page
 from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.models import Workflow
+from platform_db.query.find import find
 from platform_db.states import WORKFLOW, RunStatus
 
 
@@ -27,27 +28,17 @@ def list_workflows(
 ) -> Page[Workflow]:
     """Return a page of the user's runs, newest first; specifications and logs are not loaded.
 
-    :param user_id: the user; None for the runs of all users.
+    :param user_id: the user; None for the runs of all users: of any status, or in progress.
     :param statuses: only runs with one of these, or of these names.
     :param cursor: where the page before ended, with the same arguments.
     :raises errors.InvalidIdentifier: this list gave no such cursor.
     :raises errors.UnknownStatus: there is no status of this name.
+    :raises errors.Refused: nothing serves this across all users.
     """
-    owner_id = None if user_id is None else parse_id(user_id, "user id")
-    statement = sa.select(Workflow)
-    if owner_id is not None:
-        statement = statement.where(Workflow.owner_id == owner_id)
+    filter_: dict[str, Any] = {} if user_id is None else {"owner_id": parse_id(user_id, "user id")}
     if statuses is not None:
-        statuses = sorted({WORKFLOW.status(status) for status in statuses})
-        statement = statement.where(Workflow.status.in_(statuses))
-    return read_page(
-        session,
-        statement,
-        (Workflow.created, Workflow.id_),
-        query=("workflows", owner_id, statuses),
-        limit=limit,
-        cursor=cursor,
-    )
+        filter_["status"] = {"$in": sorted({WORKFLOW.status(status) for status in statuses})}
+    return find(session, Workflow, filter_, limit=limit, cursor=cursor)
 
 
 @takes_session
