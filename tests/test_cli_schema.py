@@ -32,7 +32,9 @@ ARGUMENTS = {
     "user show": ["ada@example.org"],
     "workflow history": [ID],
     "workflow logs": [ID],
+    "workflow set-status": [ID, "failed"],
     "workflow show": [ID],
+    "workflow stop": [ID],
 }
 
 # They need no table, or are there for schemas of every age.

@@ -85,6 +85,8 @@ def fields_of(model: type[Base]) -> Mapping[str, Field]:
         fields[name] = Field(name, getattr(model, name), fields[mapper.synonyms[name].name].kind)
     for name, expression in derived(model).items():
         fields[name] = Field(name, expression, _TIME)
+    if model is Job:
+        fields["name"] = fields["job_name"]._replace(name="name")
     return fields
 
 

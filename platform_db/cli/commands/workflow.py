@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,10 @@ import click
 
 from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
-from platform_db.cli.options import Time, duration_option, json_option, limit_option, options, user_option
+from platform_db.cli.listing import list_options, read_filter, show_page
+from platform_db.cli.options import Time, duration_option, json_option, options, user_option
 from platform_db.cli.show import Row, show_row, show_rows
+from platform_db.states import WORKFLOW
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 owner_option = user_option("Only this user's")
 run_options = options(click.argument("run"), owner_option)
+reason_option = click.option("--reason", help="Why, for the history.")
 
 workflow = group(
     "workflow",
@@ -26,20 +30,40 @@ workflow = group(
 )
 
 
-@workflow.command("list", example="workflow list --user ada@example.org --status running")
+@workflow.command("list", example="workflow list --user ada@example.org --status failed --label team=a")
 @owner_option
-@click.option("--status", "statuses", multiple=True, help="Only runs with this status; may be repeated.")
-@limit_option
+@click.option("--all-users", is_flag=True, help="Look at all users' runs, even where no index serves it.")
+@click.option(
+    "--label", "labels", default="", metavar="SELECTOR", help="Such as team=a,gpu in (a100,h100),!old."
+)
+@list_options("-created")
 @json_option
-def list_(user: str | None, statuses: tuple[str, ...], limit: int, as_json: bool) -> None:
+def list_(
+    user: str | None,
+    all_users: bool,
+    statuses: tuple[str, ...],
+    name: str | None,
+    since: datetime | None,
+    filter_: str | None,
+    as_json: bool,
+    **chosen: Any,
+) -> None:
     """List runs, newest first: those of USER, or those of all users."""
-    from platform_db.users import find_user
-    from platform_db.workflows import list_workflows
+    from sqlalchemy.orm import joinedload
 
+    from platform_db.models import Workflow
+    from platform_db.query import find
+    from platform_db.users import find_user
+
+    if user is not None and all_users:
+        raise click.UsageError("choose one of --user and --all-users")
+    wanted = read_filter(statuses, name, since, filter_)
     with session_scope() as session:
-        owner = None if user is None else find_user(session, user).id_
-        runs = list_workflows(session, owner, statuses=statuses or None, limit=limit)
-        show_rows(map(_summary, runs.rows), as_json)
+        if user is not None:
+            wanted = {**wanted, "owner_id": find_user(session, user).id_}
+        with_owners = [joinedload(Workflow.owner)]
+        page = find(session, Workflow, wanted, scan=all_users, options=with_owners, **chosen)
+        show_page(page, map(_summary, page.rows), as_json, _as_people_read)
 
 
 @workflow.command(example="workflow show analysis.2 --user ada@example.org")
@@ -101,6 +125,25 @@ def logs(run: str, user: str | None, tail: int | None, follow: bool) -> None:
         click.echo(data, nl=False)
 
 
+@workflow.command(example="workflow stop analysis --user ada@example.org --reason 'wrong input'")
+@run_options
+@reason_option
+def stop(run: str, user: str | None, reason: str | None) -> None:
+    """Stop RUN, in whichever state it is in progress."""
+    _set_status(run, user, "stopped", reason)
+
+
+@workflow.command("set-status", example="workflow set-status 0198c2f1 failed --reason 'the node is gone'")
+@click.argument("run")
+@click.argument("status")
+@owner_option
+@reason_option
+@click.option("--override", is_flag=True, help="Also where the states do not allow it; needs --reason.")
+def set_status(run: str, status: str, user: str | None, reason: str | None, override: bool) -> None:
+    """Set the status of RUN, where its state allows that."""
+    _set_status(run, user, status, reason, override)
+
+
 @workflow.command(example="workflow recover --older-than 10m --policy workflow=requeue")
 @duration_option("--older-than", "Take a worker for dead whose last heartbeat is this old", default="5m")
 @click.option(
@@ -138,12 +181,33 @@ def _find(session: Session, run: str, user: str | None) -> Workflow:
     return find_workflow(session, run, None if user is None else find_user(session, user).id_)
 
 
+def _set_status(run: str, user: str | None, status: str, reason: str | None, override: bool = False) -> None:
+    from platform_db.lifecycle import override_guard
+    from platform_db.workflows import update_workflow_status
+
+    with session_scope() as session:
+        found = _find(session, run, user)
+        with override_guard(session, reason=reason or "") if override else nullcontext():
+            stored = update_workflow_status(session, found, WORKFLOW.status(status), message=reason)
+        text = f"{found.get_full_workflow_name()} is {stored.value}"
+    click.echo(text)
+
+
 def _summary(run: Workflow) -> dict[str, Any]:
+    ended = run.run_finished_at or run.run_stopped_at
     return {
         "id": str(run.id_),
         "name": run.get_full_workflow_name(),
         "status": run.status.value,
         "created": run.created.isoformat(timespec="seconds"),
         "started": run.run_started_at.isoformat(timespec="seconds") if run.run_started_at else None,
-        "owner": str(run.owner_id),
+        "ended": ended.isoformat(timespec="seconds") if ended else None,
+        "labels": run.labels,
+        "owner": run.owner.email,
+        "owner_id": str(run.owner_id),
     }
+
+
+def _as_people_read(row: Row) -> Row:
+    names = ("id", "name", "status", "created", "started", "ended", "owner")
+    return {**{name: row[name] for name in names}, "labels": ",".join(map("=".join, row["labels"].items()))}

@@ -1,0 +1,83 @@
+"""What the commands that list rows share: the options of a filter, and a page of what it finds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from platform_db.cli.options import Time, limit_option, options
+from platform_db.cli.show import Row, show_rows
+
+if TYPE_CHECKING:
+    from platform_db.cursors import Page
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+
+def list_options(sort: str) -> Callable[[F], F]:
+    """Return the options of a list.
+
+    :param sort: its order where none is given.
+    """
+    return options(
+        click.option(
+            "--status", "statuses", multiple=True, help="Only those with this status; may be repeated."
+        ),
+        click.option(
+            "--name", metavar="PATTERN", help="Only those of this name, which may have *, ? and [a-z]."
+        ),
+        click.option("--since", type=Time(), help="Only what was made at this time or later."),
+        click.option(
+            "--search", default="", metavar="TEXT", help="Only those with this text in their name or id."
+        ),
+        click.option(
+            "--filter", "filter_", metavar="JSON", help='Any filter, such as \'{"priority": {"$gt": 5}}\'.'
+        ),
+        click.option(
+            "--sort",
+            default=sort,
+            show_default=True,
+            metavar="ORDER",
+            help="created, updated, name, status, started, ended or runtime; - in front: the greatest first.",
+        ),
+        click.option("--cursor", help="Go on where the page before ended, with the same options."),
+        click.option("--total", is_flag=True, help="Count them, too."),
+        limit_option,
+    )
+
+
+def read_filter(
+    statuses: tuple[str, ...], name: str | None, since: datetime | None, filter_: str | None
+) -> dict[str, Any]:
+    """Return the filter that the options say.
+
+    :raises click.UsageError: the JSON is none.
+    """
+    parts: list[Any] = []
+    if filter_ is not None:
+        try:
+            parts.append(json.loads(filter_))
+        except ValueError as error:
+            raise click.UsageError(f"--filter takes JSON: {error}") from None
+    if name is not None:
+        parts.append({"name": {"$glob": name}})
+    chosen: dict[str, Any] = {"$and": parts} if parts else {}
+    if statuses:
+        chosen["status"] = {"$in": list(statuses)}
+    if since is not None:
+        chosen["created"] = {"$gte": since}
+    return chosen
+
+
+def show_page(page: Page[T], rows: Iterable[Row], as_json: bool, table: Callable[[Row], Row]) -> None:
+    """Print a page; on stderr how to go on, and how many there are on all pages."""
+    show_rows(rows, as_json, table)
+    if page.total is not None:
+        click.echo(f"{page.total} in all", err=True)
+    if page.cursor is not None:
+        click.echo(f"more: --cursor {page.cursor}", err=True)
