@@ -17,6 +17,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from platform_db.lifecycle.history import history
 from platform_db.logs import read_new_log
 from platform_db.models import Job, RunStatus, Workflow
+from platform_db.query import find
+from platform_db.query.sorting import sorts_of
 from platform_db.retention import choose_rules, prune
 from platform_db.workflows import count_by_status, list_workflows
 from tests.test_prune import NOW
@@ -115,11 +117,47 @@ def test_listing_what_is_in_progress_uses_an_index(session: Session, run: Workfl
     plan = plans_of(session, lambda: list_workflows(session, run.owner_id, statuses=[RunStatus.running]).rows)
     assert "Index" in plan
     assert "Seq Scan" not in plan
-    plan = plans_of(session, lambda: list_workflows(session, None).rows)
-    assert "ix_workflow_created" in plan
     query = sa.select(Workflow.id_).where(Workflow.status == RunStatus.running).order_by(Workflow.id_)
     text = str(query.limit(10).compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))
     assert "ix_workflow_in_progress" in "\n".join(session.execute(sa.text(f"EXPLAIN {text}")).scalars())
+
+
+@pytest.mark.parametrize("order", sorted(sorts_of(Workflow)))
+def test_a_tenants_list_reads_that_tenants_rows_alone(session: Session, run: Workflow, order: str) -> None:
+    mine = {"owner_id": run.owner_id}
+    cursor = find(session, Workflow, mine, sort=order, limit=2).cursor
+    asked = {"labels.team": "a", "$or": [{"status": "failed"}, {"priority": {"$gt": 5}}]}
+    for filter_, options in ((mine, {}), (mine, {"cursor": cursor}), ({**mine, **asked}, {"search": "r"})):
+        plan = plans_of(
+            session, lambda f=filter_, o=options: find(session, Workflow, f, sort=order, limit=2, **o)
+        )
+        assert "Index Cond: ((owner_id" in plan or "Index Cond: (owner_id" in plan
+        assert "Seq Scan" not in plan
+
+
+def test_a_list_in_the_order_of_an_index_is_read_off_it(session: Session) -> None:
+    session.execute(sa.text("SET LOCAL session_replication_role = replica"))
+    session.execute(sa.text(USERS), {"tenants": 5})
+    session.execute(sa.text(RUNS), {"runs": 4000})
+    session.execute(sa.text("ANALYZE"))
+    session.commit()
+    mine = {"owner_id": session.scalars(sa.select(Workflow.owner_id).limit(1)).one()}
+    for order, index in (("-created", "ix_workflow_owner_id_created"), ("name", "uq_workflow_owner_id_name")):
+        cursor = find(session, Workflow, mine, sort=order, limit=2).cursor
+        for place in (None, cursor):
+            plan = plans_of(
+                session, lambda o=order, p=place: find(session, Workflow, mine, sort=o, limit=2, cursor=p)
+            )
+            assert index in plan
+            assert "->  Sort" not in plan
+
+
+def test_the_newest_runs_of_all_owners_are_the_newest_of_each(session: Session, run: Workflow) -> None:
+    page = find(session, Workflow, limit=2)
+    for cursor in (None, page.cursor):
+        plan = plans_of(session, lambda c=cursor: find(session, Workflow, limit=2, cursor=c))
+        assert "ix_workflow_owner_id_created" in plan
+        assert "Seq Scan on workflow" not in plan
 
 
 def test_a_page_of_a_history_uses_an_index(session: Session, run: Workflow) -> None:

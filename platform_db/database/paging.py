@@ -42,6 +42,7 @@ def read_page(
     limit: int,
     cursor: str | None,
     descending: bool = True,
+    heads: Callable[[sa.Select[Any]], sa.ColumnElement[bool]] | None = None,
 ) -> Page[T]:
     """Return a page of a list of objects.
 
@@ -53,6 +54,7 @@ def read_page(
         rows in which it is come last in both directions.
     :param query: what the cursor is bound to: the list's name, then its filters.
     :param limit: how many rows at most, up to :data:`~platform_db.bounds.LARGEST_LIMIT`.
+    :param heads: is given the page as a statement, and returns a condition that all of its rows meet.
     :raises errors.InvalidIdentifier: this list gave no such cursor.
     :raises errors.InvalidArgument: the limit is out of range.
     """
@@ -62,8 +64,10 @@ def read_page(
     if place is not None:
         statement = statement.where(_beyond(order, place, up=forward != descending))
     moment = sa.func.coalesce(MOMENT, sa.func.statement_timestamp(), type_=MOMENT.type)
-    columns = statement.order_by(*_ordered(order, descending, forward)).add_columns(moment, *order)
-    found = session.execute(columns.limit(limit + 1), {"moment": place and place.moment}).all()
+    page = statement.order_by(*_ordered(order, descending, forward)).limit(limit + 1)
+    if heads is not None:
+        page = page.where(heads(page))
+    found = session.execute(page.add_columns(moment, *order), {"moment": place and place.moment}).all()
     rows, more = list(found[:limit]), len(found) > limit
     if not forward:
         rows.reverse()

@@ -15,7 +15,7 @@ from platform_db.bounds import require_amount
 from platform_db.cursors import Page, Total
 from platform_db.database.paging import read_page
 from platform_db.database.session import takes_session
-from platform_db.models import Base, Workflow
+from platform_db.models import Base, User, Workflow
 from platform_db.models.types import is_text
 from platform_db.query.conditions import condition
 from platform_db.query.fields import field_of
@@ -71,7 +71,8 @@ def find(
     node = _read(model, filter_, labels)
     order = sort_of(model, sort)
     owner_id = tenant_of(session) or _owner(node)
-    if not (scan or owner_id or _is_served(model, node, order, search)):
+    by_age = order.name == "created" and not search and not _beside_age(node)
+    if not (scan or owner_id or (by_age and model is Workflow) or _is_served(model, node, order, search)):
         raise errors.Refused(
             f"no index serves this list of all owners' rows: name one with owner_id, or let the whole table"
             f" {model.__tablename__} be read with scan"
@@ -88,6 +89,7 @@ def find(
         limit=limit,
         cursor=cursor,
         descending=order.descending,
+        heads=_first_of_each_owner if by_age and model is Workflow and not owner_id else None,
     )
     if total is False:
         return page
@@ -130,6 +132,14 @@ def _found_in(model: type[Base], search: str) -> sa.ColumnElement[bool]:
     return sa.or_(*(text.icontains(search, autoescape=True) for text in texts))
 
 
+def _first_of_each_owner(page: sa.Select[Any]) -> sa.ColumnElement[bool]:
+    """Return the condition that a run is among its owner's first: an index has each owner's in order."""
+    mine = page.where(Workflow.owner_id == User.id_).with_only_columns(Workflow.owner_id, Workflow.id_)
+    heads = mine.correlate(User).lateral()
+    first = sa.select(heads.c.owner_id, heads.c.id_).select_from(User).join(heads, sa.true())
+    return sa.tuple_(Workflow.owner_id, Workflow.id_).in_(first)
+
+
 def _with_shared(
     session: Session, selected: sa.Select[Any], model: type[Base], owner_id: uuid.UUID | None
 ) -> sa.Select[Any]:
@@ -166,6 +176,11 @@ def _names_owner(test: Test) -> bool:
     return named and test.value is not None
 
 
+def _beside_age(node: Node) -> list[Node]:
+    """Return what a filter asks for beside the time of creation."""
+    return [part for part in top_parts(node) if not (isinstance(part, Test) and part.path == ("created",))]
+
+
 def _is_served(model: type[Base], node: Node, sort: Sort, search: str) -> bool:
     """Tell whether an index bounds what is read of all owners' rows."""
     values = {
@@ -178,7 +193,7 @@ def _is_served(model: type[Base], node: Node, sort: Sort, search: str) -> bool:
     if model is Workflow and "status" in values and set(values["status"]) <= set(WORKFLOW.alive):
         return True
     # An index that begins with what is asked for and goes on with the time: a page is read off it, in order.
-    others = [part for part in top_parts(node) if not (isinstance(part, Test) and part.path == ("created",))]
+    others = _beside_age(node)
     asked = [part.path[0] for part in others if isinstance(part, Test) and part.operator == "$eq"]
     table: Any = model.__table__
     indexed = [[column.name for column in index.columns] for index in table.indexes]
