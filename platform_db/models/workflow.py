@@ -86,8 +86,8 @@ class Workflow(Running, Base):
     __table_args__ = (
         *Running.constraints(),
         sa.UniqueConstraint("owner_id", "name", "run_number_major", "run_number_minor"),
-        # Each index costs every change of a status its part: the status has none of its own, and neither has
-        # the age alone. The planner would take that one for a list of an owner's, too, and read over everybody's.
+        # Each index costs every change of a status its part: the status has none of its own. Neither has the
+        # age alone: the planner would take it for the list of one owner, too, and read over all others' runs.
         sa.Index("ix_workflow_owner_id_created", "owner_id", "created", "id_", postgresql_include=["status"]),
         sa.Index("ix_workflow_owner_id_workspace_path", "owner_id", "workspace_path"),
         partial_index("ix_workflow_deleted", "status = 'deleted'", "id_"),

@@ -1,7 +1,7 @@
 """Take out the index on the age of all owners' runs.
 
-Motive: each change of a status paid for it, and the planner took it for lists of one owner's runs, too. The newest runs
-    of all owners are the newest of each owner's.
+Motive: each change of a status paid for it, and the planner took it for lists of one owner's runs, too. The
+    newest runs of all owners are among the newest of each owner.
 Phase: post; a process of the old release lists all owners' runs by it.
 Lock: SHARE UPDATE EXCLUSIVE on workflow, which no reader or writer waits for.
 Duration: it waits for the transactions that are open; then below a second.
