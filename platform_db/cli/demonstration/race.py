@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from platform_db.lifecycle import whole_history
 from platform_db.models import Lease, RunStatus, Workflow
 from platform_db.quota.report import report_users
 from platform_db.sessions import session_scope
+from platform_db.settings.environment import PREFIX
 from platform_db.states import WORKFLOW
 from platform_db.workflows import list_workflows
 
@@ -44,8 +46,9 @@ class Race:
         self.start = context.Barrier(len(SECONDS_PER_RUN) + 1)
         self.lost = context.Value("i", 0)
         self.workers: dict[str, BaseProcess] = {}
+        configured = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
         for name, seconds in SECONDS_PER_RUN.items():
-            arguments = (name, seconds, self.start, self.lost)
+            arguments = (name, seconds, configured, self.start, self.lost)
             self.workers[name] = context.Process(target=work, args=arguments, daemon=True)
             self.workers[name].start()
 
@@ -103,13 +106,13 @@ def held_by_victim(session: orm.Session) -> UUID | None:
 def results(session: orm.Session, lost: int) -> Iterator[str]:
     """Yield what the history tells of the race.
 
-    :param lost: how often a worker came second.
+    :param lost: how often a worker came too late.
     """
     runs = list_workflows(session, None).rows
     changes = [(run, change) for run in runs for change in whole_history(session, run)]
     taken = [change.actor for _, change in changes if change.to_status == RunStatus.pending]
     took = ", ".join(f"{name} {count}" for name, count in sorted(Counter(taken).items()))
-    yield f"{len(runs)} runs were taken {len(taken)} times ({took}); {lost} times a worker came second."
+    yield f"{len(runs)} runs were taken {len(taken)} times ({took}); a worker came too late: {lost}."
     for run, change in changes:
         if change.reason and change.to_status == RunStatus.failed:
             (restart,) = (other for other in runs if other.restart and other.owner_id == run.owner_id)

@@ -29,14 +29,18 @@ BYTES_PER_BEAT = 280_000
 FAILS = 5  # one run out of so many
 
 
-def work(name: str, seconds: float, start: Barrier, lost: Synchronized[int]) -> None:
+def work(
+    name: str, seconds: float, configured: dict[str, str], start: Barrier, lost: Synchronized[int]
+) -> None:
     """Take runs and work on each of them.
 
     :param seconds: how long a run takes.
+    :param configured: the environment's variables, which the server that forks this process may not have.
     :param start: what all workers wait at, so that none is ahead.
     :param lost: counts the runs that another worker took first.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the demonstration, which ends its workers.
+    os.environ.update(configured)
     configure_mappers()  # which takes a while
     start.wait(START_TIMEOUT)
     parent = multiprocessing.parent_process()
