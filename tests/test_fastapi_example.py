@@ -19,7 +19,7 @@ pytest.importorskip("httpx", reason="the FastAPI example needs httpx: pip instal
 
 from fastapi.testclient import TestClient
 
-from examples.fastapi_service import app
+from examples.fastapi_service import app, tenant_session, tenant_transaction
 
 MakeUser = Callable[..., Any]
 MakeRun = Callable[..., Workflow]
@@ -104,6 +104,20 @@ def test_another_users_run_is_as_if_there_were_none(client: TestClient, ada: Any
         assert client.get(path).status_code == 404
         assert client.post(f"{path}/stop").status_code == 404
     assert client.get("/runs").json()["runs"] == []
+
+
+def test_a_handler_that_forgets_the_owner_sees_the_users_rows_alone(
+    client: TestClient, ada: Any, make_run: MakeRun, session: orm.Session
+) -> None:
+    mine = make_run(ada).id_
+    make_run()
+    token = tokens.authenticate(session, "Ada's token")
+
+    def all_runs(session: orm.Session) -> list[uuid.UUID]:
+        return list(session.scalars(sa.select(Workflow.id_)))
+
+    assert [all_runs(session) for session in tenant_session(token)] == [[mine]]
+    assert tenant_transaction(token)(all_runs) == [mine]
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic YTpi"}])

@@ -19,7 +19,7 @@ from rich.console import Console
 from platform_db import embedded, errors, quota, sessions, settings, tokens, users
 from platform_db.cli.command import Command
 from platform_db.cli.demonstration import place
-from platform_db.cli.demonstration.race import racing, results
+from platform_db.cli.demonstration.race import Race, results
 from platform_db.health.check import read_versions
 from platform_db.lifecycle import transition
 from platform_db.models import RunStatus, Workflow
@@ -57,7 +57,7 @@ def demo(keep: bool, directory: Path | None) -> None:
     directory = place.make_place(directory, keep=keep)
     configure(directory)
     console = Console(highlight=False, markup=False)
-    with racing() as race:
+    with Race() as race:
         with console.status("PostgreSQL starts …"):
             embedded.ensure_running(directory / place.DATABASE, durable=False)  # made in half the time
             sessions.get_engine()

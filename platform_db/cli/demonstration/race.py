@@ -7,7 +7,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from uuid import UUID
 
@@ -35,7 +34,7 @@ TICK = 0.1  # seconds
 
 
 class Race:
-    """The workers, from the moment when their processes start.
+    """The workers: their processes start at once, and are killed at the end of the ``with`` block.
 
     :param lost: how often a worker wanted a run that another one took first.
     """
@@ -52,48 +51,39 @@ class Race:
             self.workers[name] = context.Process(target=work, args=arguments, daemon=True)
             self.workers[name].start()
 
+    def __enter__(self) -> Race:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers.values():
+            worker.kill()
+            worker.join()
+
     def show(self, console: Console) -> None:
         """Let them begin, and show them until each run has ended."""
         self.start.wait(START_TIMEOUT)
         chart, victim = Chart(console.width), self.workers[VICTIM]
         with Live(console=console, auto_refresh=False) as live:
+            say = live.console.print
             while True:
                 with session_scope() as session:
                     statuses = [run.status for run in list_workflows(session, None).rows]
                     live.update(chart.add(statuses, report_users(session)), refresh=True)
                     if victim.is_alive() and chart.seconds > KILL_AFTER and held_by_victim(session):
                         victim.kill()
-                        live.console.print(
-                            f"{chart.seconds:.1f} s: {VICTIM} is killed in the middle of a run."
-                        )
-                    elif not victim.is_alive() and chart.seconds > RECOVER_AFTER:
-                        recovered = leases.recover_owned_by(session, VICTIM, {"workflow": "requeue"})
-                        if recovered:
-                            live.console.print(
-                                f"{chart.seconds:.1f} s: its run fails, and a restart is queued."
-                            )
+                        say(f"{chart.seconds:.1f} s: {VICTIM} is killed in the middle of a run.")
+                    elif (
+                        not victim.is_alive()
+                        and chart.seconds > RECOVER_AFTER
+                        and leases.recover_owned_by(session, VICTIM, {"workflow": "requeue"})
+                    ):
+                        say(f"{chart.seconds:.1f} s: its run fails, and a restart is queued.")
                 if WORKFLOW.ended.issuperset(statuses):
                     break
                 if not any(worker.is_alive() for worker in self.workers.values()):
                     raise errors.PlatformDBError("the workers ended before their runs did")
                 time.sleep(TICK)
         console.print()
-
-    def end(self) -> None:
-        """End the workers, wherever they are."""
-        for worker in self.workers.values():
-            worker.kill()
-            worker.join()
-
-
-@contextmanager
-def racing() -> Iterator[Race]:
-    """Start the workers, and end them after the block."""
-    race = Race()
-    try:
-        yield race
-    finally:
-        race.end()
 
 
 def held_by_victim(session: orm.Session) -> UUID | None:

@@ -59,14 +59,15 @@ def work(
 
 def _take(session: Session, name: str) -> Workflow | None:
     """Take the newest run that is queued; where several workers see the same one, one alone gets it."""
+    queued = list_workflows(session, None, statuses=[RunStatus.queued], limit=1).rows
+    if not queued:
+        return None
+    time.sleep(CHOOSING)
     set_actor(session, name)
-    for run in list_workflows(session, None, statuses=[RunStatus.queued], limit=1).rows:
-        time.sleep(CHOOSING)
-        transition(session, run, RunStatus.pending, expected_status=RunStatus.queued)
-        heartbeat(session, [run], name)
-        session.expunge(run)
-        return run
-    return None
+    transition(session, queued[0], RunStatus.pending, expected_status=RunStatus.queued)
+    heartbeat(session, queued, name)
+    session.expunge(queued[0])
+    return queued[0]
 
 
 def _work_on(run: Workflow, name: str, seconds: float) -> None:
