@@ -10,6 +10,8 @@ TESTS = [
     *EMBEDDED,
     "build>=1.2",
     "docker>=7.0",
+    "fastapi>=0.121",
+    "httpx>=0.27",
     "hypothesis>=6.100",
     "import-linter>=2.3",
     "mypy>=1.13",

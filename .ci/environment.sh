@@ -30,7 +30,8 @@ make_environment() {
         case $tool in
             *"-m venv") "$python" -m venv "$directory" ;;
             *) $tool "$python" "$directory" ;;
-        esac >>"$log" 2>&1 && install_into "$directory" "$@" >>"$log" 2>&1 && rm -f "$log" && return
+        esac >>"$log" 2>&1 && install_into "$directory" "$@" 2>&1 | tee -a "$log" | show_progress &&
+            rm -f "$log" && return
     done
     rm -rf "$directory"
     explain "$log" "No environment could be made in $directory, which needs uv, virtualenv or Python's venv" \
@@ -55,10 +56,25 @@ install_into() {
     local python="$1/bin/python"
     shift
     if "$python" -m pip --version >/dev/null 2>&1; then
-        "$python" -m pip install --quiet --disable-pip-version-check "$@"
+        "$python" -m pip install --progress-bar off --disable-pip-version-check "$@"
     else
-        uv pip install --quiet --python "$python" "$@"
+        uv pip install --python "$python" "$@"
     fi
+}
+
+# Show what is read: on a terminal as one line that changes, elsewhere as a line every five seconds.
+show_progress() {
+    local line next=0 columns
+    columns=$(tput cols 2>/dev/null || echo 80)
+    while IFS= read -r line; do
+        if [ -t 2 ]; then
+            printf '\r\033[K%s' "${line:0:columns-1}" >&2
+        elif [ "$SECONDS" -ge "$next" ]; then
+            say "${line:0:columns-1}"
+            next=$((SECONDS + 5))
+        fi
+    done
+    [ ! -t 2 ] || printf '\r\033[K' >&2
 }
 
 # Go on in a copy where the checkout cannot be written to: environments, caches and builds are made inside it.
@@ -94,7 +110,7 @@ use_environment() {
     say "Installing platform-db[$1] into $environment, once."
     if "$environment/bin/python" -c '' 2>/dev/null; then
         log=$(mktemp)
-        install_into "$environment" --editable ".[$1]" >"$log" 2>&1 || {
+        install_into "$environment" --editable ".[$1]" 2>&1 | tee "$log" | show_progress || {
             explain "$log" "That failed; where it should not have, remove $environment and try again"
             return 1
         }

@@ -20,21 +20,21 @@ from platform_db.models import (
     Workflow,
     WorkspaceRetentionRule,
 )
+from platform_db.testing import factories
 
 
 def make_user(session: Session, **values: Any) -> User:
-    """Store a user."""
+    """Store a user, who was created when ``created`` says."""
     if "created" in values:
         session.execute(sa.text("SET LOCAL platform.import = 'on'"))  # It keeps the time that it is given.
         values.setdefault("updated", values["created"])
-    user = User(**{"email": f"{uuid.uuid4()}@example.org", **values})
-    session.add(user)
+    user = factories.make_user(session, **values)
     session.commit()
     return user
 
 
 def make_run(session: Session, owner: User, name: str = "analysis", **values: Any) -> Workflow:
-    """Store a run."""
+    """Store a run as it is given, in any status, without the way there; a user's tests take the plugin's."""
     run = Workflow(**{"name": name, "owner_id": owner.id_, "type_": "serial", "specification": {}, **values})
     session.add(run)
     session.commit()

@@ -2,98 +2,89 @@
 
 from __future__ import annotations
 
-import os
+import re
 import subprocess
-import sys
 from pathlib import Path
 
-from platform_db import embedded, errors, schema
-from tests.command_line import one_line
+import pytest
 
-SOMETHING_UNREADABLE = """
-from platform_db import cli, errors, quota
-def raise_for_problems(report):
-    raise errors.PartialFailure("of 12 workspaces, 1 could not be measured")
-quota.DiskReport.raise_for_problems = raise_for_problems
-cli.main()
-"""
+from platform_db import errors
+from platform_db.cli.demonstration.chart import BLOCKS, Chart
+from platform_db.cli.demonstration.place import LOCK, WORKSPACES, make_place
+from platform_db.models import RunStatus
+from tests.command_line import one_line, run
+
+# A machine that does much else takes longer than the 20 seconds of an idle one.
+pytestmark = pytest.mark.timeout(300)
 
 
-def start(
-    directory: Path, *arguments: object, program: tuple[str, str] = ("-m", "platform_db")
-) -> subprocess.CompletedProcess[str]:
-    """Run the demonstration in a process of its own."""
-    return subprocess.run(
-        [sys.executable, *program, "demo", "--directory", directory, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "160"},
+def test_the_demonstration_shows_what_it_promises_and_what_can_be_pasted(place: Path) -> None:
+    done = run(
+        "postgresql://another/one",
+        "demo",
+        "--directory",
+        str(place / "what #1 a [red] shell's words are not"),
+        COLUMNS="100",
+        PATH="/usr/bin:/bin",
+        PLATFORM_DB_DEFAULT_QUOTA_CPU_LIMIT="0",
+        PLATFORM_DB_WORKSPACE_ROOT="/another",
     )
 
+    assert done.exit_code == 0, done.output
+    assert re.search(r"13 runs were taken 13 times \(worker-1 \d+, worker-2 \d+, worker-3 1\)", done.stdout)
+    assert re.search(r"analysis\.\d of \w+@example.org failed: its worker worker-3 died", done.stdout)
+    assert re.search(r"analysis\.\d\.1 is its restart, and has finished", done.stdout)
+    assert re.search(r"analysis\.3 cannot go from \w+ to queued", done.stdout)
+    assert "grace asks for ada's analysis.3 and gets None" in done.stdout
+    assert re.search(r"katherine gets no 1 MiB more of shared storage: 4\.\d+ MiB of 3 MiB", done.stdout)
+    assert re.search(r"a dump of the database, \d.* KiB, has it 0 times", done.stdout)
+    assert "pdb_" not in done.output
 
-def demo(directory: Path, *arguments: object) -> str:
-    """Run the demonstration and return what it prints."""
-    done = start(directory, *arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_the_demonstration_runs_and_runs_again(place: Path) -> None:
-    first = demo(place)
-    assert "12 new runs" in first
-    assert "cannot go from finished to queued" in first
-    assert "disk: 12 workspaces of 12 runs" in first
-    assert "disk: 24 workspaces of 24 runs" in demo(place)
-    assert not embedded.is_running(place / "database")
-
-
-def test_it_takes_the_workspaces_of_a_real_directory(place: Path, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "data").write_bytes(bytes(10_000))
-    printed = demo(place, "--workspaces", tmp_path)
-    expected = sum(
-        int(subprocess.check_output(["du", "--block-size=1", "-s", tmp_path / name]).split()[0])
-        for name in ("one", "two")
-    )
-    assert f"take {expected // 1024} KiB" in printed
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+    commands = done.stdout.partition("Try next")[2].splitlines()[1:]
+    assert len(commands) == 5
+    for command in commands:  # each by itself, in a new shell
+        pasted = subprocess.run(
+            ["sh", "-euc", command],
+            capture_output=True,
+            text=True,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(place)},
+        )
+        assert pasted.returncode == 0, pasted.stderr
+        assert pasted.stdout
 
 
-def test_what_it_says_to_try_next_can_be_pasted_into_any_shell(place: Path, tmp_path: Path) -> None:
-    (tmp_path / "[red] one").mkdir()
-    (tmp_path / "[red] one" / "data").write_bytes(bytes(10_000))
-    printed = demo(place / "d #1 [red]'", "--workspaces", tmp_path)
+def test_each_demonstration_is_fresh_and_removes_the_earlier_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "platform-db-demo-old").mkdir()
+    (tmp_path / "platform-db-demo-link").symlink_to(tmp_path)
+    in_use = make_place(None, keep=False)
+    kept = make_place(None, keep=True)
+    new = make_place(None, keep=False)
 
-    pasted = subprocess.run(
-        ["sh", "-eu"],
-        input="".join(printed.partition("export ")[1:]),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PATH": "/usr/bin:/bin"},
-    )
-
-    assert pasted.returncode == 0, pasted.stderr
-    assert "[red] one.1" in pasted.stdout
-    assert "Create the schema." in pasted.stdout
-
-
-def test_it_goes_on_where_something_cannot_be_read(place: Path) -> None:
-    done = start(place, program=("-c", SOMETHING_UNREADABLE))
-
-    assert done.returncode == 0, done.stderr
-    assert "1 could not be measured." in done.stdout
-    assert "ada@example.org" in done.stdout
-    assert "Try next" in done.stdout
+    assert len({in_use, kept, new}) == 3
+    assert {path for path in tmp_path.iterdir() if not path.is_symlink()} == {in_use, kept, new}
+    assert {path.name for path in new.iterdir()} == {LOCK, WORKSPACES}
+    assert not new.stat().st_mode & 0o066
+    assert not (new / WORKSPACES).stat().st_mode & 0o077
 
 
-def test_a_database_of_another_version_is_left_alone_and_named(place: Path) -> None:
-    uri = embedded.ensure_running(place / "database", durable=False)
-    schema.upgrade(uri)
-    with schema.connect(uri) as connection, connection.begin():
-        connection.exec_driver_sql("DROP TRIGGER guard_update ON platform.workflow")
+def test_what_is_in_a_directory_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
 
-    done = start(place)
+    refused = run(None, "demo", "--directory", str(tmp_path))
 
-    assert done.returncode == errors.SchemaDiffers.exit_code
-    assert f"rm -r {place}/database)" in one_line(done.stderr)
+    assert refused.exit_code == errors.InvalidArgument.exit_code
+    assert f"{tmp_path} is not empty (name a new directory)" in one_line(refused.stderr)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_chart_shows_states_over_time() -> None:
+    chart = Chart(width=44)
+    for running in (0, 4, 8, 4, 0):
+        chart.add([RunStatus.running] * running + [RunStatus.queued] * (8 - running), [])
+
+    full, half = BLOCKS[-1], BLOCKS[4]
+    assert chart.line(RunStatus.running) == " " * 4 + half * 4 + full * 4 + half * 4 + " " * 4
+    assert chart.line(RunStatus.failed) == " " * 20

@@ -6,20 +6,28 @@ afterwards. All processes of pytest-xdist share one server and one template.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import orm
 from sqlalchemy.engine import Engine
 
-from platform_db import database, schema, settings
+from platform_db import database, schema, sessions, settings
 from platform_db.database.session import PlatformSession
+from platform_db.models import Job, User, Workflow
+from platform_db.models.identity import UserOrId
 from platform_db.settings.secret_keys import generate_key
-from platform_db.testing import databases, server
+from platform_db.tenancy import roles, tenant_scope
+from platform_db.testing import databases, factories, server, statements
 from platform_db.testing.server import RunServer
+
+Made = TypeVar("Made", User, Workflow, Job)
 
 _numbers = itertools.count(1)
 
@@ -39,13 +47,19 @@ def postgres_server_uri(postgres_server: RunServer) -> str:
 
 
 @pytest.fixture(scope="session")
-def template_database(postgres_server: RunServer) -> str:
-    """Give the name of a migrated database that can be cloned."""
+def seed_template() -> Callable[[orm.Session], None]:
+    """Give what adds rows to the template once, beside the default resources; a project overrides it."""
+    return lambda session: None
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_server: RunServer, seed_template: Callable[[orm.Session], None]) -> str:
+    """Give the name of a migrated database with the default resources, which can be cloned."""
     name = f"{postgres_server.prefix}template"
 
     def make() -> None:
         databases.drop_database(postgres_server.uri, name)  # left by a process that failed or was killed
-        migrate(databases.create_database(postgres_server.uri, name))
+        migrate(databases.create_database(postgres_server.uri, name), seed_template)
         databases.close_to_connections(postgres_server.uri, name)
 
     postgres_server.once("template", make)
@@ -95,11 +109,75 @@ def secret_key(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     settings.reset_settings()
 
 
-def migrate(uri: str) -> None:
-    """Bring a database to the newest schema, leaving no connection."""
+@pytest.fixture
+def configured_database(database_uri: str, secret_key: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Make this test's database the configured one, which the process's engine is on; give its URL."""
+    monkeypatch.setenv("PLATFORM_DB_URI", database_uri)
+    settings.reset_settings()
+    sessions.reset_engine()
+    yield database_uri
+    sessions.reset_engine()
+
+
+@pytest.fixture
+def tenant_roles(session_factory: orm.sessionmaker[PlatformSession]) -> None:
+    """Make the roles that a tenant's scope needs, with their privileges in this test's database."""
+    roles.create_roles(session_factory)
+    roles.grant_privileges(session_factory)
+
+
+@pytest.fixture
+def as_tenant(
+    engine: Engine, tenant_roles: None
+) -> Callable[[UserOrId], AbstractContextManager[orm.Session]]:
+    """Give ``as_tenant(user)``, a block's session that sees the user's rows alone and commits at its end."""
+    return functools.partial(tenant_scope, engine)
+
+
+@pytest.fixture
+def make_user(session: PlatformSession) -> Callable[..., User]:
+    """Give :func:`platform_db.testing.factories.make_user`, on this test's session and with a commit."""
+    return _committing(session, factories.make_user)
+
+
+@pytest.fixture
+def make_run(session: PlatformSession) -> Callable[..., Workflow]:
+    """Give :func:`platform_db.testing.factories.make_run`, on this test's session and with a commit."""
+    return _committing(session, factories.make_run)
+
+
+@pytest.fixture
+def make_job(session: PlatformSession) -> Callable[..., Job]:
+    """Give :func:`platform_db.testing.factories.make_job`, on this test's session and with a commit."""
+    return _committing(session, factories.make_job)
+
+
+@pytest.fixture
+def assert_num_statements() -> Callable[[int], AbstractContextManager[list[str]]]:
+    """Give :func:`platform_db.testing.statements.assert_num_statements`."""
+    return statements.assert_num_statements
+
+
+def _committing(session: PlatformSession, make: Callable[..., Made]) -> Callable[..., Made]:
+    @functools.wraps(make)
+    def make_and_commit(*args: Any, **options: Any) -> Made:
+        row = make(session, *args, **options)
+        session.commit()
+        return row
+
+    return make_and_commit
+
+
+def migrate(uri: str, seed: Callable[[orm.Session], None] = lambda session: None) -> None:
+    """Bring a database to the newest schema, leaving no connection.
+
+    :param seed: adds rows.
+    """
     engine = database.create_engine(uri)
     try:
         schema.init_db(engine)
+        with PlatformSession(engine) as session, session.begin():
+            seed(session)
     finally:
         engine.dispose()
 
