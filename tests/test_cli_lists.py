@@ -139,3 +139,9 @@ def test_a_run_is_stopped_and_its_status_set(database_uri: str, session: Platfor
         ("stopped", "wrong input"),
         ("running", "it ran on"),
     ]
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("workfow list", "workflow"), ("workflow lst", "list")])
+def test_a_mistyped_command_is_told_what_was_meant(typed: str, meant: str) -> None:
+    result = run(None, *typed.split())
+    assert (result.exit_code, f"Did you mean '{meant}'?" in result.output) == (2, True)

@@ -25,7 +25,8 @@ class Program(click.Group):
     """
 
     def __init__(self, *args: Any, summaries: dict[str, str], **options: Any) -> None:
-        super().__init__(*args, **options)
+        # Their names alone, which a mistyped one is compared with.
+        super().__init__(*args, commands={name: click.Command(name) for name in summaries}, **options)
         self.summaries = summaries
 
     def list_commands(self, ctx: click.Context) -> list[str]:
