@@ -64,11 +64,14 @@ def read_file(path: str, owner_id: UUID, name: UUID, size: int) -> bytes | None:
             descriptor = os.open(str(name), _FLAGS | os.O_RDONLY | os.O_NONBLOCK, dir_fd=directory)
         except OSError:
             return None
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
+        try:
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_size != size:
                 return None
-            return file.read(size)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read(size)
+        finally:
+            os.close(descriptor)
 
 
 def remove_file(path: str, owner_id: UUID, name: UUID) -> None:
