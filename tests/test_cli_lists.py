@@ -141,6 +141,23 @@ def test_a_run_is_stopped_and_its_status_set(database_uri: str, session: Platfor
     ]
 
 
+def test_many_runs_are_deleted_each_by_itself(database_uri: str, session: PlatformSession, ada: User) -> None:
+    deleted = run(database_uri, "workflow", "delete", "fit.1", "plot", "--user", ada.email, "--json")
+    assert deleted.exit_code == 0
+    assert [(row["name"], row["status"]) for row in json.loads(deleted.stdout)] == [
+        ("fit.1", "deleted"),
+        ("plot.1", "deleted"),
+    ]
+    make_run(session, ada, name="plot", status="finished")
+    partly = run(database_uri, "workflow", "delete", "plot", "fit.2", "--user", ada.email)
+    assert partly.exit_code == 9
+    assert "cannot go from running to deleted" in partly.stdout
+    assert "1 of 2 runs could not be deleted" in one_line(partly.stderr)
+    assert names(database_uri, "--user", ada.email, "--status", "deleted", "--sort", "name") == [
+        *("fit.1", "plot.1", "plot.2")
+    ]
+
+
 @pytest.mark.parametrize(("typed", "meant"), [("workfow list", "workflow"), ("workflow lst", "list")])
 def test_a_mistyped_command_is_told_what_was_meant(typed: str, meant: str) -> None:
     result = run(None, *typed.split())

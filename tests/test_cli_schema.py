@@ -30,6 +30,7 @@ ARGUMENTS = {
     "user create": ["eve@example.org"],
     "user delete": ["ada@example.org"],
     "user show": ["ada@example.org"],
+    "workflow delete": [ID],
     "workflow history": [ID],
     "workflow logs": [ID],
     "workflow set-status": [ID, "failed"],
