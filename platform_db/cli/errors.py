@@ -25,9 +25,10 @@ class Program(click.Group):
     """
 
     def __init__(self, *args: Any, summaries: dict[str, str], **options: Any) -> None:
-        # Their names alone, which a mistyped one is compared with.
-        super().__init__(*args, commands={name: click.Command(name) for name in summaries}, **options)
+        super().__init__(*args, **options)
         self.summaries = summaries
+        # Their names alone, which a mistyped one is compared with.
+        self.commands = {name: click.Command(name) for name in summaries}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(self.summaries)
