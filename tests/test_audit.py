@@ -16,6 +16,7 @@ from sqlalchemy import orm
 
 from platform_db import audit, crypto, errors, settings
 from platform_db.audit import (
+    chain,
     list_audit,
     prune_seals,
     record_action,
@@ -56,8 +57,9 @@ def nothing_configured() -> None:
 
 @pytest.fixture
 def sealed(session_factory: Factory, session: orm.Session, monkeypatch: pytest.MonkeyPatch) -> Factory:
-    """Twenty rows in four seals."""
+    """Twenty rows in four seals, which are read two at a time."""
     monkeypatch.setattr(sealing, "SEAL_ROWS", 5)
+    monkeypatch.setattr(chain, "PAGE", 2)
     record(session, 20)
     assert seal_audit_log(session_factory).seals == 4
     return session_factory

@@ -7,6 +7,7 @@ import io
 import json
 import time
 import uuid
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,12 @@ def test_lists_and_exports(database_uri: str, recorded: None) -> None:
     assert "not a time" in run(database_uri, "audit", "list", "--since", "yesterday").stderr
 
 
+def test_a_time_without_an_offset_is_utc(database_uri: str, recorded: None) -> None:
+    hour_ago = (datetime.now(timezone.utc) - timedelta(hours=1)).replace(tzinfo=None).isoformat()
+    exporting = start(database_uri, "audit", "export", "--since", hour_ago, TZ="UTC+9")
+    assert len(exporting.communicate(timeout=60)[0].splitlines()) == 4
+
+
 def test_what_a_command_does_is_said_to_come_from_it(database_uri: str, session: orm.Session) -> None:
     user = run(database_uri, "user", "create", "ada@example.org").stdout.strip()
     record_action(session, user, "grant_token", actor_id=ANN)
@@ -98,9 +105,13 @@ def test_what_a_command_does_is_said_to_come_from_it(database_uri: str, session:
     assert by_command["service"] == "platform-db"
 
 
-def test_pruning_what_is_young_removes_nothing(database_uri: str, recorded: None) -> None:
+def test_pruning_by_the_login_of_migrations_removes_nothing_young(database_uri: str, recorded: None) -> None:
     run(database_uri, "audit", "seal")
-    result = run(database_uri, "audit", "prune", "--older-than", "1")
+    result = run(
+        "postgresql://nobody@127.0.0.1:1/x",
+        *("audit", "prune", "--older-than", "1"),
+        PLATFORM_DB_MIGRATION_URI=database_uri,
+    )
     assert (result.exit_code, result.stdout) == (0, "removed the rows of 0 seals\n")
 
 

@@ -100,6 +100,7 @@ class TestStart:
     def test_makes_cluster_and_database(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PGPORT", "9")  # what the environment says of other servers is not ours
         monkeypatch.setenv("PGOPTIONS", "")
+        monkeypatch.setenv("PLATFORM_DB_PASSWORD", "s3cr3t")
 
         uri = embedded.ensure_running(home)
 
@@ -111,6 +112,8 @@ class TestStart:
         assert query(uri, "SHOW listen_addresses") == ""
         assert query(uri, "SHOW fsync") == "on"
         assert query(uri, "SELECT lower('ÄÖ')") == "äö"
+        query(uri, "CREATE TABLE environment (line text); COPY environment FROM PROGRAM 'env'")
+        assert query(uri, "SELECT count(*) FROM environment WHERE line LIKE '%s3cr3t%'") == 0
         for name in ("data", "socket"):
             assert (home / name).stat().st_mode & 0o777 == 0o700
         assert home.stat().st_mode & 0o067 == 0
@@ -163,12 +166,14 @@ class TestStart:
         assert [process.wait(timeout=30) for process in processes] == [0] * 6
         assert not embedded.is_running(home)
 
-    def test_failure_shows_the_log(self, home: Path) -> None:
+    def test_failure_shows_the_log_and_leaves_no_user(self, home: Path, python: Any) -> None:
         with pytest.raises(
             errors.EmbeddedError, match=r'-5 is outside the valid range for parameter "max_conn'
         ):
             embedded.ensure_running(home, max_connections=-5)
 
+        tell_to_end(python(USE_UNTIL_TOLD, home))
+        assert not embedded.is_running(home)
         assert embedded.ensure_running(home)
 
     @pytest.mark.parametrize("name", ["x" * 110, "a, b", 'quote\'s and "quotes"'])

@@ -67,6 +67,13 @@ def test_all_kinds_of_running_rows_can_be_held(session: Session, entity: str) ->
     assert dict(recover(session, NOW).counts) == {entity: {"failed": 1}}
 
 
+def test_one_heartbeat_holds_rows_of_all_kinds(session: Session) -> None:
+    owner = make_user(session)
+    kinds = ("workflow", "job", "interactive_session", "service")
+    rows = [make_guarded(session, owner, entity, "running") for entity in kinds]
+    assert heartbeat(session, rows) == {row.id_ for row in rows}
+
+
 def test_a_lease_is_its_holders(session: Session) -> None:
     (run,) = make_running(session, make_user(session), 1)
     assert heartbeat(session, [run], holder="a") == {run.id_}
@@ -79,15 +86,15 @@ def test_a_lease_is_its_holders(session: Session) -> None:
 
 
 def test_a_run_that_is_started_again_gets_a_new_holder(session: Session) -> None:
-    (run,) = make_running(session, make_user(session), 1)
-    heartbeat(session, [run], holder="a")
+    run, other = make_running(session, make_user(session), 2)
+    heartbeat(session, [run, other], holder="a")
     transition(session, run, "finished")
     session.commit()
     assert heartbeat(session, [run], holder="a") == set()
     transition(session, run, "running")
     session.commit()
-    assert heartbeat(session, [run], holder="b") == {run.id_}
-    assert heartbeat(session, [run], holder="a") == set()
+    assert heartbeat(session, [run, other], holder="b") == {run.id_}
+    assert heartbeat(session, [run, other], holder="a") == {other.id_}
 
 
 def test_a_run_that_is_started_again_is_not_recovered_for_its_former_holder(session: Session) -> None:

@@ -358,6 +358,18 @@ class TestInitDb:
         assert names == {"direct"}
 
 
+@pytest.mark.parametrize("variable", ["URI=postgresql://db.example.org/d", "HOST=db.example.org"])
+def test_an_engine_of_the_configured_database_is_the_configured_one(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    name, _, value = variable.partition("=")
+    monkeypatch.delenv("PLATFORM_DB_URI", raising=False)
+    monkeypatch.setenv(f"PLATFORM_DB_{name}", value)
+    settings.reset_settings()
+    assert database.is_configured(database.create_engine(database.database_url()))
+    settings.reset_settings()
+
+
 def test_an_engine_of_another_database_is_not_the_configured_one(
     empty_database_uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -168,8 +169,18 @@ def test_a_killed_run_of_this_machine_is_followed_at_once(
         pass
 
 
-def test_a_run_that_lives_keeps_its_lease(session_factory: sessionmaker[Session]) -> None:
-    with lease(session_factory, "job", seconds=0.4) as held:
+@pytest.mark.parametrize("failed_renewals", [0, 1])
+def test_a_run_that_lives_keeps_its_lease(
+    session_factory: sessionmaker[Session], failed_renewals: int
+) -> None:
+    calls = itertools.count()
+
+    def factory() -> Session:
+        if 0 < next(calls) <= failed_renewals:
+            raise sa.exc.OperationalError("UPDATE", None, ConnectionError())
+        return session_factory()
+
+    with lease(factory, "job", seconds=0.4) as held:
         time.sleep(1)
         held.check()
         with pytest.raises(errors.AlreadyRunning), lease(session_factory, "job"):

@@ -62,6 +62,14 @@ def test_the_roles_have_the_prefix(engine: sa.Engine, session: orm.Session, pref
     assert not [statement for statement in statements if "platform_" in statement]
 
 
+def test_services_may_act_as_tenants_again(engine: sa.Engine, session: orm.Session, prefix: str) -> None:
+    prepare_roles(engine)
+    session.execute(sa.text(f"REVOKE {prefix}_tenant FROM {prefix}_service"))
+    session.commit()
+    assert roles.create_roles(orm.sessionmaker(engine, class_=PlatformSession)) == []
+    assert drift.differences(session) == []
+
+
 def test_a_database_of_other_roles_differs(
     engine: sa.Engine, session: orm.Session, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

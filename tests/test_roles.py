@@ -331,17 +331,24 @@ def test_the_sql_has_what_the_command_does(database_uri: str, engine: sa.Engine,
         assert connection.execute(member).scalar()
 
 
-def test_a_login_may_have_any_name(engine: sa.Engine, session_factory: Factory) -> None:
+@pytest.mark.parametrize("role", Role)
+def test_a_login_of_any_name_becomes_a_member_of_the_role(
+    engine: sa.Engine, database_uri: str, role: Role
+) -> None:
     prepare_roles(engine)
     name = f'Platform "test" 5% {secrets.token_hex(4)}'
     quoted = '"' + name.replace('"', '""') + '"'
     with engine.begin() as connection:
         connection.execute(sa.text(f"CREATE ROLE {quoted}"))
     try:
-        roles.grant_privileges(session_factory, to=name)
+        granted = run(database_uri, "roles", "grant", "--to", name, "--as", role.name)
+        assert granted.exit_code == 0, granted.output
         with engine.connect() as connection:
-            member = sa.text("SELECT pg_has_role(:name, 'platform_service', 'MEMBER')")
-            assert connection.execute(member, {"name": name}).scalar()
+            member_of = sa.text(
+                "SELECT roleid::regrole::text FROM pg_auth_members"
+                " JOIN pg_roles ON pg_roles.oid = member WHERE rolname = :name"
+            )
+            assert connection.execute(member_of, {"name": name}).scalars().all() == [role_name(role)]
     finally:
         with engine.begin() as connection:
             connection.execute(sa.text(f"DROP ROLE {quoted}"))
