@@ -56,6 +56,7 @@ setup(
     ],
     extras_require={
         "embedded": EMBEDDED,
+        "ipyparallel": ["ipyparallel>=9.0,<10"],
         "tests": TESTS,
         "docs": DOCS,
         "dev": [*TESTS, *DOCS, "towncrier>=24.8"],

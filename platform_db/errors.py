@@ -217,6 +217,10 @@ class InvalidArgument(WrongUsage, ValueError):
     """A value cannot be used, or is out of its range."""
 
 
+class InvalidFilter(InvalidArgument):
+    """A list cannot be filtered or sorted so."""
+
+
 class InvalidAddress(WrongUsage):
     """This is not a network address."""
 

@@ -1,0 +1,160 @@
+"""The filter language: a dictionary in MongoDB's manner, read into a small tree.
+
+``{"status": {"$in": ["failed", "stopped"]}, "labels.team": "a"}`` asks for rows that meet both. A field is a
+column, or a path into a column of JSON. Nothing here knows a model or a database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from platform_db import errors
+
+Path = tuple[str, ...]
+"""A field's name, and the keys that lead into its JSON."""
+
+DEEPEST = 50
+MOST_VALUES = 100_000
+
+
+class Every(NamedTuple):
+    """All of the parts are met. Without a part it is always met."""
+
+    parts: tuple[Node, ...]
+
+
+class Some(NamedTuple):
+    """At least one of the parts is met."""
+
+    parts: tuple[Node, ...]
+
+
+class Negation(NamedTuple):
+    """The part is not met."""
+
+    part: Node
+
+
+class Test(NamedTuple):
+    """A field is compared with a value.
+
+    :param operator: one of :data:`OPERATORS`; ``$ne`` and ``$nin`` are the negations of ``$eq`` and ``$in``.
+    """
+
+    path: Path
+    operator: str
+    value: Any
+
+
+Node = Every | Some | Negation | Test
+
+_ALIASES = {"$ge": "$gte", "$le": "$lte"}  # as ipyparallel's documentation has them
+_NEGATED = {"$ne": "$eq", "$nin": "$in"}
+_COMBINED: dict[str, type[Every] | type[Some]] = {"$and": Every, "$or": Some}
+
+
+def parse(filter_: Mapping[str, Any] | None) -> Node:
+    """Read a filter; None and an empty one are always met.
+
+    :raises errors.InvalidFilter: says in one line what is wrong, and what there is to choose from.
+    """
+    return _conditions({} if filter_ is None else filter_, DEEPEST)
+
+
+def top_parts(node: Node) -> list[Node]:
+    """Return what has to be met in any case, one by one."""
+    return [top for part in node.parts for top in top_parts(part)] if isinstance(node, Every) else [node]
+
+
+def _conditions(filter_: Any, depth: int) -> Node:
+    if not isinstance(filter_, Mapping):
+        raise errors.InvalidFilter(f"a filter is a dictionary, not {_shown(filter_)}")
+    if not depth:
+        raise errors.InvalidFilter(f"a filter is nested deeper than {DEEPEST} times")
+    return Every(tuple(_condition(name, value, depth - 1) for name, value in filter_.items()))
+
+
+def _condition(name: Any, value: Any, depth: int) -> Node:
+    if not isinstance(name, str) or not name:
+        raise errors.InvalidFilter(f"a field's name is text, not {_shown(name)}")
+    if name in _COMBINED:
+        if not isinstance(value, list | tuple) or not value:
+            raise errors.InvalidFilter(f"{name} takes a list of filters, at least one")
+        return _COMBINED[name](tuple(_conditions(part, depth) for part in value))
+    if name == "$not":
+        return Negation(_conditions(value, depth))
+    if name.startswith("$"):
+        raise errors.InvalidFilter(f"no operator {name} stands there; choose from $and, $or, $not")
+    return _tests(tuple(name.split(".")), value, depth)
+
+
+def _tests(path: Path, value: Any, depth: int) -> Node:
+    if not isinstance(value, Mapping) or not any(str(key).startswith("$") for key in value):
+        return Test(path, "$eq", value)
+    if not depth:
+        raise errors.InvalidFilter(f"a filter is nested deeper than {DEEPEST} times")
+    return Every(tuple(_test(path, str(name), argument, depth - 1) for name, argument in value.items()))
+
+
+def _test(path: Path, name: str, value: Any, depth: int) -> Node:
+    operator = _ALIASES.get(name, name)
+    if operator == "$not":
+        if not isinstance(value, Mapping):
+            raise errors.InvalidFilter("$not takes operators, such as {'$gt': 5}")
+        return Negation(_tests(path, value, depth))
+    positive = _NEGATED.get(operator, operator)
+    check = OPERATORS.get(positive)
+    if check is None:
+        known = ", ".join(sorted([*OPERATORS, *_NEGATED, *_ALIASES, "$not"]))
+        raise errors.InvalidFilter(f"there is no operator {name!r}; choose from {known}")
+    check(name, value)
+    test = Test(path, positive, value)
+    return test if positive == operator else Negation(test)
+
+
+def _is_any(name: str, value: Any) -> None:
+    pass
+
+
+def _is_list(name: str, value: Any) -> None:
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise errors.InvalidFilter(f"{name} takes a list, not {_shown(value)}")
+    if len(value) > MOST_VALUES:
+        raise errors.InvalidFilter(f"{name} takes at most {MOST_VALUES} values")
+
+
+def _is_bool(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise errors.InvalidFilter(f"{name} takes true or false, not {_shown(value)}")
+
+
+def _is_pattern(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise errors.InvalidFilter(f"{name} takes a pattern such as 'run-*', not {_shown(value)}")
+
+
+def _is_divisor(name: str, value: Any) -> None:
+    numbers = isinstance(value, list | tuple) and len(value) == 2 and all(type(part) is int for part in value)
+    if not numbers or not value[0] or max(map(abs, value)) >= 2**63:
+        raise errors.InvalidFilter(f"{name} takes [divisor, remainder], two integers, the first one not 0")
+
+
+# What each operator takes.
+OPERATORS: Mapping[str, Callable[[str, Any], None]] = {
+    "$eq": _is_any,
+    "$gt": _is_any,
+    "$gte": _is_any,
+    "$lt": _is_any,
+    "$lte": _is_any,
+    "$in": _is_list,
+    "$all": _is_list,
+    "$exists": _is_bool,
+    "$glob": _is_pattern,
+    "$mod": _is_divisor,
+}
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 50 else f"{text[:50]}…"
