@@ -1,13 +1,12 @@
 """What a controller's task history costs: platform-db against ipyparallel's SQLiteDB, in one run.
 
-Each database gets the same records, as a controller writes them: added, given an engine, completed. Then both
-are read. Rounds alternate, so that a slow moment of the machine hits both. A ratio above 1 says how many times
-as fast platform-db is.
+Each database gets the same records, as a controller writes them: added, given an engine, completed. Then
+both are read. A ratio above 1 says how many times as fast platform-db is.
 
-* *add*, *engine*, *result*: records a second, until all are on the disk. SQLiteDB commits every two seconds, and
-  here once at the end.
+* *add*, *engine*, *result*: records a second, until all are on the disk. SQLiteDB commits every two seconds,
+  and here once at the end.
 * *get*: one record by its id, at random; *get recent*: of the last 2,000.
-* *$in 100*: a hundred records by their ids; *incomplete*: a hundredth that has not completed; *all*: all rows.
+* *$in 100*: a hundred records by their ids; *incomplete*: the hundredth that has not completed; *all*: all.
 
     python benchmarks/tasks.py [--uri URI] [--records 20000] [--rounds 3]
 

@@ -64,10 +64,9 @@ class TaskRecord(Base):
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "msg_id"),
         sa.CheckConstraint("size >= 0", name="size_not_negative"),
-        sa.Index(None, "owner_id", "cluster", "submitted", "msg_id"),
-        partial_index(
-            "ix_task_record_incomplete", "completed IS NULL", "owner_id", "cluster", "submitted", "msg_id"
-        ),
+        # Not with the id as a key: a look-up by ids would read all of a history in it.
+        sa.Index(None, "owner_id", "cluster", "submitted", postgresql_include=["msg_id"]),
+        partial_index("ix_task_record_incomplete", "completed IS NULL", "owner_id", "cluster", "submitted"),
         sa.Index(None, "owner_id", "cluster", "completed"),
         partial_index(
             "ix_task_record_owner_id_cluster_label", "label IS NOT NULL", "owner_id", "cluster", "label"

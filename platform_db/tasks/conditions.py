@@ -40,13 +40,14 @@ def read_filter(filter_: Mapping[str, Any] | None) -> Node:
 
 def condition(history: History, node: Node) -> Condition:
     """Return the condition that a record is the history's and meets a filter, or may."""
-    found = _condition(node)
-    # Of a look-up by ids the key's columns alone may be named: without statistics the planner would take an
-    # index that starts with the owner and the cluster, and read all of the history.
-    cluster = "cluster || ''" if _names_ids(node) else "cluster"
-    return Condition(
-        f"owner_id = %s::uuid AND {cluster} = %s AND {found.sql}", (*history, *found.values), found.is_exact
-    )
+    found = filter_condition(node)
+    start = BY_ID if _names_ids(node) else "owner_id = %s::uuid AND cluster = %s"
+    return Condition(f"{start} AND {found.sql}", (*history, *found.values), found.is_exact)
+
+
+# Where statistics do not have an owner yet, the planner expects no rows, by whatever index: it takes the
+# smallest one, and reads a whole history. A subquery hides from it which owner is meant.
+BY_ID = "owner_id = (SELECT %s::uuid) AND cluster || '' = %s"
 
 
 def _names_ids(node: Node) -> bool:
@@ -77,13 +78,14 @@ def _as_time(test: Test, value: Any) -> datetime | None:
         ) from None
 
 
-def _condition(node: Node) -> Condition:
+def filter_condition(node: Node) -> Condition:
+    """Return the condition that a record meets a filter, or may."""
     if isinstance(node, Every):
-        return _join(" AND ", _TRUE, map(_condition, node.parts))
+        return _join(" AND ", _TRUE, map(filter_condition, node.parts))
     if isinstance(node, Some):
-        return _join(" OR ", _FALSE, map(_condition, node.parts))
+        return _join(" OR ", _FALSE, map(filter_condition, node.parts))
     if isinstance(node, Negation):
-        part = _condition(node.part)
+        part = filter_condition(node.part)
         return Condition(f"({part.sql}) IS NOT TRUE", part.values) if part.is_exact else _UNKNOWN
     name = node.path[0]
     if len(node.path) > 1:

@@ -44,7 +44,7 @@ _SWEEP = f"""
         SELECT msg_id, completed IS NOT NULL AS is_complete,
                row_number() OVER newest AS place, sum(size) OVER newest AS bytes
         FROM {TABLE} WHERE owner_id = %s::uuid AND cluster = %s
-        WINDOW newest AS (ORDER BY submitted DESC, msg_id DESC)
+        WINDOW newest AS (ORDER BY completed IS NOT NULL, submitted DESC, msg_id DESC)
     )
     DELETE FROM {TABLE} AS record
     USING (SELECT msg_id FROM ranked WHERE is_complete AND (place > %s OR bytes > %s)) AS old

@@ -7,18 +7,26 @@ import re
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 from platform_db.tasks.messages import decode_message, encode_message
 
 Record = dict[str, Any]
 """What users give and get: a value by each key."""
 
-Encoded = dict[str, Any]
-"""What columns hold: JSON text, text, framed bytes, or times in UTC, by column. It is never changed in place.
-``extra`` is a dictionary of JSON text; None stands there for a value that was taken away."""
-
 EXTRA = "extra"
+
+
+class Encoded(NamedTuple):
+    """A record as columns hold it, or changes of one; it is never changed in place.
+
+    :param values: JSON text, text, framed bytes, or times in UTC, by column. ``extra`` is a dictionary of
+        JSON text; None stands there for a value that was taken away.
+    :param size: bytes of the values; times do not count.
+    """
+
+    values: dict[str, Any]
+    size: int
 
 
 def encode_text(text: str) -> str:
@@ -118,7 +126,7 @@ def encode_record(record: Mapping[str, Any], *, changes: bool = False) -> Encode
     :raises ValueError: a time is none.
     :raises TypeError: a value cannot be encoded.
     """
-    encoded: Encoded = {}
+    encoded: dict[str, Any] = {}
     extra: dict[str, str | None] = {}
     for key, value in record.items():
         encode = _ENCODERS.get(key)
@@ -135,27 +143,27 @@ def encode_record(record: Mapping[str, Any], *, changes: bool = False) -> Encode
             encoded[key] = encode(value)
     if extra:
         encoded[EXTRA] = extra
-    return encoded
+    return Encoded(encoded, _size_of(encoded))
 
 
 def merge(encoded: Encoded, changes: Encoded) -> Encoded:
     """Return a record, or changes of it, with more changes."""
-    merged = {**encoded, **changes}
-    if EXTRA in changes and EXTRA in encoded:
-        merged[EXTRA] = {**encoded[EXTRA], **changes[EXTRA]}
-    return merged
+    merged = {**encoded.values, **changes.values}
+    if EXTRA in changes.values and encoded.values.get(EXTRA):
+        merged[EXTRA] = {**encoded.values[EXTRA], **changes.values[EXTRA]}
+    return Encoded(merged, _size_of(merged))
 
 
-def decode_record(msg_id: str, encoded: Mapping[str, Any], keys: Collection[str] | None = None) -> Record:
-    """Return the record whose columns these are.
+def decode_record(msg_id: str, values: Mapping[str, Any], keys: Collection[str] | None = None) -> Record:
+    """Return the record whose columns have these values.
 
     :param keys: the keys to return beside ``msg_id``; by default all columns', and those without one.
     :raises KeyError: names a key that the record does not have.
     """
     record: Record = {"msg_id": msg_id}
-    extra = encoded.get(EXTRA) or {}
+    extra = values.get(EXTRA) or {}
     for key in COLUMNS if keys is None else keys:
-        value = encoded.get(key)
+        value = values.get(key)
         if value is not None:
             record[key] = _DECODERS[key](value)
         elif (text := extra.get(encode_text(key))) is not None:
@@ -171,10 +179,9 @@ def decode_record(msg_id: str, encoded: Mapping[str, Any], keys: Collection[str]
     return record
 
 
-def size_of(encoded: Encoded) -> int:
-    """Return how many bytes the values of columns have; times do not count."""
+def _size_of(values: Mapping[str, Any]) -> int:
     size = 0
-    for value in encoded.values():
+    for value in values.values():
         if isinstance(value, str):
             size += len(value) if value.isascii() else len(value.encode())
         elif isinstance(value, bytes):

@@ -1,8 +1,8 @@
 """Messages as JSON text that loses nothing: times, bytes and numbers that JSON lacks are tagged.
 
 A time is ``{"$date": "2026-11-21T07:30:00+00:00"}``, bytes are ``{"$hex": "00ff"}``, and NaN and the
-infinities are ``{"$float": "nan"}``. A dictionary of the user's own that looks like one of these gets another
-``$`` before its key. The text is ASCII: NUL and halves of surrogate pairs are escaped, as ``json`` takes them.
+infinities are ``{"$float": "nan"}``. A dictionary of the user's own that looks like one of these gets
+another ``$`` before its key. The text is ASCII, with NUL and halves of surrogate pairs escaped.
 """
 
 from __future__ import annotations

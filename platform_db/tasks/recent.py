@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from platform_db.tasks.encoding import Encoded, size_of
+from platform_db.tasks.encoding import Encoded
 
 # Of the dictionary and its values, beside their contents.
 _OVERHEAD = 1500
@@ -20,7 +20,7 @@ class RecentRecords:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._records: OrderedDict[str, tuple[Encoded, int]] = OrderedDict()
+        self._records: OrderedDict[str, Encoded] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -29,23 +29,24 @@ class RecentRecords:
 
     def get(self, msg_id: str) -> Encoded | None:
         with self._lock:
-            if msg_id not in self._records:
-                return None
-            self._records.move_to_end(msg_id)
-            return self._records[msg_id][0]
+            if msg_id in self._records:
+                self._records.move_to_end(msg_id)
+            return self._records.get(msg_id)
 
-    def put(self, msg_id: str, encoded: Encoded) -> None:
-        size = size_of(encoded) + _OVERHEAD
+    def put(self, msg_id: str, record: Encoded) -> None:
         with self._lock:
-            _, before = self._records.pop(msg_id, (None, 0))
-            self._records[msg_id] = encoded, size
-            self._bytes += size - before
+            self._take(msg_id)
+            self._records[msg_id] = record
+            self._bytes += record.size + _OVERHEAD
             while self._bytes > self.limit:
-                _, (_, gone) = self._records.popitem(last=False)
-                self._bytes -= gone
+                self._take(next(iter(self._records)))
 
     def forget(self, msg_ids: Iterable[str]) -> None:
         with self._lock:
             for msg_id in msg_ids:
-                _, gone = self._records.pop(msg_id, (None, 0))
-                self._bytes -= gone
+                self._take(msg_id)
+
+    def _take(self, msg_id: str) -> None:
+        record = self._records.pop(msg_id, None)
+        if record is not None:
+            self._bytes -= record.size + _OVERHEAD

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple
 
-from platform_db.tasks.encoding import BUFFERS, COLUMNS, EXTRA, MESSAGES, TIMES, Encoded, size_of
+from platform_db.tasks.encoding import BUFFERS, COLUMNS, EXTRA, MESSAGES, TIMES, Encoded
 
 TABLE = "platform.task_record"
 
@@ -21,9 +21,10 @@ _TYPES = {
     EXTRA: "jsonb",
 }
 
-_WRITTEN = (*COLUMNS, EXTRA)
+WRITTEN = (*COLUMNS, EXTRA)
+"""The columns with a record's values."""
 
-COPY = f"COPY {TABLE} (owner_id, cluster, msg_id, {', '.join(_WRITTEN)}, size) FROM STDIN"
+COPY = f"COPY {TABLE} (owner_id, cluster, msg_id, {', '.join(WRITTEN)}, size) FROM STDIN"
 
 Parameters = list[str]
 
@@ -40,16 +41,16 @@ def copied(history: History, records: Mapping[str, Encoded]) -> io.StringIO:
     start = f"{history.owner_id}\t{_copied(history.cluster)}\t"
     return io.StringIO(
         "".join(
-            f"{start}{_copied(msg_id)}\t{_line(records[msg_id])}{size_of(records[msg_id])}\n"
-            for msg_id in sorted(records)
+            f"{start}{_copied(msg_id)}\t{_line(record.values)}{record.size}\n"
+            for msg_id, record in sorted(records.items())
         )
     )
 
 
-def _line(encoded: Encoded) -> str:
+def _line(values: Mapping[str, Any]) -> str:
     fields = []
     for name, copy in _COPIED.items():
-        value = encoded.get(name)
+        value = values.get(name)
         fields.append("\\N\t" if value is None else f"{copy(value)}\t")
     return "".join(fields)
 
@@ -74,7 +75,7 @@ def insert(history: History, records: Mapping[str, Encoded]) -> tuple[str, Param
     """Return the statement that stores records, also in the place of those of the same ids."""
     msg_ids = sorted(records)
     rows = [records[msg_id] for msg_id in msg_ids]
-    arrays = [array(msg_ids), *_columns(rows, _WRITTEN), array([str(size_of(row)) for row in rows])]
+    arrays = [array(msg_ids), *_columns(rows, WRITTEN), array(str(row.size) for row in rows)]
     return _INSERT, [*history, *arrays]
 
 
@@ -82,10 +83,23 @@ def update(history: History, changes: Mapping[str, Encoded]) -> Iterable[tuple[s
     """Yield a statement for each set of columns, that changes the records that are there."""
     sets: dict[tuple[str, ...], list[str]] = {}
     for msg_id in sorted(changes):
-        sets.setdefault(tuple(sorted(changes[msg_id])), []).append(msg_id)
+        sets.setdefault(tuple(sorted(changes[msg_id].values)), []).append(msg_id)
     for names, msg_ids in sets.items():
         arrays = _columns([changes[msg_id] for msg_id in msg_ids], names)
         yield _update(names), [history.owner_id, array(msg_ids), *arrays, history.cluster]
+
+
+def select(names: Sequence[str]) -> str:
+    """Return the expressions that read these columns, for :func:`values_of`."""
+    return ", ".join(f"{name}::text" if _TYPES.get(name, "").startswith("json") else name for name in names)
+
+
+def values_of(names: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
+    """Return the values of a row's columns, as they are encoded."""
+    values = dict(zip(names, row, strict=True))
+    if values.get(EXTRA) is not None:
+        values[EXTRA] = json.loads(values[EXTRA])
+    return values
 
 
 def array(texts: Iterable[str | None]) -> str:
@@ -99,7 +113,7 @@ def _quoted(text: str) -> str:
 
 
 def _columns(rows: Sequence[Encoded], names: Iterable[str]) -> list[str]:
-    return [array(_as_text(row.get(name)) for row in rows) for name in names]
+    return [array(_as_text(row.values.get(name)) for row in rows) for name in names]
 
 
 def _as_text(value: Any) -> str | None:
@@ -118,11 +132,11 @@ def _arrays(names: Iterable[str]) -> str:
 
 
 _INSERT = f"""
-    INSERT INTO {TABLE} (msg_id, {", ".join(_WRITTEN)}, size, owner_id, cluster)
-    SELECT added.*, %s::uuid, %s::text FROM unnest(%s::text[]{_arrays(_WRITTEN)}, %s::bigint[]) AS added
+    INSERT INTO {TABLE} (msg_id, {", ".join(WRITTEN)}, size, owner_id, cluster)
+    SELECT added.*, %s::uuid, %s::text FROM unnest(%s::text[]{_arrays(WRITTEN)}, %s::bigint[]) AS added
     ON CONFLICT (owner_id, msg_id) DO UPDATE
     SET cluster = excluded.cluster, size = excluded.size,
-        {", ".join(f"{name} = excluded.{name}" for name in _WRITTEN)}
+        {", ".join(f"{name} = excluded.{name}" for name in WRITTEN)}
 """
 
 
@@ -130,8 +144,8 @@ _INSERT = f"""
 def _update(names: tuple[str, ...]) -> str:
     """Return the statement that changes these columns.
 
-    The owner stands in a materialized row source: as a constant, it would let an index that starts with it
-    win against the primary key, as long as the table has no statistics.
+    The owner stands in a materialized row source, and the cluster in an expression: as constants, they would
+    let an index that starts with them win against the primary key, where statistics do not know them yet.
     """
     new = {name: f"changed.{name}" for name in names}
     if EXTRA in new:
@@ -149,7 +163,8 @@ def _update(names: tuple[str, ...]) -> str:
         UPDATE {TABLE} AS record
         SET {", ".join(f"{name} = {value}" for name, value in new.items())}, size = record.size{grown}
         FROM changed
-        WHERE record.owner_id = changed.owner_id AND record.msg_id = changed.msg_id AND record.cluster = %s
+        WHERE record.owner_id = changed.owner_id AND record.msg_id = changed.msg_id
+            AND record.cluster || '' = %s
     """
 
 

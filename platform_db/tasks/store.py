@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
+import psycopg2
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
@@ -14,10 +16,9 @@ from platform_db.bounds import require_amount, require_seconds
 from platform_db.database import create_engine
 from platform_db.database.driver_errors import own_connection_errors
 from platform_db.models.identity import UserOrId, user_id_of
-from platform_db.tasks.conditions import Condition, condition, read_filter
+from platform_db.tasks.conditions import BY_ID, Condition, condition, read_filter
 from platform_db.tasks.culling import Culling
 from platform_db.tasks.encoding import (
-    COLUMNS,
     EXTRA,
     Encoded,
     Record,
@@ -29,15 +30,13 @@ from platform_db.tasks.encoding import (
 )
 from platform_db.tasks.matching import meets
 from platform_db.tasks.recent import RecentRecords
-from platform_db.tasks.statements import TABLE, History
+from platform_db.tasks.statements import TABLE, WRITTEN, History, select, values_of
 from platform_db.tasks.writer import Batch, BatchWriter
 from platform_db.tenancy.privileges import Role, role_name
 
 logger = logging.getLogger(__name__)
 
 MEBIBYTE = 1024**2
-
-_ALL = (*COLUMNS, EXTRA)
 
 
 class TaskStore:
@@ -80,7 +79,9 @@ class TaskStore:
         require_seconds(commit_delay, "commit delay")
         self.history = History(str(user_id_of(owner)), encode_text(cluster))
         # Each text of statements is a transaction of its own: a read takes one round trip.
-        self._engine = create_engine(database, isolation_level="AUTOCOMMIT", json_deserializer=str)
+        self._engine = create_engine(database, isolation_level="AUTOCOMMIT")
+        self._driver: sa.PoolProxiedConnection | None = None
+        self._reading = threading.Lock()
         self._enter = ""
         if as_tenant:
             self._enter = (
@@ -120,7 +121,7 @@ class TaskStore:
         :raises TypeError: a value is of a type that cannot be stored.
         """
         encoded = encode_record(changes, changes=True)
-        if not encoded:
+        if not encoded.values:
             return
         id_ = _encoded_id(msg_id)
         self._writer.change(id_, encoded)
@@ -141,9 +142,10 @@ class TaskStore:
             encoded = self._read(id_) if pending.record is None else pending.record
             if encoded is None:
                 raise KeyError(f"there is no task record {msg_id}")
-            encoded = merge(encoded, pending.changes or {})
+            if pending.changes is not None:
+                encoded = merge(encoded, pending.changes)
             self._recent.put(id_, encoded)
-        return decode_record(msg_id, encoded)
+        return decode_record(msg_id, encoded.values)
 
     def find(
         self, filter_: Mapping[str, Any] | None = None, keys: Sequence[str] | None = None
@@ -159,12 +161,12 @@ class TaskStore:
         node = read_filter(filter_)
         where = condition(self.history, node)
         # Where SQL cannot decide, the whole record is looked at.
-        names = _ALL if not keys or not where.is_exact else tuple({*_ALL} & {*keys, EXTRA})
+        names = WRITTEN if not keys or not where.is_exact else tuple({*WRITTEN} & {*keys, EXTRA})
         self.flush()
         return [
-            decode_record(msg_id, encoded, keys or None)
-            for msg_id, encoded in self._select(names, where)
-            if where.is_exact or meets(decode_record(msg_id, encoded), node)
+            decode_record(msg_id, values, keys or None)
+            for msg_id, values in self._select(names, where)
+            if where.is_exact or meets(decode_record(msg_id, values), node)
         ]
 
     def list_ids(self) -> list[str]:
@@ -210,28 +212,43 @@ class TaskStore:
     def close(self) -> None:
         """Flush, end the writer's thread and close the connections; it happens at exit by itself, too."""
         self._writer.close()
+        with self._reading:
+            if self._driver is not None:
+                self._driver.close()
+                self._driver = None
         self._engine.dispose()
 
     def _read(self, msg_id: str) -> Encoded | None:
-        where = Condition(
-            "owner_id = %s::uuid AND msg_id = %s AND cluster || '' = %s",
-            (self.history.owner_id, msg_id, self.history.cluster),
-        )
-        return next((encoded for _, encoded in self._select(_ALL, where)), None)
+        where = Condition(f"{BY_ID} AND msg_id = %s", (*self.history, msg_id))
+        for _, values in self._select((*WRITTEN, "size"), where):
+            return Encoded(values, values.pop("size"))
+        return None
 
-    def _select(self, names: Sequence[str], where: Condition) -> Iterator[tuple[str, Encoded]]:
-        selected = "".join(f", {name}" for name in names)
-        for msg_id, *values in self._execute(
-            f"SELECT msg_id{selected} FROM {TABLE} WHERE {where.sql}", where.values
-        ):
-            encoded = dict(zip(names, values, strict=True))
-            if encoded.get(EXTRA) is not None:
-                encoded[EXTRA] = json.loads(encoded[EXTRA])
-            yield decode_text(msg_id), encoded
+    def _select(self, names: Sequence[str], where: Condition) -> Iterator[tuple[str, dict[str, Any]]]:
+        statement = f"SELECT {select(('msg_id', *names))} FROM {TABLE} WHERE {where.sql}"
+        for msg_id, *row in self._execute(statement, where.values):
+            yield decode_text(msg_id), values_of(names, row)
 
     def _execute(self, statement: str, values: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
-        with own_connection_errors(), self._engine.connect() as connection:
-            return connection.exec_driver_sql(f"{self._enter}{statement}", tuple(values)).all()
+        """Execute a statement on a connection that is kept, by the driver itself.
+
+        SQLAlchemy's pool and results would take as long again as all the rest.
+        """
+        text = f"{self._enter}{statement}"
+        with own_connection_errors():
+            with self._reading:
+                if self._driver is None:
+                    self._driver = self._engine.raw_connection()
+                try:
+                    with closing(self._driver.cursor()) as cursor:
+                        cursor.execute(text, values)
+                        return cursor.fetchall()
+                except psycopg2.Error:
+                    self._driver.invalidate()
+                    self._driver = None
+            # Again: on another connection it succeeds, or it raises one of our own errors.
+            with self._engine.connect() as connection:
+                return connection.exec_driver_sql(text, tuple(values)).all()
 
     def _cull(self, batch: Batch) -> None:
         """Delete the oldest completed records beyond the limits, now and then."""

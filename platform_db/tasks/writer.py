@@ -22,7 +22,7 @@ from platform_db.database import sqlstates
 from platform_db.database.driver_errors import as_connection_error
 from platform_db.sessions import is_retryable
 from platform_db.tasks import statements
-from platform_db.tasks.encoding import Encoded, merge, size_of
+from platform_db.tasks.encoding import Encoded, merge
 from platform_db.tasks.statements import History
 
 logger = logging.getLogger(__name__)
@@ -55,12 +55,12 @@ class Batch:
     def add(self, msg_id: str, encoded: Encoded) -> None:
         self.changed.pop(msg_id, None)
         self.new[msg_id] = encoded
-        self.bytes += size_of(encoded)
+        self.bytes += encoded.size
 
     def change(self, msg_id: str, changes: Encoded) -> None:
         held = self.new if msg_id in self.new else self.changed
-        held[msg_id] = merge(held.get(msg_id, {}), changes)
-        self.bytes += size_of(changes)
+        held[msg_id] = merge(held[msg_id], changes) if msg_id in held else changes
+        self.bytes += changes.size
 
     def halves(self) -> Iterable[Batch]:
         items = [(True, *item) for item in self.new.items()] + [(False, *i) for i in self.changed.items()]
@@ -128,7 +128,8 @@ class BatchWriter:
                 if msg_id in batch.new:
                     record, changes = batch.new[msg_id], None
                 elif msg_id in batch.changed:
-                    changes = merge(changes or {}, batch.changed[msg_id])
+                    more = batch.changed[msg_id]
+                    changes = more if changes is None else merge(changes, more)
         return Pending(record, changes)
 
     def flush(self) -> None:

@@ -31,7 +31,7 @@ CREATE TABLE platform.task_record (
     CONSTRAINT fk_task_record_owner_id FOREIGN KEY(owner_id) REFERENCES platform.user_ (id_) ON DELETE CASCADE
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 
-CREATE INDEX ix_task_record_incomplete ON platform.task_record (owner_id, cluster, submitted, msg_id) WHERE completed IS NULL;
+CREATE INDEX ix_task_record_incomplete ON platform.task_record (owner_id, cluster, submitted) WHERE completed IS NULL;
 
 CREATE INDEX ix_task_record_owner_id_client_uuid ON platform.task_record (owner_id, client_uuid);
 
@@ -39,7 +39,7 @@ CREATE INDEX ix_task_record_owner_id_cluster_completed ON platform.task_record (
 
 CREATE INDEX ix_task_record_owner_id_cluster_label ON platform.task_record (owner_id, cluster, label) WHERE label IS NOT NULL;
 
-CREATE INDEX ix_task_record_owner_id_cluster_submitted_msg_id ON platform.task_record (owner_id, cluster, submitted, msg_id);
+CREATE INDEX ix_task_record_owner_id_cluster_submitted ON platform.task_record (owner_id, cluster, submitted) INCLUDE (msg_id);
 
 -- Buffers are out of line from 2 kB on, and not compressed: they mostly are already, and a change of another
 -- column copies the pointer alone.
