@@ -3,9 +3,8 @@
 Each database gets the same records, as a controller writes them: added, given an engine, completed. Then
 both are read. A ratio above 1 says how many times as fast platform-db is.
 
-* *add*, *engine*, *result*: records a second, until all are on the disk. SQLiteDB commits every two seconds,
-  and here once at the end.
-* *get*: one record by its id, at random; *get recent*: of the last 2,000.
+* *add*, *engine*, *result*: two thousand records at a time, until they are on the disk.
+* *get*: one record by its id, at random; *get recent*: of the last 2,000, once they were read.
 * *$in 100*: a hundred records by their ids; *incomplete*: the hundredth that has not completed; *all*: all.
 
     python benchmarks/tasks.py [--uri URI] [--records 20000] [--rounds 3]
@@ -21,8 +20,9 @@ import statistics
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,86 +66,88 @@ def run(uri: str, directory: Path, count: int, rounds: int) -> None:
         session.add(user)
         session.flush()
         owner = str(user.id_)
-    measured: dict[str, list[tuple[float, float]]] = {}
+    ratios: dict[str, list[float]] = {}
     for number in range(rounds):
         records = [make_record(place) for place in range(count)]
         theirs = SQLiteDB(location=str(directory), filename=f"{number}.db")
         ours = PlatformDB(url=uri, owner=owner, cluster=str(number))
-        sides = (Side(theirs, theirs._db.commit, records), Side(ours, ours._store.flush, records))
-        for write in ("add", "engine", "result"):
-            measured.setdefault(write, []).append((getattr(sides[0], write)(), getattr(sides[1], write)()))
+        for name, call in writes(records):
+            alternate(ratios, name, slices(records), partial(write, theirs, call), partial(write, ours, call))
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(sa.text("ANALYZE platform.task_record"))  # as autovacuum does within a minute
         # Another controller reads it: nothing of it is in memory yet.
         ours.close()
         later = PlatformDB(url=uri, owner=owner, cluster=str(number))
-        rates = [Side(theirs, theirs._db.commit, records).reads(), Side(later, later.close, records).reads()]
-        for name in rates[0]:
-            measured.setdefault(name, []).append((rates[0][name], rates[1][name]))
+        for name, items, read in reads([record["msg_id"] for record in records]):
+            alternate(ratios, name, items, partial(read, theirs), partial(read, later))
         later.close()
         theirs.close()
-    print(f"{count} records, {rounds} rounds; a second, SQLiteDB | platform-db, median of the ratios")
-    for name, pairs in measured.items():
-        their, our = (statistics.median(side) for side in zip(*pairs, strict=True))
-        ratio = statistics.median(ours / theirs for theirs, ours in pairs)
-        print(f"{name:<12} {their:>10.1f} | {our:>10.1f}  {ratio:6.2f} x")
+    print(f"{count} records, {rounds} rounds: how many times as fast as SQLiteDB, median (lowest to highest)")
+    for name, found in ratios.items():
+        found.sort()
+        print(f"{name:<12} {statistics.median(found):6.2f} ({found[0]:.2f} to {found[-1]:.2f})")
 
 
-class Side:
-    """One of the two databases, with the same calls as a controller's."""
-
-    def __init__(self, db: Any, commit: Callable[[], None], records: list[dict[str, Any]]) -> None:
-        self.db, self.commit, self.records = db, commit, records
-
-    def add(self) -> float:
-        return self._rate(lambda record: self.db.add_record(record["msg_id"], dict(record)))
-
-    def engine(self) -> float:
-        change = {"engine_uuid": str(uuid.uuid4()), "queue": "task"}
-        return self._rate(lambda record: self.db.update_record(record["msg_id"], change))
-
-    def result(self) -> float:
-        incomplete = {record["msg_id"] for record in self.records[::100]}
-        result = make_result()
-        return self._rate(
-            lambda record: record["msg_id"] in incomplete or self.db.update_record(record["msg_id"], result)
-        )
-
-    def reads(self) -> dict[str, float]:
-        """Return how often a second each kind of reading is done."""
-        chosen = random.Random(5)
-        ids = [record["msg_id"] for record in self.records]
-        some = [chosen.sample(ids, 100) for _ in range(20)]
-        order = chosen.sample(ids, min(2000, len(ids)))
-        found = {
-            "get": times(order, self.db.get_record),
-            "$in 100": times(some, lambda part: self._found({"msg_id": {"$in": part}}, 100)),
-            "incomplete": times(range(10), lambda _: self._found({"completed": None}, len(ids[::100]))),
-            "all": times(range(2), lambda _: self._found({"msg_id": {"$ne": ""}}, len(ids))),
-            "history": times(range(10), lambda _: self.db.get_history()),
-        }
-        recent = ids[-2000:]
-        for msg_id in recent:
-            self.db.get_record(msg_id)
-        return {**found, "get recent": times(chosen.sample(recent, len(recent)), self.db.get_record)}
-
-    def _found(self, filter_: dict[str, Any], count: int) -> None:
-        assert len(self.db.find_records(filter_)) == count
-
-    def _rate(self, call: Callable[[dict[str, Any]], object]) -> float:
-        start = time.perf_counter()
-        for record in self.records:
-            call(record)
-        self.commit()
-        return len(self.records) / (time.perf_counter() - start)
-
-
-def times(items: Any, call: Callable[[Any], object]) -> float:
-    """Return how many of the items are done a second."""
-    start = time.perf_counter()
+def alternate(
+    ratios: dict[str, list[float]],
+    name: str,
+    items: Sequence[Any],
+    theirs: Callable[[Any], object],
+    ours: Callable[[Any], object],
+) -> None:
+    """Do each item on both sides, one right after the other, and note the ratio of the times."""
+    spent = [0.0, 0.0]
     for item in items:
-        call(item)
-    return len(items) / (time.perf_counter() - start)
+        for side, call in enumerate((theirs, ours)):
+            start = time.perf_counter()
+            call(item)
+            spent[side] += time.perf_counter() - start
+    ratios.setdefault(name, []).append(spent[0] / spent[1])
+
+
+def slices(records: list[Any], size: int = 2000) -> list[list[Any]]:
+    return [records[start : start + size] for start in range(0, len(records), size)]
+
+
+def write(db: Any, call: Callable[[Any, dict[str, Any]], object], records: list[dict[str, Any]]) -> None:
+    """Write records, until they are on the disk."""
+    for record in records:
+        call(db, record)
+    db._store.flush() if isinstance(db, PlatformDB) else db._db.commit()
+
+
+def writes(records: list[dict[str, Any]]) -> Iterator[tuple[str, Callable[[Any, dict[str, Any]], object]]]:
+    """Yield what a controller writes of each task."""
+    assigned, result = {"engine_uuid": str(uuid.uuid4()), "queue": "task"}, make_result()
+    going_on = {record["msg_id"] for record in records[::100]}
+    yield "add", lambda db, record: db.add_record(record["msg_id"], dict(record))
+    yield "engine", lambda db, record: db.update_record(record["msg_id"], assigned)
+    yield (
+        "result",
+        lambda db, record: record["msg_id"] in going_on or db.update_record(record["msg_id"], result),
+    )
+
+
+def reads(ids: list[str]) -> Iterator[tuple[str, Sequence[Any], Callable[[Any, Any], object]]]:
+    """Yield what is asked, a few at a time, and how."""
+
+    def get(db: Any, some: list[str]) -> None:
+        for msg_id in some:
+            db.get_record(msg_id)
+
+    def find(count: int, db: Any, filter_: dict[str, Any]) -> None:
+        assert len(db.find_records(filter_)) == count
+
+    chosen = random.Random(5)
+    recent = ids[-2000:]
+    yield "get", slices(chosen.sample(ids[:-2000], 2000), 50), get
+    yield "read once", [recent], get
+    yield "get recent", slices(chosen.sample(recent, len(recent)), 50), get
+    some = [{"msg_id": {"$in": chosen.sample(ids, 100)}} for _ in range(20)]
+    yield "$in 100", some, partial(find, 100)
+    yield "incomplete", [{"completed": None}] * 10, partial(find, len(ids[::100]))
+    yield "all", [{"msg_id": {"$ne": ""}}] * 2, partial(find, len(ids))
+    yield "history", range(10), lambda db, _: db.get_history()
 
 
 def make_record(place: int) -> dict[str, Any]:

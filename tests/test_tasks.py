@@ -249,12 +249,13 @@ def test_a_second_record_of_an_id_is_refused_or_replaces_anothers(make_store: Ma
     with pytest.raises(KeyError):
         store.add("t", task())
     other.add("t", task(stdout="two"))
-    other.add("u", task())  # COPY meets the other one, and both are stored
+    for number in range(100):  # so many that COPY is tried
+        other.add(str(number), task())
     other.flush()
 
     assert make_store().get("t")["stdout"] == "two"
     assert make_store().get("t")["label"] is None
-    assert set(make_store().list_ids()) == {"t", "u"}
+    assert len(make_store().list_ids()) == 101
 
 
 WATCH = """
@@ -276,16 +277,18 @@ def test_new_records_are_copied_where_row_security_lets_it(
     with engine.begin() as connection:
         connection.exec_driver_sql(WATCH)
     owning = make_store()
-    owning.add("t", task())
+    for number in range(100):
+        owning.add(str(number), task())
     owning.flush()
     assert statements_of(engine) == ["COPY"]
 
     prepare_roles(engine)
     service = login_engine(engine, "task_service", Role.service)
     limited = make_store(service)
-    limited.add("u", task())
-    limited.update("t", {"stdout": "x"})
-    assert len(limited.find({})) == 2
+    for number in range(100, 200):
+        limited.add(str(number), task())
+    limited.update("1", {"stdout": "x"})
+    assert len(limited.find({})) == 200
     assert statements_of(engine) == ["COPY", "INSERT"]
 
 
@@ -314,14 +317,14 @@ def test_a_bad_record_is_put_aside_and_named_and_its_batch_is_stored(
 ) -> None:
     store = make_store(commit_delay=LATER)
     too_long = random.Random(1).randbytes(9000).hex()  # for an entry of the index of labels
-    for number in range(50):
+    for number in range(100):
         store.add(str(number), task(number, label=too_long if number == 17 else "x"))
     store.flush()
     store.update("20", {"label": too_long})
     store.update("21", {"stdout": "changed"})
 
     with caplog.at_level(logging.ERROR):
-        assert len(store.find({"label": "x"})) == 49
+        assert len(store.find({"label": "x"})) == 99
     assert make_store().get("21")["stdout"] == "changed"
     with pytest.raises(KeyError):
         store.get("17")
@@ -359,6 +362,28 @@ def test_batches_outlive_a_servers_restart(engine: sa.Engine, make_store: MakeSt
 
     assert len(store.find({})) == 201
     assert make_store().get("before")["stdout"] == "changed"
+
+
+def test_an_id_beyond_a_clients_highest_is_not_looked_for(engine: sa.Engine, make_store: MakeStore) -> None:
+    earlier = make_store(ids_count_up=True)
+    earlier.add("client_7_9", task())
+    earlier.add("client_7_10", task())
+    earlier.flush()
+    store = make_store(ids_count_up=True, memory_limit=0, commit_delay=LATER)
+    with pytest.raises(KeyError):
+        store.get("client_7_12")
+    store.add("client_7_13", task())
+    assert store.get("client_7_10")
+    name = engine.url.database
+    close_database(engine, name)
+    try:
+        with pytest.raises(KeyError):
+            store.get("client_7_14")
+        for asked in ("client_7_9", "client_7_12", "client_8_1", "other"):
+            with pytest.raises(errors.Unreachable):
+                store.get(asked)
+    finally:
+        close_database(engine, name, open_=True)
 
 
 def test_a_call_waits_when_the_buffer_is_full(engine: sa.Engine, make_store: MakeStore) -> None:

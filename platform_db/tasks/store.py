@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from typing import Any
 
 import psycopg2
@@ -17,6 +15,7 @@ from platform_db.database import create_engine
 from platform_db.database.driver_errors import own_connection_errors
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.tasks.conditions import BY_ID, Condition, condition, read_filter
+from platform_db.tasks.connection import KeptConnection
 from platform_db.tasks.culling import Culling
 from platform_db.tasks.encoding import (
     EXTRA,
@@ -29,6 +28,7 @@ from platform_db.tasks.encoding import (
     merge,
 )
 from platform_db.tasks.matching import meets
+from platform_db.tasks.new_ids import NewIds
 from platform_db.tasks.recent import RecentRecords
 from platform_db.tasks.statements import TABLE, WRITTEN, History, select, values_of
 from platform_db.tasks.writer import Batch, BatchWriter
@@ -54,6 +54,8 @@ class TaskStore:
     :param owner: whose records these are.
     :param cluster: the name of the history.
     :param as_tenant: whether to work as the role of tenants, which sees the owner's rows alone.
+    :param ids_count_up: whether ids are ``CLIENT_NUMBER``, and each client counts up its numbers at this
+        store alone: then an id beyond the client's highest one is not looked for.
     :param commit_delay: seconds from the first record of a batch to its commit; with 0, each call commits.
     :param record_limit: how many records the history keeps; 0 is no limit. Completed ones go, oldest first.
     :param size_limit: how many bytes they may have; 0 is no limit.
@@ -69,6 +71,7 @@ class TaskStore:
         cluster: str = "default",
         *,
         as_tenant: bool = False,
+        ids_count_up: bool = False,
         commit_delay: float = 0.05,
         record_limit: int = 0,
         size_limit: int = 0,
@@ -80,8 +83,7 @@ class TaskStore:
         self.history = History(str(user_id_of(owner)), encode_text(cluster))
         # Each text of statements is a transaction of its own: a read takes one round trip.
         self._engine = create_engine(database, isolation_level="AUTOCOMMIT")
-        self._driver: sa.PoolProxiedConnection | None = None
-        self._reading = threading.Lock()
+        self._reading = KeptConnection(self._engine)
         self._enter = ""
         if as_tenant:
             self._enter = (
@@ -89,6 +91,7 @@ class TaskStore:
                 f"SET LOCAL platform.user_id = '{self.history.owner_id}';"
             )
         self._recent = RecentRecords(require_amount(memory_limit, "memory limit"))
+        self._new_ids = NewIds(self._read_highest) if ids_count_up else None
         self._culling = Culling(self.history, record_limit, size_limit, cull_fraction)
         self._writer = BatchWriter(
             self._engine,
@@ -113,6 +116,8 @@ class TaskStore:
         encoded = encode_record(record)
         self._writer.add(id_, encoded)
         self._recent.put(id_, encoded)
+        if self._new_ids is not None:
+            self._new_ids.remove(id_)
 
     def update(self, msg_id: str, changes: Mapping[str, Any]) -> None:
         """Change keys of a record; where there is none, nothing happens.
@@ -139,7 +144,9 @@ class TaskStore:
         if encoded is None:
             # Asked first: what is committed between the two is in both, and the same.
             pending = self._writer.pending(id_)
-            encoded = self._read(id_) if pending.record is None else pending.record
+            encoded = pending.record
+            if encoded is None and not (self._new_ids is not None and self._new_ids.has(id_)):
+                encoded = self._read(id_)
             if encoded is None:
                 raise KeyError(f"there is no task record {msg_id}")
             if pending.changes is not None:
@@ -202,6 +209,13 @@ class TaskStore:
         self._recent.forget(msg_id for (msg_id,) in rows)
         return len(rows)
 
+    def connect(self) -> None:
+        """Open the connection for reading, which the first read would wait for otherwise.
+
+        :raises errors.Unreachable: the server does not answer.
+        """
+        self._execute("SELECT 1", ())
+
     def flush(self) -> None:
         """Return when all that was added or changed before is on the disk.
 
@@ -212,10 +226,7 @@ class TaskStore:
     def close(self) -> None:
         """Flush, end the writer's thread and close the connections; it happens at exit by itself, too."""
         self._writer.close()
-        with self._reading:
-            if self._driver is not None:
-                self._driver.close()
-                self._driver = None
+        self._reading.close()
         self._engine.dispose()
 
     def _read(self, msg_id: str) -> Encoded | None:
@@ -224,31 +235,34 @@ class TaskStore:
             return Encoded(values, values.pop("size"))
         return None
 
+    def _read_highest(self, client: str) -> int:
+        """Return the highest number that ids of a client have."""
+        ((highest,),) = self._execute(
+            f"SELECT coalesce(max(substr(msg_id, %s)::bigint), 0) FROM {TABLE}"
+            " WHERE owner_id = (SELECT %s::uuid) AND msg_id ^@ %s AND substr(msg_id, %s) ~ '^[0-9]{1,18}$'",
+            (len(client) + 1, self.history.owner_id, client, len(client) + 1),
+        )
+        return int(highest)
+
     def _select(self, names: Sequence[str], where: Condition) -> Iterator[tuple[str, dict[str, Any]]]:
         statement = f"SELECT {select(('msg_id', *names))} FROM {TABLE} WHERE {where.sql}"
         for msg_id, *row in self._execute(statement, where.values):
             yield decode_text(msg_id), values_of(names, row)
 
     def _execute(self, statement: str, values: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
-        """Execute a statement on a connection that is kept, by the driver itself.
-
-        SQLAlchemy's pool and results would take as long again as all the rest.
-        """
         text = f"{self._enter}{statement}"
+
+        def read(cursor: Any) -> Sequence[Sequence[Any]]:
+            cursor.execute(text, values)
+            rows: Sequence[Sequence[Any]] = cursor.fetchall()
+            return rows
+
         with own_connection_errors():
-            with self._reading:
-                if self._driver is None:
-                    self._driver = self._engine.raw_connection()
-                try:
-                    with closing(self._driver.cursor()) as cursor:
-                        cursor.execute(text, values)
-                        return cursor.fetchall()
-                except psycopg2.Error:
-                    self._driver.invalidate()
-                    self._driver = None
-            # Again: on another connection it succeeds, or it raises one of our own errors.
-            with self._engine.connect() as connection:
-                return connection.exec_driver_sql(text, tuple(values)).all()
+            try:
+                return self._reading.run(read)
+            except psycopg2.Error:
+                with self._engine.connect() as connection:
+                    return connection.exec_driver_sql(text, tuple(values)).all()
 
     def _cull(self, batch: Batch) -> None:
         """Delete the oldest completed records beyond the limits, now and then."""

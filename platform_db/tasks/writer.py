@@ -12,8 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import closing
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg2
 import sqlalchemy as sa
@@ -22,10 +21,14 @@ from platform_db.database import sqlstates
 from platform_db.database.driver_errors import as_connection_error
 from platform_db.sessions import is_retryable
 from platform_db.tasks import statements
+from platform_db.tasks.connection import KeptConnection
 from platform_db.tasks.encoding import Encoded, merge
 from platform_db.tasks.statements import History
 
 logger = logging.getLogger(__name__)
+
+# From so many on, COPY's lower costs outweigh its further round trips.
+COPIED_RECORDS = 64
 
 FULL_RECORDS = 2000
 FULL_BYTES = 8 * 1024**2
@@ -105,11 +108,14 @@ class BatchWriter:
         self.stored, self.refused = stored, refused
         self._pending = Batch()
         self._unwritten: Batch | None = None
+        self._connection = KeptConnection(engine)
         self._copies: bool | None = None
-        self._changed = threading.Condition()
+        # Guards the two batches, and nothing that takes long: the scheduler's only thread waits for it.
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
         self._writing = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._closing = False
+        self._some, self._at_once, self._closing = threading.Event(), threading.Event(), threading.Event()
         self._process = os.getpid()
 
     def add(self, msg_id: str, encoded: Encoded) -> None:
@@ -123,7 +129,7 @@ class BatchWriter:
     def pending(self, msg_id: str) -> Pending:
         """Return what of a record is not committed yet."""
         record = changes = None
-        with self._changed:
+        with self._lock:
             for batch in filter(None, (self._unwritten, self._pending)):
                 if msg_id in batch.new:
                     record, changes = batch.new[msg_id], None
@@ -140,7 +146,7 @@ class BatchWriter:
         with self._writing:
             if self._unwritten is not None:  # from an attempt that failed
                 self._write_unwritten()
-            with self._changed:
+            with self._lock:
                 if not self._pending:
                     return
                 self._unwritten, self._pending = self._pending, Batch()
@@ -151,13 +157,14 @@ class BatchWriter:
         atexit.unregister(self._close_at_exit)
         if os.getpid() != self._process:
             return  # A forked child has copies of what the parent writes.
-        with self._changed:
-            thread, self._thread, self._closing = self._thread, None, True
-            self._changed.notify_all()
+        thread, self._thread = self._thread, None
         if thread is not None:
+            for event in (self._closing, self._at_once, self._some):
+                event.set()
             thread.join()
-        self._closing = False
+            self._closing.clear()
         self.flush()
+        self._connection.close()
 
     def _close_at_exit(self) -> None:
         try:
@@ -169,21 +176,21 @@ class BatchWriter:
     def _put(self, put: Callable[[Batch, str, Encoded], None], msg_id: str, encoded: Encoded) -> None:
         if not self.delay:
             self.flush()  # What is left is written first, or raises.
-        with self._changed:
-            if self.delay:
-                self._start()
-                self._changed.wait_for(lambda: self._waiting_bytes() < self.buffer_limit)
+        with self._lock:
+            if self.delay and self._waiting_bytes() >= self.buffer_limit:
+                self._room.wait_for(lambda: self._waiting_bytes() < self.buffer_limit)
             put(self._pending, msg_id, encoded)
-            if len(self._pending) == 1 or self._is_full():
-                self._changed.notify_all()
         if not self.delay:
             self.flush()
+            return
+        self._start()
+        if not self._some.is_set():
+            self._some.set()
+        if len(self._pending) >= FULL_RECORDS or self._pending.bytes >= FULL_BYTES:
+            self._at_once.set()
 
     def _waiting_bytes(self) -> int:
         return self._pending.bytes + (self._unwritten.bytes if self._unwritten else 0)
-
-    def _is_full(self) -> bool:
-        return len(self._pending) >= FULL_RECORDS or self._pending.bytes >= FULL_BYTES
 
     def _start(self) -> None:
         if self._thread is None:
@@ -194,26 +201,28 @@ class BatchWriter:
     def _run(self) -> None:
         pause = SHORTEST_PAUSE
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._pending or self._unwritten or self._closing)
-                self._changed.wait_for(lambda: self._is_full() or self._closing, timeout=self.delay)
-                if self._closing:
-                    return
+            self._some.wait()
+            self._at_once.wait(self.delay)
+            if self._closing.is_set():
+                return  # What is pending is written by the thread that closes.
+            self._at_once.clear()
             try:
                 self.flush()
                 pause = SHORTEST_PAUSE
+                with self._lock:
+                    if not self._pending:
+                        self._some.clear()
             except Exception as error:
                 logger.warning("task records wait to be stored: %s; trying again in %g s", error, pause)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._closing, timeout=pause)
+                self._closing.wait(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
 
     def _write_unwritten(self) -> None:
         assert self._unwritten is not None  # noqa: S101 - by this class's own logic
         self._store(self._unwritten)
-        with self._changed:
+        with self._lock:
             self._unwritten = None
-            self._changed.notify_all()
+            self._room.notify_all()
 
     def _store(self, batch: Batch, attempts: int = 5) -> None:
         """Store all records of a batch but those that the server refuses."""
@@ -239,34 +248,33 @@ class BatchWriter:
 
     def _write(self, batch: Batch) -> None:
         """Write a batch in one transaction."""
-        updates = list(statements.update(self.history, batch.changed))
-        if batch.new and self._may_copy():
-            try:
-                self._copy(batch, updates)
-            except (psycopg2.Error, sa.exc.DBAPIError):
-                pass  # A record is there already, or is refused, or the connection is lost: below we see.
-            else:
-                return
-        if batch.new:
-            updates.insert(0, statements.insert(self.history, batch.new))
-        with self.engine.connect() as connection:
-            self._execute(connection, updates)
+        copies = len(batch.new) >= COPIED_RECORDS and self._may_copy()
+        try:
+            self._connection.run(lambda cursor: self._send(cursor, batch, copies))
+        except psycopg2.Error:
+            # A record is there already or is refused, or the connection is lost: this tells which.
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql(*self._statements(batch, with_new=True))
 
-    def _copy(self, batch: Batch, updates: list[tuple[str, statements.Parameters]]) -> None:
-        """Write a batch by ``COPY``, which takes half the time, but refuses a record that is there."""
-        with self.engine.connect() as connection:
-            if updates:
-                connection = connection.execution_options(isolation_level="READ COMMITTED")
-            with connection.begin(), closing(connection.connection.cursor()) as cursor:
-                cursor.copy_expert(statements.COPY, statements.copied(self.history, batch.new))
-                if updates:
-                    self._execute(connection, updates)
+    def _send(self, cursor: Any, batch: Batch, copies: bool) -> None:
+        """Write a batch. ``COPY`` takes half the time of ``INSERT``, but refuses records that are there."""
+        if not copies:
+            cursor.execute(*self._statements(batch, with_new=True))
+            return
+        if batch.changed:
+            cursor.execute("BEGIN")
+        cursor.copy_expert(statements.COPY, statements.copied(self.history, batch.new))
+        if batch.changed:
+            text, values = self._statements(batch, with_new=False)
+            cursor.execute(f"{text};COMMIT", values)
 
-    def _execute(self, connection: sa.Connection, parts: list[tuple[str, statements.Parameters]]) -> None:
+    def _statements(self, batch: Batch, *, with_new: bool) -> tuple[str, tuple[str, ...]]:
+        """Return statements as one text, which is one transaction and one round trip."""
+        parts = list(statements.update(self.history, batch.changed))
+        if with_new and batch.new:
+            parts.insert(0, statements.insert(self.history, batch.new))
         text = ";".join(statement for statement, _ in parts)
-        connection.exec_driver_sql(
-            f"{self.enter}{text}", tuple(value for _, values in parts for value in values)
-        )
+        return f"{self.enter}{text}", tuple(value for _, values in parts for value in values)
 
     def _may_copy(self) -> bool:
         """Tell whether this login may ``COPY`` into the table: not where row security applies to it."""

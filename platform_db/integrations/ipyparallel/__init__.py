@@ -62,6 +62,7 @@ class PlatformDB(BaseDB):
             self._find_owner(engine),
             self.cluster,
             as_tenant=self.as_tenant,
+            ids_count_up=True,
             commit_delay=self.commit_delay,
             record_limit=self.record_limit,
             size_limit=self.size_limit,
@@ -70,6 +71,7 @@ class PlatformDB(BaseDB):
         self.log.info(
             "tasks are stored as the history %r of user %s", self.cluster, self._store.history.owner_id
         )
+        self._store.connect()
         if self.url:
             engine.dispose()
 
