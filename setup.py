@@ -58,6 +58,7 @@ setup(
     ],
     extras_require={
         "embedded": EMBEDDED,
+        "ipyparallel": ["ipyparallel>=9.2,<10", "traitlets>=5.14"],
         "tests": TESTS,
         "docs": DOCS,
         "dev": [*TESTS, *DOCS, "towncrier>=24.8"],

@@ -27,7 +27,8 @@ def setup_arguments(monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Any]:
 
 
 def test_the_package_requires_what_it_imports(setup_arguments: Mapping[str, Any]) -> None:
-    files = [path for path in PACKAGE.rglob("*.py") if PACKAGE / "testing" not in path.parents]
+    apart = {PACKAGE / "testing", PACKAGE / "integrations"}
+    files = [path for path in PACKAGE.rglob("*.py") if not apart & set(path.parents)]
 
     assert imported(files) == names(setup_arguments["install_requires"])
 
@@ -36,6 +37,21 @@ def test_the_test_fixtures_require_what_they_import(setup_arguments: Mapping[str
     available = names(setup_arguments["install_requires"]) | names(setup_arguments["extras_require"]["tests"])
 
     assert imported((PACKAGE / "testing").rglob("*.py")) <= available
+
+
+INTEGRATIONS = [path.parent for path in sorted((PACKAGE / "integrations").glob("*/__init__.py"))]
+
+
+@pytest.mark.parametrize("folder", INTEGRATIONS, ids=lambda folder: folder.name)
+def test_an_integration_has_an_extra_with_what_it_imports(
+    folder: Path, setup_arguments: Mapping[str, Any]
+) -> None:
+    extra = setup_arguments["extras_require"][folder.name]
+
+    needed = imported(folder.rglob("*.py"))
+
+    assert needed <= names(setup_arguments["install_requires"]) | names(extra)
+    assert names(extra) <= needed
 
 
 def names(requirements: Iterable[str]) -> set[str]:
@@ -51,7 +67,8 @@ def imported(files: Iterable[Path]) -> set[str]:
     owners = packages_distributions()
     modules = {module for path in files for module in imported_modules(path)}
     ours = {*sys.stdlib_module_names, PACKAGE.name}
-    return {normalised(owners[module][0]) for module in modules - ours}
+    # What is not installed is taken for the distribution of its name.
+    return {normalised(owners.get(module, [module])[0]) for module in modules - ours}
 
 
 def imported_modules(path: Path) -> Iterable[str]:

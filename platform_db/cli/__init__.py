@@ -23,6 +23,7 @@ COMMANDS = {
     "retention": "Apply the retention rules of workspaces.",
     "roles": "Make the database's roles and give them their privileges.",
     "secret": "Make secret keys, show which are in use, and move secrets to a new one.",
+    "task": "List, show and prune the task records of clusters.",
     "token": "Issue, list, request, grant, revoke and purge tokens.",
     "user": "Create, list, show and delete users.",
     "workflow": "Show runs, their results and graphs, and recover those of dead workers.",

@@ -27,6 +27,7 @@ from platform_db.models.secret import SecretDigest
 from platform_db.models.service import Service, ServiceLog, ServiceType, WorkflowService
 from platform_db.models.session import InteractiveSession, InteractiveSessionType, WorkflowSession
 from platform_db.models.sharing import AccessType, UserWorkflow
+from platform_db.models.task_record import TaskRecord
 from platform_db.models.token import UserToken, UserTokenLastUse, UserTokenType
 from platform_db.models.user import User
 from platform_db.models.workflow import Workflow
@@ -67,6 +68,7 @@ __all__ = [
     "ServiceType",
     "StatusChange",
     "TaskLease",
+    "TaskRecord",
     "User",
     "UserResource",
     "UserToken",

@@ -29,6 +29,7 @@ from platform_db.retention.cache_limit import evict_beyond_limit
 from platform_db.retention.family import Family
 from platform_db.retention.prune_log import count_log, prune_log
 from platform_db.retention.rules import RULES, RetentionRule
+from platform_db.tasks.pruning import prune_by_age
 
 # How many rows are looked at in one statement.
 LOOK = 5000
@@ -103,8 +104,7 @@ def prune(
     results = [Pruned(rule.table) for rule in rules]
     for rule, result in zip(rules, results, strict=True):
         if dry_run:
-            is_log = rule.log_of is not None
-            result.rows = count_log(factory, rule) if is_log else sum(map(len, _due(factory, rule)))
+            result.rows = _count_due(factory, rule)
             continue
         try:
             for _ in range(PASSES):
@@ -125,6 +125,14 @@ def require_finished(results: Iterable[Pruned]) -> None:
     left = [f"{result.left} of {result.table}" for result in results if result.left]
     if left:
         raise errors.PartialFailure(f"left because others had them locked: {', '.join(left)}")
+
+
+def _count_due(factory: SessionFactory, rule: RetentionRule) -> int:
+    if rule.log_of is not None:
+        return count_log(factory, rule)
+    if rule.table == "task_record":
+        return sum(prune_by_age(factory, rule.age, batch=rule.batch, dry_run=True))
+    return sum(map(len, _due(factory, rule)))
 
 
 def _record(factory: SessionFactory, rule: RetentionRule, result: Pruned) -> None:
@@ -155,6 +163,11 @@ def _one_pass(
 
     if rule.log_of is not None:
         result.left = prune_log(factory, rule, archive, tell)
+        return
+    if rule.table == "task_record":
+        for rows in prune_by_age(factory, rule.age, batch=rule.batch):
+            tell(rows)
+        result.left = _count_due(factory, rule)
         return
     for due in _due(factory, rule):
         for start in range(0, len(due), rule.batch):

@@ -67,9 +67,10 @@ _QUERIES = {
     "column": f"""
         SELECT relname || '.' || attname,
                concat_ws(' ', format_type(atttypid, atttypmod), 'COLLATE ' || nullif(collname, 'default'),
+                         CASE WHEN attstorage <> typstorage THEN concat('STORAGE ', attstorage) END,
                          CASE WHEN attnotnull THEN 'NOT NULL' END,
                          nullif(attidentity, ''), nullif(attgenerated, ''), pg_get_expr(adbin, adrelid))
-        FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+        FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid JOIN pg_type ON pg_type.oid = atttypid
         LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
         LEFT JOIN pg_collation ON pg_collation.oid = attcollation
         WHERE relnamespace = {_SCHEMA} AND relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped

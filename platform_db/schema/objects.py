@@ -35,6 +35,7 @@ AFTER_TABLES = (
     "tokens",
     "secrets",
     "audit",
+    "task_records",
 )
 
 _SQL = files("platform_db.schema") / "sql"

@@ -1,0 +1,47 @@
+"""A connection that is kept, used by the driver itself.
+
+SQLAlchemy's pool and its results take as long as all the rest of a look-up. A statement that fails here is
+executed again by an engine, which finds another connection or raises one of platform-db's own errors.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+T = TypeVar("T")
+
+
+class KeptConnection:
+    """One connection of an engine that commits each text of statements."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._connection: sa.PoolProxiedConnection | None = None
+        self._lock = threading.Lock()
+
+    def run(self, work: Callable[[Any], T]) -> T:
+        """Return what ``work`` returns of a cursor; after an error the connection is given up.
+
+        :raises psycopg2.Error: a statement failed; what it began is rolled back.
+        """
+        with self._lock:
+            if self._connection is None:
+                self._connection = self._engine.raw_connection()
+            try:
+                with closing(self._connection.cursor()) as cursor:
+                    return work(cursor)
+            except BaseException:
+                self._connection.invalidate()
+                self._connection = None
+                raise
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None

@@ -1,0 +1,287 @@
+"""Writing records in batches: what is added within a moment goes in one transaction.
+
+A batch stays readable until it is committed. One that meets a lost connection is written again, with the same
+result, until it succeeds. One that the server refuses is halved until the record that spoils it stands alone:
+that one is put aside, and all others are stored.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import psycopg2
+import sqlalchemy as sa
+
+from platform_db.database import sqlstates
+from platform_db.database.driver_errors import as_connection_error
+from platform_db.sessions import is_retryable
+from platform_db.tasks import statements
+from platform_db.tasks.connection import KeptConnection
+from platform_db.tasks.encoding import Encoded, merge
+from platform_db.tasks.statements import History
+
+logger = logging.getLogger(__name__)
+
+# From so many on, COPY's lower costs outweigh its further round trips.
+COPIED_RECORDS = 64
+
+FULL_RECORDS = 2000
+FULL_BYTES = 8 * 1024**2
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts
+
+# What a record's own values cause; of anything else every record would suffer.
+_REFUSED = (
+    sqlstates.DATA_EXCEPTION_CLASS,
+    sqlstates.CONSTRAINT_CLASS,
+    sqlstates.PROGRAM_LIMIT_CLASS,
+    sqlstates.INTERNAL_ERROR,
+)
+
+
+class Batch:
+    """Records that are new, and changes of records that are stored, by their ids."""
+
+    def __init__(self) -> None:
+        self.new: dict[str, Encoded] = {}
+        self.changed: dict[str, Encoded] = {}
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.new) + len(self.changed)
+
+    def add(self, msg_id: str, encoded: Encoded) -> None:
+        self.changed.pop(msg_id, None)
+        self.new[msg_id] = encoded
+        self.bytes += encoded.size
+
+    def change(self, msg_id: str, changes: Encoded) -> None:
+        held = self.new if msg_id in self.new else self.changed
+        held[msg_id] = merge(held[msg_id], changes) if msg_id in held else changes
+        self.bytes += changes.size
+
+    def halves(self) -> Iterable[Batch]:
+        items = [(True, *item) for item in self.new.items()] + [(False, *i) for i in self.changed.items()]
+        for part in (items[: len(items) // 2], items[len(items) // 2 :]):
+            half = Batch()
+            for is_new, msg_id, encoded in part:
+                (half.add if is_new else half.change)(msg_id, encoded)
+            yield half
+
+
+class Pending(NamedTuple):
+    """What of a record is not committed yet: all of it, or changes of it."""
+
+    record: Encoded | None
+    changes: Encoded | None
+
+
+class BatchWriter:
+    """Collects records and writes them, from a thread of its own, ``delay`` seconds after the first one.
+
+    :param engine: commits each text of statements; several of them in one text are one transaction.
+    :param enter: statements that begin each of its transactions.
+    :param delay: seconds; with 0 each call writes by itself.
+    :param buffer_limit: bytes that may wait for a server that does not answer; beyond, callers wait, too.
+    :param stored: is called with each batch that was committed.
+    :param refused: is called with the id of each record that the server refused, and its reason.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        history: History,
+        *,
+        enter: str,
+        delay: float,
+        buffer_limit: int,
+        stored: Callable[[Batch], None],
+        refused: Callable[[str, str], None],
+    ) -> None:
+        self.engine, self.history, self.enter = engine, history, enter
+        self.delay, self.buffer_limit = delay, buffer_limit
+        self.stored, self.refused = stored, refused
+        self._pending = Batch()
+        self._unwritten: Batch | None = None
+        self._connection = KeptConnection(engine)
+        self._copies: bool | None = None
+        # Guards the two batches, and nothing that takes long: the scheduler's only thread waits for it.
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._writing = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._some, self._at_once, self._closing = threading.Event(), threading.Event(), threading.Event()
+        self._process = os.getpid()
+
+    def add(self, msg_id: str, encoded: Encoded) -> None:
+        """Store a record, soon."""
+        self._put(Batch.add, msg_id, encoded)
+
+    def change(self, msg_id: str, changes: Encoded) -> None:
+        """Change a record that is pending or stored, soon."""
+        self._put(Batch.change, msg_id, changes)
+
+    def pending(self, msg_id: str) -> Pending:
+        """Return what of a record is not committed yet."""
+        record = changes = None
+        with self._lock:
+            for batch in filter(None, (self._unwritten, self._pending)):
+                if msg_id in batch.new:
+                    record, changes = batch.new[msg_id], None
+                elif msg_id in batch.changed:
+                    more = batch.changed[msg_id]
+                    changes = more if changes is None else merge(changes, more)
+        return Pending(record, changes)
+
+    def flush(self) -> None:
+        """Write all that was added before.
+
+        :raises errors.Unreachable: the server does not answer; what was added is kept, and tried again.
+        """
+        with self._writing:
+            if self._unwritten is not None:  # from an attempt that failed
+                self._write_unwritten()
+            with self._lock:
+                if not self._pending:
+                    return
+                self._unwritten, self._pending = self._pending, Batch()
+            self._write_unwritten()
+
+    def close(self) -> None:
+        """Write all that was added before, and end the thread; the next record starts another."""
+        atexit.unregister(self._close_at_exit)
+        if os.getpid() != self._process:
+            return  # A forked child has copies of what the parent writes.
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            for event in (self._closing, self._at_once, self._some):
+                event.set()
+            thread.join()
+            self._closing.clear()
+        self.flush()
+        self._connection.close()
+
+    def _close_at_exit(self) -> None:
+        try:
+            self.close()
+        except Exception as error:
+            waiting = len(self._pending) + (len(self._unwritten) if self._unwritten else 0)
+            logger.critical("%d task records are lost: %s", waiting, error)
+
+    def _put(self, put: Callable[[Batch, str, Encoded], None], msg_id: str, encoded: Encoded) -> None:
+        if not self.delay:
+            self.flush()  # What is left is written first, or raises.
+        with self._lock:
+            if self.delay and self._waiting_bytes() >= self.buffer_limit:
+                self._room.wait_for(lambda: self._waiting_bytes() < self.buffer_limit)
+            put(self._pending, msg_id, encoded)
+        if not self.delay:
+            self.flush()
+            return
+        self._start()
+        if not self._some.is_set():
+            self._some.set()
+        if len(self._pending) >= FULL_RECORDS or self._pending.bytes >= FULL_BYTES:
+            self._at_once.set()
+
+    def _waiting_bytes(self) -> int:
+        return self._pending.bytes + (self._unwritten.bytes if self._unwritten else 0)
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="task records", daemon=True)
+            self._thread.start()
+            atexit.register(self._close_at_exit)
+
+    def _run(self) -> None:
+        pause = SHORTEST_PAUSE
+        while True:
+            self._some.wait()
+            self._at_once.wait(self.delay)
+            if self._closing.is_set():
+                return  # What is pending is written by the thread that closes.
+            self._at_once.clear()
+            try:
+                self.flush()
+                pause = SHORTEST_PAUSE
+                with self._lock:
+                    if not self._pending:
+                        self._some.clear()
+            except Exception as error:
+                logger.warning("task records wait to be stored: %s; trying again in %g s", error, pause)
+                self._closing.wait(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _write_unwritten(self) -> None:
+        assert self._unwritten is not None  # noqa: S101 - by this class's own logic
+        self._store(self._unwritten)
+        with self._lock:
+            self._unwritten = None
+            self._room.notify_all()
+
+    def _store(self, batch: Batch, attempts: int = 5) -> None:
+        """Store all records of a batch but those that the server refuses."""
+        try:
+            self._write(batch)
+        except sa.exc.DBAPIError as error:
+            own = as_connection_error(error)
+            if own is not None:
+                raise own from None
+            if is_retryable(error) and attempts > 1:  # such as a deadlock with another scheduler
+                self._store(batch, attempts - 1)
+                return
+            if not (sqlstates.sqlstate_of(error) or "").startswith(_REFUSED):
+                raise
+            if len(batch) > 1:
+                for half in batch.halves():
+                    self._store(half)
+                return
+            (msg_id,) = {**batch.new, **batch.changed}
+            self.refused(msg_id, str(error.orig).partition("\n")[0])
+        else:
+            self.stored(batch)
+
+    def _write(self, batch: Batch) -> None:
+        """Write a batch in one transaction."""
+        copies = len(batch.new) >= COPIED_RECORDS and self._may_copy()
+        try:
+            self._connection.run(lambda cursor: self._send(cursor, batch, copies))
+        except psycopg2.Error:
+            # A record is there already or is refused, or the connection is lost: this tells which.
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql(*self._statements(batch, with_new=True))
+
+    def _send(self, cursor: Any, batch: Batch, copies: bool) -> None:
+        """Write a batch. ``COPY`` takes half the time of ``INSERT``, but refuses records that are there."""
+        if not copies:
+            cursor.execute(*self._statements(batch, with_new=True))
+            return
+        if batch.changed:
+            cursor.execute("BEGIN")
+        cursor.copy_expert(statements.COPY, statements.copied(self.history, batch.new))
+        if batch.changed:
+            text, values = self._statements(batch, with_new=False)
+            cursor.execute(f"{text};COMMIT", values)
+
+    def _statements(self, batch: Batch, *, with_new: bool) -> tuple[str, tuple[str, ...]]:
+        """Return statements as one text, which is one transaction and one round trip."""
+        parts = list(statements.update(self.history, batch.changed))
+        if with_new and batch.new:
+            parts.insert(0, statements.insert(self.history, batch.new))
+        text = ";".join(statement for statement, _ in parts)
+        return f"{self.enter}{text}", tuple(value for _, values in parts for value in values)
+
+    def _may_copy(self) -> bool:
+        """Tell whether this login may ``COPY`` into the table: not where row security applies to it."""
+        if self._copies is None:
+            with self.engine.connect() as connection:
+                active = connection.exec_driver_sql(
+                    f"{self.enter}SELECT row_security_active('{statements.TABLE}')"
+                ).scalar_one()
+            self._copies = not active
+        return self._copies
