@@ -3,8 +3,8 @@ DROP TABLE platform.job_dependency, platform.workflow_progress, platform.workflo
 DROP FUNCTION platform.add_progress,
     platform.check_dependencies,
     platform.count_jobs,
-    platform.count_results,
     platform.count_storage,
+    platform.count_stored,
     platform.find_cycle,
     platform.keep_run,
     platform.lock_graph CASCADE;

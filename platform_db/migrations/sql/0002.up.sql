@@ -343,50 +343,37 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION platform.count_results() RETURNS trigger LANGUAGE plpgsql
+-- Counts what a statement changes, owner by owner. Argument: which rows the database stores itself.
+CREATE FUNCTION platform.count_stored() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    added text := 'SELECT owner_id, size FROM after WHERE ' || TG_ARGV[0];
+    removed text := 'SELECT owner_id, -size FROM before WHERE ' || TG_ARGV[0];
     the_owner uuid;
     change bigint;
 BEGIN
-    IF TG_OP = 'INSERT' THEN
-        FOR the_owner, change IN
-            SELECT owner_id, sum(size) FROM after WHERE file IS NULL GROUP BY owner_id ORDER BY owner_id
-        LOOP
-            PERFORM platform.count_storage(the_owner, change);
-        END LOOP;
-    ELSIF TG_OP = 'DELETE' THEN
-        FOR the_owner, change IN
-            SELECT owner_id, -sum(size) FROM before WHERE file IS NULL GROUP BY owner_id ORDER BY owner_id
-        LOOP
-            PERFORM platform.count_storage(the_owner, change);
-        END LOOP;
-    ELSE
-        FOR the_owner, change IN
-            SELECT owner_id, sum(bytes) FROM (
-                SELECT owner_id, size AS bytes FROM after WHERE file IS NULL
-                UNION ALL SELECT owner_id, -size FROM before WHERE file IS NULL
-            ) AS changes
-            GROUP BY owner_id HAVING sum(bytes) <> 0 ORDER BY owner_id
-        LOOP
-            PERFORM platform.count_storage(the_owner, change);
-        END LOOP;
-    END IF;
+    FOR the_owner, change IN EXECUTE
+        'SELECT owner_id, sum(bytes) FROM ('
+        || CASE TG_OP WHEN 'INSERT' THEN added WHEN 'DELETE' THEN removed ELSE added || ' UNION ALL ' || removed END
+        || ') AS changes (owner_id, bytes) GROUP BY owner_id HAVING sum(bytes) <> 0 ORDER BY owner_id'
+    LOOP
+        PERFORM platform.count_storage(the_owner, change);
+    END LOOP;
     RETURN NULL;
 END
 $$;
 
 CREATE TRIGGER count_new_results AFTER INSERT ON platform.workflow_result
     REFERENCING NEW TABLE AS after
-    FOR EACH STATEMENT EXECUTE FUNCTION platform.count_results();
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.count_stored('file IS NULL');
 
 CREATE TRIGGER count_results AFTER UPDATE ON platform.workflow_result
     REFERENCING OLD TABLE AS before NEW TABLE AS after
-    FOR EACH STATEMENT EXECUTE FUNCTION platform.count_results();
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.count_stored('file IS NULL');
 
 CREATE TRIGGER count_deleted_results AFTER DELETE ON platform.workflow_result
     REFERENCING OLD TABLE AS before
-    FOR EACH STATEMENT EXECUTE FUNCTION platform.count_results();
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.count_stored('file IS NULL');
 
 CREATE TRIGGER stamp_new_row BEFORE INSERT ON platform.workflow_result
     FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();

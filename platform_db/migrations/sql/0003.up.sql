@@ -52,3 +52,15 @@ ALTER TABLE platform.task_record ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON platform.task_record
     USING (owner_id = (nullif(current_setting('platform.user_id', true), ''))::uuid)
     WITH CHECK (owner_id = (nullif(current_setting('platform.user_id', true), ''))::uuid);
+
+CREATE TRIGGER count_new_tasks AFTER INSERT ON platform.task_record
+    REFERENCING NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.count_stored('true');
+
+CREATE TRIGGER count_tasks AFTER UPDATE ON platform.task_record
+    REFERENCING OLD TABLE AS before NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.count_stored('true');
+
+CREATE TRIGGER count_deleted_tasks AFTER DELETE ON platform.task_record
+    REFERENCING OLD TABLE AS before
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.count_stored('true');
