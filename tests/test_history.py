@@ -253,12 +253,13 @@ def test_readers_see_each_entry_once_while_others_write(
     session: Session, session_factory: sessionmaker[Session]
 ) -> None:
     run = make_run(session, make_user(session))
+    run_id = run.id_  # A commit of this session would have the threads load it there.
     written: list[str] = []
 
     def write(number: int) -> None:
         chance = random.Random(number)
         with session_factory() as other:
-            mine = other.get(Workflow, run.id_)
+            mine = other.get(Workflow, run_id)
             for turn in range(30):
                 for part in range(chance.randint(1, 3)):
                     message = f"{number}.{turn}.{part}"

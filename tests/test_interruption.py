@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,22 @@ from tests.factories import make_run, make_user
 
 UNSHARE = ["unshare", *(() if os.geteuid() == 0 else ("-Ur",)), "-pf", "--kill-child"]
 JOB = ("quota", "cpu-usage-update", "--override-policy")
+
+
+# What the child does first, before it could know that it is one, takes a while.
+SLOW_CHILD = """
+import os, signal, sys, threading, time
+os.register_at_fork(after_in_child=lambda: time.sleep(1))
+from platform_db import database
+with database.interruptible(), database.create_engine(sys.argv[1]).connect() as connection:
+    child = os.fork()
+    if child == 0:
+        time.sleep(30)
+        os._exit(0)
+    threading.Timer(0.3, os.kill, (child, signal.SIGTERM)).start()
+    connection.exec_driver_sql("SELECT pg_sleep(2)")
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
 
 
 @pytest.fixture
@@ -183,3 +200,9 @@ class TestInALibrary:
             connection.execute(sa.text("SELECT pg_sleep(1)"))
             _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
+
+    def test_a_child_that_is_ended_as_it_begins_leaves_them_alone_too(self, database_uri: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", SLOW_CHILD, database_uri], capture_output=True, text=True
+        )
+        assert (done.stdout, done.stderr) == ("-15\n", "")

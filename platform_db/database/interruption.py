@@ -25,6 +25,7 @@ from platform_db.database import forking
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _endings: list[Callable[[], None]] = []
+_masks = threading.local()
 
 
 @contextmanager
@@ -89,12 +90,25 @@ def _cancel_when_told(reading: int) -> None:
                         connection.cancel()
 
 
+def _hold_signals() -> None:
+    """Let signals wait while a process forks: one that met the child too early would cancel statements."""
+    if _endings:
+        _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _take_signals() -> None:
+    if hasattr(_masks, "before"):
+        signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+        del _masks.before
+
+
 def _leave_in_child() -> None:
     """Let a forked child end by a signal as it would have outside the block, and its parent's work go on."""
     if _endings:
         signal.set_wakeup_fd(-1)  # It is the parent's, too.
     while _endings:
         _endings.pop()()
+    _take_signals()
 
 
-os.register_at_fork(after_in_child=_leave_in_child)
+os.register_at_fork(before=_hold_signals, after_in_parent=_take_signals, after_in_child=_leave_in_child)
