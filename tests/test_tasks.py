@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import math
+import os
 import random
 import subprocess
 import sys
@@ -298,15 +299,15 @@ def test_a_tenants_store_sees_the_tenants_records_alone(
     prepare_roles(engine)
     other = make_user(session)
     make_store(owner=other.id_).add("theirs", task())
-    store = make_store(as_tenant=True)
+    login = login_engine(engine, "task_tenant", Role.tenant)
+    store = make_store(login, as_tenant=True)
     store.add("mine", task())
     store.update("theirs", {"stdout": "seen"})
 
     assert store.list_ids() == ["mine"]
     with pytest.raises(KeyError):
         store.get("theirs")
-    store._enter = store._enter.replace(str(owner.id_), str(other.id_))
-    assert store.list_ids() == []
+    assert make_store(login, owner=other.id_).list_ids() == []  # It sees nothing by itself.
 
 
 # What goes wrong
@@ -408,6 +409,44 @@ def test_a_call_waits_when_the_buffer_is_full(engine: sa.Engine, make_store: Mak
     thread.join(60)
 
     assert len(store.find({})) == 30
+
+
+def test_four_stores_write_one_history_at_once(make_store: MakeStore, session: Session) -> None:
+    stores = [make_store(commit_delay=0.01) for _ in range(4)]
+
+    def work(number: int) -> None:
+        store = stores[number]
+        for msg_id in (f"{number}-{place}" for place in range(300)):
+            store.add(msg_id, task())
+            store.update(msg_id, {"engine_uuid": "e"})
+            store.update(f"{(number + 1) % 4}-{msg_id[2:]}", {"stdout": "all write this"})
+            store.update(msg_id, {"completed": NOW})
+        store.flush()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(stores[0].find({"completed": NOW, "engine_uuid": "e"}, ["msg_id"])) == 1200
+
+
+def test_a_forked_child_writes_by_a_store_of_its_own(make_store: MakeStore, session: Session) -> None:
+    store = make_store(commit_delay=LATER)
+    store.add("t", task())
+    child = os.fork()
+    if not child:
+        try:
+            store.add("u", task())
+        except errors.Refused:
+            store.close()
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert count_rows(session) == 0
+    store.flush()
+    assert count_rows(session) == 1
 
 
 def test_records_of_a_deleted_owner_go_with_the_owner(

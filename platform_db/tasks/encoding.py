@@ -166,7 +166,7 @@ def decode_record(msg_id: str, values: Mapping[str, Any], keys: Collection[str] 
         value = values.get(key)
         if value is not None:
             record[key] = _DECODERS[key](value)
-        elif (text := extra.get(encode_text(key))) is not None:
+        elif extra and (text := extra.get(encode_text(key))) is not None:
             record[key] = decode_message(text)
         elif key in _DECODERS:
             record[key] = None

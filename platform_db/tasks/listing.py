@@ -16,7 +16,7 @@ from platform_db.database.session import takes_session
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.tasks.conditions import filter_condition, read_filter
 from platform_db.tasks.encoding import Record, decode_record, decode_text, encode_text
-from platform_db.tasks.statements import TABLE, WRITTEN, select, values_of
+from platform_db.tasks.statements import TABLE, WRITTEN, select_text, values_of
 
 
 class Task(NamedTuple):
@@ -97,7 +97,7 @@ def get_task(session: Session, owner: UserOrId, msg_id: str) -> Record:
     row = (
         session.connection()
         .exec_driver_sql(
-            f"SELECT cluster, {select(WRITTEN)} FROM {TABLE}"
+            f"SELECT cluster, {select_text(WRITTEN)} FROM {TABLE}"
             " WHERE owner_id = (SELECT %s::uuid) AND msg_id = %s",
             (str(user_id_of(owner)), encode_text(msg_id)),
         )

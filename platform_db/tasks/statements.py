@@ -89,13 +89,13 @@ def update(history: History, changes: Mapping[str, Encoded]) -> Iterable[tuple[s
         yield _update(names), [history.owner_id, array(msg_ids), *arrays, history.cluster]
 
 
-def select(names: Sequence[str]) -> str:
-    """Return the expressions that read these columns, for :func:`values_of`."""
+def select_text(names: Sequence[str]) -> str:
+    """Return the expressions that read these columns, with JSON as text, for :func:`values_of`."""
     return ", ".join(f"{name}::text" if _TYPES.get(name, "").startswith("json") else name for name in names)
 
 
 def values_of(names: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
-    """Return the values of a row's columns, as they are encoded."""
+    """Return the values of a row's columns, as they are encoded; JSON comes as text."""
     values = dict(zip(names, row, strict=True))
     if values.get(EXTRA) is not None:
         values[EXTRA] = json.loads(values[EXTRA])

@@ -30,7 +30,7 @@ from platform_db.tasks.encoding import (
 from platform_db.tasks.matching import meets
 from platform_db.tasks.new_ids import NewIds
 from platform_db.tasks.recent import RecentRecords
-from platform_db.tasks.statements import TABLE, WRITTEN, History, select, values_of
+from platform_db.tasks.statements import TABLE, WRITTEN, History, values_of
 from platform_db.tasks.writer import Batch, BatchWriter
 from platform_db.tenancy.privileges import Role, role_name
 
@@ -82,7 +82,8 @@ class TaskStore:
         require_seconds(commit_delay, "commit delay")
         self.history = History(str(user_id_of(owner)), encode_text(cluster))
         # Each text of statements is a transaction of its own: a read takes one round trip.
-        self._engine = create_engine(database, isolation_level="AUTOCOMMIT")
+        # JSON comes as the text that it is.
+        self._engine = create_engine(database, isolation_level="AUTOCOMMIT", json_deserializer=str)
         self._reading = KeptConnection(self._engine)
         self._enter = ""
         if as_tenant:
@@ -230,9 +231,8 @@ class TaskStore:
         self._engine.dispose()
 
     def _read(self, msg_id: str) -> Encoded | None:
-        where = Condition(f"{BY_ID} AND msg_id = %s", (*self.history, msg_id))
-        for _, values in self._select((*WRITTEN, "size"), where):
-            return Encoded(values, values.pop("size"))
+        for *row, size in self._execute(_READ, (*self.history, msg_id)):
+            return Encoded(values_of(WRITTEN, row), size)
         return None
 
     def _read_highest(self, client: str) -> int:
@@ -245,7 +245,7 @@ class TaskStore:
         return int(highest)
 
     def _select(self, names: Sequence[str], where: Condition) -> Iterator[tuple[str, dict[str, Any]]]:
-        statement = f"SELECT {select(('msg_id', *names))} FROM {TABLE} WHERE {where.sql}"
+        statement = f"SELECT msg_id{''.join(f', {name}' for name in names)} FROM {TABLE} WHERE {where.sql}"
         for msg_id, *row in self._execute(statement, where.values):
             yield decode_text(msg_id), values_of(names, row)
 
@@ -276,6 +276,9 @@ class TaskStore:
     def _put_aside(self, msg_id: str, reason: str) -> None:
         logger.error("the task record %s was put aside: %s", decode_text(msg_id), reason)
         self._recent.forget([msg_id])
+
+
+_READ = f"SELECT {', '.join(WRITTEN)}, size FROM {TABLE} WHERE {BY_ID} AND msg_id = %s"
 
 
 def _encoded_id(msg_id: str) -> str:

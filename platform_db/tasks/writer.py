@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import psycopg2
 import sqlalchemy as sa
 
+from platform_db import errors
 from platform_db.database import sqlstates
 from platform_db.database.driver_errors import as_connection_error
 from platform_db.sessions import is_retryable
@@ -156,7 +157,7 @@ class BatchWriter:
         """Write all that was added before, and end the thread; the next record starts another."""
         atexit.unregister(self._close_at_exit)
         if os.getpid() != self._process:
-            return  # A forked child has copies of what the parent writes.
+            return  # What a forked child has are copies of what the parent writes.
         thread, self._thread = self._thread, None
         if thread is not None:
             for event in (self._closing, self._at_once, self._some):
@@ -174,6 +175,8 @@ class BatchWriter:
             logger.critical("%d task records are lost: %s", waiting, error)
 
     def _put(self, put: Callable[[Batch, str, Encoded], None], msg_id: str, encoded: Encoded) -> None:
+        if os.getpid() != self._process:  # The thread has stayed with the parent.
+            raise errors.Refused("a task store writes in the process that made it: make one after a fork")
         if not self.delay:
             self.flush()  # What is left is written first, or raises.
         with self._lock:
