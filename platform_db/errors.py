@@ -170,6 +170,12 @@ class StorageMissing(PlatformDBError):
     )
 
 
+class ResultLost(StorageMissing):
+    """The file of a result is gone, or is no longer what was stored."""
+
+    hint = "set the result again; the run's jobs, or a retention rule, changed the file in its workspace"
+
+
 class Unhealthy(PlatformDBError):
     """Rows of the database contradict each other, or its triggers and functions are not the models'."""
 
@@ -196,6 +202,10 @@ class ResourceNotFound(NotFound):
     """There is no such resource."""
 
     hint = "create the default resources by: platform-db quota create-default-resources"
+
+
+class ResultNotFound(NotFound):
+    """There is no such result."""
 
 
 class ReservationNotFound(NotFound):
@@ -316,6 +326,10 @@ class QuotaExceeded(Refused):
         )
         self.user_id, self.resource = user_id, resource
         self.amount, self.used, self.reserved, self.limit = amount, used, reserved, limit
+
+
+class DependencyCycle(Refused):
+    """A job would depend on itself, through others or at once."""
 
 
 class RunNumberError(Refused):

@@ -25,7 +25,7 @@ COMMANDS = {
     "secret": "Make secret keys, show which are in use, and move secrets to a new one.",
     "token": "Issue, list, request, grant, revoke and purge tokens.",
     "user": "Create, list, show and delete users.",
-    "workflow": "Show runs, and recover those of dead workers.",
+    "workflow": "Show runs, their results and graphs, and recover those of dead workers.",
 }
 
 

@@ -26,10 +26,10 @@ user_argument = click.argument("user", metavar="USER", callback=refuse_value)
 limit_option = click.option("--limit", type=int, default=50, show_default=True, help="How many rows at most.")
 
 
-def user_option(help_: str, name: str = "--user") -> Callable[[F], F]:
+def user_option(help_: str, name: str = "--user", *, required: bool = False) -> Callable[[F], F]:
     """Return an option that takes a user's id or e-mail address."""
     help_ = f"{help_}, by id or e-mail address."
-    return click.option(name, metavar="USER", callback=refuse_value, help=help_)
+    return click.option(name, metavar="USER", callback=refuse_value, required=required, help=help_)
 
 
 def options(*given: Callable[[F], F]) -> Callable[[F], F]:

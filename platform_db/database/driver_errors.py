@@ -40,6 +40,7 @@ RAISED_ERRORS: dict[str, Callable[[str], errors.PlatformDBError]] = {
     sqlstates.APPEND_ONLY: errors.AppendOnly,
     sqlstates.REFUSED: errors.Refused,
     sqlstates.NO_SUCH_RUN: errors.RunNumberError,
+    sqlstates.CYCLE: errors.DependencyCycle,
 }
 
 
@@ -62,6 +63,8 @@ def raise_own_error(context: ExceptionContext) -> None:
         and len(detail) == 3
     ):
         raise errors.InvalidTransition(diagnostics.table_name, *detail)
+    if diagnostics.sqlstate == sqlstates.QUOTA_EXCEEDED and len(detail) == 5:
+        raise errors.QuotaExceeded(detail[0], "database storage", *map(int, detail[1:]))
     if diagnostics.sqlstate in RAISED_ERRORS:
         raise RAISED_ERRORS[diagnostics.sqlstate](diagnostics.message_primary)
     if diagnostics.constraint_name in CONSTRAINT_ERRORS:

@@ -28,6 +28,8 @@ INVALID_TRANSITION = "PD001"
 APPEND_ONLY = "PD002"
 REFUSED = "PD003"
 NO_SUCH_RUN = "PD004"
+QUOTA_EXCEEDED = "PD005"
+CYCLE = "PD006"
 
 
 def sqlstate_of(error: BaseException | None) -> str | None:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from platform_db.logs import CUT
 from platform_db.models import ResourceType
+from platform_db.models.resource import DATABASE_STORAGE, stored_bytes
 from platform_db.quota import disk
 from platform_db.quota.cpu import CONSUMERS, total_of
 from platform_db.quota.resources import DEFAULT_NAMES
@@ -150,6 +151,28 @@ CHECKS = {
             GROUP BY owner_id, resource_id
         ) AS figures ON figures.owner_id = total.owner_id AND figures.resource_id = total.resource_id
         WHERE total.quota_used <> {total_of("total.quota_pruned", "figures.used")}""",
+    "totals of database storage that are not the sum of what is stored": f"""
+        SELECT owner_id FROM platform.user_resource AS total
+        JOIN platform.resource ON resource.id_ = total.resource_id AND resource.name = '{DATABASE_STORAGE}'
+        WHERE total.quota_used <> {stored_bytes("total.owner_id")}""",
+    "progress of runs that their jobs do not tell": """
+        SELECT 'workflow ' || coalesce(jobs.workflow_id, kept.workflow_id) FROM (
+            SELECT owner_id, workflow_id, count(*) AS total,
+                   count(*) FILTER (WHERE status = 'running') AS running,
+                   count(*) FILTER (WHERE status = 'finished') AS finished,
+                   count(*) FILTER (WHERE status = 'failed') AS failed,
+                   count(*) FILTER (WHERE status = 'stopped') AS stopped
+            FROM platform.job GROUP BY owner_id, workflow_id
+        ) AS jobs
+        FULL JOIN (
+            SELECT owner_id, workflow_id, sum(total) AS total, sum(running) AS running,
+                   sum(finished) AS finished, sum(failed) AS failed, sum(stopped) AS stopped
+            FROM platform.workflow_progress GROUP BY owner_id, workflow_id
+        ) AS kept USING (owner_id, workflow_id)
+        WHERE (coalesce(jobs.total, 0), coalesce(jobs.running, 0), coalesce(jobs.finished, 0),
+               coalesce(jobs.failed, 0), coalesce(jobs.stopped, 0))
+           <> (coalesce(kept.total, 0), coalesce(kept.running, 0), coalesce(kept.finished, 0),
+               coalesce(kept.failed, 0), coalesce(kept.stopped, 0))""",
     "log sizes behind their logs": _log_sizes(),
     "reserved amounts that are not the sum of their reservations": """
         SELECT total.owner_id FROM platform.user_resource AS total

@@ -3,10 +3,12 @@
 from platform_db.models import flush as flush
 from platform_db.models.audit import NOBODY, AuditLog, AuditLogAction, register_audit_action
 from platform_db.models.base import Base
+from platform_db.models.dependency import JobDependency
 from platform_db.models.history import ExtraTransition, Note, StatusChange
 from platform_db.models.job import Job, JobCache, JobCacheUse
 from platform_db.models.lease import Lease, TaskLease
 from platform_db.models.log_chunk import LogChunk, LogSize
+from platform_db.models.progress import WorkflowProgress
 from platform_db.models.resource import (
     InteractiveSessionResource,
     QuotaReservation,
@@ -17,6 +19,7 @@ from platform_db.models.resource import (
     UserResource,
     WorkflowResource,
 )
+from platform_db.models.result import WorkflowResult
 from platform_db.models.retention import WorkspaceRetentionAuditLog, WorkspaceRetentionRule
 from platform_db.models.run_number import RunCounter, format_run_number, split_run_number
 from platform_db.models.seal import AuditFence, AuditSeal, AuditSealDigests
@@ -45,6 +48,7 @@ __all__ = [
     "Job",
     "JobCache",
     "JobCacheUse",
+    "JobDependency",
     "JobStatus",
     "Lease",
     "LogChunk",
@@ -71,7 +75,9 @@ __all__ = [
     "UserTokenType",
     "UserWorkflow",
     "Workflow",
+    "WorkflowProgress",
     "WorkflowResource",
+    "WorkflowResult",
     "WorkflowService",
     "WorkflowSession",
     "WorkspaceRetentionAuditLog",

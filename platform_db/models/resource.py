@@ -38,6 +38,7 @@ class ResourceType(str, enum.Enum):
 
     cpu = "cpu"
     disk = "disk"
+    database = "database"
 
 
 class ResourceUnit(str, enum.Enum):
@@ -79,13 +80,19 @@ class Resource(Identified, Timestamped, Base):
         )
         created = sorted(session.scalars(statement))
         if created:
+            if DATABASE_STORAGE in created:
+                # What is being stored meanwhile is counted by nobody else: it commits first, or waits.
+                session.execute(_HOLD_STORING)
             UserResource.create_defaults(session)
         return created
 
 
+DATABASE_STORAGE = "database storage"
+
 DEFAULT_RESOURCES = (
     ("processing time", ResourceType.cpu, ResourceUnit.milliseconds, "Processing time"),
     ("shared storage", ResourceType.disk, ResourceUnit.bytes_, "Shared storage"),
+    (DATABASE_STORAGE, ResourceType.database, ResourceUnit.bytes_, "Database storage"),
 )
 
 
@@ -129,16 +136,27 @@ class UserResource(Base):
                 "user_ids": None if user_ids is None else list(user_ids),
                 "cpu_limit": settings.default_quota_cpu_limit,
                 "disk_limit": settings.default_quota_disk_limit,
+                "database_limit": settings.default_quota_database_limit,
                 "period_months": settings.default_quota_cpu_period_reset_months,
             },
         )
 
 
-_CREATE_DEFAULTS = sa.text("""
+def stored_bytes(owner: str) -> str:
+    """Return the expression of how many bytes the database stores for an owner, as ``storage.sql`` counts."""
+    return f"""(SELECT coalesce(sum(size), 0)::bigint FROM platform.workflow_result
+        WHERE workflow_result.owner_id = {owner} AND file IS NULL)"""
+
+
+_HOLD_STORING = sa.text("LOCK TABLE platform.workflow_result IN SHARE MODE")
+
+_CREATE_DEFAULTS = sa.text(f"""
     INSERT INTO platform.user_resource
-        (owner_id, resource_id, quota_limit, quota_period_months, quota_period_start_at)
+        (owner_id, resource_id, quota_used, quota_limit, quota_period_months, quota_period_start_at)
     SELECT u.id_, r.id_,
-           CASE r.type_ WHEN 'cpu' THEN CAST(:cpu_limit AS bigint) ELSE :disk_limit END,
+           CASE WHEN r.name = '{DATABASE_STORAGE}' THEN {stored_bytes("u.id_")} ELSE 0 END,
+           CASE r.type_ WHEN 'cpu' THEN CAST(:cpu_limit AS bigint) WHEN 'disk' THEN :disk_limit
+                        ELSE :database_limit END,
            CASE r.type_ WHEN 'cpu' THEN CAST(:period_months AS integer) END,
            CASE WHEN r.type_ = 'cpu' AND :period_months IS NOT NULL THEN u.created END
     FROM platform.user_ AS u CROSS JOIN platform.resource AS r

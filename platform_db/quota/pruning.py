@@ -22,7 +22,7 @@ SECONDS_BETWEEN_TRIES = 0.05
 
 
 def lock_owners(connection: sa.Connection, entity: str, ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
-    """Lock the totals that the figures of locked rows are in, and return the ids of the rows that are free.
+    """Lock the totals of the owners of locked rows, and return the ids of the rows that are free.
 
     Every other writer locks totals first, and may wait for the rows while it holds them. So this waits for no
     total, but tries a few times.
@@ -54,12 +54,9 @@ def take_out(connection: sa.Connection, entity: str, ids: Sequence[uuid.UUID]) -
 
 @cache
 def _lock(entity: str) -> sa.TextClause:
-    table, key = CONSUMERS[entity]
     return sa.text(f"""
         WITH owners AS MATERIALIZED (
-            SELECT DISTINCT e.owner_id FROM platform.{entity} AS e
-            JOIN platform.{table} AS f ON f.owner_id = e.owner_id AND f.{key} = e.id_
-            WHERE e.id_ = ANY(CAST(:ids AS uuid[]))
+            SELECT DISTINCT owner_id FROM platform.{entity} WHERE id_ = ANY(CAST(:ids AS uuid[]))
         ),
         locked AS MATERIALIZED (
             SELECT total.owner_id, total.resource_id FROM platform.user_resource AS total

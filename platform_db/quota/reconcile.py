@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from platform_db.database.session import SessionFactory
 from platform_db.models import ResourceType
+from platform_db.models.resource import stored_bytes
 from platform_db.quota.batches import run_each
 from platform_db.quota.cpu import find_drift as find_cpu_drift
 from platform_db.quota.cpu import update_users
@@ -67,7 +68,7 @@ def reconcile(
     """
     scope, measuring, report = scope or Scope(), measuring or Measuring(), report or DiskReport()
     with factory() as session, session.begin():
-        cpu, disk = (get_default_key(session, type_) for type_ in ResourceType)
+        cpu, disk, database = (get_default_key(session, type_) for type_ in ResourceType)
     # No name is given to what it returns: a failure would keep it, and its processes, with the frame.
     measure = partial(measure_workspaces, factory, disk, scope, measuring, report, storing=fix)
     for batch in in_batches(measure(), FIGURES_PER_BATCH):
@@ -79,7 +80,7 @@ def reconcile(
                 yield Difference(
                     "workspace", of.owner_id, disk.name, of.used, figure.bytes, _reason(figure), of.path
                 )
-    work = partial(_totals, cpu=cpu, disk=disk, fix=fix)
+    work = partial(_totals, cpu=cpu, disk=disk, database=database, fix=fix)
     for user_ids in portions(factory, scope, disk):
         yield from chain(*run_each(factory, user_ids, work, report.fail_total))
 
@@ -93,8 +94,18 @@ def _reason(figure: Figure) -> str:
 
 
 def _totals(
-    session: Session, user_ids: Sequence[uuid.UUID], cpu: AnyResource, disk: AnyResource, fix: bool
+    session: Session,
+    user_ids: Sequence[uuid.UUID],
+    cpu: AnyResource,
+    disk: AnyResource,
+    database: AnyResource,
+    fix: bool,
 ) -> list[Difference]:
+    def stored(resource: AnyResource) -> list[Drift]:
+        if fix:
+            lock_remaining_users(session, user_ids, resource)
+        return drifts(session, _CORRECT_STORED if fix else sa.text(_FIND_STORED), user_ids, resource)
+
     def reserved(resource: AnyResource) -> list[Drift]:
         if fix:
             lock_remaining_users(session, user_ids, resource)
@@ -105,8 +116,11 @@ def _totals(
     found = (
         ("total", disk, of_disk, "it is not the sum of the stored figures of the workspaces"),
         ("total", cpu, of_cpu, "it is not the sum of what ended in the current period"),
-        ("reserved", cpu, reserved(cpu), "it is not the sum of the reservations"),
-        ("reserved", disk, reserved(disk), "it is not the sum of the reservations"),
+        ("total", database, stored(database), "it is not the sum of what the database stores"),
+        *(
+            ("reserved", resource, reserved(resource), "it is not the sum of the reservations")
+            for resource in (cpu, disk, database)
+        ),
     )
     return [
         Difference(what, drift.user_id, resource.name, drift.before, drift.used, reason)
@@ -114,6 +128,15 @@ def _totals(
         for drift in drifted
     ]
 
+
+_FIND_STORED = f"""
+    SELECT * FROM (
+        SELECT t.owner_id, t.quota_used AS before, {stored_bytes("t.owner_id")} AS used
+        FROM platform.user_resource AS t
+        WHERE t.owner_id = ANY(CAST(:users AS uuid[])) AND t.resource_id = CAST(:resource AS uuid)
+    ) AS sums WHERE before <> used ORDER BY owner_id
+"""
+_CORRECT_STORED = set_totals("quota_used = sums.used, measured_at = clock_timestamp()", _FIND_STORED)
 
 _FIND = """
     SELECT * FROM (

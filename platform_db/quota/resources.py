@@ -19,7 +19,9 @@ DEFAULT_NAMES: dict[str, str] = {type_: name for name, type_, _, _ in DEFAULT_RE
 
 @takes_session
 def get_default_quota_resource(session: Session, type_: ResourceType | str) -> Resource:
-    """Return the default resource of a type: "processing time" for ``cpu``, "shared storage" for ``disk``.
+    """Return the default resource of a type.
+
+    "processing time" for ``cpu``, "shared storage" for ``disk``, "database storage" for ``database``.
 
     :raises errors.ResourceNotFound: the default resources were never created.
     :raises errors.InvalidArgument: there is no such type.
@@ -75,7 +77,11 @@ def get_resource(session: Session, resource: Resource | ResourceType | str) -> R
     found = session.scalars(sa.select(Resource).where(Resource.name == name)).one_or_none()
     if found is None:
         is_default = name in DEFAULT_NAMES.values()
-        hint = None if is_default else "cpu and disk mean the default ones, others go by their own names"
+        hint = (
+            None
+            if is_default
+            else "cpu, disk and database mean the default ones, others go by their own names"
+        )
         raise errors.ResourceNotFound(f"there is no resource {name!r}", hint=hint)
     return found
 

@@ -14,14 +14,16 @@ from platform_db.models import Base
 from platform_db.quota.pruning import FIGURES
 from platform_db.states import MACHINES
 
-# What needs no lock: rows that are written once and never changed, which services could not lock anyway; and
-# figures, since a transaction that writes one has locked its owner's totals before, as pruning does.
+# What needs no lock: rows that are written once and never changed, which services could not lock anyway;
+# figures, since a transaction that writes one has locked its owner's totals before, as pruning does; and
+# progress, since a transaction that changes it has locked a job or the run.
 NEVER_LOCKED = {
     "log_chunk",
     "service_log",
     "status_change",
     "note",
     "workspace_retention_audit_log",
+    "workflow_progress",
     *FIGURES,
 }
 

@@ -113,6 +113,8 @@ class Settings(BaseSettings):
     """Milliseconds of CPU that a new user may use; unset is unlimited, 0 is none."""
     default_quota_disk_limit: Amount = None
     """Bytes of disk that a new user may use; unset is unlimited, 0 is none."""
+    default_quota_database_limit: Amount = None
+    """Bytes that the database may store for a new user; unset is unlimited, 0 is none."""
     default_quota_cpu_period_reset_months: int | None = Field(None, ge=1, le=1200)
     """Months after which a new user's CPU quota starts again; unset is never."""
     workflow_termination_quota_update_policy: Annotated[
@@ -129,6 +131,10 @@ class Settings(BaseSettings):
     """Statuses whose jobs are not cleaned up, comma-separated."""
     log_limit: int = Field(100 * 1024**2, ge=0, le=LARGEST_AMOUNT)
     """Bytes that a run and its jobs may log; 0 is none."""
+    result_limit: int = Field(100 * 1024**2, ge=0, le=LARGEST_INTEGER)
+    """Bytes that a result of a run or job may have; 0 is none."""
+    result_database_limit: int = Field(1024**2, ge=0, le=LARGEST_INTEGER)
+    """Bytes up to which the database stores a result; a larger one is a file in the run's workspace."""
     job_cache_limit: Number = 10_000
     """Results that each user keeps in the job cache; 0 is none."""
     workspace_root: Annotated[tuple[Directory, ...], Field(min_length=1), BeforeValidator(_split)] = (

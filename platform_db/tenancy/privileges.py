@@ -85,6 +85,8 @@ _SPECIAL: dict[str, dict[Role, Verbs]] = {
         Role.readonly: READ,
     },
     "run_counter": {Role.service: ALL, Role.tenant: CHANGE, Role.readonly: READ},
+    # Written by the database alone.
+    "workflow_progress": dict.fromkeys((Role.service, Role.tenant, Role.readonly), READ),
     # Append-only. What is pruned by age is pruned by services.
     "log_chunk": {Role.service: ("SELECT", "INSERT", "DELETE"), Role.tenant: APPEND, Role.readonly: READ},
     "service_log": {Role.service: ("SELECT", "INSERT", "DELETE"), Role.tenant: APPEND, Role.readonly: READ},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from uuid import UUID
 
 from platform_db import errors
@@ -31,12 +32,14 @@ def require_root(root: str) -> None:
     os.close(_open_root(root))
 
 
-def open_workspace(path: str, owner_id: UUID) -> int:
+def open_workspace(path: str, owner_id: UUID, *below: str, create: bool = False) -> int:
     """Return a descriptor of a managed workspace's directory, for the caller to close.
 
     The root is the operator's and may be a link. What lies below it is the tenants', so each directory there
     is opened by itself.
 
+    :param below: names that lead from the workspace to a directory in it, which is meant.
+    :param create: make the directories that are missing below the root.
     :raises MissingWorkspaceError: it is gone, though its root is there and holds something.
     :raises WorkspaceError: it does not lie in its owner's part of a root, or lies behind a link, is no
         directory or cannot be read.
@@ -50,8 +53,8 @@ def open_workspace(path: str, owner_id: UUID) -> int:
         )
     directory = _open_root(root)
     try:
-        for part in shown.removeprefix(root).strip("/").split("/"):
-            parent, directory = directory, _open(part, directory, shown)
+        for part in (*shown.removeprefix(root).strip("/").split("/"), *below):
+            parent, directory = directory, _open(part, directory, shown, create=create)
             os.close(parent)
     except BaseException:
         os.close(directory)
@@ -71,8 +74,11 @@ def _open_root(root: str) -> int:
     raise errors.StorageMissing(f"workspace root {root!r} is empty: is its storage mounted?")
 
 
-def _open(part: str, parent: int, shown: str) -> int:
+def _open(part: str, parent: int, shown: str, *, create: bool) -> int:
     try:
+        if create:
+            with suppress(FileExistsError):
+                os.mkdir(part, dir_fd=parent)
         return os.open(part, OPEN_DIRECTORY, dir_fd=parent)
     except OSError as error:
         if error.errno == errno.ENOENT:

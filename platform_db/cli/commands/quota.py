@@ -69,7 +69,7 @@ quota = group("quota")
 
 @quota.command(example="quota create-default-resources")
 def create_default_resources() -> None:
-    """Create the resources "processing time" and "shared storage"."""
+    """Create the resources "processing time", "shared storage" and "database storage"."""
     from platform_db.models import Resource
 
     with session_scope() as session:
@@ -174,8 +174,8 @@ def report(user: str | None, workflows: bool, as_json: bool, as_csv: bool) -> No
 def set_limit(user: str, resource: str, amount: str) -> None:
     """Set USER's limit of RESOURCE to AMOUNT.
 
-    USER is an id or an e-mail address, RESOURCE is cpu, disk or a resource's name, AMOUNT is such as 50GiB,
-    100h or unlimited.
+    USER is an id or an e-mail address, RESOURCE is cpu, disk, database or a resource's name, AMOUNT is such
+    as 50GiB, 100h or unlimited.
     """
     from platform_db.quota import limits, set_limit
     from platform_db.quota.resources import get_resource

@@ -1,4 +1,4 @@
-"""``platform-db workflow``: showing runs, and recovering those of dead workers."""
+"""``platform-db workflow``: showing runs, with results and graph, and recovering those of dead workers."""
 
 from __future__ import annotations
 
@@ -142,6 +142,77 @@ def stop(run: str, user: str | None, reason: str | None) -> None:
 def set_status(run: str, status: str, user: str | None, reason: str | None, override: bool) -> None:
     """Set the status of RUN, where its state allows that."""
     _set_status(run, user, status, reason, override)
+
+
+@workflow.command(example="workflow overview --user ada@example.org")
+@user_option("Whose runs", required=True)
+@json_option
+def overview(user: str, as_json: bool) -> None:
+    """Show a user's runs at a glance."""
+    from platform_db.models import ResourceUnit
+    from platform_db.users import find_user
+    from platform_db.workflows import overview
+
+    with session_scope() as session:
+        found = overview(session, find_user(session, user))
+    shown = {
+        "runs": found.total,
+        **{status.value: runs for status, runs in found.by_status.items()},
+        "run_time": ResourceUnit.human_readable_unit(ResourceUnit.milliseconds, found.duration),
+        "latest": found.latest and f"{found.latest.name} ({found.latest.status})",
+    }
+    show_row(found.as_dict() if as_json else shown, as_json)
+
+
+@workflow.command(example="workflow graph 0198c2f1 --format dot")
+@run_options
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "dot", "json"]),
+    default="text",
+    show_default=True,
+    help="A table, the language of Graphviz, or one JSON object.",
+)
+def graph(run: str, user: str | None, form: str) -> None:
+    """Show which jobs of RUN depend on which, and their statuses."""
+    from platform_db.workflows import graph
+
+    with session_scope() as session:
+        found = graph(session, _find(session, run, user))
+    if form == "text":
+        show_rows(found.as_rows(), as_json=False)
+    else:
+        show_row(found.as_dict(), form == "json", found.as_dot())
+
+
+@workflow.command(example="workflow result analysis --user ada@example.org > result")
+@run_options
+@click.option("--name", default="result", show_default=True, help="The name of the result.")
+@click.option("--job", metavar="JOB", help="Of this job of the run, by its id or the beginning of it.")
+@json_option
+def result(run: str, user: str | None, name: str, job: str | None, as_json: bool) -> None:
+    """Print a result of RUN, byte by byte as it was set.
+
+    With --json it is an object that describes the result; its "value" is that of a result in JSON, or text
+    in base64.
+    """
+    from platform_db.models import Job
+    from platform_db.query import find_by_prefix
+    from platform_db.workflows import get_result
+
+    with session_scope() as session:
+        found = _find(session, run, user)
+        of: Workflow | Job = found
+        if job is not None:
+            of = find_by_prefix(
+                session, Job, job, Job.owner_id == found.owner_id, Job.workflow_id == found.id_
+            )
+        stored = get_result(session, of, name)
+    if as_json:
+        show_row(stored.as_dict(), as_json)
+    else:
+        click.echo(stored.data, nl=False)
 
 
 @workflow.command(example="workflow recover --older-than 10m --policy workflow=requeue")
