@@ -147,7 +147,8 @@ def test_changes_of_any_size_stop_at_the_most_that_is_counted_and_at_zero(
         quota.commit_reservation(session, quota.reserve(session, owner, "cpu", 0), change)
 
     assert (figure.quota_used, figure.delta) == (stop, MOST if change > 0 else -MOST)
-    assert {total.quota_used for total in owner.resources} == {stop}
+    used = {total.resource.type_.value: total.quota_used for total in owner.resources}
+    assert used == {"cpu": stop, "disk": stop, "database": 0}
     assert f"stops at {stop}" in caplog.text
     (written,) = write_figures(session, disk, [Figure(begun, MOST, "scan")])
     assert written.used == stop

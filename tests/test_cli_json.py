@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from platform_db import crypto
 from platform_db.cli.show import ROWS_AT_A_TIME, show_rows
-from platform_db.models import Job
+from platform_db.models import Job, Workflow
+from platform_db.workflows import set_result
 from tests.command_line import run
 from tests.factories import make_run, make_user
 from tests.test_cli_help import EVERY
@@ -49,7 +50,9 @@ OBJECTS = {
     "token request": [ADA],
     "user create": ["eve@example.org"],
     "user show": [ADA],
+    "workflow overview": ["--user", ADA],
     "workflow recover": [],
+    "workflow result": [RUN],
     "workflow show": [RUN],
 }
 
@@ -70,6 +73,7 @@ def test_json_is_one_document(session: Session, database_uri: str, command: str,
     owner = make_user(session, email=ADA)
     make_run(session, owner, id_=RUN, workspace_path=str(tmp_path))
     session.add(Job(id_=JOB, workflow_id=RUN))
+    set_result(session, RUN, 1, model=Workflow)
     session.commit()
     arguments = [*command.split(), *LISTS.get(command, []), *OBJECTS.get(command, []), "--json"]
 

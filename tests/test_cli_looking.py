@@ -280,6 +280,10 @@ BREAKAGES = {
     "processing times that are not the sum of what was used": """
         UPDATE platform.user_resource SET quota_used = 7
         FROM platform.resource WHERE id_ = resource_id AND type_ = 'cpu'""",
+    "totals of database storage that are not the sum of what is stored": """
+        UPDATE platform.user_resource SET quota_used = 7
+        FROM platform.resource WHERE id_ = resource_id AND type_ = 'database'""",
+    "progress of runs that their jobs do not tell": "UPDATE platform.workflow_progress SET finished = 1",
     "log sizes behind their logs": "UPDATE platform.log_size SET bytes_ = 1",
     "constraints that were never validated": """
         ALTER TABLE platform.job ADD CONSTRAINT later CHECK (deleted IS NOT NULL) NOT VALID""",

@@ -34,6 +34,7 @@ def test_the_default_resources_are_created_once(empty_database_uri: str) -> None
     assert "quota create-default-resources" in one_line(missing.stderr)
     first = run(empty_database_uri, "quota", "create-default-resources")
     assert first.stdout.splitlines() == [
+        "created the resource database storage",
         "created the resource processing time",
         "created the resource shared storage",
     ]
@@ -56,7 +57,7 @@ def test_usage_is_updated_and_reported(database_uri: str, user: User) -> None:
     assert "critical" in table
     assert table.index("analysis.2") < table.index("analysis.1")
     lines = run(database_uri, "quota", "report", "--csv").stdout.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert f"{disk['usage']['raw']},{300 * 1024}" in lines[2]
 
 
@@ -100,7 +101,7 @@ def test_a_resource_that_there_is_not_is_told_with_the_names_of_those_that_there
 ) -> None:
     refused = run(database_uri, "quota", "set-limit", user.email, "tape", "1GiB")
     assert refused.exit_code == errors.ResourceNotFound.exit_code
-    assert "no resource 'tape' (cpu and disk mean the default ones" in one_line(refused.stderr)
+    assert "no resource 'tape' (cpu, disk and database mean the default ones" in one_line(refused.stderr)
 
 
 def test_a_second_run_says_so(database_uri: str, session_factory: sessionmaker[Session]) -> None:

@@ -132,14 +132,14 @@ def test_a_value_that_its_type_refuses_is_in_no_pickle(engine: sa.Engine) -> Non
 
 
 class TestOwnSqlstates:
-    """PD001 to PD004 are platform-db's on its own tables, and whatever else they are elsewhere."""
+    """PD001 to PD006 are platform-db's on its own tables, and whatever else they are elsewhere."""
 
     def raise_(self, engine: sa.Engine, **given: str) -> None:
         using = "".join(f", {name} = '{value}'" for name, value in given.items())
         with engine.connect() as connection:
             connection.execute(sa.text(f"DO $$ BEGIN RAISE EXCEPTION USING MESSAGE = 'no'{using}; END $$"))
 
-    @pytest.mark.parametrize("number", range(1, 5))
+    @pytest.mark.parametrize("number", range(1, 7))
     @pytest.mark.parametrize("place", [{}, {"SCHEMA": "shop", "TABLE": "workflow"}, {"SCHEMA": "platform"}])
     def test_elsewhere(self, database_uri: str, number: int, place: dict[str, str]) -> None:
         for engine in (database.create_engine(database_uri), sa.create_engine(database_uri)):
@@ -163,6 +163,7 @@ class TestOwnSqlstates:
             ("PD002", errors.AppendOnly),
             ("PD003", errors.Refused),
             ("PD004", errors.RunNumberError),
+            ("PD006", errors.DependencyCycle),
         ],
     )
     def test_on_our_tables(

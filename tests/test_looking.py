@@ -104,6 +104,8 @@ def reconcile(factory: Factory) -> None:
     assert sorted(difference.what for difference in quota.reconcile(factory)) == [
         "reserved",
         "reserved",
+        "reserved",
+        "total",
         "total",
         "total",
         "workspace",

@@ -34,6 +34,12 @@ def fill_every_table(connection: sa.Connection) -> None:
         if name == "user_":
             other = {column: "other" if value == "/1" else value for column, value in rows[0].items()}
             rows.append({**other, "id_": OTHER})
+        if name == "job":
+            rows.append({**rows[0], "id_": OTHER})
+        if name == "job_dependency":
+            rows[0]["child_id"] = OTHER
+        if name == "workflow_result":
+            rows[0]["file"] = ONE
         if name == "user_workflow":
             rows[0]["user_id"] = OTHER
         if name == "extra_transition":

@@ -61,6 +61,7 @@ def test_no_default_limit_is_unlimited(session: Session) -> None:
     assert user.get_quota_usage() == {
         "cpu": {"usage": {"raw": 0, "human_readable": "0s"}},
         "disk": {"usage": {"raw": 0, "human_readable": "0 Bytes"}},
+        "database": {"usage": {"raw": 0, "human_readable": "0 Bytes"}},
     }
     assert not user.has_exceeded_quota()
 
@@ -83,13 +84,17 @@ def test_a_resource_that_came_later_is_given_on_request(session: Session) -> Non
     session.flush()
     user.initialize_user_quota_limits()
     session.expire(user)
-    assert len(user.resources) == 3
+    assert len(user.resources) == 4
 
 
 def test_default_resources_are_created_once(session: Session) -> None:
     assert Resource.initialise_default_resources(session) == []
     session.execute(sa.delete(Resource))
-    assert Resource.initialise_default_resources(session) == ["processing time", "shared storage"]
+    assert Resource.initialise_default_resources(session) == [
+        "database storage",
+        "processing time",
+        "shared storage",
+    ]
 
 
 def test_emails_and_identities_are_unique_and_whole(session: Session) -> None:

@@ -14,9 +14,19 @@ from platform_db import errors, schema
 from platform_db.health.deep_check import check_deeply
 from platform_db.lifecycle import transition, transition_many
 from platform_db.models import Job, User, Workflow, WorkflowProgress
+from platform_db.tenancy import tenant_scope
 from platform_db.users import delete_user
-from platform_db.workflows import Progress, progress, progress_many
+from platform_db.workflows import (
+    Dependency,
+    Progress,
+    add_dependencies,
+    overview,
+    progress,
+    progress_many,
+    set_result,
+)
 from tests.factories import make_run, make_user
+from tests.tenants import make_tenant, prepare_roles
 
 
 def add_jobs(session: Session, run: Workflow, count: int, status: str = "created") -> list[Job]:
@@ -164,3 +174,36 @@ def test_an_upgrade_counts_the_jobs_that_are_there(empty_database_uri: str) -> N
     with schema.connect(empty_database_uri) as connection:
         counts = sa.text("SELECT total, running, finished FROM platform.workflow_progress")
         assert connection.execute(counts).all() == [(3, 2, 0)]
+
+
+def test_a_tenant_has_results_graph_and_progress_of_its_own_and_writes_no_progress(
+    engine: sa.Engine, session: Session
+) -> None:
+    prepare_roles(engine)
+    ann, ben = make_tenant(session, "ann"), make_tenant(session, "ben")
+    with tenant_scope(engine, ann.id_) as own:
+        second = Job(workflow_id=ann.run, job_name="second")
+        own.add(second)
+        transition(own, ann.job, "running", model=Job)
+        assert progress(own, ann.run) == Progress(total=2, running=1)
+        assert add_dependencies(own, ann.run, [Dependency(ann.job, second)]) == 1
+        set_result(own, ann.job, b"x" * 7, model=Job)
+        set_result(own, ann.run, 1, model=Workflow)
+        assert overview(own, ann.id_).total == 1
+        assert progress(own, (ben.id_, ben.run)) == Progress()
+        for model, id_ in ((Job, ben.job), (Workflow, ben.run)):
+            with pytest.raises(errors.NotFound):
+                set_result(own, (ben.id_, id_), 1, model=model)
+        with pytest.raises(errors.NotFound):
+            add_dependencies(own, ann.run, [Dependency(ann.job, ben.job)])
+    usage = session.get_one(User, ann.id_).get_quota_usage()
+    assert usage["database"]["usage"]["raw"] == 8
+    for statement in (
+        "UPDATE platform.workflow_progress SET total = 0",
+        "DELETE FROM platform.workflow_progress",
+    ):
+        with (
+            pytest.raises(sa.exc.ProgrammingError, match="permission denied for table workflow_progress"),
+            tenant_scope(engine, ann.id_) as own,
+        ):
+            own.execute(sa.text(statement))

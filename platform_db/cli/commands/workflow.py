@@ -186,7 +186,7 @@ def graph(run: str, user: str | None, form: str) -> None:
         show_row(found.as_dict(), form == "json", found.as_dot())
 
 
-@workflow.command(example="workflow result analysis --user ada@example.org > result")
+@workflow.command(example="workflow result analysis --user ada@example.org")
 @run_options
 @click.option("--name", default="result", show_default=True, help="The name of the result.")
 @click.option("--job", metavar="JOB", help="Of this job of the run, by its id or the beginning of it.")
