@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.database.session import SessionFactory
 from platform_db.integrations import covalent
 from platform_db.lifecycle import history, transition
 from platform_db.models import Job, Resource, User, UserResource, Workflow
 from platform_db.tenancy import tenant_scope
 from platform_db.workflows import graph, progress
 from tests.factories import make_run, make_user
+from tests.locks import wait_for_a_lock
 from tests.tenants import prepare_roles
 
 START = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -359,7 +360,7 @@ def test_a_dispatch_without_an_id_is_given_one(session: Session, user: User) -> 
 
 
 def test_two_who_save_a_dispatch_for_the_first_time_at_once_both_succeed(
-    session: Session, user: User, session_factory: SessionFactory
+    session: Session, user: User, session_factory: orm.sessionmaker[Any]
 ) -> None:
     manifest, owner_id = make_manifest(), user.id_
     started, problems = threading.Barrier(4), []
@@ -381,6 +382,39 @@ def test_two_who_save_a_dispatch_for_the_first_time_at_once_both_succeed(
     assert problems == []
     assert covalent.list_dispatches(session, user)["total_count"] == 1
     assert progress(session, (owner_id, uuid.UUID(manifest["metadata"]["dispatch_id"]))).total == 3
+
+
+def test_a_dispatch_and_its_sublattice_that_end_at_once_do_not_deadlock(
+    session: Session, session_factory: orm.sessionmaker[Any]
+) -> None:
+    Resource.initialise_default_resources(session)
+    owner_id = make_user(session).id_
+    inner = make_manifest("inner", "RUNNING")
+    sub_id = inner["metadata"]["dispatch_id"]
+    outer = make_manifest("outer", "RUNNING", start_time=at(0))
+    outer["lattice"]["transport_graph"]["nodes"][2]["metadata"]["sub_dispatch_id"] = sub_id
+    for manifest in (outer, inner):
+        covalent.save_dispatch(session, owner_id, manifest)
+    session.commit()
+    problems: list[Exception] = []
+
+    def save_outer() -> None:
+        try:
+            with session_factory() as own, own.begin():
+                covalent.save_dispatch(own, owner_id, with_status(outer, "COMPLETED"))
+        except Exception as error:
+            problems.append(error)
+
+    with session_factory() as own, own.begin():
+        own.execute(sa.select(Workflow.id_).where(Workflow.id_ == uuid.UUID(sub_id)).with_for_update())
+        thread = threading.Thread(target=save_outer)
+        thread.start()
+        wait_for_a_lock(session_factory)
+        covalent.save_dispatch(own, owner_id, with_status(inner, "COMPLETED"))
+    thread.join(60)
+
+    assert problems == []
+    assert covalent.overview(session, owner_id)["total_jobs_completed"] == 1
 
 
 def test_a_deleted_dispatch_stays_deleted(session: Session, user: User) -> None:

@@ -62,22 +62,27 @@ def save_dispatch(
     with session.begin_nested():
         # A parent is locked before what it dispatched, here as in _adopt().
         place = None if parent is None else place_below(session, owner_id, dispatch_id, Electron(*parent))
-        run = _save_run(session, owner_id, dispatch_id, read, place)
-        if run.status is not RunStatus.deleted:
-            graph = read.lattice.transport_graph
-            _save_jobs(session, run, graph.nodes)
-            add_dependencies(session, run, [_dependency(run.id_, link) for link in graph.links])
-            adopt(session, run, _sublattices(run.id_, graph.nodes))
+        run, is_changed = _save_run(session, owner_id, dispatch_id, read, place)
+        if run.status is RunStatus.deleted:
+            return run
+        graph = read.lattice.transport_graph
+        _save_jobs(session, run, graph.nodes)
+        add_dependencies(session, run, [_dependency(run.id_, link) for link in graph.links])
+        adopt(session, run, _sublattices(run.id_, graph.nodes))
+        if is_changed and run.status in WORKFLOW.ended:
+            # Last, since it locks the owner's totals; an update of a sublattice locks its run before them.
+            account_for_ended_run(session, (owner_id, dispatch_id))
     return run
 
 
 def _save_run(
     session: Session, owner_id: uuid.UUID, id_: uuid.UUID, manifest: Manifest, place: Place | None
-) -> Workflow:
+) -> tuple[Workflow, bool]:
+    """Return the run, locked, and whether it is new or differs from what was stored."""
     run = lock_run(session, owner_id, id_)
     if run is None:
         try:
-            return _add_run(session, owner_id, id_, manifest, place)
+            return _add_run(session, owner_id, id_, manifest, place), True
         except sa.exc.IntegrityError as error:
             if sqlstates.sqlstate_of(error) != sqlstates.UNIQUE_VIOLATION:
                 raise
@@ -87,9 +92,7 @@ def _save_run(
             raise errors.Refused(f"the dispatch id {id_} is in use already")
     if run.type_ not in KINDS:
         raise errors.Refused(f"run {id_} is no dispatch of Covalent's")
-    if run.status is not RunStatus.deleted:
-        _update_run(session, run, manifest, place)
-    return run
+    return run, run.status is not RunStatus.deleted and _update_run(session, run, manifest, place)
 
 
 def _add_run(
@@ -101,12 +104,10 @@ def _add_run(
     _set_status(run, manifest.metadata, stored_as(WORKFLOW, manifest.metadata.status))
     with session.begin_nested():
         session.add(run)
-    if run.status in WORKFLOW.ended:
-        account_for_ended_run(session, (owner_id, id_))
     return run
 
 
-def _update_run(session: Session, run: Workflow, manifest: Manifest, place: Place | None) -> None:
+def _update_run(session: Session, run: Workflow, manifest: Manifest, place: Place | None) -> bool:
     if place is None and run.engine_specific["parent_job_id"] is None:
         place = place_in(session, run.owner_id, run.id_, manifest.metadata.root_dispatch_id)
     if place is not None:
@@ -117,10 +118,9 @@ def _update_run(session: Session, run: Workflow, manifest: Manifest, place: Plac
         for step in steps[:-1]:
             transition(session, run, step)
         _set_status(run, manifest.metadata, steps[-1] if steps else run.status)
-    changed = session.is_modified(run)
+    is_changed = session.is_modified(run)
     session.flush()
-    if changed and run.status in WORKFLOW.ended:
-        account_for_ended_run(session, (run.owner_id, run.id_))
+    return is_changed
 
 
 def _describe(run: Workflow, manifest: Manifest) -> None:
