@@ -60,7 +60,7 @@ def save_dispatch(
     dispatch_id = read.metadata.dispatch_id or new_id()
     session.flush()
     with session.begin_nested():
-        # A parent is locked before what it dispatched, here as in _adopt().
+        # A parent is locked before what it dispatched, here as in adopt().
         place = None if parent is None else place_below(session, owner_id, dispatch_id, Electron(*parent))
         run, is_changed = _save_run(session, owner_id, dispatch_id, read, place)
         if run.status is RunStatus.deleted:

@@ -36,7 +36,7 @@ class DispatchStatus(str, enum.Enum):
     @property
     def has_ended(self) -> bool:
         """Whether Covalent lets nothing follow it."""
-        return self in (self.COMPLETED, self.FAILED, self.CANCELLED)
+        return self.value in ("COMPLETED", "FAILED", "CANCELLED")
 
 
 # The names of the statuses of runs and jobs that stand for them.
