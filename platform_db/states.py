@@ -123,6 +123,19 @@ class Machine(Generic[S]):
         """Return the other statuses that ``status`` may follow."""
         return frozenset(s for s in self.statuses if s != status and status in self.transitions[s])
 
+    def way(self, stored: S, status: S) -> list[S] | None:
+        """Return the fewest statuses that lead from one to the other, which is the last of them.
+
+        :returns: an empty list from a status to itself, None where no way leads there.
+        """
+        ways: dict[S, list[S]] = {stored: []}
+        for reached in (queue := [stored]):
+            for following in self.statuses:
+                if following in self.transitions[reached] and following not in ways:
+                    ways[following] = [*ways[reached], following]
+                    queue.append(following)
+        return ways.get(status)
+
     @property
     def terminal(self) -> frozenset[S]:
         """The statuses that nothing may follow."""

@@ -46,6 +46,7 @@ OTHERS = {
     "audit public-key",
     "db compact",
     "db create",
+    "db reset",
     "db url",
     "db version",
     "db wait",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import pytest
 import sqlalchemy as sa
@@ -195,3 +196,24 @@ def test_an_override_needs_this_transaction_and_a_reason(session: Session, setti
     run.status = states.RunStatus.running
     with pytest.raises(errors.InvalidTransition):
         session.flush()
+
+
+@pytest.mark.parametrize("entity", states.MACHINES)
+def test_a_way_takes_legal_steps_alone_and_is_there_where_there_is_one(entity: str) -> None:
+    machine = states.MACHINES[entity]
+    for stored in machine.statuses:
+        reached, before = {stored}, set()
+        while reached != before:
+            before = reached
+            reached = reached | {status for from_ in reached for status in machine.transitions[from_]}
+        for status in machine.statuses:
+            way = machine.way(stored, status)
+            assert (way is not None) == (status in reached)
+            steps = [stored, *(way or [])]
+            assert all(after in machine.transitions[step] for step, after in itertools.pairwise(steps))
+            assert way is None or steps[-1] == status
+    assert states.WORKFLOW.way(states.RunStatus.created, states.RunStatus.finished) == [
+        "queued",
+        "running",
+        "finished",
+    ]

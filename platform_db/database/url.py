@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -13,6 +15,8 @@ from platform_db.settings import get_settings
 
 if TYPE_CHECKING:
     from platform_db.settings.variables import Settings
+
+logger = logging.getLogger(__name__)
 
 DRIVER = "postgresql+psycopg2"
 
@@ -100,10 +104,20 @@ def migration_url(settings: Settings | None = None) -> URL:
 
 def _resolve(uri: str) -> URL:
     directory = embedded.parse_uri(uri)
-    return normalise_url(uri if directory is None else embedded.ensure_running(directory))
+    if directory is None:
+        return normalise_url(uri)
+    if not embedded.exists(directory):
+        # At the first use; but where there was one, its data are gone, and the user has to know.
+        logger.warning("there is no database in %s: a new one is made", directory)
+    return normalise_url(embedded.ensure_running(directory))
 
 
 def is_embedded(settings: Settings | None = None) -> bool:
     """Tell whether the configured database is an embedded one."""
+    return embedded_directory(settings) is not None
+
+
+def embedded_directory(settings: Settings | None = None) -> Path | None:
+    """Return the directory of the configured database; None where it is no embedded one."""
     settings = settings or get_settings()
-    return settings.uri is not None and embedded.parse_uri(settings.uri.get_secret_value()) is not None
+    return None if settings.uri is None else embedded.parse_uri(settings.uri.get_secret_value())

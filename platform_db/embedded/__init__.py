@@ -9,15 +9,17 @@ share it; the last one that ends stops it.
 from platform_db.embedded.binaries import binary
 from platform_db.embedded.directory import default_directory, parse_uri
 from platform_db.embedded.keys import secret_key
-from platform_db.embedded.sharing import ensure_running, is_running, release, stop
+from platform_db.embedded.sharing import ensure_running, exists, is_running, release, reset, stop
 
 __all__ = [
     "binary",
     "default_directory",
     "ensure_running",
+    "exists",
     "is_running",
     "parse_uri",
     "release",
+    "reset",
     "secret_key",
     "stop",
 ]

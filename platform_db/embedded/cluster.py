@@ -243,10 +243,16 @@ class Cluster:
         host = str(self._recorded_socket_directory())
         return psycopg2.connect(host=host, port=PORT, user=SUPERUSER, dbname="postgres", connect_timeout=5)
 
-    def _ensure_database(self) -> None:
+    def empty(self) -> None:
+        """Put an empty database in the place of the one that is there, ending its connections."""
+        self._ensure_database(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
+
+    def _ensure_database(self, before: str = "") -> None:
         try:
             with contextlib.closing(self._connect()) as connection, connection.cursor() as cursor:
                 connection.autocommit = True
+                if before:
+                    cursor.execute(before)
                 cursor.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,))
                 if not cursor.rowcount:
                     cursor.execute(f"CREATE DATABASE {DATABASE}")

@@ -85,6 +85,24 @@ def release(directory: Path | None = None) -> None:
                 Cluster(directory).stop()
 
 
+def exists(directory: Path | None = None) -> bool:
+    """Return whether there is a database, running or not."""
+    directory = resolved(directory)
+    with explained(directory):
+        return Cluster(directory).data.exists()
+
+
+def reset(directory: Path | None = None) -> None:
+    """Empty the database, ending the connections of every process that uses it.
+
+    :raises errors.EmbeddedError: it cannot be used; the message says why and what to do.
+    """
+    directory = resolved(directory)
+    ensure_running(directory)
+    with explained(directory), locks.exclusive(directory / START_LOCK, timeout=WAIT):
+        Cluster(directory).empty()
+
+
 def stop(directory: Path | None = None) -> None:
     """Stop the server, even if it is in use; nothing happens if it does not run.
 

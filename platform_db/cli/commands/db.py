@@ -109,6 +109,30 @@ def create() -> None:
     click.echo("created the database" if created else "nothing to do: the database exists")
 
 
+@db.command(example="db reset --yes")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def reset(yes: bool) -> None:
+    """Empty an embedded database: delete all that it holds, and make its schema again.
+
+    Any other database is refused. Connections to it end. The server's roles, the secret key and workspaces
+    stay.
+    """
+    from platform_db import database, embedded, errors, sessions
+
+    directory = database.embedded_directory()
+    if directory is None:
+        url = database.hide_secrets(database.database_url())
+        raise errors.Refused(f"only an embedded database can be reset, and {url} is none")
+    if not embedded.exists(directory):
+        click.echo(f"nothing to do: there is no database in {directory}")
+        return
+    if not yes:
+        click.confirm(f"Delete everything in the database in {directory}?", abort=True, err=True)
+    embedded.reset(directory)
+    sessions.get_engine()  # This gives it its schema, as at the first use.
+    click.echo(f"emptied the database in {directory}")
+
+
 @db.command(example="db stats")
 @json_option
 def stats(as_json: bool) -> None:
