@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import random
 import uuid
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from platform_db import errors
 from platform_db.cursors import read_all
 from platform_db.database.session import PlatformSession
 from platform_db.lifecycle import transition
-from platform_db.models import AuditLog, Base, InteractiveSession, Job, Service, User, UserToken, Workflow
+from platform_db.models import (
+    AuditLog,
+    Base,
+    InteractiveSession,
+    Job,
+    RunStatus,
+    Service,
+    User,
+    UserToken,
+    UserWorkflow,
+    Workflow,
+)
 from platform_db.query import find, select_rows
 from platform_db.query.fields import fields_of
+from platform_db.query.language import OPERATORS
 from platform_db.query.sorting import sorts_of
 from platform_db.tenancy import tenant_sessionmaker
 from platform_db.workflows import share_workflow
@@ -149,7 +163,7 @@ def test_the_runtime_of_what_runs_is_that_of_the_first_page(session: PlatformSes
 @pytest.mark.parametrize(
     ("filter_", "message"),
     [
-        ({"stauts": "failed"}, "a workflow has no field 'stauts'; did you mean status?"),
+        ({"stauts": "failed"}, "workflow has no field 'stauts'; did you mean status?"),
         (
             {"status": "done"},
             "status takes one of created, queued, pending, running, finished, failed, stop",
@@ -168,9 +182,9 @@ def test_the_runtime_of_what_runs_is_that_of_the_first_page(session: PlatformSes
         ({"name": {"$glob": "\ud800"}}, "a pattern has a NUL or half of a surrogate pair"),
         ({"name": {"$regex": "x"}}, "there is no operator '$regex'; choose from $all, $eq,"),
         ({"name": {"$in": "abc"}}, "$in takes a list, not 'abc'"),
-        ({"name.first": "x"}, "name is no JSON, so name.first is not in it"),
+        ({"name.first": "x"}, "name is no JSON, so 'name.first' is not in it"),
         ({"labels.a": {"$gt": [1]}}, "$gt compares numbers or text, not [1]"),
-        ({"labels.a": float("inf")}, "labels takes what JSON has, and inf is no number there"),
+        ({"labels.a": float("inf")}, "labels takes what JSON has, not inf"),
         ({"labels.a": object}, "labels takes what JSON has"),
         ({"labels.\0": 1}, "a path has a NUL or half of a surrogate pair"),
         (
@@ -181,11 +195,11 @@ def test_the_runtime_of_what_runs_is_that_of_the_first_page(session: PlatformSes
         ({"status": {"$glob": "f*"}}, "$glob looks for a pattern in text, which status is not"),
         ({"name": {"$exists": 1}}, "$exists takes true or false, not 1"),
         ({"$or": []}, "$or takes a list of filters, at least one"),
-        ({"$nor": [{}]}, "no operator $nor stands there; choose from $and, $or, $not"),
+        ({"$nor": [{}]}, "no operator '$nor' stands there; choose from $and, $or, $not"),
         ({"name": {"$not": "x"}}, "$not takes operators, such as {'$gt': 5}"),
         ({7: 7}, "a field's name is text, not 7"),
         ([], "a filter is a dictionary, not []"),
-        ({"token": "x"}, "a workflow has no field 'token'"),
+        ({"token": "x"}, "workflow has no field 'token'"),
     ],
 )
 def test_a_wrong_filter_is_refused_in_one_line(session: PlatformSession, filter_: Any, message: str) -> None:
@@ -329,3 +343,125 @@ def test_a_page_is_one_statement(session: PlatformSession, engine: sa.Engine) ->
     assert [(run.name, run.labels) for run in pages] == [(f"run-{number}", {}) for number in range(5)]
     assert len(statements) == 3
     assert not any("specification" in statement for statement in statements)
+
+
+TEXTS = ["\0", "\ud800", "9999-12-31T23:59:59.999999-23:59", "0001-01-01T00:00:00+23:59"]
+OBJECTS = [
+    10**400,
+    2**63,
+    object(),
+    datetime.min.replace(tzinfo=timezone.utc),
+    uuid.UUID(int=0),
+    {1, 2},
+    b"x",
+]
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(TEXTS)
+    | st.sampled_from([*OBJECTS, RunStatus.failed]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("model", [Workflow, AuditLog, UserToken])
+def test_whatever_is_asked_for_is_answered_or_refused_in_one_line(
+    session: PlatformSession, model: type[Base]
+) -> None:
+    names = [*fields_of(model), "nothing", "labels.a", "details.a\nb", "$a\nb"]
+    operators = [*OPERATORS, "$ne", "$nin", "$not", "$regex"]
+    value = ODD | st.dictionaries(st.sampled_from(operators), ODD | st.lists(ODD, max_size=3), max_size=2)
+
+    @settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.dictionaries(st.sampled_from(names), value, max_size=2), ODD, st.text(max_size=8))
+    def is_answered(filter_: dict[str, Any], sort: Any, text: str) -> None:
+        asked = {"sort": sort, "search": text, "labels": text} if len(text) > 6 else {}
+        try:
+            find(session, model, filter_, scan=True, total=True, **asked)
+            find(session, model, filter_)
+        except (errors.InvalidFilter, errors.Refused) as refused:
+            assert "\n" not in str(refused)
+
+    is_answered()
+    assert session.scalar(sa.select(sa.literal(1))) == 1
+
+
+@pytest.mark.parametrize(
+    "filter_",
+    [
+        {"$or": [{"labels.a": number} for number in range(1001)]},
+        {"labels.a": {"$all": [0] * 1001}},
+        {"labels.a": {"$in": [[number] for number in range(1001)]}},
+        {"labels" + ".a" * 1000: 1},
+        {"name": {"$glob": "?" * 1001}},
+        {"labels.a": {"b": "\0"}},
+        {"labels.a": 10**5000},
+        {"priority": 10**5000},
+    ],
+)
+def test_a_filter_has_bounds(session: PlatformSession, filter_: dict[str, Any]) -> None:
+    with pytest.raises(errors.InvalidFilter):
+        find(session, Workflow, filter_, scan=True)
+    many = {"priority": {"$in": [*range(50_000), 2**40]}}
+    assert find(session, Workflow, many, scan=True).rows == []
+
+
+def test_what_others_keep_to_themselves_is_not_shared_by_a_second_owner_in_the_filter(
+    session: PlatformSession,
+) -> None:
+    ada, bob = make_user(session), make_user(session)
+    make_run(session, ada)
+    make_run(session, bob, name="private")
+    for filter_ in (
+        {"$and": [{"owner_id": bob.id_}], "owner_id": ada.id_},
+        {"owner_id": ada.id_, "$and": [{"owner_id": bob.id_}]},
+        {"user_id": ada.id_},
+    ):
+        with pytest.raises((errors.InvalidFilter, errors.Refused)):
+            find(session, Workflow, filter_, include_shared=True)
+
+
+def test_a_total_counts_the_rows_whatever_the_filter_is(session: PlatformSession, engine: sa.Engine) -> None:
+    prepare_roles(engine)
+    ada = make_user(session)
+    for owner in (ada, ada, make_user(session)):
+        make_run(session, owner)
+    for filter_ in ({}, {"labels": {}}, {"$or": [{}]}):
+        assert find(session, Workflow, filter_, scan=True, total=True).total == (3, True)
+        with tenant_sessionmaker(engine, ada.id_)() as scope:
+            assert find(scope, Workflow, filter_, total=True).total == (2, True)
+
+
+def test_a_cursor_knows_its_filter_in_whatever_form(session: PlatformSession) -> None:
+    owner = make_user(session)
+    for _ in range(2):
+        make_run(session, owner)
+    asked = {"owner_id": owner.id_, "status": {"$in": {"created", "failed"}}, "priority": {"$exists": False}}
+    cursor = find(session, Workflow, asked, limit=1).cursor
+    again = {
+        "priority": {"$exists": False},
+        "status": {"$in": ["failed", RunStatus.created]},
+        "owner_id": str(owner.id_),
+    }
+    assert len(find(session, Workflow, again, limit=1, cursor=cursor).rows) == 1
+
+
+def test_what_was_deleted_while_it_ran_ran_until_then(session: PlatformSession) -> None:
+    owner = make_user(session)
+    service = Service(name="dask", owner_id=owner.id_, status="running")
+    session.add(service)
+    session.commit()
+    transition(session, service, "deleted")
+    session.commit()
+    session.refresh(service)
+    assert find(session, Service, {"owner_id": owner.id_, "ended": service.updated}).rows == [service]
+
+
+def test_what_a_list_does_not_load_is_no_field(session: PlatformSession) -> None:
+    for model, name in ((Workflow, "specification"), (Job, "environment"), (Job, "command")):
+        with pytest.raises(errors.InvalidFilter, match="has no field"):
+            find(session, model, {name: {"$exists": True}}, scan=True)
+
+
+def test_rows_that_are_no_list_are_refused(session: PlatformSession) -> None:
+    with pytest.raises(errors.InvalidFilter, match="rows of user_workflow are not listed by themselves"):
+        find(session, UserWorkflow, {})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from platform_db.cli.options import Time, limit_option, options
+from platform_db.cli.options import Time, options
 from platform_db.cli.show import Row, show_rows
 
 if TYPE_CHECKING:
@@ -19,10 +19,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 
-def list_options(sort: str) -> Callable[[F], F]:
+def list_options(sort: str, limit: int = 50) -> Callable[[F], F]:
     """Return the options of a list.
 
     :param sort: its order where none is given.
+    :param limit: how many rows it has at most, where that is not given.
     """
     return options(
         click.option(
@@ -36,7 +37,11 @@ def list_options(sort: str) -> Callable[[F], F]:
             "--search", default="", metavar="TEXT", help="Only those with this text in their name or id."
         ),
         click.option(
-            "--filter", "filter_", metavar="JSON", help='Any filter, such as \'{"priority": {"$gt": 5}}\'.'
+            "--filter",
+            "filters",
+            multiple=True,
+            metavar="JSON",
+            help='Any filter, such as \'{"priority": {"$gt": 5}}\'; may be repeated.',
         ),
         click.option(
             "--sort",
@@ -47,22 +52,22 @@ def list_options(sort: str) -> Callable[[F], F]:
         ),
         click.option("--cursor", help="Go on where the page before ended, with the same options."),
         click.option("--total", is_flag=True, help="Count them, too."),
-        limit_option,
+        click.option("--limit", type=int, default=limit, show_default=True, help="How many rows at most."),
     )
 
 
 def read_filter(
-    statuses: tuple[str, ...], name: str | None, since: datetime | None, filter_: str | None
+    statuses: tuple[str, ...], name: str | None, since: datetime | None, filters: tuple[str, ...]
 ) -> dict[str, Any]:
     """Return the filter that the options say.
 
-    :raises click.UsageError: the JSON is none.
+    :raises click.UsageError: a text is not JSON.
     """
     parts: list[Any] = []
-    if filter_ is not None:
+    for text in filters:
         try:
-            parts.append(json.loads(filter_))
-        except ValueError as error:
+            parts.append(json.loads(text, object_pairs_hook=_without_repetition))
+        except (ValueError, RecursionError) as error:
             raise click.UsageError(f"--filter takes JSON: {error}") from None
     if name is not None:
         parts.append({"name": {"$glob": name}})
@@ -72,6 +77,13 @@ def read_filter(
     if since is not None:
         chosen["created"] = {"$gte": since}
     return chosen
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice in an object")
+    return found
 
 
 def show_page(page: Page[T], rows: Iterable[Row], as_json: bool, table: Callable[[Row], Row]) -> None:

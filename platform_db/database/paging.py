@@ -42,7 +42,7 @@ def read_page(
     limit: int,
     cursor: str | None,
     descending: bool = True,
-    heads: Callable[[sa.Select[Any]], sa.ColumnElement[bool]] | None = None,
+    heads: Callable[[sa.Select[Any], bool, int], sa.ColumnElement[bool]] | None = None,
 ) -> Page[T]:
     """Return a page of a list of objects.
 
@@ -54,7 +54,8 @@ def read_page(
         rows in which it is come last in both directions.
     :param query: what the cursor is bound to: the list's name, then its filters.
     :param limit: how many rows at most, up to :data:`~platform_db.bounds.LARGEST_LIMIT`.
-    :param heads: is given the page as a statement, and returns a condition that all of its rows meet.
+    :param heads: is given the page as a statement, whether that reads from the greatest down, and how many
+        rows it reads; returns a condition that all of them meet.
     :raises errors.InvalidIdentifier: this list gave no such cursor.
     :raises errors.InvalidArgument: the limit is out of range.
     """
@@ -64,9 +65,9 @@ def read_page(
     if place is not None:
         statement = statement.where(_beyond(order, place, up=forward != descending))
     moment = sa.func.coalesce(MOMENT, sa.func.statement_timestamp(), type_=MOMENT.type)
-    page = statement.order_by(*_ordered(order, descending, forward)).limit(limit + 1)
+    page = statement.order_by(*ordered(order, descending, forward)).limit(limit + 1)
     if heads is not None:
-        page = page.where(heads(page))
+        page = page.where(heads(page, descending == forward, limit + 1))
     found = session.execute(page.add_columns(moment, *order), {"moment": place and place.moment}).all()
     rows, more = list(found[:limit]), len(found) > limit
     if not forward:
@@ -84,11 +85,12 @@ def read_page(
     return Page(
         [row[0] for row in rows],
         cursor_at(rows[-1], ">") if more or not forward else None,
-        cursor_at(rows[0], "<") if (place is not None if forward else more) else None,
+        cursor_at(rows[0], "<") if (place is not None and place.way == ">" if forward else more) else None,
     )
 
 
-def _ordered(order: Sequence[Any], descending: bool, forward: bool) -> list[Any]:
+def ordered(order: Sequence[Any], descending: bool, forward: bool = True) -> list[Any]:
+    """Return what a statement is ordered by; backwards, all of it is turned round."""
     down = descending == forward
     first, *rest = [column.desc() if down else column.asc() for column in order]
     if _is_nullable(order[0]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +14,9 @@ from platform_db import errors
 from platform_db.models import Base
 from platform_db.models.types import is_text
 from platform_db.query.fields import Field, Kind, field_of
-from platform_db.query.language import Every, Negation, Node, Path, Some, Test
+from platform_db.query.language import DEEPEST, Every, Negation, Node, Path, Some, Test, shown
+
+LARGEST_NUMBER = 10**300  # in JSON, as a double has them
 
 _ORDER: Mapping[str, tuple[str, Callable[[Any, Any], Any]]] = {
     "$gt": (">", operator.gt),
@@ -42,7 +43,7 @@ def condition(model: type[Base], node: Node) -> sa.ColumnElement[bool]:
     if field.kind is None:
         return _in_document(field, node)
     if len(node.path) > 1:
-        raise errors.InvalidFilter(f"{field.name} is no JSON, so {'.'.join(node.path)} is not in it")
+        raise errors.InvalidFilter(f"{field.name} is no JSON, so {shown('.'.join(node.path))} is not in it")
     found: sa.ColumnElement[bool] = _in_column(field, field.kind, node)
     return found
 
@@ -79,13 +80,18 @@ def _in_column(field: Field, kind: Kind, test: Test) -> Any:
 
 
 def _bound(field: Field, value: Any) -> Any:
-    # A fraction is compared as a number; as an integer it would be cut off.
-    return sa.literal(value, sa.Numeric if isinstance(value, float) else field.expression.type)
+    return sa.literal(value, _type_for(field, [value]))
 
 
 def _bound_list(field: Field, values: list[Any]) -> Any:
-    type_ = sa.Numeric() if any(isinstance(value, float) for value in values) else field.expression.type
-    return sa.literal(values, ARRAY(type_))
+    return sa.literal(values, ARRAY(_type_for(field, values)))
+
+
+def _type_for(field: Field, values: list[Any]) -> Any:
+    """Return the type that holds values: what a column of integers has no place for is still compared."""
+    if any(isinstance(value, float) for value in values):
+        return sa.Numeric()
+    return sa.BigInteger() if isinstance(field.expression.type, sa.Integer) else field.expression.type
 
 
 # -- JSON. A path goes through arrays as PostgreSQL's lax paths and MongoDB do: any element of them may match.
@@ -94,7 +100,7 @@ def _bound_list(field: Field, values: list[Any]) -> Any:
 def _in_document(field: Field, test: Test) -> sa.ColumnElement[bool]:
     place = _json_path(test.path)
     column, value = field.expression, test.value
-    _require_json(field, value)
+    _require_json(field, value, DEEPEST)
     if test.operator == "$exists":
         there = _exists(column, place)
         return there if value else there.is_not(sa.true())
@@ -130,7 +136,7 @@ def _in_document(field: Field, test: Test) -> sa.ColumnElement[bool]:
     if value is None:
         return sa.false()
     if isinstance(value, Mapping | list | tuple):
-        raise errors.InvalidFilter(f"{test.operator} compares numbers or text, not {value!r:.60}")
+        raise errors.InvalidFilter(f"{test.operator} compares numbers or text, not {shown(value)}")
     return _item_exists(column, place, f"@ {_ORDER[test.operator][0]} $value", value)
 
 
@@ -171,12 +177,23 @@ def _any_item(
     return sa.exists(sa.select(sa.literal(1)).where(test(items)))
 
 
-def _require_json(field: Field, value: Any) -> None:
-    for part in value if isinstance(value, list | tuple | set | frozenset) else [value]:
-        if isinstance(part, float) and not math.isfinite(part):
-            raise errors.InvalidFilter(f"{field.name} takes what JSON has, and {part} is no number there")
-        if part is not None and not isinstance(part, str | int | float | bool | Mapping | list | tuple):
-            raise errors.InvalidFilter(f"{field.name} takes what JSON has, not {part!r:.60}")
+def _require_json(field: Field, value: Any, depth: int) -> None:
+    """Refuse a value that JSON or the database has no place for."""
+    if isinstance(value, Mapping):
+        parts: list[Any] = [*value.keys(), *value.values()]
+        fits = depth > 0 and all(isinstance(key, str) for key in value)
+    elif isinstance(value, list | tuple) or (depth == DEEPEST and isinstance(value, set | frozenset)):
+        parts, fits = list(value), depth > 0
+    elif isinstance(value, str):
+        parts, fits = [], is_text(value)
+    elif isinstance(value, int | float):
+        parts, fits = [], abs(value) < LARGEST_NUMBER
+    else:
+        parts, fits = [], value is None
+    if not fits:
+        raise errors.InvalidFilter(f"{field.name} takes what JSON has, not {shown(value)}")
+    for part in parts:
+        _require_json(field, part, depth - 1)
 
 
 def _text_of(item: Any) -> Any:

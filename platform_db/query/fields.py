@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timezone
 from difflib import get_close_matches
 from enum import Enum
 from functools import cache
@@ -13,11 +14,13 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ENUM, INET
 
-from platform_db import cursors, errors
+from platform_db import errors
 from platform_db.models import Base
 from platform_db.models.base import Running
 from platform_db.models.job import Job
 from platform_db.models.types import Json, is_text
+from platform_db.query.language import shown
+from platform_db.states import RunStatus
 
 
 class Kind(NamedTuple):
@@ -54,7 +57,7 @@ class Field(NamedTuple):
         try:
             return kind.read(given)
         except (ValueError, TypeError, OverflowError):
-            raise errors.InvalidFilter(f"{self.name} takes {kind.takes}, not {given!r:.60}") from None
+            raise errors.InvalidFilter(f"{self.name} takes {kind.takes}, not {shown(given)}") from None
 
 
 def field_of(model: type[Base], name: str) -> Field:
@@ -67,22 +70,29 @@ def field_of(model: type[Base], name: str) -> Field:
     if found is None:
         near = get_close_matches(name, fields, 1)
         hint = f"; did you mean {near[0]}?" if near else f"; choose from {', '.join(sorted(fields))}"
-        raise errors.InvalidFilter(f"a {model.__tablename__} has no field {name!r}{hint}")
+        raise errors.InvalidFilter(f"{model.__tablename__} has no field {shown(name)}{hint}")
     return found
 
 
 @cache
 def fields_of(model: type[Base]) -> Mapping[str, Field]:
-    """Return a model's fields by their names: its columns, without what may be a secret, and its times."""
+    """Return a model's fields by their names: its columns and its times.
+
+    None of them is a column that may hold a secret, or one that is too large to be loaded with each row.
+    """
     mapper = sa.inspect(model)
     fields = {}
     for attribute in mapper.column_attrs:
+        if attribute.deferred:
+            continue
         column = getattr(model, attribute.key)
         kind = _kind_of(column.type)
         if kind is not None or isinstance(column.type, Json):
             fields[attribute.key] = Field(attribute.key, column, kind)
     for name in mapper.synonyms.keys():  # noqa: SIM118 (a collection of SQLAlchemy's own)
-        fields[name] = Field(name, getattr(model, name), fields[mapper.synonyms[name].name].kind)
+        meant = fields.get(mapper.synonyms[name].name)
+        if meant is not None:
+            fields[name] = meant._replace(name=name)
     for name, expression in derived(model).items():
         fields[name] = Field(name, expression, _TIME)
     if model is Job:
@@ -93,7 +103,10 @@ def fields_of(model: type[Base]) -> Mapping[str, Field]:
 def derived(model: type[Base]) -> dict[str, Any]:
     """Return when a row started and ended, under names that all models share."""
     if issubclass(model, Running):
-        ended = sa.func.coalesce(model.run_finished_at, model.run_stopped_at, type_=model.run_stopped_at.type)
+        # What was deleted while it ran has no other end.
+        deleted = sa.case((model.status == RunStatus.deleted, model.updated))
+        ends = (model.run_finished_at, model.run_stopped_at, deleted)
+        ended = sa.func.coalesce(*ends, type_=model.run_stopped_at.type)
         return {"started": model.run_started_at, "ended": ended}
     if model is Job:
         return {"started": Job.started_at, "ended": Job.finished_at}
@@ -103,7 +116,7 @@ def derived(model: type[Base]) -> dict[str, Any]:
 def _kind_of(type_: Any) -> Kind | None:
     """Return how a column is compared; None where it is not, as with what may be a secret."""
     if isinstance(type_, sa.Uuid):
-        return Kind("an id", lambda value: value if isinstance(value, uuid.UUID) else uuid.UUID(value))
+        return Kind("an id", lambda value: uuid.UUID(str(value)))
     if isinstance(type_, sa.DateTime) or isinstance(getattr(type_, "impl", None), sa.DateTime):
         return _TIME
     if isinstance(type_, ENUM) and type_.enum_class is not None:
@@ -112,15 +125,19 @@ def _kind_of(type_: Any) -> Kind | None:
         return Kind(f"one of {names}", members, is_ordered=False)
     if isinstance(type_, sa.Boolean):
         return Kind("true or false", _bool, is_ordered=False)
-    if isinstance(type_, sa.Integer):
+    if isinstance(type_, sa.Integer | sa.Numeric):
         return Kind("a number", _number)
     if isinstance(type_, INET):
-        return Kind("an address", _text, is_ordered=False)
-    return Kind("text", _text) if type(type_) is sa.Text else None
+        return Kind("an address", lambda value: str(ipaddress.ip_interface(_text(value))), is_ordered=False)
+    return Kind("text", _text) if isinstance(type_, sa.String) else None
 
 
 def _time(value: Any) -> datetime:
-    return cursors.time(value.isoformat() if isinstance(value, datetime) else value.replace("Z", "+00:00"))
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise ValueError(value)
+    return value.astimezone(timezone.utc)
 
 
 def _bool(value: Any) -> bool:

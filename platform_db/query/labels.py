@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 
 from platform_db import errors
-from platform_db.query.language import Every, Negation, Node, Test
+from platform_db.query.language import Every, Negation, Node, Test, shown
+
+LONGEST = 5000
 
 _WORD = r"[^\s,()=!]+"
 _PART = re.compile(
@@ -25,15 +27,17 @@ _PART = re.compile(
 def parse_selector(text: str) -> Node:
     """Read a selector; an empty one is always met.
 
-    :raises errors.InvalidFilter: it is none.
+    :raises errors.InvalidFilter: the text is no selector.
     """
+    if not isinstance(text, str) or len(text) > LONGEST:
+        raise errors.InvalidFilter(f"a label selector is text of at most {LONGEST} characters")
     parts: list[Node] = []
     place = 0
     while place < len(text):
         found = _PART.match(text, place)
         if found is None or (text[found.end() - 1] == "," and not text[found.end() :].strip()):
             raise errors.InvalidFilter(
-                f"no label selector goes on so: {text[place:]!r}; write team=a,gpu in (a100,h100),!old"
+                f"no label selector goes on so: {shown(text[place:])}; write team=a,gpu in (a100,h100),!old"
             )
         parts.append(_part(found))
         place = found.end()

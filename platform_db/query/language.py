@@ -15,7 +15,9 @@ Path = tuple[str, ...]
 """A field's name, and the keys that lead into its JSON."""
 
 DEEPEST = 50
+MOST_TESTS = 1000
 MOST_VALUES = 100_000
+LONGEST_PATTERN = 1000
 
 
 class Every(NamedTuple):
@@ -59,7 +61,10 @@ def parse(filter_: Mapping[str, Any] | None) -> Node:
 
     :raises errors.InvalidFilter: says in one line what is wrong, and what there is to choose from.
     """
-    return _conditions({} if filter_ is None else filter_, DEEPEST)
+    node = _conditions({} if filter_ is None else filter_, DEEPEST)
+    if _size(node) > MOST_TESTS:
+        raise errors.InvalidFilter(f"a filter has at most {MOST_TESTS} comparisons")
+    return node
 
 
 def top_parts(node: Node) -> list[Node]:
@@ -67,9 +72,16 @@ def top_parts(node: Node) -> list[Node]:
     return [top for part in node.parts for top in top_parts(part)] if isinstance(node, Every) else [node]
 
 
+def _size(node: Node) -> int:
+    if isinstance(node, Test):
+        listed = node.value if node.operator in ("$in", "$all") else ()
+        return 1 + sum(node.operator == "$all" or isinstance(part, Mapping | list | tuple) for part in listed)
+    return _size(node.part) if isinstance(node, Negation) else sum(map(_size, node.parts))
+
+
 def _conditions(filter_: Any, depth: int) -> Node:
     if not isinstance(filter_, Mapping):
-        raise errors.InvalidFilter(f"a filter is a dictionary, not {_shown(filter_)}")
+        raise errors.InvalidFilter(f"a filter is a dictionary, not {shown(filter_)}")
     if not depth:
         raise errors.InvalidFilter(f"a filter is nested deeper than {DEEPEST} times")
     return Every(tuple(_condition(name, value, depth - 1) for name, value in filter_.items()))
@@ -77,7 +89,7 @@ def _conditions(filter_: Any, depth: int) -> Node:
 
 def _condition(name: Any, value: Any, depth: int) -> Node:
     if not isinstance(name, str) or not name:
-        raise errors.InvalidFilter(f"a field's name is text, not {_shown(name)}")
+        raise errors.InvalidFilter(f"a field's name is text, not {shown(name)}")
     if name in _COMBINED:
         if not isinstance(value, list | tuple) or not value:
             raise errors.InvalidFilter(f"{name} takes a list of filters, at least one")
@@ -85,8 +97,11 @@ def _condition(name: Any, value: Any, depth: int) -> Node:
     if name == "$not":
         return Negation(_conditions(value, depth))
     if name.startswith("$"):
-        raise errors.InvalidFilter(f"no operator {name} stands there; choose from $and, $or, $not")
-    return _tests(tuple(name.split(".")), value, depth)
+        raise errors.InvalidFilter(f"no operator {shown(name)} stands there; choose from $and, $or, $not")
+    path = tuple(name.split("."))
+    if len(path) > DEEPEST:
+        raise errors.InvalidFilter(f"a path has at most {DEEPEST} keys")
+    return _tests(path, value, depth)
 
 
 def _tests(path: Path, value: Any, depth: int) -> Node:
@@ -107,7 +122,7 @@ def _test(path: Path, name: str, value: Any, depth: int) -> Node:
     check = OPERATORS.get(positive)
     if check is None:
         known = ", ".join(sorted([*OPERATORS, *_NEGATED, *_ALIASES, "$not"]))
-        raise errors.InvalidFilter(f"there is no operator {name!r}; choose from {known}")
+        raise errors.InvalidFilter(f"there is no operator {shown(name)}; choose from {known}")
     check(name, value)
     test = Test(path, positive, value)
     return test if positive == operator else Negation(test)
@@ -119,19 +134,21 @@ def _is_any(name: str, value: Any) -> None:
 
 def _is_list(name: str, value: Any) -> None:
     if not isinstance(value, list | tuple | set | frozenset):
-        raise errors.InvalidFilter(f"{name} takes a list, not {_shown(value)}")
+        raise errors.InvalidFilter(f"{name} takes a list, not {shown(value)}")
     if len(value) > MOST_VALUES:
         raise errors.InvalidFilter(f"{name} takes at most {MOST_VALUES} values")
 
 
 def _is_bool(name: str, value: Any) -> None:
     if not isinstance(value, bool):
-        raise errors.InvalidFilter(f"{name} takes true or false, not {_shown(value)}")
+        raise errors.InvalidFilter(f"{name} takes true or false, not {shown(value)}")
 
 
 def _is_pattern(name: str, value: Any) -> None:
     if not isinstance(value, str):
-        raise errors.InvalidFilter(f"{name} takes a pattern such as 'run-*', not {_shown(value)}")
+        raise errors.InvalidFilter(f"{name} takes a pattern such as 'run-*', not {shown(value)}")
+    if len(value) > LONGEST_PATTERN:
+        raise errors.InvalidFilter(f"{name} takes a pattern of at most {LONGEST_PATTERN} characters")
 
 
 def _is_divisor(name: str, value: Any) -> None:
@@ -155,6 +172,10 @@ OPERATORS: Mapping[str, Callable[[str, Any], None]] = {
 }
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
+def shown(value: Any) -> str:
+    """Return a value as an error shows it: in one line, and not the whole of a long one."""
+    try:
+        text = repr(value)
+    except ValueError:  # An integer has more digits than Python writes.
+        text = "a number of thousands of digits"
     return text if len(text) <= 50 else f"{text[:50]}…"

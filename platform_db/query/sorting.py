@@ -12,6 +12,7 @@ from platform_db import errors
 from platform_db.database.paging import MOMENT
 from platform_db.models import AuditLog, Base, Job, User, Workflow
 from platform_db.query.fields import derived
+from platform_db.query.language import shown
 
 
 class Sort(NamedTuple):
@@ -30,20 +31,22 @@ def sort_of(model: type[Base], text: str) -> Sort:
 
     :raises errors.InvalidFilter: the model's rows cannot be sorted so.
     """
-    descending, name = text.startswith("-"), text.removeprefix("-")
     sorts = sorts_of(model)
-    if name not in sorts:
+    name = text.removeprefix("-") if isinstance(text, str) else text
+    if name not in list(sorts):
         raise errors.InvalidFilter(
-            f"a {model.__tablename__} cannot be sorted by {name!r}; choose from {', '.join(sorts)}, each also"
-            " with - in front"
+            f"{model.__tablename__} cannot be sorted by {shown(name)}; choose from {', '.join(sorts)}, each"
+            " also with - in front"
         )
-    return Sort(name, sorts[name], descending)
+    return Sort(name, sorts[name], text.startswith("-"))
 
 
 @cache
 def sorts_of(model: type[Base]) -> Mapping[str, tuple[Any, ...]]:
     """Return a model's orders by their names."""
     columns = sa.inspect(model).columns
+    if "created" not in columns or "id_" not in columns:
+        raise errors.InvalidFilter(f"rows of {model.__tablename__} are not listed by themselves")
     last = AuditLog.number if model is AuditLog else model.id_  # type: ignore[attr-defined]
     age = (model.created, last)  # type: ignore[attr-defined]
     sorts: dict[str, tuple[Any, ...]] = {"created": age}

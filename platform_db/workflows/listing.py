@@ -25,12 +25,14 @@ def list_workflows(
     statuses: Sequence[RunStatus | str] | None = None,
     limit: int = 100,
     cursor: str | None = None,
+    scan: bool = False,
 ) -> Page[Workflow]:
     """Return a page of the user's runs, newest first; specifications and logs are not loaded.
 
     :param user_id: the user; None for the runs of all users: of any status, or in progress.
     :param statuses: only runs with one of these, or of these names.
     :param cursor: where the page before ended, with the same arguments.
+    :param scan: read the whole table, if need be.
     :raises errors.InvalidIdentifier: this list gave no such cursor.
     :raises errors.UnknownStatus: there is no status of this name.
     :raises errors.Refused: nothing serves this across all users.
@@ -38,7 +40,7 @@ def list_workflows(
     filter_: dict[str, Any] = {} if user_id is None else {"owner_id": parse_id(user_id, "user id")}
     if statuses is not None:
         filter_["status"] = {"$in": sorted({WORKFLOW.status(status) for status in statuses})}
-    return find(session, Workflow, filter_, limit=limit, cursor=cursor)
+    return find(session, Workflow, filter_, limit=limit, cursor=cursor, scan=scan)
 
 
 @takes_session

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from platform_db.bounds import LARGEST_LIMIT
 from platform_db.cli.command import group
 from platform_db.cli.database import session_scope
 from platform_db.cli.listing import list_options, read_filter, show_page
@@ -21,14 +22,14 @@ job = group("job", "An id may be given by its beginning.")
 
 @job.command("list", example="job list 0198c2f1 --status failed")
 @click.argument("run")
-@list_options("created")
+@list_options("created", LARGEST_LIMIT)
 @json_option
 def list_(
     run: str,
     statuses: tuple[str, ...],
     name: str | None,
     since: datetime | None,
-    filter_: str | None,
+    filters: tuple[str, ...],
     as_json: bool,
     **chosen: Any,
 ) -> None:
@@ -39,7 +40,7 @@ def list_(
 
     with session_scope() as session:
         found = find_workflow(session, run)
-        wanted = read_filter(statuses, name, since, filter_)
+        wanted = read_filter(statuses, name, since, filters)
         of_run = {"owner_id": found.owner_id, "workflow_id": found.id_}
         page = find(session, Job, {**wanted, **of_run}, **chosen)
         show_page(page, map(_summary, page.rows), as_json, lambda row: row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,11 @@ workflow = group(
 @owner_option
 @click.option("--all-users", is_flag=True, help="Look at all users' runs, even where no index serves it.")
 @click.option(
-    "--label", "labels", default="", metavar="SELECTOR", help="Such as team=a,gpu in (a100,h100),!old."
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="SELECTOR",
+    help="Such as team=a,gpu in (a100,h100),!old; may be repeated.",
 )
 @list_options("-created")
 @json_option
@@ -44,7 +49,8 @@ def list_(
     statuses: tuple[str, ...],
     name: str | None,
     since: datetime | None,
-    filter_: str | None,
+    filters: tuple[str, ...],
+    labels: tuple[str, ...],
     as_json: bool,
     **chosen: Any,
 ) -> None:
@@ -57,12 +63,13 @@ def list_(
 
     if user is not None and all_users:
         raise click.UsageError("choose one of --user and --all-users")
-    wanted = read_filter(statuses, name, since, filter_)
+    wanted = read_filter(statuses, name, since, filters)
     with session_scope() as session:
         if user is not None:
             wanted = {**wanted, "owner_id": find_user(session, user).id_}
         with_owners = [joinedload(Workflow.owner)]
-        page = find(session, Workflow, wanted, scan=all_users, options=with_owners, **chosen)
+        selector = ",".join(labels)
+        page = find(session, Workflow, wanted, labels=selector, scan=all_users, options=with_owners, **chosen)
         show_page(page, map(_summary, page.rows), as_json, _as_people_read)
 
 
@@ -129,7 +136,7 @@ def logs(run: str, user: str | None, tail: int | None, follow: bool) -> None:
 @run_options
 @reason_option
 def stop(run: str, user: str | None, reason: str | None) -> None:
-    """Stop RUN, in whichever state it is in progress."""
+    """Stop RUN, which is running or waits to run."""
     _set_status(run, user, "stopped", reason)
 
 
@@ -312,4 +319,8 @@ def _summary(run: Workflow) -> dict[str, Any]:
 
 def _as_people_read(row: Row) -> Row:
     names = ("id", "name", "status", "created", "started", "ended", "owner")
-    return {**{name: row[name] for name in names}, "labels": ",".join(map("=".join, row["labels"].items()))}
+    labels = (
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in row["labels"].items()
+    )
+    return {**{name: row[name] for name in names}, "labels": ",".join(labels)}
