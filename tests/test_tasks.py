@@ -226,6 +226,16 @@ def test_a_program_that_ends_stores_its_last_records(
     assert count_rows(session) == 10
 
 
+def test_a_store_closes_at_any_moment_of_its_writer(make_store: MakeStore, session: Session) -> None:
+    store = make_store(commit_delay=0.001)
+    for number in range(300):
+        store.add(str(number), task(number))
+        time.sleep(number % 30 / 10_000)
+        store.close()
+
+    assert count_rows(session) == 300
+
+
 def test_changes_replace_values_and_take_them_away(make_store: MakeStore) -> None:
     store = make_store(commit_delay=0, memory_limit=0)
     store.add("t", task(queue={"not": "text"}, own=1, label="a"))

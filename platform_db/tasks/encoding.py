@@ -161,21 +161,17 @@ def decode_record(msg_id: str, values: Mapping[str, Any], keys: Collection[str] 
     :raises KeyError: names a key that the record does not have.
     """
     record: Record = {"msg_id": msg_id}
-    extra = values.get(EXTRA) or {}
-    for key in COLUMNS if keys is None else keys:
+    wanted = _DECODERS if keys is None else {key: _DECODERS[key] for key in keys if key in _DECODERS}
+    for key, decode in wanted.items():
         value = values.get(key)
-        if value is not None:
-            record[key] = _DECODERS[key](value)
-        elif extra and (text := extra.get(encode_text(key))) is not None:
+        record[key] = None if value is None else decode(value)
+    for encoded_key, text in (values.get(EXTRA) or {}).items():
+        key = decode_text(encoded_key)
+        if text is not None and record.get(key) is None and (keys is None or key in keys):
             record[key] = decode_message(text)
-        elif key in _DECODERS:
-            record[key] = None
-        elif key != "msg_id":
+    for key in keys or ():
+        if key not in record:
             raise KeyError(key)
-    if keys is None:
-        for key, text in extra.items():
-            if text is not None and key not in _DECODERS:
-                record[decode_text(key)] = decode_message(text)
     return record
 
 

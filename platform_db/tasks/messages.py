@@ -41,7 +41,8 @@ def encode_message(value: Any) -> str:
 
 def decode_message(text: str) -> Any:
     """Return what :func:`encode_message` was given; tuples and sets come back as lists."""
-    return (_UNTAGGING if _LOOKS_LIKE_A_TAG in text else _PLAIN).decode(text)
+    value, _ = (_UNTAGGING if _LOOKS_LIKE_A_TAG in text else _PLAIN).raw_decode(text)
+    return value
 
 
 def _convert(value: Any) -> Any:

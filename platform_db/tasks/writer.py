@@ -202,12 +202,13 @@ class BatchWriter:
             atexit.register(self._close_at_exit)
 
     def _run(self) -> None:
+        """Write until the store is closed; what is pending then is written by the thread that closes it."""
         pause = SHORTEST_PAUSE
-        while True:
+        while not self._closing.is_set():
             self._some.wait()
             self._at_once.wait(self.delay)
             if self._closing.is_set():
-                return  # What is pending is written by the thread that closes.
+                break
             self._at_once.clear()
             try:
                 self.flush()
