@@ -216,8 +216,6 @@ class BatchWriter:
                 with self._lock:
                     if not self._pending:
                         self._some.clear()
-                        if self._closing.is_set():  # It was set before, and so is not cleared for good.
-                            self._some.set()
             except Exception as error:
                 logger.warning("task records wait to be stored: %s; trying again in %g s", error, pause)
                 self._closing.wait(pause)
