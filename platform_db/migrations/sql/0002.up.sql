@@ -1,4 +1,4 @@
-ALTER TYPE platform.resource_type ADD VALUE 'database';
+ALTER TYPE platform.resource_type ADD VALUE 'database' AFTER 'disk';
 
 CREATE TABLE platform.workflow_progress (
     part UUID NOT NULL,
