@@ -11,6 +11,7 @@ import atexit
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -52,6 +53,7 @@ class Batch:
         self.new: dict[str, Encoded] = {}
         self.changed: dict[str, Encoded] = {}
         self.bytes = 0
+        self.begun = time.monotonic()
 
     def __len__(self) -> int:
         return len(self.new) + len(self.changed)
@@ -182,6 +184,8 @@ class BatchWriter:
         with self._lock:
             if self.delay and self._waiting_bytes() >= self.buffer_limit:
                 self._room.wait_for(lambda: self._waiting_bytes() < self.buffer_limit)
+            if not self._pending:
+                self._pending.begun = time.monotonic()
             put(self._pending, msg_id, encoded)
         if not self.delay:
             self.flush()
@@ -206,7 +210,7 @@ class BatchWriter:
         pause = SHORTEST_PAUSE
         while not self._closing.is_set():
             self._some.wait()
-            self._at_once.wait(self.delay)
+            self._at_once.wait(self._pending.begun + self.delay - time.monotonic())
             if self._closing.is_set():
                 break
             self._at_once.clear()
