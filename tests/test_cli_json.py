@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import crypto
 from platform_db.cli.show import ROWS_AT_A_TIME, show_rows
-from platform_db.models import Job, Workflow
+from platform_db.models import Job, TaskRecord, Workflow
 from platform_db.workflows import set_result
 from tests.command_line import run
 from tests.factories import make_run, make_user
@@ -28,6 +28,7 @@ LISTS = {
     "quota report": ["--workflows"],
     "retention apply": [],
     "secret status": [],
+    "task list": [ADA],
     "token list": [ADA],
     "workflow delete": [RUN],
     "user list": [],
@@ -45,6 +46,8 @@ OBJECTS = {
     "quota disk-usage-update": [],
     "quota resource-usage-update": ["--dry-run"],
     "secret rotate": [],
+    "task prune": ["--older-than", "1d"],
+    "task show": [ADA, "task-1"],
     "token grant": [ADA],
     "token issue": [ADA],
     "token purge": [],
@@ -74,6 +77,7 @@ def test_json_is_one_document(session: Session, database_uri: str, command: str,
     owner = make_user(session, email=ADA)
     make_run(session, owner, id_=RUN, workspace_path=str(tmp_path))
     session.add(Job(id_=JOB, workflow_id=RUN))
+    session.add(TaskRecord(owner_id=owner.id_, cluster="c", msg_id="task-1", size=0))
     set_result(session, RUN, 1, model=Workflow)
     session.commit()
     arguments = [*command.split(), *LISTS.get(command, []), *OBJECTS.get(command, []), "--json"]
