@@ -22,6 +22,8 @@ ARGUMENTS = {
     "job list": [ID],
     "job show": [ID],
     "quota set-limit": ["ada@example.org", "cpu", "1h"],
+    "task list": ["ada@example.org"],
+    "task show": ["ada@example.org", "task-1"],
     "token grant": ["ada@example.org"],
     "token issue": ["ada@example.org"],
     "token list": ["ada@example.org"],

@@ -26,6 +26,7 @@ from platform_db.models import (
     WorkspaceRetentionRule,
 )
 from platform_db.users import delete_user
+from platform_db.workflows import set_result
 from tests import command_line
 from tests.factories import rule_of
 
@@ -51,7 +52,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def make_runs(session: Session, users: int) -> list[Workflow]:
-    """Give each user a run that took an hour; every third one's rule is due, the others' are not yet."""
+    """Give each user a run that took an hour and has a result; every third one's rule is due, no other's is."""
     Resource.initialise_default_resources(session)
     owners = [User(email=f"user-{number}@example.org") for number in range(users)]
     session.add_all(owners)
@@ -69,6 +70,7 @@ def make_runs(session: Session, users: int) -> list[Workflow]:
         for name in ("kept.txt", "a.tmp"):
             (workspace / name).write_bytes(b"x" * 5000)
         session.add(rule_of(run, NOT_DUE if number % 3 else DUE))
+        set_result(session, run, number)
     session.commit()
     return runs
 
