@@ -31,6 +31,7 @@ from platform_db.tenancy.privileges import Role
 from platform_db.users import delete_user
 from tests.command_line import one_line, run
 from tests.factories import make_user
+from tests.locks import wait_for_a_lock
 from tests.tenants import login_engine, prepare_roles
 
 NOW = datetime(2026, 11, 21, 7, 30, tzinfo=timezone.utc)
@@ -790,6 +791,26 @@ def test_pruning_leaves_what_others_have_locked(
     assert prune_tasks(session_factory, older_than=timedelta(days=5, hours=12)) == 3
     session.rollback()
     assert prune_tasks(session_factory, older_than=timedelta(days=5, hours=12)) == 1
+
+
+def test_pruning_does_not_deadlock_with_who_stores_and_then_changes_an_old_task(
+    aged: TaskStore, session_factory: sessionmaker[Session], owner: User
+) -> None:
+    pruned: list[int] = []
+
+    def prune_old() -> None:
+        pruned.append(prune_tasks(session_factory, older_than=timedelta(days=4, hours=12)))
+
+    pruning = threading.Thread(target=prune_old)
+    with session_factory() as session, session.begin():
+        session.add(TaskRecord(owner_id=owner.id_, cluster="c", msg_id="new", size=1))
+        session.flush()
+        pruning.start()
+        wait_for_a_lock(session_factory)
+        session.execute(sa.update(TaskRecord).where(TaskRecord.msg_id == "9").values(stdout="seen"))
+    pruning.join()
+
+    assert pruned == [5]
 
 
 def test_tasks_have_a_rule_among_all_others(aged: TaskStore, session_factory: sessionmaker[Session]) -> None:
