@@ -304,6 +304,17 @@ def test_the_processing_time_of_a_dispatch_that_has_ended_is_counted(session: Se
         (lambda m: m["lattice"]["transport_graph"]["nodes"][2].update(id=0), "lattice.transport_graph"),
         (lambda m: m["lattice"]["transport_graph"]["links"][0].update(target=7), "lattice.transport_graph"),
         (lambda m: m["assets"].update(result={"size": "big"}), "assets.result.size"),
+        (lambda m: m["metadata"].update(start_time="9999-12-31T23:59:59-14:00"), "metadata.start_time"),
+        (
+            lambda m: m["lattice"]["transport_graph"]["nodes"][1]["metadata"].update(
+                end_time="0001-01-01T00:00:00+14:00"
+            ),
+            "nodes.1.metadata.end_time",
+        ),
+        (
+            lambda m: m["lattice"]["transport_graph"]["nodes"][0]["metadata"].update(executor="x" * 1025),
+            "nodes.0.metadata.executor",
+        ),
         (
             lambda m: m["lattice"]["transport_graph"]["nodes"][0]["metadata"].update(executor_data="secret"),
             "nodes.0.metadata.executor_data",
@@ -848,6 +859,18 @@ def test_a_graph_has_nodes_and_links(session: Session, user: User) -> None:
         ("a", "arg", 0, 1, 0),
         ("b", "arg", 0, 1, 1),
     ]
+
+
+@pytest.mark.parametrize("type_", ["arg of two words", "1", " ", "arg 1 x", "a\nb"])
+def test_a_parameter_of_any_type_leaves_the_graph_readable(session: Session, user: User, type_: str) -> None:
+    manifest = make_manifest()
+    manifest["lattice"]["transport_graph"]["links"] = [link(0, 2, "x", type_), link(1, 2, "y", type_, 3)]
+    run = covalent.save_dispatch(session, user, manifest)
+
+    first, second = covalent.get_graph(session, user, run.id_)["graph"]["links"]
+
+    assert first["arg_index"] is None
+    assert (second["parameter_type"], second["arg_index"]) == (type_, 3)
 
 
 def test_the_detail_of_an_electron(session: Session, user: User) -> None:

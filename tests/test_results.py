@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -21,7 +22,7 @@ from platform_db.models.resource import DATABASE_STORAGE
 from platform_db.quota import reconcile
 from platform_db.retention import choose_rules, prune
 from platform_db.workflows import delete_result, get_result, set_result
-from platform_db.workspaces import WorkspaceError
+from platform_db.workspaces import WorkspaceError, stored_files
 from tests.command_line import run as run_command
 from tests.factories import make_run, make_user
 from tests.locks import wait_for_a_lock
@@ -165,6 +166,27 @@ def test_a_replaced_file_goes_after_the_commit_and_not_before(
     set_result(session, run, b"small")
     session.commit()
     assert len(files(root)) == 2
+
+
+def test_a_reader_finds_the_file_that_another_writer_puts_in_the_place_of_the_one_it_looked_for(
+    session: Session,
+    session_factory: orm.sessionmaker[Session],
+    run: Workflow,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_result(session, run, LARGE)
+    session.commit()
+    key, read_file = (run.owner_id, run.id_), stored_files.read_file
+    session.commit()
+
+    def replaced_before(*args: Any) -> bytes | None:
+        monkeypatch.setattr(stored_files, "read_file", read_file)
+        with session_factory() as other, other.begin():
+            set_result(other, key, b"2" + LARGE, model=Workflow)
+        return read_file(*args)
+
+    monkeypatch.setattr(stored_files, "read_file", replaced_before)
+    assert get_result(session, key, model=Workflow).data == b"2" + LARGE
 
 
 @pytest.mark.parametrize("harm", ["gone", "changed", "cut", "link", "directory", "linked place"])

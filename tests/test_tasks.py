@@ -21,16 +21,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import errors
+from platform_db import errors, quota
 from platform_db.models import AuditLog, TaskRecord, User
 from platform_db.retention import choose_rules, prune
-from platform_db.tasks import TaskStore, get_task, list_tasks, prune_tasks, stored_bytes
+from platform_db.tasks import TaskStore, get_task, list_tasks, prune_tasks, stored_bytes, writer
 from platform_db.tasks.conditions import BY_ID
 from platform_db.tasks.messages import decode_message, encode_message
 from platform_db.tenancy.privileges import Role
 from platform_db.users import delete_user
 from tests.command_line import one_line, run
 from tests.factories import make_user
+from tests.locks import wait_for_a_lock
 from tests.tenants import login_engine, prepare_roles
 
 NOW = datetime(2026, 11, 21, 7, 30, tzinfo=timezone.utc)
@@ -344,6 +345,50 @@ def test_a_bad_record_is_put_aside_and_named_and_its_batch_is_stored(
     assert "index row" in caplog.text
 
 
+@pytest.mark.parametrize("delay", [0, 0.01, LATER])
+def test_records_beyond_the_database_storage_are_put_aside_and_named(
+    make_store: MakeStore, session: Session, owner: User, caplog: pytest.LogCaptureFixture, delay: float
+) -> None:
+    """And the scheduler goes on: all that finds room is stored, and what is stored is read and dropped."""
+    store = make_store(commit_delay=delay)
+    store.add("stored", task(stdout="x" * 100))
+    store.flush()
+    quota.set_limit(session, owner.id_, "database", stored_bytes(session, owner) + 350)
+    session.commit()
+
+    with caplog.at_level(logging.ERROR):
+        for number in range(200):
+            store.add(f"new {number}", task(number, stdout="x" * 1000))
+        store.add("small", task(stdout="y" * 100))
+        store.update("stored", {"stderr": "z" * 1000})
+        store.update("stored", {"completed": NOW})
+        store.flush()
+
+    assert {record["msg_id"] for record in store.find({})} == {"stored", "small"}
+    put_aside = [record.message for record in caplog.records if "was put aside" in record.message]
+    assert any("task record new 7 " in message and "database storage" in message for message in put_aside)
+    assert any("task record stored " in message for message in put_aside)
+    with pytest.raises(KeyError):
+        store.get("new 7")
+    assert store.drop_matching({"msg_id": "stored"}) == 1
+    store.add("again", task(stdout="x" * 100))
+    assert len(store.find({})) == 2
+
+
+def test_a_record_that_no_statement_can_hold_is_put_aside(
+    make_store: MakeStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server ends the connection at such a statement, so that trying again would never succeed."""
+    monkeypatch.setattr(writer, "LARGEST_BYTES", 10_000)
+    store = make_store(commit_delay=LATER)
+    for number in range(20):
+        store.add(str(number), task(number, buffers=[bytes(20_000 if number == 7 else 2000)]))
+
+    with caplog.at_level(logging.ERROR):
+        assert len(store.find({})) == 19
+    assert "task record 7 was put aside" in caplog.text
+
+
 def close_database(engine: sa.Engine, name: str, open_: bool = False) -> None:
     """Refuse new connections to a database and end the others, or let them in again."""
     maintenance = engine.url.set(database="postgres")
@@ -419,6 +464,26 @@ def test_a_call_waits_when_the_buffer_is_full(engine: sa.Engine, make_store: Mak
     thread.join(60)
 
     assert len(store.find({})) == 30
+
+
+def test_a_store_that_could_not_be_closed_goes_on_with_a_full_buffer(
+    engine: sa.Engine, make_store: MakeStore
+) -> None:
+    store = make_store(commit_delay=0.01, buffer_limit=1000)
+    name = engine.url.database
+    close_database(engine, name)
+    try:
+        store.add("a", task(stdout="x" * 1000))
+        with pytest.raises(errors.Unreachable):
+            store.close()
+    finally:
+        close_database(engine, name, open_=True)
+    adding = threading.Thread(target=store.add, args=("b", task()), daemon=True)
+    adding.start()
+    adding.join(20)
+
+    assert not adding.is_alive()
+    assert store.list_ids() == ["a", "b"]
 
 
 def test_four_stores_write_one_history_at_once(make_store: MakeStore, session: Session) -> None:
@@ -736,6 +801,26 @@ def test_pruning_leaves_what_others_have_locked(
     assert prune_tasks(session_factory, older_than=timedelta(days=5, hours=12)) == 3
     session.rollback()
     assert prune_tasks(session_factory, older_than=timedelta(days=5, hours=12)) == 1
+
+
+def test_pruning_does_not_deadlock_with_who_stores_and_then_changes_an_old_task(
+    aged: TaskStore, session_factory: sessionmaker[Session], owner: User
+) -> None:
+    pruned: list[int] = []
+
+    def prune_old() -> None:
+        pruned.append(prune_tasks(session_factory, older_than=timedelta(days=4, hours=12)))
+
+    pruning = threading.Thread(target=prune_old)
+    with session_factory() as session, session.begin():
+        session.add(TaskRecord(owner_id=owner.id_, cluster="c", msg_id="new", size=1))
+        session.flush()
+        pruning.start()
+        wait_for_a_lock(session_factory)
+        session.execute(sa.update(TaskRecord).where(TaskRecord.msg_id == "9").values(stdout="seen"))
+    pruning.join()
+
+    assert pruned == [5]
 
 
 def test_tasks_have_a_rule_among_all_others(aged: TaskStore, session_factory: sessionmaker[Session]) -> None:

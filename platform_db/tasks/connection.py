@@ -12,6 +12,7 @@ from contextlib import closing
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ class KeptConnection:
         self._lock = threading.Lock()
 
     def run(self, work: Callable[[Any], T]) -> T:
-        """Return what ``work`` returns of a cursor; after an error the connection is given up.
+        """Return what ``work`` returns of a cursor; a connection that an error leaves unusable is given up.
 
         :raises psycopg2.Error: a statement failed; what it began is rolled back.
         """
@@ -36,8 +37,10 @@ class KeptConnection:
                 with closing(self._connection.cursor()) as cursor:
                     return work(cursor)
             except BaseException:
-                self._connection.invalidate()
-                self._connection = None
+                # What the server has merely refused leaves the connection usable.
+                if self._connection.get_transaction_status() != TRANSACTION_STATUS_IDLE:
+                    self._connection.invalidate()
+                    self._connection = None
                 raise
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from platform_db.bounds import require_amount, require_limit, require_seconds
 from platform_db.database.session import SessionFactory
 from platform_db.models import NOBODY, AuditLogAction
 from platform_db.models.identity import UserOrId, user_id_of
+from platform_db.quota.resources import LOCK_USERS
 from platform_db.tasks.statements import TABLE
 
 
@@ -104,6 +105,8 @@ def _prune(
         return
     while True:
         with factory() as session, session.begin():
+            # The totals first, as a store that writes has them before it changes a task that is old by now.
+            session.connection().execute(LOCK_USERS, {"users": [values["owner"]]})
             gone = session.connection().execute(_delete(old), {**values, "batch": batch}).rowcount
         if not gone:
             return

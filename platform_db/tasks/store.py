@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import psycopg2
@@ -115,8 +115,7 @@ class TaskStore:
         if id_ in self._recent or self._writer.pending(id_).record is not None:
             raise KeyError(f"there is a task record {msg_id} already")
         encoded = encode_record(record)
-        self._writer.add(id_, encoded)
-        self._recent.put(id_, encoded)
+        self._write(self._writer.add, id_, encoded, encoded)
         if self._new_ids is not None:
             self._new_ids.remove(id_)
 
@@ -130,10 +129,8 @@ class TaskStore:
         if not encoded.values:
             return
         id_ = _encoded_id(msg_id)
-        self._writer.change(id_, encoded)
         known = self._recent.get(id_)
-        if known is not None:
-            self._recent.put(id_, merge(known, encoded))
+        self._write(self._writer.change, id_, encoded, None if known is None else merge(known, encoded))
 
     def get(self, msg_id: str) -> Record:
         """Return a copy of a record, with what is not committed yet.
@@ -229,6 +226,18 @@ class TaskStore:
         self._writer.close()
         self._reading.close()
         self._engine.dispose()
+
+    def _write(
+        self, put: Callable[[str, Encoded], None], msg_id: str, encoded: Encoded, record: Encoded | None
+    ) -> None:
+        # Remembered before it is written: where it is put aside, it is forgotten then.
+        if record is not None:
+            self._recent.put(msg_id, record)
+        try:
+            put(msg_id, encoded)
+        except BaseException:
+            self._recent.forget([msg_id])
+            raise
 
     def _read(self, msg_id: str) -> Encoded | None:
         for *row, size in self._execute(_READ, (*self.history, msg_id)):

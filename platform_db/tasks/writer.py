@@ -2,7 +2,7 @@
 
 A batch stays readable until it is committed. One that meets a lost connection is written again, with the same
 result, until it succeeds. One that the server refuses is halved until the record that spoils it stands alone:
-that one is put aside, and all others are stored.
+that one is put aside, and all others are stored. So are records beyond the owner's "database storage".
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ COPIED_RECORDS = 64
 
 FULL_RECORDS = 2000
 FULL_BYTES = 8 * 1024**2
+
+# A statement may have 1 GiB, or the server ends the connection, and a byte takes up to four in it.
+LARGEST_BYTES = 240 * 1024**2
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts
 
@@ -67,6 +70,10 @@ class Batch:
         held = self.new if msg_id in self.new else self.changed
         held[msg_id] = merge(held[msg_id], changes) if msg_id in held else changes
         self.bytes += changes.size
+
+    def size(self) -> int:
+        """Return the bytes of its values; of those that were changed again, of the last ones alone."""
+        return sum(encoded.size for held in (self.new, self.changed) for encoded in held.values())
 
     def halves(self) -> Iterable[Batch]:
         items = [(True, *item) for item in self.new.items()] + [(False, *i) for i in self.changed.items()]
@@ -181,6 +188,8 @@ class BatchWriter:
             raise errors.Refused("a task store writes in the process that made it: make one after a fork")
         if not self.delay:
             self.flush()  # What is left is written first, or raises.
+        else:
+            self._start()  # Before waiting for room, which only the thread makes.
         with self._lock:
             if self.delay and self._waiting_bytes() >= self.buffer_limit:
                 self._room.wait_for(lambda: self._waiting_bytes() < self.buffer_limit)
@@ -190,7 +199,6 @@ class BatchWriter:
         if not self.delay:
             self.flush()
             return
-        self._start()
         if not self._some.is_set():
             self._some.set()
         if len(self._pending) >= FULL_RECORDS or self._pending.bytes >= FULL_BYTES:
@@ -234,8 +242,13 @@ class BatchWriter:
 
     def _store(self, batch: Batch, attempts: int = 5) -> None:
         """Store all records of a batch but those that the server refuses."""
+        if batch.size() > LARGEST_BYTES:
+            self._divide(batch, f"a record may have {LARGEST_BYTES} bytes")
+            return
         try:
             self._write(batch)
+        except errors.QuotaExceeded as error:
+            self._store_within(batch, error)
         except sa.exc.DBAPIError as error:
             own = as_connection_error(error)
             if own is not None:
@@ -245,14 +258,33 @@ class BatchWriter:
                 return
             if not (sqlstates.sqlstate_of(error) or "").startswith(_REFUSED):
                 raise
-            if len(batch) > 1:
-                for half in batch.halves():
-                    self._store(half)
-                return
-            (msg_id,) = {**batch.new, **batch.changed}
-            self.refused(msg_id, str(error.orig).partition("\n")[0])
+            self._divide(batch, str(error.orig).partition("\n")[0])
         else:
             self.stored(batch)
+
+    def _store_within(self, batch: Batch, refusal: errors.QuotaExceeded) -> None:
+        """Store what the owner's quota has room for."""
+        fitting = Batch()
+        if not batch.changed:  # Otherwise what was used may hold this batch's own new records.
+            room = refusal.limit - refusal.used - refusal.reserved
+            for msg_id, encoded in batch.new.items():
+                if encoded.size > room:  # It is not tried alone: each attempt is a transaction.
+                    self.refused(msg_id, str(refusal))
+                else:
+                    fitting.add(msg_id, encoded)
+        if batch.changed or len(fitting) == len(batch):
+            self._divide(batch, str(refusal))
+        elif fitting:
+            self._store(fitting)
+
+    def _divide(self, batch: Batch, reason: str) -> None:
+        """Store the halves of a batch that was refused; a single record is put aside."""
+        if len(batch) > 1:
+            for half in batch.halves():
+                self._store(half)
+            return
+        (msg_id,) = {**batch.new, **batch.changed}
+        self.refused(msg_id, reason)
 
     def _write(self, batch: Batch) -> None:
         """Write a batch in one transaction."""

@@ -164,16 +164,20 @@ def get_result(
     target = LogTarget.of(session, row, model)
     of = _find(session, target)
     parameters = {"owner": of.owner_id, "run": of.run_id, "job": of.job_id, "name": name}
-    found = session.connection().execute(_GET, parameters).one_or_none()
-    if found is None:
-        raise errors.ResultNotFound(f"{target.table} {target.id_} has no result {name!r}")
-    data = found.data
-    if found.file is not None:
-        data = _read(of, found.file, found.size)
-        if data is None or hashlib.sha256(data).digest() != bytes(found.sha256):
+    lost = None
+    while True:
+        found = session.connection().execute(_GET, parameters).one_or_none()
+        if found is None:
+            raise errors.ResultNotFound(f"{target.table} {target.id_} has no result {name!r}")
+        data = found.data if found.file is None else _read(of, found)
+        if data is not None:
+            break
+        if found.file == lost:
             raise errors.ResultLost(
                 f"the file of result {name!r} of {target.table} {target.id_} is not as stored"
             )
+        # Another writer may have replaced the result, and removed this file, since the row was read.
+        lost = found.file
     digest = bytes(found.sha256).hex()
     return Result(name, found.media_type, found.size, digest, found.file is not None, bytes(data))
 
@@ -240,11 +244,13 @@ def _lock_totals(session: Session, owner_id: uuid.UUID) -> None:
         return  # Without the default resources nothing is counted.
 
 
-def _read(of: sa.Row[Any], file: uuid.UUID, size: int) -> bytes | None:
+def _read(of: sa.Row[Any], stored: sa.Row[Any]) -> bytes | None:
+    """Return the content of a result's file; None where that is gone, or was changed."""
     try:
-        return stored_files.read_file(of.workspace_path, of.owner_id, file, size)
+        data = stored_files.read_file(of.workspace_path, of.owner_id, stored.file, stored.size)
     except WorkspaceError:
         return None
+    return data if data is not None and hashlib.sha256(data).digest() == bytes(stored.sha256) else None
 
 
 _FIND = """

@@ -22,5 +22,10 @@ def kind_of(parameter_type: str | None, arg_index: int | None) -> str:
 
 def parameter_of(kind: str) -> tuple[str | None, int | None]:
     """Return the type and the index of a parameter, as :func:`kind_of` was given them."""
-    parameter_type, _, index = kind.partition(" ")
-    return parameter_type or None, int(index) if index else None
+    parameter_type, space, index = kind.rpartition(" ")
+    if space and _NUMBER.fullmatch(index):
+        return parameter_type or None, int(index)
+    return kind or None, None
+
+
+_NUMBER = re.compile("-?[0-9]+")

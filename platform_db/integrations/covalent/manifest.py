@@ -19,12 +19,22 @@ from platform_db.models.types import is_text
 
 def _in_utc(time: datetime) -> datetime:
     """Covalent's own times are in UTC and do not say so."""
-    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
+    try:
+        return time.astimezone(timezone.utc) if time.tzinfo else time.replace(tzinfo=timezone.utc)
+    except OverflowError:  # It could be stored, but not be read.
+        raise ValueError("the time is out of range") from None
 
 
 def _text(text: str) -> str:
     if not is_text(text):
         raise ValueError("it has a NUL or half of a surrogate pair")
+    return text
+
+
+def _short(text: str) -> str:
+    """An index has it."""
+    if len(text.encode()) > LONGEST_NAME:
+        raise ValueError(f"it must have at most {LONGEST_NAME} bytes")
     return text
 
 
@@ -66,7 +76,7 @@ class ElectronMetadata(_Part):
 
     task_group_id: int
     name: Text
-    executor: Text
+    executor: Annotated[Text, AfterValidator(_short)]
     executor_data: dict[str, Any]
     status: DispatchStatus
     sub_dispatch_id: Id = None
