@@ -52,7 +52,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def make_runs(session: Session, users: int) -> list[Workflow]:
-    """Give each user a run that took an hour and has a result; every third one's rule is due, no other's is."""
+    """Give each user a run that took an hour, with a result; every third one's rule is due, no other's is."""
     Resource.initialise_default_resources(session)
     owners = [User(email=f"user-{number}@example.org") for number in range(users)]
     session.add_all(owners)

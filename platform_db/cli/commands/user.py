@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from platform_db.cli.command import group
-from platform_db.cli.database import session_scope
+from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.options import json_option, user_argument
 from platform_db.cli.show import columns, show_row, show_rows
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from platform_db.models import User
 
 user = group("user", "A USER is an id or an e-mail address.")
@@ -72,6 +74,7 @@ def delete(user: str, delete_work: bool, yes: bool) -> None:
     --delete-work. No disk and no cluster is touched: stop what runs, and remove the workspaces, first.
     """
     from platform_db import users
+    from platform_db.sessions import run_transaction
 
     with session_scope() as session:
         found = users.find_user(session, user)
@@ -81,9 +84,14 @@ def delete(user: str, delete_work: bool, yes: bool) -> None:
         counts = ", ".join(f"{count} {table}" for table, count in work.items())
         what = f"user {user_id} with {counts}" if work and delete_work else f"user {user_id}"
         click.confirm(f"Delete {what}?", abort=True, err=True)
-    with session_scope() as session:
-        found = users.find_user(session, user_id)
-        users.delete_user(session, found, delete_work=delete_work, at_most=None if yes else work)
+    at_most = None if yes else work
+
+    def forget(session: Session) -> None:
+        users.delete_user(
+            session, users.find_user(session, user_id), delete_work=delete_work, at_most=at_most
+        )
+
+    run_transaction(forget, factory=session_factory())
 
 
 def _facts(found: User) -> dict[str, Any]:
