@@ -97,7 +97,7 @@ def number(part: str) -> int:
 def time(part: str) -> datetime:
     """Read a time with its zone, in ISO 8601, as one in UTC: PostgreSQL takes fewer zones than Python."""
     found = datetime.fromisoformat(part)
-    if found.tzinfo is None or not 1900 < found.year < 9000:
+    if found.tzinfo is None or not 1 < found.year < 9999:  # so that each zone's time has a year in UTC
         raise ValueError(part)
     return found.astimezone(timezone.utc)
 

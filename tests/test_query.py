@@ -149,6 +149,16 @@ def test_a_way_back_leads_over_a_place_that_is_empty_now(session: PlatformSessio
     assert back.rows == [first, second]
 
 
+@pytest.mark.parametrize("year", [2, 1800, 9998])
+def test_a_page_goes_on_from_whatever_time_a_writer_gave(session: PlatformSession, year: int) -> None:
+    owner = make_user(session)
+    began = datetime(year, 7, 1, tzinfo=timezone.utc)
+    rows = [make_run(session, owner, status="running", run_started_at=began) for _ in range(3)]
+    mine = {"owner_id": owner.id_}
+    pages = read_all(lambda cursor: find(session, Workflow, mine, sort="started", limit=1, cursor=cursor))
+    assert list(pages) == rows
+
+
 def test_the_runtime_of_what_runs_is_that_of_the_first_page(session: PlatformSession) -> None:
     owner = make_user(session)
     rows = [make_run(session, owner, status="running") for _ in range(4)]

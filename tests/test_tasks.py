@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import fnmatch
+import json
 import logging
 import math
 import os
@@ -750,6 +752,17 @@ def test_a_list_pages_from_the_newest_to_the_oldest(filled: TaskStore, session: 
         list_tasks(session, owner, filter_={"header.n": 3})
     with pytest.raises(errors.InvalidIdentifier):
         list_tasks(session, owner, cluster="other", cursor=list_tasks(session, owner, limit=1).cursor)
+
+
+def test_a_forged_cursor_never_reaches_the_server(filled: TaskStore, session: Session, owner: User) -> None:
+    filled.flush()
+    genuine = list_tasks(session, owner, limit=1).cursor
+    assert genuine is not None
+    *content, _ = json.loads(base64.urlsafe_b64decode(genuine + "=" * (-len(genuine) % 4)))
+    for msg_id in ("\0", "\ud800", 7, None):
+        forged = base64.urlsafe_b64encode(json.dumps([*content, msg_id]).encode()).decode()
+        with pytest.raises(errors.InvalidIdentifier):
+            list_tasks(session, owner, limit=1, cursor=forged)
 
 
 def test_a_record_is_read_with_a_session(filled: TaskStore, session: Session, owner: User) -> None:

@@ -150,7 +150,7 @@ def _reader_of(column: Any) -> Callable[[str], Any]:
         return cursors.id_
     if isinstance(type_, ENUM):
         return type_.enum_class or cursors.text
-    return cursors.text if isinstance(type_, sa.Text) else cursors.time
+    return cursors.text if isinstance(type_, sa.String) else cursors.time
 
 
 def _or_none(read: Callable[[str], Any]) -> Callable[[str | None], Any]:

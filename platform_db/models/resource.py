@@ -81,7 +81,7 @@ class Resource(Identified, Timestamped, Base):
         created = sorted(session.scalars(statement))
         if created:
             if DATABASE_STORAGE in created:
-                # What is being stored meanwhile is counted by nobody else: it commits first, or waits.
+                # A writer that stores something meanwhile commits first, or waits and is counted then.
                 session.execute(_HOLD_STORING)
             UserResource.create_defaults(session)
         return created

@@ -63,7 +63,7 @@ def _in_column(field: Field, kind: Kind, test: Test) -> Any:
         found = column == sa.any_(_bound_list(field, listed))
         return sa.or_(found, column.is_(None)) if len(listed) < len(values) else found
     if test.operator == "$glob":
-        if not isinstance(column.type, sa.Text):
+        if not field.is_text:
             raise errors.InvalidFilter(f"$glob looks for a pattern in text, which {field.name} is not")
         return _matches(column, value)
     if test.operator == "$mod":
@@ -75,7 +75,7 @@ def _in_column(field: Field, kind: Kind, test: Test) -> Any:
     if value is None:
         return sa.false()
     compare = _ORDER[test.operator][1]
-    ordered = sa.collate(column, "C") if isinstance(column.type, sa.Text) else column
+    ordered = sa.collate(column, "C") if field.is_text else column
     return compare(ordered, _bound(field, field.value(value)))
 
 

@@ -46,6 +46,11 @@ class Field(NamedTuple):
     expression: Any
     kind: Kind | None
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the column holds text, which has patterns and an order by code points."""
+        return self.kind is _TEXT
+
     def value(self, given: Any) -> Any:
         """Return a filter's value as one of the column's; None stays None.
 
@@ -129,7 +134,7 @@ def _kind_of(type_: Any) -> Kind | None:
         return Kind("a number", _number)
     if isinstance(type_, INET):
         return Kind("an address", lambda value: str(ipaddress.ip_interface(_text(value))), is_ordered=False)
-    return Kind("text", _text) if isinstance(type_, sa.String) else None
+    return _TEXT if isinstance(type_, sa.String) else None
 
 
 def _time(value: Any) -> datetime:
@@ -158,4 +163,5 @@ def _text(value: Any) -> str:
     return value
 
 
+_TEXT = Kind("text", _text)
 _TIME = Kind("a time with its zone, such as 2026-11-21T07:30:00Z", _time)

@@ -68,7 +68,7 @@ def list_tasks(
     values.extend(found.values)
     query = ("tasks", owner_id, cluster, node)
     if cursor is not None:
-        submitted, msg_id = cursors.decode(query, cursor, _time_or_none, str)
+        submitted, msg_id = cursors.decode(query, cursor, _time_or_none, cursors.text)
         if submitted is None:
             conditions.append("(submitted IS NOT NULL OR msg_id < %s)")
             values.append(msg_id)

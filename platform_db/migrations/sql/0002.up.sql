@@ -59,7 +59,7 @@ CREATE TABLE platform.workflow_result (
 
 CREATE INDEX ix_workflow_result_owner_id_job_id ON platform.workflow_result (owner_id, job_id) WHERE job_id IS NOT NULL;
 
--- Progress: how many jobs a run has in which status, counted when they change and not when somebody looks.
+-- Progress: how many jobs a run has in which status. A change of a job counts them, and a reader counts nothing.
 
 -- The counts of a run are the sum of its parts. A writer takes a part that is free, or adds one: so no transaction
 -- waits for another, and two that change jobs of the same runs in opposite orders do not deadlock. There are at most
@@ -92,33 +92,21 @@ $$;
 CREATE FUNCTION platform.count_jobs() RETURNS trigger LANGUAGE plpgsql
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    sign integer := CASE TG_OP WHEN 'DELETE' THEN -1 ELSE 1 END;
     jobs record;
     free boolean;
 BEGIN
-    IF TG_OP = 'INSERT' THEN
+    IF TG_OP <> 'UPDATE' THEN
         FOR jobs IN
-            SELECT owner_id, workflow_id, count(*) AS total,
-                   count(*) FILTER (WHERE status = 'running') AS running,
-                   count(*) FILTER (WHERE status = 'finished') AS finished,
-                   count(*) FILTER (WHERE status = 'failed') AS failed,
-                   count(*) FILTER (WHERE status = 'stopped') AS stopped
-            FROM after GROUP BY owner_id, workflow_id
+            SELECT owner_id, workflow_id, sign * count(*) AS total,
+                   sign * count(*) FILTER (WHERE status = 'running') AS running,
+                   sign * count(*) FILTER (WHERE status = 'finished') AS finished,
+                   sign * count(*) FILTER (WHERE status = 'failed') AS failed,
+                   sign * count(*) FILTER (WHERE status = 'stopped') AS stopped
+            FROM changed GROUP BY owner_id, workflow_id
         LOOP
             free := platform.add_progress(
                 jobs.owner_id, jobs.workflow_id, jobs.total, jobs.running, jobs.finished, jobs.failed, jobs.stopped);
-        END LOOP;
-    ELSIF TG_OP = 'DELETE' THEN
-        FOR jobs IN
-            SELECT owner_id, workflow_id, count(*) AS total,
-                   count(*) FILTER (WHERE status = 'running') AS running,
-                   count(*) FILTER (WHERE status = 'finished') AS finished,
-                   count(*) FILTER (WHERE status = 'failed') AS failed,
-                   count(*) FILTER (WHERE status = 'stopped') AS stopped
-            FROM before GROUP BY owner_id, workflow_id
-        LOOP
-            free := platform.add_progress(
-                jobs.owner_id, jobs.workflow_id, -jobs.total, -jobs.running, -jobs.finished, -jobs.failed,
-                -jobs.stopped);
         END LOOP;
     ELSE
         FOR jobs IN
@@ -144,7 +132,7 @@ END
 $$;
 
 CREATE TRIGGER count_new_jobs AFTER INSERT ON platform.job
-    REFERENCING NEW TABLE AS after
+    REFERENCING NEW TABLE AS changed
     FOR EACH STATEMENT EXECUTE FUNCTION platform.count_jobs();
 
 CREATE TRIGGER count_jobs AFTER UPDATE ON platform.job
@@ -152,7 +140,7 @@ CREATE TRIGGER count_jobs AFTER UPDATE ON platform.job
     FOR EACH STATEMENT EXECUTE FUNCTION platform.count_jobs();
 
 CREATE TRIGGER count_deleted_jobs AFTER DELETE ON platform.job
-    REFERENCING OLD TABLE AS before
+    REFERENCING OLD TABLE AS changed
     FOR EACH STATEMENT EXECUTE FUNCTION platform.count_jobs();
 
 -- A job's run is a part of its identity: progress, graph and results rest on it.
