@@ -84,9 +84,12 @@ def test_the_database_answers_as_plain_python_does(session: PlatformSession, exa
     @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(filters())
     def agrees(filter_: dict[str, Any]) -> None:
-        statement = select_rows(Workflow, {"owner_id": owner.id_, "$and": [filter_]})
-        found = session.scalars(statement.with_only_columns(Workflow.id_)).all()
+        mine = {"owner_id": owner.id_, "$and": [filter_]}
+        found = session.scalars(select_rows(Workflow, mine).with_only_columns(Workflow.id_)).all()
         assert set(found) == {row["id_"] for row in values if meets(row, filter_)}, filter_
+        page = find(session, Workflow, mine, limit=2, total=True)
+        assert [row.id_ for row in page.rows] == found[:2], filter_
+        assert page.total == (len(found), True), filter_
 
     agrees()
 
@@ -453,6 +456,42 @@ def test_a_cursor_knows_its_filter_in_whatever_form(session: PlatformSession) ->
         "owner_id": str(owner.id_),
     }
     assert len(find(session, Workflow, again, limit=1, cursor=cursor).rows) == 1
+
+
+def test_filters_that_look_alike_are_not_taken_for_one_another(session: PlatformSession) -> None:
+    owner = make_user(session)
+    for name, value in (
+        ("true", True),
+        ("one", 1),
+        ("text", "1"),
+        ("list", [1]),
+        ("half", 0.5),
+        ("none", None),
+    ):
+        make_run(session, owner, name=name, labels={"a": value}, priority=len(name))
+    asked: list[tuple[dict[str, Any], set[str]]] = [
+        ({"$and": [{"labels.a": 1}, {"name": "one"}]}, {"one"}),
+        ({"$or": [{"labels.a": 1}, {"name": "one"}]}, {"one", "list"}),
+        ({"$not": {"labels.a": 1}}, {"true", "text", "half", "none"}),
+        ({"labels.a": True}, {"true"}),
+        ({"labels.a": 1.0}, {"one", "list"}),
+        ({"labels.a": "1"}, {"text"}),
+        ({"labels.a": None}, {"none"}),
+        ({"labels.b": 1}, set()),
+        ({"labels": {"a": 1}}, {"one"}),
+        ({"labels.a": {"$in": [0.5, None]}}, {"half", "none"}),
+        ({"labels.a": {"$in": [1, "1"]}}, {"one", "list", "text"}),
+        ({"priority": {"$gt": 3}}, {"true", "text", "list", "half", "none"}),
+        ({"priority": {"$gt": 3.5}}, {"true", "text", "list", "half", "none"}),
+        ({"priority": {"$gte": 3.5, "$lt": 4}}, set()),
+        ({"priority": {"$in": [3, None]}}, {"one"}),
+        ({"priority": {"$exists": False}}, set()),
+        ({"priority": {"$exists": True}, "name": {"$glob": "t*"}}, {"true", "text"}),
+    ]
+    for filter_, names in [*asked, *asked[::-1]]:
+        for search in ("", "T"):
+            page = find(session, Workflow, {"owner_id": owner.id_, **filter_}, search=search)
+            assert {run.name for run in page.rows} == {name for name in names if search.lower() in name}
 
 
 def test_what_was_deleted_while_it_ran_ran_until_then(session: PlatformSession) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -19,6 +20,10 @@ MOMENT = sa.bindparam("moment", None, sa.DateTime(timezone=True))
 """The time of a list's first page, which its cursors carry: an order may use it; at first it is NULL."""
 
 
+LIMIT = sa.bindparam("limit", type_=sa.Integer)
+"""How many rows a page's statement reads: one more than the page has."""
+
+
 class Place(NamedTuple):
     """Where a page begins, and which way it reads.
 
@@ -33,42 +38,79 @@ class Place(NamedTuple):
     key: Sequence[Any]
 
 
+class Turn(NamedTuple):
+    """How a page is read, apart from its parameters.
+
+    :param way: of its place, None for a first page.
+    :param is_null: whether what the order begins with is NULL at the place.
+    """
+
+    way: str | None = None
+    is_null: bool = False
+
+    @property
+    def is_forward(self) -> bool:
+        """Whether it reads on."""
+        return self.way is None or self.way.startswith(">")
+
+
+def page_statement(
+    statement: sa.Select[T],
+    order: Sequence[Any],
+    turn: Turn,
+    *,
+    descending: bool = True,
+    heads: Callable[[sa.Select[Any], bool], sa.ColumnElement[bool]] | None = None,
+) -> sa.Select[Any]:
+    """Select a page of a list, for :func:`read_page`.
+
+    :param statement: selects the objects, without order and limit.
+    :param order: what the rows are ordered by, with an id or number at the end. Only the first may be NULL;
+        rows in which it is come last in both directions.
+    :param heads: is given the page as a statement, and whether that reads from the greatest down; returns a
+        condition that all of its rows meet.
+    """
+    if turn.way is not None:
+        statement = statement.where(_beyond(order, turn, turn.way, up=turn.is_forward != descending))
+    page = statement.order_by(*ordered(order, descending, turn.is_forward)).limit(LIMIT)
+    if heads is not None:
+        page = page.where(heads(page, descending == turn.is_forward))
+    moment = sa.func.coalesce(MOMENT, sa.func.statement_timestamp(), type_=MOMENT.type)
+    return page.add_columns(moment, *order)
+
+
 def read_page(
     session: Session,
-    statement: sa.Select[T],
+    statement: Callable[[Turn], sa.Select[Any]],
     order: Sequence[Any],
     *,
     query: Sequence[object],
     limit: int,
     cursor: str | None,
-    descending: bool = True,
-    heads: Callable[[sa.Select[Any], bool, int], sa.ColumnElement[bool]] | None = None,
-) -> Page[T]:
+    values: Mapping[str, Any] = MappingProxyType({}),
+) -> Page[Any]:
     """Return a page of a list of objects.
 
     A cursor has the order's values as they are stored: an object that the session made may hold another
     time than the one that the database gave its row.
 
-    :param statement: selects the objects, without order and limit.
-    :param order: what the rows are ordered by, with an id or number at the end. Only the first may be NULL;
-        rows in which it is come last in both directions.
+    :param statement: returns the :func:`page_statement` of a turn.
+    :param order: the statement's.
     :param query: what the cursor is bound to: the list's name, then its filters.
     :param limit: how many rows at most, up to :data:`~platform_db.bounds.LARGEST_LIMIT`.
-    :param heads: is given the page as a statement, whether that reads from the greatest down, and how many
-        rows it reads; returns a condition that all of them meet.
+    :param values: of the parameters that the statement has besides.
     :raises errors.InvalidIdentifier: this list gave no such cursor.
     :raises errors.InvalidArgument: the limit is out of range.
     """
     require_limit(limit)
     place = None if cursor is None else _decode(query, cursor, order)
-    forward = place is None or place.way.startswith(">")
+    values = {**values, "limit": limit + 1, "moment": None}
+    turn = Turn()
     if place is not None:
-        statement = statement.where(_beyond(order, place, up=forward != descending))
-    moment = sa.func.coalesce(MOMENT, sa.func.statement_timestamp(), type_=MOMENT.type)
-    page = statement.order_by(*ordered(order, descending, forward)).limit(limit + 1)
-    if heads is not None:
-        page = page.where(heads(page, descending == forward, limit + 1))
-    found = session.execute(page.add_columns(moment, *order), {"moment": place and place.moment}).all()
+        turn = Turn(place.way, place.key[0] is None)
+        values.update(moment=place.moment, **{f"key_{n}": value for n, value in enumerate(place.key)})
+    forward = turn.is_forward
+    found = session.execute(statement(turn), values).all()
     rows, more = list(found[:limit]), len(found) > limit
     if not forward:
         rows.reverse()
@@ -85,7 +127,7 @@ def read_page(
     return Page(
         [row[0] for row in rows],
         cursor_at(rows[-1], ">") if more or not forward else None,
-        cursor_at(rows[0], "<") if (place is not None and place.way == ">" if forward else more) else None,
+        cursor_at(rows[0], "<") if (turn.way == ">" if forward else more) else None,
     )
 
 
@@ -98,17 +140,17 @@ def ordered(order: Sequence[Any], descending: bool, forward: bool = True) -> lis
     return [first, *rest]
 
 
-def _beyond(order: Sequence[Any], place: Place, *, up: bool) -> sa.ColumnElement[bool]:
+def _beyond(order: Sequence[Any], turn: Turn, way: str, *, up: bool) -> sa.ColumnElement[bool]:
     """Return the condition that a row comes after the place.
 
     :param up: whether greater values come after smaller ones.
     """
-    values = [sa.literal(value, column.type) for value, column in zip(place.key, order, strict=True)]
-    nulls_follow = _is_nullable(order[0]) and place.way.startswith(">")
-    if place.key[0] is not None:
-        beyond = _compared(order, values, place.way, up)
+    values = [sa.bindparam(f"key_{number}", type_=column.type) for number, column in enumerate(order)]
+    nulls_follow = _is_nullable(order[0]) and turn.is_forward
+    if not turn.is_null:
+        beyond = _compared(order, values, way, up)
         return sa.or_(beyond, order[0].is_(None)) if nulls_follow else beyond
-    beyond = sa.and_(order[0].is_(None), _compared(order[1:], values[1:], place.way, up))
+    beyond = sa.and_(order[0].is_(None), _compared(order[1:], values[1:], way, up))
     return beyond if nulls_follow else sa.or_(beyond, order[0].is_not(None))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -13,23 +15,25 @@ from sqlalchemy.sql.base import ExecutableOption
 from platform_db import errors
 from platform_db.bounds import require_amount
 from platform_db.cursors import Page, Total
-from platform_db.database.paging import ordered, read_page
+from platform_db.database.paging import LIMIT, Turn, ordered, page_statement, read_page
 from platform_db.database.session import takes_session
 from platform_db.models import Base, User, Workflow
 from platform_db.models.types import is_text
-from platform_db.query.canonical import canonical
 from platform_db.query.conditions import condition
 from platform_db.query.fields import field_of
 from platform_db.query.labels import parse_selector
-from platform_db.query.language import Every, Node, Test, parse, top_parts
+from platform_db.query.language import Every, Node, Test, parse, size_of, top_parts
+from platform_db.query.shape import take_apart
 from platform_db.query.shared import shared_with
-from platform_db.query.sorting import Sort, sort_of
+from platform_db.query.sorting import Sort, sort_of, sorts_of
 from platform_db.states import WORKFLOW
 from platform_db.tenancy import in_tenant_scope, tenant_of
 
 Row = TypeVar("Row", bound=Base)
 
 MOST_COUNTED = 10_000
+KEPT = 500  # statements, and as many that count
+LARGEST_KEPT = 20  # comparisons
 
 
 @takes_session
@@ -69,8 +73,9 @@ def find(
         tenant's scope.
     :raises errors.InvalidIdentifier: this list gave no such cursor.
     """
-    node = _read(model, filter_, labels)
+    node = _read(filter_, labels)
     order = sort_of(model, sort)
+    pattern = _search_pattern(search)
     owners = _owners(model, node)
     owner_id = tenant_of(session) or next(iter(owners), None)
     by_age = order.name == "created" and not search and not _beside_age(node)
@@ -80,23 +85,29 @@ def find(
             f" {model.__tablename__} be read with scan"
         )
     if include_shared:
-        selected = _with_shared(session, model, node, search, owners)
-    else:
-        selected = _select(model, node, search)
-    page = read_page(
+        node = _without_owner(session, model, node, owners)
+    shape, given = shaped = take_apart(model, node)
+    every_owner = by_age and model is Workflow and not owner_id
+    listing = _Listing(model, shape, bool(search), include_shared, order.name, order.descending, every_owner)
+    values = {f"value_{number}": value for number, value in enumerate(given)}
+    values.update(search=pattern, owner_id=owner_id)
+    # What is large is built each time, so that little is kept.
+    page_of = _page_of if size_of(node) <= LARGEST_KEPT else _page_of.__wrapped__
+    count_of = _count_of if size_of(node) <= LARGEST_KEPT else _count_of.__wrapped__
+    page: Page[Row] = read_page(
         session,
-        selected.options(*options),
+        lambda turn: page_of(listing, turn).options(*options) if options else page_of(listing, turn),
         order.order,
-        query=("find", model.__tablename__, owner_id, canonical(model, node), search, sort, include_shared),
+        query=("find", model.__tablename__, owner_id, shaped.canonical(), search, sort, include_shared),
         limit=limit,
         cursor=cursor,
-        descending=order.descending,
-        heads=_first_of_each_owner if by_age and model is Workflow and not owner_id else None,
+        values=values,
     )
     if total is False:
         return page
     most = MOST_COUNTED if total is True else require_amount(total, "total", smallest=1)
-    return page._replace(total=_count(session, selected, most))
+    count = session.scalars(count_of(listing), {**values, "limit": most + 1}).one()
+    return page._replace(total=Total(min(count, most), count <= most))
 
 
 def select_rows(
@@ -112,54 +123,103 @@ def select_rows(
     :raises errors.InvalidFilter: as :func:`find`.
     """
     order = sort_of(model, sort)
-    selected = _select(model, _read(model, filter_, labels), search)
+    pattern = _search_pattern(search)
+    shape, given = take_apart(model, _read(filter_, labels))
+    selected = sa.select(model).where(
+        condition(model, shape, lambda number, type_: sa.literal(given[number], type_))
+    )
+    if search:
+        selected = selected.where(_found_in(model, sa.literal(pattern)))
     return selected.order_by(*ordered(order.order, order.descending))
 
 
-def _read(model: type[Base], filter_: Mapping[str, Any] | None, labels: str) -> Node:
+def _read(filter_: Mapping[str, Any] | None, labels: str) -> Node:
     return Every((parse(filter_), parse_selector(labels)))
 
 
-def _select(model: type[Row], node: Node, search: str) -> sa.Select[Row]:
-    statement = sa.select(model).where(condition(model, node))
-    return statement.where(_found_in(model, search)) if search else statement
-
-
-def _found_in(model: type[Base], search: str) -> sa.ColumnElement[bool]:
+def _search_pattern(search: str) -> str:
+    """Return the text to search for with what means anything to LIKE escaped by a slash."""
     if not isinstance(search, str) or not is_text(search):
         raise errors.InvalidFilter("what to search for is no text, or has a NUL or half of a surrogate pair")
+    return re.sub("[%_/]", r"/\g<0>", search)
+
+
+# -- The statements. They have no value in them, so that each is built, and looked at by SQLAlchemy, once.
+
+
+class _Listing(NamedTuple):
+    """What decides about the statements of a list."""
+
+    model: Any
+    shape: Node
+    is_searched: bool
+    with_shared: bool
+    sort: str
+    descending: bool
+    of_every_owner: bool
+
+
+@lru_cache(KEPT)
+def _page_of(listing: _Listing, turn: Turn) -> sa.Select[Any]:
+    return page_statement(
+        _select(listing),
+        sorts_of(listing.model)[listing.sort],
+        turn,
+        descending=listing.descending,
+        heads=_first_of_each_owner if listing.of_every_owner else None,
+    )
+
+
+@lru_cache(KEPT)
+def _count_of(listing: _Listing) -> sa.Select[int]:
+    one = _select(listing).with_only_columns(sa.literal(1), maintain_column_froms=True)
+    return sa.select(sa.func.count()).select_from(one.limit(LIMIT).subquery())
+
+
+def _select(listing: _Listing) -> sa.Select[Any]:
+    model = listing.model
+    selected = sa.select(model).where(
+        condition(model, listing.shape, lambda number, type_: sa.bindparam(f"value_{number}", type_=type_))
+    )
+    if listing.is_searched:
+        selected = selected.where(_found_in(model, sa.bindparam("search", type_=sa.Text)))
+    if listing.with_shared:
+        owner_id = sa.bindparam("owner_id", type_=sa.Uuid)
+        own = sa.select(Workflow.owner_id, Workflow.id_).where(Workflow.owner_id == owner_id)
+        # As one list of keys: with an OR the planner reads the runs of all owners.
+        keys = sa.union_all(own, shared_with(owner_id))
+        selected = selected.where(sa.tuple_(Workflow.owner_id, Workflow.id_).in_(keys))
+    return selected
+
+
+def _found_in(model: type[Base], pattern: Any) -> sa.ColumnElement[bool]:
     columns = sa.inspect(model).columns
     texts: list[Any] = [columns[name] for name in ("name", "job_name", "email") if name in columns]
     texts.append(sa.cast(columns["id_"], sa.Text))
-    return sa.or_(*(text.icontains(search, autoescape=True) for text in texts))
+    return sa.or_(*(text.icontains(pattern, escape="/") for text in texts))
 
 
-def _first_of_each_owner(page: sa.Select[Any], down: bool, limit: int) -> sa.ColumnElement[bool]:
+def _first_of_each_owner(page: sa.Select[Any], down: bool) -> sa.ColumnElement[bool]:
     """Return the condition that a run is among the first of all owners' first: an index has each owner's."""
     key = (Workflow.created, Workflow.id_)
     mine = page.where(Workflow.owner_id == User.id_).with_only_columns(Workflow.owner_id, *key)
     heads = mine.correlate(User).lateral()
     first = sa.select(heads.c.owner_id, heads.c.id_).select_from(User).join(heads, sa.true())
     order = [column.desc() if down else column for column in (heads.c.created, heads.c.id_)]
-    limited = first.order_by(*order).limit(limit)
-    return sa.tuple_(Workflow.owner_id, Workflow.id_).in_(limited)
+    return sa.tuple_(Workflow.owner_id, Workflow.id_).in_(first.order_by(*order).limit(LIMIT))
 
 
-def _with_shared(
-    session: Session, model: type[Base], node: Node, search: str, owners: Collection[uuid.UUID]
-) -> sa.Select[Any]:
-    """Select of all owners' runs the one owner's, and what others share with that owner."""
+# -- Whose rows are asked for, and whether an index serves it.
+
+
+def _without_owner(session: Session, model: type[Base], node: Node, owners: Collection[uuid.UUID]) -> Node:
+    """Return the filter for the one owner's runs and what others share with that owner."""
     if in_tenant_scope(session):
         raise errors.Refused("what is shared belongs to others: find it outside the tenant's scope")
     if model is not Workflow or len(owners) != 1:
         raise errors.InvalidFilter("include_shared finds runs, and takes one owner_id in the filter")
-    (owner_id,) = owners
     others = [part for part in top_parts(node) if not (isinstance(part, Test) and _names_owner(model, part))]
-    own = sa.select(Workflow.owner_id, Workflow.id_).where(Workflow.owner_id == owner_id)
-    # As one list of keys: with an OR the planner reads the runs of all owners.
-    keys = sa.union_all(own, shared_with(owner_id))
-    selected = _select(Workflow, Every(tuple(others)), search)
-    return selected.where(sa.tuple_(Workflow.owner_id, Workflow.id_).in_(keys))
+    return Every(tuple(others))
 
 
 def _owners(model: type[Base], node: Node) -> set[uuid.UUID]:
@@ -206,10 +266,3 @@ def _is_served(model: type[Base], node: Node, sort: Sort, search: str) -> bool:
         and len(asked) == len(others) < 2
         and any(names[: len(asked) + 1] == [*asked, "created"] for names in indexed)
     )
-
-
-def _count(session: Session, selected: sa.Select[Any], most: int) -> Total:
-    one = selected.with_only_columns(sa.literal(1), maintain_column_froms=True)
-    rows = one.order_by(None).limit(most + 1).subquery()
-    count = session.scalars(sa.select(sa.func.count()).select_from(rows)).one()
-    return Total(min(count, most), count <= most)

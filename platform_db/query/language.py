@@ -7,7 +7,8 @@ column, or a path into a column of JSON. Nothing here knows a model or a databas
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from platform_db import errors
 
@@ -20,25 +21,29 @@ MOST_VALUES = 100_000
 LONGEST_PATTERN = 1000
 
 
-class Every(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Every:
     """All of the parts are met. Without a part it is always met."""
 
     parts: tuple[Node, ...]
 
 
-class Some(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Some:
     """At least one of the parts is met."""
 
     parts: tuple[Node, ...]
 
 
-class Negation(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Negation:
     """The part is not met."""
 
     part: Node
 
 
-class Test(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Test:
     """A field is compared with a value.
 
     :param operator: one of :data:`OPERATORS`; ``$ne`` and ``$nin`` are the negations of ``$eq`` and ``$in``.
@@ -62,7 +67,7 @@ def parse(filter_: Mapping[str, Any] | None) -> Node:
     :raises errors.InvalidFilter: says in one line what is wrong, and what there is to choose from.
     """
     node = _conditions({} if filter_ is None else filter_, DEEPEST)
-    if _size(node) > MOST_TESTS:
+    if size_of(node) > MOST_TESTS:
         raise errors.InvalidFilter(f"a filter has at most {MOST_TESTS} comparisons")
     return node
 
@@ -72,11 +77,12 @@ def top_parts(node: Node) -> list[Node]:
     return [top for part in node.parts for top in top_parts(part)] if isinstance(node, Every) else [node]
 
 
-def _size(node: Node) -> int:
+def size_of(node: Node) -> int:
+    """Return how many comparisons a filter makes."""
     if isinstance(node, Test):
         listed = node.value if node.operator in ("$in", "$all") else ()
         return 1 + sum(node.operator == "$all" or isinstance(part, Mapping | list | tuple) for part in listed)
-    return _size(node.part) if isinstance(node, Negation) else sum(map(_size, node.parts))
+    return size_of(node.part) if isinstance(node, Negation) else sum(map(size_of, node.parts))
 
 
 def _conditions(filter_: Any, depth: int) -> Node:

@@ -65,7 +65,7 @@ def _with_times(node: Node) -> Node:
         return node
     is_list = node.operator in ("$in", "$all")
     value = [_as_time(node, part) for part in node.value] if is_list else _as_time(node, node.value)
-    return node._replace(value=value)
+    return Test(node.path, node.operator, value)
 
 
 def _as_time(test: Test, value: Any) -> datetime | None:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.audit import recorded_as
 from platform_db.cursors import Page
-from platform_db.database.paging import read_page
+from platform_db.database.paging import page_statement, read_page
 from platform_db.database.session import takes_session
 from platform_db.database.sqlstates import FOREIGN_KEY_VIOLATION, sqlstate_of
 from platform_db.models import UserWorkflow, Workflow
@@ -102,11 +102,12 @@ def list_shared(
     if in_tenant_scope(session):
         raise errors.Refused("what is shared belongs to others: read it outside the tenant's scope")
     user_id = user_id_of(user)
-    shared = sa.tuple_(Workflow.owner_id, Workflow.id_).in_(shared_with(user_id))
+    shared = sa.select(Workflow).where(sa.tuple_(Workflow.owner_id, Workflow.id_).in_(shared_with(user_id)))
+    by_age = (Workflow.created, Workflow.id_)
     return read_page(
         session,
-        sa.select(Workflow).where(shared),
-        (Workflow.created, Workflow.id_),
+        lambda turn: page_statement(shared, by_age, turn),
+        by_age,
         query=("shared", user_id),
         limit=limit,
         cursor=cursor,
