@@ -91,7 +91,7 @@ class Cluster:
         ]
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self) -> Any:
+    def start(self, engines: int = 2) -> Any:
         """Start all and return a client."""
         files = self.directory / "profile_default" / "security"
         for connection_file in files.glob("ipcontroller-*.json"):
@@ -100,16 +100,23 @@ class Cluster:
         self._wait(
             lambda: all((files / f"ipcontroller-{name}.json").exists() for name in ("client", "engine"))
         )
-        for _ in range(2):
+        for _ in range(engines):
             self._start("engine")
         client = ipyparallel.Client(str(files / "ipcontroller-client.json"), timeout=120)
-        self._wait(lambda: len(client) == 2)
+        self._wait(lambda: len(client) == engines)
         return client
 
     def end(self, signal_: int = signal.SIGTERM) -> None:
         """End the controller by a signal, then the engines."""
-        for process, by in zip(self.processes, [signal_, signal.SIGKILL, signal.SIGKILL], strict=True):
-            process.send_signal(by)
+        controller, *_ = self.processes
+        controller.send_signal(signal_)
+        controller.wait(60)
+        self.kill()
+
+    def kill(self) -> None:
+        """End what still runs."""
+        for process in self.processes:
+            process.kill()
             process.wait(60)
         self.processes.clear()
 
@@ -121,6 +128,7 @@ class Cluster:
             f"--ipython-dir={self.directory}",
             *options,
         ]
+        self.directory.mkdir(exist_ok=True)
         log = (self.directory / f"{program}.log").open("ab")
         self.processes.append(subprocess.Popen(command, stdout=log, stderr=log))
 
@@ -135,8 +143,7 @@ class Cluster:
 def cluster(tmp_path: Path, database_uri: str, owner: str) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path, database_uri, owner)
     yield cluster
-    for process in cluster.processes:
-        process.kill()
+    cluster.kill()
 
 
 def completed(session: Session, ids: list[str]) -> int:
@@ -161,6 +168,26 @@ def test_a_history_survives_a_restart(cluster: Cluster) -> None:
     client.purge_hub_results(results.msg_ids[:10])
     assert len(client.db_query({"msg_id": {"$in": results.msg_ids}}, ["completed"])) == 40
     client.close()
+
+
+@pytest.mark.soak
+def test_four_controllers_share_a_history(tmp_path: Path, database_uri: str, owner: str) -> None:
+    clusters = [Cluster(tmp_path / str(number), database_uri, owner) for number in range(4)]
+    try:
+        clients = [cluster.start(engines=1) for cluster in clusters]
+        asked = [client.load_balanced_view().map_async(lambda x: x, range(50)) for client in clients]
+        results = [result.get(120) for result in asked]
+        ids = [msg_id for result in asked for msg_id in result.msg_ids]
+        histories = [client.hub_history() for client in clients]
+        for client in clients:
+            client.close()
+        for cluster in clusters:
+            cluster.end()
+    finally:
+        for cluster in clusters:
+            cluster.kill()
+    assert results == [list(range(50))] * 4
+    assert [sorted(history) for history in histories] == [sorted(ids)] * 4
 
 
 @pytest.mark.soak

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from platform_db.models import Workflow
 from platform_db.query import find
 from platform_db.query.sorting import sorts_of
+from platform_db.workflows import count_by_status, overview
 from tests.test_plans import USERS
 
 RUNS = """
@@ -70,4 +71,6 @@ def measure(session: Session, tenants: int) -> Iterator[tuple[str, float]]:
     filter_ = {"labels.team": 3, "status": "failed"}
     yield "filter", median(lambda owner: find(session, Workflow, {"owner_id": owner, **filter_}))
     yield "search", median(lambda owner: find(session, Workflow, {"owner_id": owner}, search="N-17"))
+    yield "overview", median(lambda owner: overview(session, owner))
+    yield "counts by status", median(lambda owner: count_by_status(session, owner))
     yield "total", median(lambda owner: find(session, Workflow, {"owner_id": owner}, limit=1, total=True))
