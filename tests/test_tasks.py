@@ -362,11 +362,11 @@ def test_records_beyond_the_database_storage_are_put_aside_and_named(
         for number in range(200):
             store.add(f"new {number}", task(number, stdout="x" * 1000))
         store.add("small", task(stdout="y" * 100))
-        store.update("stored", {"stderr": "z" * 1000})
-        store.update("stored", {"completed": NOW})
+        store.update("stored", {"stderr": "z" * 1000, "completed": NOW})
         store.flush()
 
     assert {record["msg_id"] for record in store.find({})} == {"stored", "small"}
+    assert store.find({"completed": NOW}, ["stderr"]) == [{"msg_id": "stored", "stderr": None}]
     put_aside = [record.message for record in caplog.records if "was put aside" in record.message]
     assert any("task record new 7 " in message and "database storage" in message for message in put_aside)
     assert any("task record stored " in message for message in put_aside)

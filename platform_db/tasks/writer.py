@@ -24,7 +24,7 @@ from platform_db.database.driver_errors import as_connection_error
 from platform_db.sessions import is_retryable
 from platform_db.tasks import statements
 from platform_db.tasks.connection import KeptConnection
-from platform_db.tasks.encoding import Encoded, merge
+from platform_db.tasks.encoding import TIMES, Encoded, merge
 from platform_db.tasks.statements import History
 
 logger = logging.getLogger(__name__)
@@ -278,13 +278,21 @@ class BatchWriter:
             self._store(fitting)
 
     def _divide(self, batch: Batch, reason: str) -> None:
-        """Store the halves of a batch that was refused; a single record is put aside."""
+        """Store the halves of a batch that was refused; a single record is put aside.
+
+        Of a single change the times are stored, which take no room: what has completed has.
+        """
         if len(batch) > 1:
             for half in batch.halves():
                 self._store(half)
             return
-        (msg_id,) = {**batch.new, **batch.changed}
+        ((msg_id, encoded),) = {**batch.new, **batch.changed}.items()
         self.refused(msg_id, reason)
+        times = {name: value for name, value in encoded.values.items() if name in TIMES}
+        if batch.changed and 0 < len(times) < len(encoded.values):
+            only = Batch()
+            only.change(msg_id, Encoded(times, 0))
+            self._store(only)
 
     def _write(self, batch: Batch) -> None:
         """Write a batch in one transaction."""
