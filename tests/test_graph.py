@@ -275,5 +275,6 @@ def test_the_command_shows_a_graph(session: Session, run: Workflow, database_uri
 def test_a_run_without_jobs_has_an_empty_graph(session: Session, run: Workflow, database_uri: str) -> None:
     assert graph(session, run).as_dict() == {"run": str(run.id_), "nodes": [], "edges": []}
     assert run_command(database_uri, "workflow", "graph", str(run.id_)).stdout == "none\n"
-    with pytest.raises(errors.WorkflowNotFound):
-        graph(session, uuid.uuid4())
+    for stranger in (uuid.uuid4(), (run.owner_id, uuid.uuid4())):
+        with pytest.raises(errors.WorkflowNotFound):
+            graph(session, stranger)

@@ -115,6 +115,7 @@ def test_setting_it_again_replaces_it_and_counts_the_difference(session: Session
         ("half \ud800", {}),
         ("text", {"media_type": "text/plain"}),
         (b"{", {"media_type": "application/json"}),
+        (b"[NaN]", {"media_type": "application/json"}),
         (b"", {"name": ""}),
         (b"", {"name": "x" * 1025}),
         (b"", {"media_type": ""}),

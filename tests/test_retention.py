@@ -109,6 +109,8 @@ ALL = {"a.tmp", "b.txt", "data/a.tmp", "data/b.txt", "data/deep/c.tmp", ".hidden
         ("/etc/*", set()),
         ("/**", set()),
         ("nothing", set()),
+        (".platform-db", set()),
+        (".platform-db/results/*", set()),
         ("a.tmp/b", set()),
         ("x\0y", set()),
     ],
@@ -116,13 +118,14 @@ ALL = {"a.tmp", "b.txt", "data/a.tmp", "data/b.txt", "data/deep/c.tmp", ".hidden
 def test_exactly_what_a_pattern_names_is_removed(
     tmp_path: Path, pattern: str, gone: set[str], workspace: Path
 ) -> None:
-    fill(workspace, *ALL)
+    results = ".platform-db/results/a.tmp"
+    fill(workspace, *ALL, results)
     fill(tmp_path, "outside/a.tmp")
     before = workspaces.measure(workspace).bytes
 
     removal = remove(workspace, pattern)
 
-    assert names(workspace) == ALL - gone
+    assert names(workspace) == (ALL - gone) | {results}
     assert names(tmp_path / "outside") == {"a.tmp"}
     assert before - workspaces.measure(workspace).bytes == removal.bytes
     assert (removal.failed, removal.first_error) == (0, None)

@@ -166,9 +166,13 @@ def graph(session: Session, run: Workflow | Key | uuid.UUID | str) -> Graph:
     connection = session.connection()
     # Edges before nodes: a job is there before its edges. One that was deleted in between takes them along.
     edges = [Edge(*row) for row in connection.execute(_EDGES, parameters)]
+    jobs = connection.execute(_NODES, parameters).all()
+    if not jobs:
+        raise errors.WorkflowNotFound(f"there is no workflow {run_id}")
     nodes = [
         Node(id_, name, JobStatus(status), *times)
-        for id_, name, status, *times in connection.execute(_NODES, parameters)
+        for id_, name, status, *times in jobs
+        if id_ is not None  # as where the run has no job
     ]
     known = {node.id_ for node in nodes}
     return Graph(run_id, nodes, [edge for edge in edges if {edge.parent, edge.child} <= known])
@@ -216,7 +220,9 @@ _EDGES = sa.text("""
     """)
 
 _NODES = sa.text("""
-    SELECT id_, job_name, status, started_at, finished_at FROM platform.job
-    WHERE owner_id = CAST(:owner AS uuid) AND workflow_id = CAST(:run AS uuid)
-    ORDER BY created, id_
+    SELECT job.id_, job.job_name, job.status, job.started_at, job.finished_at
+    FROM platform.workflow AS run
+    LEFT JOIN platform.job ON job.owner_id = run.owner_id AND job.workflow_id = run.id_
+    WHERE run.owner_id = CAST(:owner AS uuid) AND run.id_ = CAST(:run AS uuid)
+    ORDER BY job.created, job.id_
     """)

@@ -218,11 +218,15 @@ def _encode(value: Any, media_type: str | None) -> tuple[bytes, str]:
         raise errors.InvalidArgument(f"give bytes for the media type {media_type}; only {JSON} is made here")
     try:
         if is_bytes:
-            json.loads(bytes(value))
+            json.loads(bytes(value), parse_constant=_refuse)
             return bytes(value), JSON
         return json.dumps(value, ensure_ascii=False, allow_nan=False).encode(), JSON
     except (TypeError, ValueError, RecursionError) as error:
         raise errors.InvalidArgument(f"JSON has no text for this result: {error}") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number in JSON")
 
 
 def _find(session: Session, target: LogTarget) -> sa.Row[Any]:

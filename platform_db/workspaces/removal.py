@@ -16,6 +16,7 @@ from uuid import UUID
 
 from platform_db.workspaces.opening import open_workspace
 from platform_db.workspaces.scan import MOVED, Directory, Walk
+from platform_db.workspaces.stored_files import OWN
 
 # How many names of a directory are handled between two calls of ``pace``.
 NAMES = 100
@@ -87,7 +88,8 @@ def remove_matching(
 ) -> Removal:
     """Remove what ``pattern`` names in the workspace at ``path``; a directory goes with all that is in it.
 
-    A pattern that starts at ``/`` or has ``..`` in it names nothing. Mounts are left alone.
+    A pattern that starts at ``/`` or has ``..`` in it names nothing. Mounts are left alone, and so are the
+    results that platform-db keeps in ``.platform-db``.
 
     :param owner_id: whose workspace it is; it has to lie in this user's part of a root.
     :param pattern: such as ``*.tmp``, ``data/*.root`` or ``**/*.log``: ``*`` stays within a name, ``**``
@@ -130,7 +132,7 @@ class _Remover(Walk):
         self.pace()
         try:
             with os.scandir(directory.descriptor) as entries:
-                names = [entry.name for entry in entries]
+                names = [entry.name for entry in entries if directory is not self.top or entry.name != OWN]
         except OSError as error:
             self.note(error, directory.name)
             return

@@ -14,7 +14,10 @@ from uuid import UUID
 
 from platform_db.workspaces.opening import open_workspace
 
-PLACE = (".platform-db", "results")
+OWN = ".platform-db"
+"""The directory in a workspace that is platform-db's own."""
+
+PLACE = (OWN, "results")
 
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
 
