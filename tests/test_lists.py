@@ -133,7 +133,7 @@ def test_a_forged_cursor_is_refused_in_one_line(session: PlatformSession) -> Non
         [*content[:3], None, *content[4:]],
         [*content[:4], "infinity", content[5]],
         [*content[:4], "2026-01-01T00:00:00", content[5]],
-        [*content[:4], "9999-12-31T23:59:59+00:00", content[5]],
+        [*content[:4], "9999-12-31T23:59:59-14:00", content[5]],
         [*content[:4], content[4], "x' OR true --"],
         [*content[:4], None, {}],
         {"a": 1},

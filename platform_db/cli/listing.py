@@ -63,12 +63,7 @@ def read_filter(
 
     :raises click.UsageError: a text is not JSON.
     """
-    parts: list[Any] = []
-    for text in filters:
-        try:
-            parts.append(json.loads(text, object_pairs_hook=_without_repetition))
-        except (ValueError, RecursionError) as error:
-            raise click.UsageError(f"--filter takes JSON: {error}") from None
+    parts = [parse_filter(text) for text in filters]
     if name is not None:
         parts.append({"name": {"$glob": name}})
     chosen: dict[str, Any] = {"$and": parts} if parts else {}
@@ -77,6 +72,17 @@ def read_filter(
     if since is not None:
         chosen["created"] = {"$gte": since}
     return chosen
+
+
+def parse_filter(text: str) -> Any:
+    """Return what the JSON of a filter says.
+
+    :raises click.UsageError: the text is not JSON, or repeats a key.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_without_repetition)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"--filter takes JSON: {error}") from None
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -88,6 +89,7 @@ def read_page(
     limit: int,
     cursor: str | None,
     values: Mapping[str, Any] = MappingProxyType({}),
+    execution_options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Page[Any]:
     """Return a page of a list of objects.
 
@@ -99,6 +101,7 @@ def read_page(
     :param query: what the cursor is bound to: the list's name, then its filters.
     :param limit: how many rows at most, up to :data:`~platform_db.bounds.LARGEST_LIMIT`.
     :param values: of the parameters that the statement has besides.
+    :param execution_options: as :meth:`sqlalchemy.orm.Session.execute` takes them.
     :raises errors.InvalidIdentifier: this list gave no such cursor.
     :raises errors.InvalidArgument: the limit is out of range.
     """
@@ -110,7 +113,7 @@ def read_page(
         turn = Turn(place.way, place.key[0] is None)
         values.update(moment=place.moment, **{f"key_{n}": value for n, value in enumerate(place.key)})
     forward = turn.is_forward
-    found = session.execute(statement(turn), values).all()
+    found = session.execute(statement(turn), values, execution_options=execution_options).all()
     rows, more = list(found[:limit]), len(found) > limit
     if not forward:
         rows.reverse()
@@ -173,7 +176,8 @@ def _encode(query: Sequence[object], place: Place) -> str:
 
 def _decode(query: Sequence[object], cursor: str, order: Sequence[Any]) -> Place:
     first, *rest = map(_reader_of, order)
-    way, moment, *key = cursors.decode(query, cursor, _way, cursors.time, _or_none(first), *rest)
+    first = _or_none(first) if _is_nullable(order[0]) else first
+    way, moment, *key = cursors.decode(query, cursor, _way, _moment, first, *rest)
     return Place(way, moment, key)
 
 
@@ -181,6 +185,13 @@ def _way(part: str) -> str:
     if part not in (">", ">=", "<", "<="):
         raise ValueError(part)
     return part
+
+
+def _moment(part: str) -> datetime:
+    moment = cursors.time(part)
+    if not 1 < moment.year < 9999:  # The page has it in the session's zone, which may have another year.
+        raise ValueError(part)
+    return moment
 
 
 def _reader_of(column: Any) -> Callable[[str], Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,7 +22,7 @@ from platform_db.models.types import is_text
 from platform_db.query.conditions import condition
 from platform_db.query.fields import field_of
 from platform_db.query.labels import parse_selector
-from platform_db.query.language import Every, Node, Test, parse, size_of, top_parts
+from platform_db.query.language import Every, Node, Test, parse, require_bounded, size_of, top_parts
 from platform_db.query.shape import take_apart
 from platform_db.query.shared import shared_with
 from platform_db.query.sorting import Sort, sort_of, sorts_of
@@ -32,8 +32,12 @@ from platform_db.tenancy import in_tenant_scope, tenant_of
 Row = TypeVar("Row", bound=Base)
 
 MOST_COUNTED = 10_000
-KEPT = 500  # statements, and as many that count
-LARGEST_KEPT = 20  # comparisons
+LARGEST_TOTAL = 10_000_000
+
+# A statement takes about 25 kB for each of its comparisons, and as much again in SQLAlchemy's own cache, which
+# has 500 of them.
+KEPT = 200
+LARGEST_KEPT = 10
 
 
 @takes_session
@@ -64,7 +68,7 @@ def find(
         comes first.
     :param cursor: the ``cursor`` or ``previous`` of a page of the same list.
     :param include_shared: also find the runs that others share with the owner.
-    :param total: also count the rows, up to ten thousand, or up to this number.
+    :param total: also count the rows, up to ten thousand, or up to this number, of ten million at most.
     :param scan: read the whole table, if need be.
     :param options: what to load with the rows; collections by ``selectinload``, not joined.
     :raises errors.InvalidFilter: the filter, the selector or the order is wrong; names what there is to
@@ -72,7 +76,13 @@ def find(
     :raises errors.Refused: nothing serves this across all owners; or what is shared was asked for in a
         tenant's scope.
     :raises errors.InvalidIdentifier: this list gave no such cursor.
+    :raises errors.InvalidArgument: the limit or the total is out of range.
     """
+    most = (
+        MOST_COUNTED
+        if isinstance(total, bool)
+        else require_amount(total, "total", smallest=1, largest=LARGEST_TOTAL)
+    )
     node = _read(filter_, labels)
     order = sort_of(model, sort)
     pattern = _search_pattern(search)
@@ -92,22 +102,25 @@ def find(
     values = {f"value_{number}": value for number, value in enumerate(given)}
     values.update(search=pattern, owner_id=owner_id)
     # What is large is built each time, so that little is kept.
-    page_of = _page_of if size_of(node) <= LARGEST_KEPT else _page_of.__wrapped__
-    count_of = _count_of if size_of(node) <= LARGEST_KEPT else _count_of.__wrapped__
+    is_kept = size_of(node) <= LARGEST_KEPT
+    build: Callable[..., sa.Select[Any]] = _page_of if is_kept else _page_of.__wrapped__
+    count: Callable[..., sa.Select[int]] = _count_of if is_kept else _count_of.__wrapped__
+    execution_options = {} if is_kept else {"compiled_cache": None}
     page: Page[Row] = read_page(
         session,
-        lambda turn: page_of(listing, turn).options(*options) if options else page_of(listing, turn),
+        lambda turn: build(listing, turn).options(*options) if options else build(listing, turn),
         order.order,
         query=("find", model.__tablename__, owner_id, shaped.canonical(), search, sort, include_shared),
         limit=limit,
         cursor=cursor,
         values=values,
+        execution_options=execution_options,
     )
     if total is False:
         return page
-    most = MOST_COUNTED if total is True else require_amount(total, "total", smallest=1)
-    count = session.scalars(count_of(listing), {**values, "limit": most + 1}).one()
-    return page._replace(total=Total(min(count, most), count <= most))
+    values["limit"] = most + 1
+    counted = session.scalars(count(listing), values, execution_options=execution_options).one()
+    return page._replace(total=Total(min(counted, most), counted <= most))
 
 
 def select_rows(
@@ -134,7 +147,7 @@ def select_rows(
 
 
 def _read(filter_: Mapping[str, Any] | None, labels: str) -> Node:
-    return Every((parse(filter_), parse_selector(labels)))
+    return require_bounded(Every((parse(filter_), parse_selector(labels))))
 
 
 def _search_pattern(search: str) -> str:

@@ -6,7 +6,7 @@ column, or a path into a column of JSON. Nothing here knows a model or a databas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,14 @@ def parse(filter_: Mapping[str, Any] | None) -> Node:
 
     :raises errors.InvalidFilter: says in one line what is wrong, and what there is to choose from.
     """
-    node = _conditions({} if filter_ is None else filter_, DEEPEST)
+    return require_bounded(_conditions({} if filter_ is None else filter_, DEEPEST))
+
+
+def require_bounded(node: Node) -> Node:
+    """Return a filter that makes at most :data:`MOST_TESTS` comparisons.
+
+    :raises errors.InvalidFilter: it makes more.
+    """
     if size_of(node) > MOST_TESTS:
         raise errors.InvalidFilter(f"a filter has at most {MOST_TESTS} comparisons")
     return node
@@ -78,11 +85,13 @@ def top_parts(node: Node) -> list[Node]:
 
 
 def size_of(node: Node) -> int:
-    """Return how many comparisons a filter makes."""
+    """Return how many comparisons a filter makes; a part without one and a negation count as one, too."""
     if isinstance(node, Test):
         listed = node.value if node.operator in ("$in", "$all") else ()
         return 1 + sum(node.operator == "$all" or isinstance(part, Mapping | list | tuple) for part in listed)
-    return size_of(node.part) if isinstance(node, Negation) else sum(map(size_of, node.parts))
+    if isinstance(node, Negation):
+        return 1 + size_of(node.part)
+    return max(1, sum(map(size_of, node.parts)))
 
 
 def _conditions(filter_: Any, depth: int) -> Node:
@@ -90,7 +99,12 @@ def _conditions(filter_: Any, depth: int) -> Node:
         raise errors.InvalidFilter(f"a filter is a dictionary, not {shown(filter_)}")
     if not depth:
         raise errors.InvalidFilter(f"a filter is nested deeper than {DEEPEST} times")
-    return Every(tuple(_condition(name, value, depth - 1) for name, value in filter_.items()))
+    return _every(_condition(name, value, depth - 1) for name, value in filter_.items())
+
+
+def _every(parts: Iterable[Node]) -> Node:
+    first, *others = found = tuple(parts) or (Every(()),)
+    return Every(found) if others else first
 
 
 def _condition(name: Any, value: Any, depth: int) -> Node:
@@ -115,7 +129,7 @@ def _tests(path: Path, value: Any, depth: int) -> Node:
         return Test(path, "$eq", value)
     if not depth:
         raise errors.InvalidFilter(f"a filter is nested deeper than {DEEPEST} times")
-    return Every(tuple(_test(path, str(name), argument, depth - 1) for name, argument in value.items()))
+    return _every(_test(path, str(name), argument, depth - 1) for name, argument in value.items())
 
 
 def _test(path: Path, name: str, value: Any, depth: int) -> Node:

@@ -218,7 +218,7 @@ def _encode(value: Any, media_type: str | None) -> tuple[bytes, str]:
         raise errors.InvalidArgument(f"give bytes for the media type {media_type}; only {JSON} is made here")
     try:
         if is_bytes:
-            json.loads(bytes(value), parse_constant=_refuse)
+            json.loads(bytes(value).decode(), parse_constant=_refuse)
             return bytes(value), JSON
         return json.dumps(value, ensure_ascii=False, allow_nan=False).encode(), JSON
     except (TypeError, ValueError, RecursionError) as error:

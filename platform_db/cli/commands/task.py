@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +10,7 @@ import click
 
 from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
+from platform_db.cli.listing import parse_filter
 from platform_db.cli.options import duration_option, json_option, limit_option, user_argument, user_option
 from platform_db.cli.show import columns, show_row, show_rows
 
@@ -33,7 +33,7 @@ def list_(
 
     asked = [{"completed": None}] if incomplete else []
     if filter_ is not None:
-        asked.append(_read_filter(filter_))
+        asked.append(parse_filter(filter_))
     with session_scope() as session:
         owner = users.find_user(session, user)
         found = tasks.list_tasks(
@@ -93,13 +93,6 @@ def prune(
             owner = users.find_user(session, user).id_
     rows = tasks.prune_tasks(sessions, older_than=older_than, keep_bytes=keep, owner=owner, **how)
     show_row({"rows": rows}, as_json, f"{rows} tasks {'would go' if how['dry_run'] else 'went'}")
-
-
-def _read_filter(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise click.BadParameter("this is no JSON", param_hint="--filter") from None
 
 
 def _facts(row: Any) -> dict[str, Any]:

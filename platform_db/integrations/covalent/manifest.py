@@ -19,10 +19,9 @@ from platform_db.models.types import is_text
 
 def _in_utc(time: datetime) -> datetime:
     """Covalent's own times are in UTC and do not say so."""
-    try:
-        return time.astimezone(timezone.utc) if time.tzinfo else time.replace(tzinfo=timezone.utc)
-    except OverflowError:  # It could be stored, but not be read.
-        raise ValueError("the time is out of range") from None
+    if not 1 < time.year < 9999:  # It could be stored, but not be read in each zone.
+        raise ValueError("the time is out of range")
+    return time.astimezone(timezone.utc) if time.tzinfo else time.replace(tzinfo=timezone.utc)
 
 
 def _text(text: str) -> str:
