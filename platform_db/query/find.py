@@ -34,8 +34,7 @@ Row = TypeVar("Row", bound=Base)
 MOST_COUNTED = 10_000
 LARGEST_TOTAL = 10_000_000
 
-# A statement takes about 25 kB for each of its comparisons, and as much again in SQLAlchemy's own cache, which
-# has 500 of them.
+# A statement takes about 25 kB for each of its comparisons, and so much again in SQLAlchemy's cache of 500.
 KEPT = 200
 LARGEST_KEPT = 10
 
