@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +118,8 @@ class Cluster:
     def kill(self) -> None:
         """End what still runs."""
         for process in self.processes:
-            process.kill()
+            with suppress(ProcessLookupError):  # A killed controller leaves its schedulers.
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait(60)
         self.processes.clear()
 
@@ -130,7 +133,7 @@ class Cluster:
         ]
         self.directory.mkdir(exist_ok=True)
         log = (self.directory / f"{program}.log").open("ab")
-        self.processes.append(subprocess.Popen(command, stdout=log, stderr=log))
+        self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
 
     def _wait(self, condition: Callable[[], bool]) -> None:
         give_up_at = time.monotonic() + 180

@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from platform_db import errors, quota
 from platform_db.models import AuditLog, TaskRecord, User
 from platform_db.retention import choose_rules, prune
-from platform_db.tasks import TaskStore, get_task, list_tasks, prune_tasks, stored_bytes, writer
+from platform_db.tasks import TaskStore, get_task, list_tasks, prune_tasks, recent, stored_bytes, writer
 from platform_db.tasks.conditions import BY_ID
 from platform_db.tasks.messages import decode_message, encode_message
 from platform_db.tenancy.privileges import Role
@@ -237,6 +237,27 @@ def test_a_store_closes_at_any_moment_of_its_writer(make_store: MakeStore, sessi
         store.close()
 
     assert count_rows(session) == 300
+
+
+def test_a_record_that_comes_while_a_store_closes_is_written_by_itself(
+    engine: sa.Engine, make_store: MakeStore, session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    store = make_store(commit_delay=0.01)
+    with engine.begin() as connection:
+        connection.execute(sa.text("LOCK TABLE platform.task_record"))
+        store.add("before", task())
+        wait_for_a_lock(session_factory)
+        closing = threading.Thread(target=store.close)
+        closing.start()
+        closing.join(0.2)
+        store.add("meanwhile", task())
+    closing.join(60)
+    store.add("after", task())
+
+    give_up_at = time.monotonic() + 30
+    while count_rows(session) < 3:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)
 
 
 def test_changes_replace_values_and_take_them_away(make_store: MakeStore) -> None:
@@ -507,6 +528,25 @@ def test_four_stores_write_one_history_at_once(make_store: MakeStore, session: S
         thread.join()
 
     assert len(stores[0].find({"completed": NOW, "engine_uuid": "e"}, ["msg_id"])) == 1200
+
+
+def test_what_another_store_changes_is_seen_at_once_by_a_query_and_soon_by_id(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = make_store(), make_store()
+    for msg_id in ("changed", "dropped"):
+        mine.add(msg_id, task())
+    mine.flush()
+    other.update("changed", {"completed": NOW})
+    other.drop("dropped")
+    other.flush()
+
+    assert [record["msg_id"] for record in mine.find({"completed": NOW})] == ["changed"]
+    monkeypatch.setattr(recent, "LONGEST", 0)
+    assert mine.get("changed")["completed"] == NOW
+    with pytest.raises(KeyError):
+        mine.get("dropped")
+    mine.add("dropped", task())
 
 
 def test_a_forked_child_writes_by_a_store_of_its_own(make_store: MakeStore, session: Session) -> None:
@@ -801,6 +841,9 @@ def test_the_newest_bytes_of_each_owner_stay(
     aged: TaskStore, session_factory: sessionmaker[Session], session: Session, owner: User
 ) -> None:
     assert prune_tasks(session_factory, keep_bytes=3500, owner=make_user(session)) == 0
+    both = {"older_than": timedelta(days=1, hours=12), "keep_bytes": 3500, "dry_run": True}
+    assert prune_tasks(session_factory, **both) == 8
+    assert prune_tasks(session_factory, keep_bytes=3500, dry_run=True) == 7
     assert prune_tasks(session_factory, keep_bytes=3500, batch=3) == 7
     assert aged.list_ids() == ["going on", "2", "1", "0"]
     with pytest.raises(errors.InvalidArgument):

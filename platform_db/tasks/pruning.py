@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -30,7 +29,8 @@ def prune_tasks(
 ) -> int:
     """Delete completed tasks by age, by size or by both, and return how many; an audit row says so.
 
-    Each batch is a transaction, and leaves alone what others have locked. What has not completed stays.
+    Each batch is a transaction, and leaves alone what others have locked. What has not completed stays, and
+    so does what was never submitted.
 
     :param older_than: what was submitted so long ago goes.
     :param keep_bytes: so many bytes of each owner's newest tasks stay.
@@ -45,12 +45,8 @@ def prune_tasks(
     owner_id = None if owner is None else user_id_of(owner)
     gone = 0
     try:
-        if older_than is not None:
-            for rows in prune_by_age(factory, older_than, owner_id, batch=batch, dry_run=dry_run):
-                gone += rows
-        if keep_bytes is not None:
-            for rows in _prune_by_size(factory, keep_bytes, owner_id, batch, dry_run):
-                gone += rows
+        for rows in prune_by_cut(factory, older_than, keep_bytes, owner_id, batch=batch, dry_run=dry_run):
+            gone += rows
     finally:
         if gone and not dry_run:
             details = {
@@ -64,94 +60,64 @@ def prune_tasks(
     return gone
 
 
-def prune_by_age(
+def prune_by_cut(
     factory: SessionFactory,
-    age: timedelta,
+    age: timedelta | None = None,
+    keep_bytes: int | None = None,
     owner_id: uuid.UUID | None = None,
     *,
     batch: int,
     dry_run: bool = False,
 ) -> Iterator[int]:
-    """Delete completed tasks that were submitted so long ago, and yield how many, batch by batch.
+    """Delete the completed tasks up to a cut through each history, and yield how many, batch by batch.
 
     It reads each history from its old end, so what is kept costs nothing.
     """
-    require_seconds(age, "age")
+    limits = {
+        "age": None if age is None else timedelta(seconds=require_seconds(age, "age")),
+        "keep": None if keep_bytes is None else require_amount(keep_bytes, "number of bytes"),
+        "owner": owner_id,
+    }
     with factory() as session:
-        histories = session.connection().execute(_HISTORIES).all()
-    for history in histories:
-        if owner_id in (None, history.owner_id):
-            values = {"owner": history.owner_id, "cluster": history.cluster, "age": age}
-            yield from _prune(factory, _BY_AGE, values, batch, dry_run)
+        cuts = session.connection().execute(_CUTS, limits).mappings().all()
+    for cut in cuts:
+        if dry_run:
+            with factory() as session:
+                yield session.connection().execute(_COUNT, dict(cut)).scalar_one()
+            continue
+        while True:
+            with factory() as session, session.begin():
+                # The totals first, as a store that writes has them before it changes an old task.
+                session.connection().execute(LOCK_USERS, {"users": [cut["owner_id"]]})
+                gone = session.connection().execute(_DELETE, {**cut, "batch": batch}).rowcount
+            if not gone:
+                break
+            yield gone
 
 
-def _prune_by_size(
-    factory: SessionFactory, keep: int, owner_id: uuid.UUID | None, batch: int, dry_run: bool
-) -> Iterator[int]:
-    require_amount(keep, "number of bytes")
-    with factory() as session:
-        beyond = session.connection().execute(_BEYOND, {"keep": keep}).scalars().all()
-    for owner in beyond:
-        if owner_id in (None, owner):
-            yield from _prune(factory, _BY_SIZE, {"owner": owner, "keep": keep}, batch, dry_run)
-
-
-def _prune(
-    factory: SessionFactory, old: str, values: dict[str, Any], batch: int, dry_run: bool
-) -> Iterator[int]:
-    if dry_run:
-        with factory() as session:
-            yield session.connection().execute(_count(old), values).scalar_one()
-        return
-    while True:
-        with factory() as session, session.begin():
-            # The totals first, as a store that writes has them before it changes a task that is old by now.
-            session.connection().execute(LOCK_USERS, {"users": [values["owner"]]})
-            gone = session.connection().execute(_delete(old), {**values, "batch": batch}).rowcount
-        if not gone:
-            return
-        yield gone
-
-
-def _count(old: str) -> sa.TextClause:
-    return sa.text(f"SELECT count(*) FROM ({old}) AS old")
-
-
-def _delete(old: str) -> sa.TextClause:
-    return sa.text(f"""
-        WITH old AS MATERIALIZED ({old} LIMIT :batch),
-        free AS MATERIALIZED (
-            SELECT record.owner_id, record.msg_id FROM {TABLE} AS record
-            JOIN old ON record.owner_id = old.owner_id AND record.msg_id = old.msg_id
-            ORDER BY record.owner_id, record.msg_id FOR UPDATE OF record SKIP LOCKED
-        )
-        DELETE FROM {TABLE} AS record USING free
-        WHERE record.owner_id = free.owner_id AND record.msg_id = free.msg_id
-        """)
-
-
-_BY_AGE = f"""
+_OLD = f"""
     SELECT owner_id, msg_id FROM {TABLE}
-    WHERE owner_id = CAST(:owner AS uuid) AND cluster = :cluster AND completed IS NOT NULL
-      AND submitted < now() - CAST(:age AS interval)
+    WHERE owner_id = CAST(:owner_id AS uuid) AND cluster = :cluster AND completed IS NOT NULL
+      AND submitted <= :submitted AND (submitted, msg_id) <= (:submitted, :msg_id)
     ORDER BY submitted
 """
 
-_BY_SIZE = f"""
-    SELECT owner_id, msg_id FROM (
-        SELECT owner_id, msg_id, completed, sum(size) OVER (ORDER BY submitted DESC, msg_id DESC) AS bytes
-        FROM {TABLE} WHERE owner_id = CAST(:owner AS uuid)
-    ) AS newest
-    WHERE completed IS NOT NULL AND bytes > :keep
-    ORDER BY bytes DESC
-"""
+_COUNT = sa.text(f"SELECT count(*) FROM ({_OLD}) AS old")
 
-_BEYOND = sa.text(f"""
-    SELECT owner_id FROM {TABLE} GROUP BY owner_id HAVING sum(size) > :keep ORDER BY owner_id
+_DELETE = sa.text(f"""
+    WITH old AS MATERIALIZED ({_OLD} LIMIT :batch),
+    free AS MATERIALIZED (
+        SELECT record.owner_id, record.msg_id FROM {TABLE} AS record
+        JOIN old ON record.owner_id = old.owner_id AND record.msg_id = old.msg_id
+        ORDER BY record.owner_id, record.msg_id FOR UPDATE OF record SKIP LOCKED
+    )
+    DELETE FROM {TABLE} AS record USING free
+    WHERE record.owner_id = free.owner_id AND record.msg_id = free.msg_id
     """)
 
+# Where each history is cut: by age before every id, by size at the newest record that has no room.
 # From one history to the next by the index, however many tasks each has.
-_HISTORIES = sa.text(f"""
+_CUTS = sa.text(f"""
     WITH RECURSIVE history AS (
         (SELECT owner_id, cluster FROM {TABLE} ORDER BY owner_id, cluster LIMIT 1)
         UNION ALL
@@ -160,6 +126,27 @@ _HISTORIES = sa.text(f"""
             WHERE (record.owner_id, record.cluster) > (history.owner_id, history.cluster)
             ORDER BY record.owner_id, record.cluster LIMIT 1
         ) AS next
+    ),
+    owner AS (
+        SELECT DISTINCT owner_id FROM history
+        WHERE CAST(:owner AS uuid) IS NULL OR owner_id = CAST(:owner AS uuid)
+    ),
+    cut AS (
+        SELECT owner_id, now() - CAST(:age AS interval) AS submitted, '' AS msg_id FROM owner
+        WHERE CAST(:age AS interval) IS NOT NULL
+        UNION ALL
+        SELECT owner_id, newest.submitted, newest.msg_id FROM owner CROSS JOIN LATERAL (
+            SELECT submitted, msg_id FROM (
+                SELECT submitted, msg_id, sum(size) OVER (ORDER BY submitted DESC, msg_id DESC) AS bytes
+                FROM {TABLE} AS record WHERE record.owner_id = owner.owner_id
+            ) AS record
+            WHERE submitted IS NOT NULL AND bytes > CAST(:keep AS bigint)
+            ORDER BY submitted DESC, msg_id DESC LIMIT 1
+        ) AS newest
+        WHERE CAST(:keep AS bigint) IS NOT NULL
     )
-    SELECT owner_id, cluster FROM history
+    SELECT owner_id, cluster, submitted, msg_id FROM history JOIN (
+        SELECT DISTINCT ON (owner_id) * FROM cut ORDER BY owner_id, submitted DESC, msg_id DESC
+    ) AS last USING (owner_id)
+    ORDER BY owner_id, cluster
     """)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
 
@@ -11,32 +12,43 @@ from platform_db.tasks.encoding import Encoded
 # Of the dictionary and its values, beside their contents.
 _OVERHEAD = 1500
 
+LONGEST = 10.0
+"""How many seconds a record is answered from memory."""
+
 
 class RecentRecords:
     """Whole records by their ids.
+
+    Other stores may change a record, too: so it is read again after :data:`LONGEST` seconds.
 
     :param limit: bytes; the least recently used records go.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._records: OrderedDict[str, Encoded] = OrderedDict()
+        self._records: OrderedDict[str, tuple[float, Encoded]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
     def __contains__(self, msg_id: str) -> bool:
-        return msg_id in self._records
+        return self.get(msg_id) is not None
 
     def get(self, msg_id: str) -> Encoded | None:
         with self._lock:
-            if msg_id in self._records:
-                self._records.move_to_end(msg_id)
-            return self._records.get(msg_id)
+            if msg_id not in self._records:
+                return None
+            since, record = self._records[msg_id]
+            if time.monotonic() - since > LONGEST:
+                self._take(msg_id)
+                return None
+            self._records.move_to_end(msg_id)
+            return record
 
     def put(self, msg_id: str, record: Encoded) -> None:
+        """Remember a record; one that is remembered already, and changed, is as old as it was."""
         with self._lock:
-            self._take(msg_id)
-            self._records[msg_id] = record
+            since = self._take(msg_id)
+            self._records[msg_id] = (time.monotonic() if since is None else since, record)
             self._bytes += record.size + _OVERHEAD
             while self._bytes > self.limit:
                 self._take(next(iter(self._records)))
@@ -46,7 +58,9 @@ class RecentRecords:
             for msg_id in msg_ids:
                 self._take(msg_id)
 
-    def _take(self, msg_id: str) -> None:
-        record = self._records.pop(msg_id, None)
+    def _take(self, msg_id: str) -> float | None:
+        """Forget a record, and return since when it was remembered."""
+        since, record = self._records.pop(msg_id, (None, None))
         if record is not None:
             self._bytes -= record.size + _OVERHEAD
+        return since

@@ -40,7 +40,10 @@ MEBIBYTE = 1024**2
 
 
 class TaskStore:
-    """The task records of one owner's cluster. Any number of stores may share a history.
+    """The task records of one owner's cluster.
+
+    Any number of stores may share a history. What another store changes, or a pruning deletes, ``find`` sees
+    at once, and ``get`` within ten seconds.
 
     A record is a dictionary. ``header``, ``metadata``, ``content``, ``result_header``, ``result_metadata``,
     ``result_content``, ``execute_result`` and ``error`` are messages: anything that JSON has, times and bytes

@@ -125,7 +125,8 @@ class BatchWriter:
         self._room = threading.Condition(self._lock)
         self._writing = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._some, self._at_once, self._closing = threading.Event(), threading.Event(), threading.Event()
+        self._closing = threading.Event()  # of this thread: the next one has its own
+        self._some, self._at_once = threading.Event(), threading.Event()
         self._process = os.getpid()
 
     def add(self, msg_id: str, encoded: Encoded) -> None:
@@ -167,12 +168,13 @@ class BatchWriter:
         atexit.unregister(self._close_at_exit)
         if os.getpid() != self._process:
             return  # What a forked child has are copies of what the parent writes.
-        thread, self._thread = self._thread, None
+        with self._lock:
+            thread, self._thread = self._thread, None
+            closing, self._closing = self._closing, threading.Event()
         if thread is not None:
-            for event in (self._closing, self._at_once, self._some):
+            for event in (closing, self._at_once, self._some):
                 event.set()
             thread.join()
-            self._closing.clear()
         self.flush()
         self._connection.close()
 
@@ -208,18 +210,23 @@ class BatchWriter:
         return self._pending.bytes + (self._unwritten.bytes if self._unwritten else 0)
 
     def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="task records", daemon=True)
-            self._thread.start()
-            atexit.register(self._close_at_exit)
+        if self._thread is not None:
+            return
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, args=[self._closing], name="task records", daemon=True
+                )
+                self._thread.start()
+                atexit.register(self._close_at_exit)
 
-    def _run(self) -> None:
+    def _run(self, closing: threading.Event) -> None:
         """Write until the store is closed; what is pending then is written by the thread that closes it."""
         pause = SHORTEST_PAUSE
-        while not self._closing.is_set():
+        while not closing.is_set():
             self._some.wait()
             self._at_once.wait(self._pending.begun + self.delay - time.monotonic())
-            if self._closing.is_set():
+            if closing.is_set():
                 break
             self._at_once.clear()
             try:
@@ -230,7 +237,7 @@ class BatchWriter:
                         self._some.clear()
             except Exception as error:
                 logger.warning("task records wait to be stored: %s; trying again in %g s", error, pause)
-                self._closing.wait(pause)
+                closing.wait(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
 
     def _write_unwritten(self) -> None:
