@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from platform_db import errors
 from platform_db.database.session import PlatformSession
 from platform_db.lifecycle import history
 from platform_db.models import Job, User
@@ -67,6 +68,7 @@ def test_all_users_runs_are_looked_through_only_when_told(database_uri: str, ada
     refused = run(database_uri, "workflow", "list", "--name", "secret")
     assert refused.exit_code == 11
     assert "no index serves this list of all owners' rows" in one_line(refused.output)
+    assert "--all-users" in one_line(refused.output)
     assert names(database_uri, "--name", "secret", "--all-users") == ["secret.1"]
     assert run(database_uri, "workflow", "list", "--user", ada.email, "--all-users").exit_code == 2
 
@@ -149,13 +151,32 @@ def test_many_runs_are_deleted_each_by_itself(database_uri: str, session: Platfo
         ("plot.1", "deleted"),
     ]
     make_run(session, ada, name="plot", status="finished")
-    partly = run(database_uri, "workflow", "delete", "plot", "fit.2", "--user", ada.email)
+    partly = run(database_uri, "workflow", "delete", "none.1", "plot", "fit.2", "--user", ada.email)
     assert partly.exit_code == 9
     assert "cannot go from running to deleted" in partly.stdout
-    assert "1 of 2 runs could not be deleted" in one_line(partly.stderr)
+    assert "there is no workflow 'none.1'" in partly.stdout
+    assert "2 of 3 runs could not be deleted" in one_line(partly.stderr)
     assert names(database_uri, "--user", ada.email, "--status", "deleted", "--sort", "name") == [
         *("fit.1", "plot.1", "plot.2")
     ]
+
+
+def test_a_job_is_named_within_its_run(database_uri: str, session: PlatformSession, ada: User) -> None:
+    run_ = make_run(session, ada, name="named", status="running")
+    for name in ("load", "fit", "twice", "twice"):
+        session.add(Job(owner_id=ada.id_, workflow_id=run_.id_, job_name=name))
+    session.commit()
+    of_run = ("--user", ada.email, "--json")
+
+    listed = json.loads(run(database_uri, "job", "list", "named", *of_run, "--sort", "name").stdout)
+    assert [job["name"] for job in listed] == ["fit", "load", "twice", "twice"]
+    shown = json.loads(run(database_uri, "job", "show", "fit", "--run", "named.1", *of_run).stdout)
+    assert shown["id_"] == listed[0]["id"]
+    twice = run(database_uri, "job", "show", "twice", "--run", "named", *of_run)
+    assert twice.exit_code == errors.InvalidIdentifier.exit_code
+    assert run(database_uri, "job", "show", "fit", *of_run).exit_code == 2
+    nameless = run(database_uri, "job", "list", "named")
+    assert "a run's name is looked for with --user" in one_line(nameless.stderr)
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("workfow list", "workflow"), ("workflow lst", "list")])

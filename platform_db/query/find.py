@@ -90,8 +90,8 @@ def find(
     by_age = order.name == "created" and not search and not _beside_age(node)
     if not (scan or owner_id or (by_age and model is Workflow) or _is_served(model, node, order, search)):
         raise errors.Refused(
-            f"no index serves this list of all owners' rows: name one with owner_id, or let the whole table"
-            f" {model.__tablename__} be read with scan"
+            f"no index serves this list of all owners' rows of {model.__tablename__}",
+            hint="name one with owner_id, or let the whole table be read with scan",
         )
     if include_shared:
         node = _without_owner(session, model, node, owners)

@@ -144,6 +144,8 @@ def _test(path: Path, name: str, value: Any, depth: int) -> Node:
         known = ", ".join(sorted([*OPERATORS, *_NEGATED, *_ALIASES, "$not"]))
         raise errors.InvalidFilter(f"there is no operator {shown(name)}; choose from {known}")
     check(name, value)
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=repr)  # so that the filter is the same in each process
     test = Test(path, positive, value)
     return test if positive == operator else Negation(test)
 

@@ -15,7 +15,7 @@ from platform_db.cursors import Page
 from platform_db.database.session import takes_session
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.tasks.conditions import filter_condition, read_filter
-from platform_db.tasks.encoding import Record, decode_record, decode_text, encode_text
+from platform_db.tasks.encoding import TEXTS, TIMES, Record, decode_record, decode_text, encode_text
 from platform_db.tasks.statements import TABLE, WRITTEN, select_text, values_of
 
 
@@ -59,14 +59,16 @@ def list_tasks(
     node = read_filter(filter_)
     found = filter_condition(node)
     if not found.is_exact:
-        raise errors.InvalidFilter("a list of tasks is filtered by texts and times alone")
+        raise errors.InvalidFilter(
+            f"a list of tasks is filtered by texts and times alone: {', '.join(('msg_id', *TEXTS, *TIMES))}"
+        )
     conditions, values = ["owner_id = %s::uuid"], [owner_id]
     if cluster is not None:
         conditions.append("cluster = %s")
         values.append(encode_text(cluster))
     conditions.append(found.sql)
     values.extend(found.values)
-    query = ("tasks", owner_id, cluster, node)
+    query = ("tasks", owner_id, repr(cluster), node)
     if cursor is not None:
         submitted, msg_id = cursors.decode(query, cursor, _time_or_none, cursors.text)
         if submitted is None:

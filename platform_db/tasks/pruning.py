@@ -40,7 +40,10 @@ def prune_tasks(
     :raises errors.InvalidArgument: neither an age nor a size is given, or one is out of bounds.
     """
     if older_than is None and keep_bytes is None:
-        raise errors.InvalidArgument("give an age, a size or both: otherwise no task is old")
+        raise errors.InvalidArgument(
+            "give an age, a size or both: otherwise no task is old",
+            hint="older_than and keep_bytes, on the command line --older-than and --keep-bytes",
+        )
     require_limit(batch, "batch size")
     owner_id = None if owner is None else user_id_of(owner)
     gone = 0

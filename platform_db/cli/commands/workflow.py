@@ -12,17 +12,14 @@ import click
 from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.listing import list_options, read_filter, show_page
-from platform_db.cli.options import Time, duration_option, json_option, options, user_option
+from platform_db.cli.options import Time, duration_option, json_option, user_option
+from platform_db.cli.runs import find_job, find_run, owner_option, run_options
 from platform_db.cli.show import Row, show_row, show_rows
 from platform_db.states import WORKFLOW
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
     from platform_db.models import Workflow
 
-owner_option = user_option("Only this user's")
-run_options = options(click.argument("run"), owner_option)
 reason_option = click.option("--reason", help="Why, for the history.")
 
 workflow = group(
@@ -57,6 +54,7 @@ def list_(
     """List runs, newest first: those of USER, or those of all users."""
     from sqlalchemy.orm import joinedload
 
+    from platform_db import errors
     from platform_db.models import Workflow
     from platform_db.query import find
     from platform_db.users import find_user
@@ -69,7 +67,12 @@ def list_(
             wanted = {**wanted, "owner_id": find_user(session, user).id_}
         with_owners = [joinedload(Workflow.owner)]
         selector = ",".join(labels)
-        page = find(session, Workflow, wanted, labels=selector, scan=all_users, options=with_owners, **chosen)
+        try:
+            page = find(
+                session, Workflow, wanted, labels=selector, scan=all_users, options=with_owners, **chosen
+            )
+        except errors.Refused as error:
+            raise errors.Refused(str(error), hint="name one with --user, or give --all-users") from None
         show_page(page, map(_summary, page.rows), as_json, _as_people_read)
 
 
@@ -81,7 +84,7 @@ def show(run: str, user: str | None, as_json: bool) -> None:
     from platform_db.query import describe
 
     with session_scope() as session:
-        found = _find(session, run, user)
+        found = find_run(session, run, user)
         row = {**describe(found), "run_number": found.run_number}
         del row["specification"]
         show_row(row, as_json)
@@ -107,7 +110,7 @@ def history(run: str, user: str | None, since: datetime | None, level: Any, as_j
         }
 
     with session_scope() as session:
-        entries = whole_history(session, _find(session, run, user), since=since, level=level)
+        entries = whole_history(session, find_run(session, run, user), since=since, level=level)
     show_rows((entry.as_dict() for entry in entries), as_json, table)
 
 
@@ -123,7 +126,7 @@ def logs(run: str, user: str | None, tail: int | None, follow: bool) -> None:
     if follow and tail is not None:
         raise click.UsageError("choose one of --tail and --follow")
     with session_scope() as session:
-        found = _find(session, run, user)
+        found = find_run(session, run, user)
         run_id = found.id_
         if tail is not None:
             click.echo(stored.read_log_tail(session, found, tail), nl=False)
@@ -148,15 +151,23 @@ def stop(run: str, user: str | None, reason: str | None) -> None:
 def delete(runs: tuple[str, ...], user: str | None, reason: str | None, as_json: bool) -> None:
     """Mark runs as deleted; db prune removes them later.
 
-    Each run is deleted or refused by itself; where one is refused, the exit code is 9.
+    Each run is deleted or refused by itself; where one is refused, or not found, the exit code is 9.
     """
     from platform_db import errors
+    from platform_db.users import find_user
     from platform_db.workflows import delete_workflows
 
+    found: list[Workflow] = []
+    rows: list[Row] = []
     with session_scope() as session:
-        found = [_find(session, run, user) for run in runs]
+        owner = None if user is None else str(find_user(session, user).id_)
+        for run in runs:
+            try:
+                found.append(find_run(session, run, owner))
+            except (errors.NotFound, errors.InvalidIdentifier) as error:
+                rows.append({"id": None, "name": run, "status": None, "refused": str(error)})
         results = delete_workflows(session, found, reason=reason)
-        rows = [
+        rows += [
             {
                 "id": str(result.id_),
                 "name": run.get_full_workflow_name(),
@@ -166,9 +177,11 @@ def delete(runs: tuple[str, ...], user: str | None, reason: str | None, as_json:
             for run, result in zip(found, results, strict=True)
         ]
     show_rows(rows, as_json)
-    refused = sum(result.refusal is not None for result in results)
+    refused = sum(row["refused"] is not None for row in rows)
     if refused:
-        raise errors.PartialFailure(f"{refused} of {len(rows)} runs could not be deleted")
+        raise errors.PartialFailure(
+            f"{refused} of {len(rows)} runs could not be deleted", hint="the table says why of each"
+        )
 
 
 @workflow.command("set-status", example="workflow set-status 0198c2f1 failed --reason 'the node is gone'")
@@ -217,7 +230,7 @@ def graph(run: str, user: str | None, form: str) -> None:
     from platform_db.workflows import graph
 
     with session_scope() as session:
-        found = graph(session, _find(session, run, user))
+        found = graph(session, find_run(session, run, user))
     if form == "text":
         show_rows(found.as_rows(), as_json=False)
     else:
@@ -227,7 +240,7 @@ def graph(run: str, user: str | None, form: str) -> None:
 @workflow.command(example="workflow result analysis --user ada@example.org")
 @run_options
 @click.option("--name", default="result", show_default=True, help="The name of the result.")
-@click.option("--job", metavar="JOB", help="Of this job of the run, by its id or the beginning of it.")
+@click.option("--job", metavar="JOB", help="Of this job of the run, by its name or its id.")
 @json_option
 def result(run: str, user: str | None, name: str, job: str | None, as_json: bool) -> None:
     """Print a result of RUN, byte by byte as it was set.
@@ -235,18 +248,11 @@ def result(run: str, user: str | None, name: str, job: str | None, as_json: bool
     With --json it is an object that describes the result; its "value" is that of a result in JSON, or text
     in base64.
     """
-    from platform_db.models import Job
-    from platform_db.query import find_by_prefix
     from platform_db.workflows import get_result
 
     with session_scope() as session:
-        found = _find(session, run, user)
-        of: Workflow | Job = found
-        if job is not None:
-            of = find_by_prefix(
-                session, Job, job, Job.owner_id == found.owner_id, Job.workflow_id == found.id_
-            )
-        stored = get_result(session, of, name)
+        found = find_run(session, run, user)
+        stored = get_result(session, found if job is None else find_job(session, found, job), name)
     if as_json:
         show_row(stored.as_dict(), as_json)
     else:
@@ -283,19 +289,12 @@ def recover(older_than: timedelta, policies: tuple[str, ...], node: str | None, 
     show_row(counts, as_json, text)
 
 
-def _find(session: Session, run: str, user: str | None) -> Workflow:
-    from platform_db.users import find_user
-    from platform_db.workflows import find_workflow
-
-    return find_workflow(session, run, None if user is None else find_user(session, user).id_)
-
-
 def _set_status(run: str, user: str | None, status: str, reason: str | None, override: bool = False) -> None:
     from platform_db.lifecycle import override_guard
     from platform_db.workflows import update_workflow_status
 
     with session_scope() as session:
-        found = _find(session, run, user)
+        found = find_run(session, run, user)
         with override_guard(session, reason=reason or "") if override else nullcontext():
             stored = update_workflow_status(session, found, WORKFLOW.status(status), message=reason)
         text = f"{found.get_full_workflow_name()} is {stored.value}"

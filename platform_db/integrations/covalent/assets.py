@@ -6,6 +6,7 @@ import uuid
 
 from sqlalchemy.orm import Session
 
+from platform_db import errors
 from platform_db.database.session import takes_session
 from platform_db.integrations.covalent.dispatches import job_id_of, read_dispatch
 from platform_db.lifecycle.target import Key
@@ -30,8 +31,11 @@ def save_asset(
 
     :param key: such as ``result``, ``error`` or ``inputs``; of an electron ``output``, ``stdout`` and others.
     :param node_id: of this electron.
+    :raises errors.InvalidArgument: the content is not bytes.
     :raises errors.NotFound: the owner has no such dispatch, or it has no such node.
     """
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise errors.InvalidArgument(f"the content of an asset is bytes, not {type(data).__name__}")
     model, of = _owner_of_asset(session, owner, dispatch_id, node_id)
     return set_result(session, of, data, name=key, model=model)
 

@@ -1,0 +1,45 @@
+"""What the commands share that take a run, or a job of one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from platform_db.cli.options import options, user_option
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from platform_db.models import Job, Workflow
+
+owner_option = user_option("Only this user's")
+run_options = options(click.argument("run"), owner_option)
+
+
+def find_run(session: Session, run: str, user: str | None) -> Workflow:
+    """Return the run that is meant, of this user where one is named."""
+    from platform_db import errors
+    from platform_db.users import find_user
+    from platform_db.workflows import find_workflow
+
+    if user is not None:
+        return find_workflow(session, run, find_user(session, user).id_)
+    try:
+        return find_workflow(session, run)
+    except errors.AmbiguousIdentifier:
+        raise
+    except errors.InvalidIdentifier as error:
+        raise errors.InvalidIdentifier(str(error), hint="a run's name is looked for with --user") from None
+
+
+def find_job(session: Session, run: Workflow, job: str) -> Job:
+    """Return the job of a run that is meant: by its name, its id, or the beginning of that."""
+    from platform_db.models import Job
+    from platform_db.query import find, find_by_prefix
+
+    of_run = {"owner_id": run.owner_id, "workflow_id": run.id_}
+    named = find(session, Job, {**of_run, "name": job}, limit=2).rows
+    if len(named) == 1:
+        return named[0]
+    return find_by_prefix(session, Job, job, Job.owner_id == run.owner_id, Job.workflow_id == run.id_)
