@@ -905,6 +905,8 @@ def test_contents_of_assets_are_results(session: Session, user: User) -> None:
 
     assert covalent.get_asset(session, user, run.id_, "result").data == b"\x80\x04"
     assert covalent.get_asset(session, user, run.id_, "stdout", node_id=0).data == b"hello"
+    with pytest.raises(errors.InvalidArgument):
+        covalent.save_asset(session, user, run.id_, "doc", "Text.")  # type: ignore[arg-type]
     for key, node_id in (("stdout", None), ("stdout", 1), ("result", 7)):
         with pytest.raises(errors.NotFound):
             covalent.get_asset(session, user, run.id_, key, node_id=node_id)

@@ -56,7 +56,7 @@ def compact(dry_run: bool) -> None:
         click.echo("nothing to do")
 
 
-@db.command(example="db get job 0198c2f1")
+@db.command(example="db get job 0198c2f1-5d4e-7b60")
 @click.argument("table")
 @click.argument("id_", metavar="ID")
 @json_option

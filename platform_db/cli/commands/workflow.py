@@ -90,7 +90,7 @@ def show(run: str, user: str | None, as_json: bool) -> None:
         show_row(row, as_json)
 
 
-@workflow.command(example="workflow history 0198c2f1 --since 2026-11-21T07:30:00Z")
+@workflow.command(example="workflow history analysis --user ada@example.org --since 2026-11-21T07:30:00Z")
 @run_options
 @click.option("--since", type=Time(), help="Leave out what was before this time.")
 @click.option("--level", type=click.Choice(["workflow", "job"]), help="Only the run's own, or its jobs'.")
@@ -184,7 +184,9 @@ def delete(runs: tuple[str, ...], user: str | None, reason: str | None, as_json:
         )
 
 
-@workflow.command("set-status", example="workflow set-status 0198c2f1 failed --reason 'the node is gone'")
+@workflow.command(
+    "set-status", example="workflow set-status fit.2 failed --user ada@example.org --reason lost"
+)
 @click.argument("run")
 @click.argument("status")
 @owner_option
@@ -215,7 +217,7 @@ def overview(user: str, as_json: bool) -> None:
     show_row(found.as_dict() if as_json else shown, as_json)
 
 
-@workflow.command(example="workflow graph 0198c2f1 --format dot")
+@workflow.command(example="workflow graph analysis --user ada@example.org --format dot")
 @run_options
 @click.option(
     "--format",
