@@ -324,7 +324,7 @@ def test_new_records_are_copied_where_row_security_lets_it(
         limited.add(str(number), task())
     limited.update("1", {"stdout": "x"})
     assert len(limited.find({})) == 200
-    assert statements_of(engine) == ["COPY", "INSERT"]
+    assert statements_of(engine) == ["COPY", "SELECT"]  # The text locks the totals, and then inserts.
 
 
 def test_a_tenants_store_sees_the_tenants_records_alone(
@@ -877,6 +877,29 @@ def test_pruning_does_not_deadlock_with_who_stores_and_then_changes_an_old_task(
     pruning.join()
 
     assert pruned == [5]
+
+
+@pytest.mark.parametrize("act", ["drop", "update", "cull"])
+def test_a_store_does_not_deadlock_with_who_adds_a_record_and_then_changes_another(
+    make_store: MakeStore, session_factory: sessionmaker[Session], owner: User, act: str
+) -> None:
+    store = make_store(commit_delay=0, record_limit=1 if act == "cull" else 0)
+    store.add("old", task(completed=NOW, stdout="x" * 100))
+    acts = {
+        "drop": lambda: store.drop("old"),
+        "update": lambda: store.update("old", {"stdout": "y"}),
+        "cull": lambda: store.add("newest", task(9, completed=NOW)),
+    }
+    acting = threading.Thread(target=acts[act])
+    with session_factory() as session, session.begin():
+        session.add(TaskRecord(owner_id=owner.id_, cluster="c", msg_id="new", size=1))
+        session.flush()
+        acting.start()
+        wait_for_a_lock(session_factory)
+        session.execute(sa.text("SET LOCAL lock_timeout = '500ms'"))
+        session.execute(sa.update(TaskRecord).where(TaskRecord.msg_id == "old").values(stderr="seen"))
+    acting.join(60)
+    assert not acting.is_alive()
 
 
 def test_tasks_have_a_rule_among_all_others(aged: TaskStore, session_factory: sessionmaker[Session]) -> None:

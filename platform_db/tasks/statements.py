@@ -35,6 +35,18 @@ class History(NamedTuple):
     owner_id: str
     cluster: str
 
+    @property
+    def lock_totals(self) -> tuple[str, Parameters]:
+        """The statement that goes before one that changes or deletes records.
+
+        Every writer locks the owner's totals first, and then records: so two of them do not deadlock.
+        """
+        return _LOCK_TOTALS, [self.owner_id]
+
+
+_LOCK_TOTALS = """SELECT FROM platform.user_resource WHERE owner_id = %s::uuid
+    ORDER BY owner_id, resource_id FOR NO KEY UPDATE"""
+
 
 def copied(history: History, records: Mapping[str, Encoded]) -> io.StringIO:
     """Return what ``COPY`` reads: a line for each record, in the order of their ids."""

@@ -206,7 +206,7 @@ class TaskStore:
             found = [record["msg_id"] for record in self.find(filter_, ["msg_id"])]
             where = condition(self.history, read_filter({"msg_id": {"$in": found}}))
         self.flush()
-        rows = self._execute(f"DELETE FROM {TABLE} WHERE {where.sql} RETURNING msg_id", where.values)
+        rows = self._delete(f"DELETE FROM {TABLE} WHERE {where.sql} RETURNING msg_id", where.values)
         self._recent.forget(msg_id for (msg_id,) in rows)
         return len(rows)
 
@@ -261,6 +261,10 @@ class TaskStore:
         for msg_id, *row in self._execute(statement, where.values):
             yield decode_text(msg_id), values_of(names, row)
 
+    def _delete(self, statement: str, values: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
+        lock, owner = self.history.lock_totals
+        return self._execute(f"{lock};{statement}", (*owner, *values))
+
     def _execute(self, statement: str, values: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
         text = f"{self._enter}{statement}"
 
@@ -281,7 +285,7 @@ class TaskStore:
         if not self._culling.is_due(batch):
             return
         try:
-            self._recent.forget(msg_id for (msg_id,) in self._execute(*self._culling.statement()))
+            self._recent.forget(msg_id for (msg_id,) in self._delete(*self._culling.statement()))
         except Exception as error:
             logger.warning("old task records could not be culled: %s", error)
 

@@ -325,9 +325,10 @@ class BatchWriter:
 
     def _statements(self, batch: Batch, *, with_new: bool) -> tuple[str, tuple[str, ...]]:
         """Return statements as one text, which is one transaction and one round trip."""
-        parts = list(statements.update(self.history, batch.changed))
+        parts = [self.history.lock_totals]
         if with_new and batch.new:
-            parts.insert(0, statements.insert(self.history, batch.new))
+            parts.append(statements.insert(self.history, batch.new))
+        parts += statements.update(self.history, batch.changed)
         text = ";".join(statement for statement, _ in parts)
         return f"{self.enter}{text}", tuple(value for _, values in parts for value in values)
 
