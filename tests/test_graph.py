@@ -60,6 +60,13 @@ def test_a_graph_has_jobs_with_states_and_edges(session: Session, run: Workflow)
     assert found.as_rows()[2] == {"job": "plot", "status": "created", "after": "load, fit"}
 
 
+def test_parents_of_one_name_are_counted(session: Session, run: Workflow) -> None:
+    *maps, load, reduce = make_jobs(session, run, "map", "map", "map", "load", "reduce")
+    add_dependencies(session, run, [Dependency(parent, reduce) for parent in (*maps, load)])
+    after = graph(session, run).as_rows()[-1]["after"]
+    assert sorted(after.split(", ")) == ["load", "map (3)"]
+
+
 def test_adding_an_edge_again_changes_its_kind_at_most(session: Session, run: Workflow) -> None:
     one, two = make_jobs(session, run, "one", "two")
     edge = Dependency(one, two, "x", "arg")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import fnmatch
+import functools
 import json
 import logging
 import math
@@ -164,6 +165,7 @@ def test_nan_stays_nan() -> None:
         ({"header": {"object": object()}}, TypeError),
         ({"content": {("a", "b"): 1}}, TypeError),
         ({"buffers": ["text"]}, TypeError),
+        ({"content": functools.reduce(lambda inner, _: [inner], range(100_000), [])}, ValueError),
     ],
 )
 def test_what_cannot_be_stored_is_refused_in_its_own_call(

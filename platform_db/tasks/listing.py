@@ -121,8 +121,10 @@ def _time_or_none(part: str) -> datetime | None:
 
 
 def _decoded(task: Task) -> Task:
-    label = None if task.label is None else decode_text(task.label)
-    return task._replace(msg_id=decode_text(task.msg_id), cluster=decode_text(task.cluster), label=label)
+    texts: dict[str, Any] = {
+        name: decode_text(value) for name, value in task._asdict().items() if isinstance(value, str)
+    }
+    return task._replace(**texts)
 
 
 _STORED = sa.text(f"SELECT coalesce(sum(size), 0) FROM {TABLE} WHERE owner_id = CAST(:owner AS uuid)")

@@ -27,20 +27,23 @@ def encode_message(value: Any) -> str:
     """Return a value as JSON text.
 
     :raises TypeError: a part of it is of a type that has no JSON.
-    :raises ValueError: it contains itself.
+    :raises ValueError: it contains itself, or is nested too deep.
     """
     _met.tags = 0
     try:
-        text = _ENCODER.encode(value)
-    except ValueError:  # NaN or an infinity; what contains itself fails below, too
-        return _ENCODER.encode(_tagged(value))
-    if _met.tags != text.count(_LOOKS_LIKE_A_TAG):
-        return _ENCODER.encode(_tagged(value))
-    return text
+        try:
+            text = _ENCODER.encode(value)
+        except ValueError:  # NaN or an infinity; what contains itself fails below, too
+            return _ENCODER.encode(_tagged(value))
+        if _met.tags != text.count(_LOOKS_LIKE_A_TAG):
+            return _ENCODER.encode(_tagged(value))
+        return text
+    except RecursionError:
+        raise ValueError("a value of a task record is nested too deep") from None
 
 
 def decode_message(text: str) -> Any:
-    """Return what :func:`encode_message` was given; tuples and sets come back as lists."""
+    """Return what :func:`encode_message` was given; tuples and sets come back as lists, keys as texts."""
     value, _ = (_UNTAGGING if _LOOKS_LIKE_A_TAG in text else _PLAIN).raw_decode(text)
     return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -92,16 +93,22 @@ class Graph:
         )
 
     def as_rows(self) -> list[dict[str, Any]]:
-        """Return a row for each job, with the names of those that it comes after, for a table."""
+        """Return a row for each job, with the names of those that it comes after, for a table.
+
+        Where several of these share a name, it is there once, with their number.
+        """
         labels = {node.id_: self.label(node) for node in self.nodes}
-        parents: dict[uuid.UUID, dict[str, None]] = {}
+        parents: dict[uuid.UUID, dict[uuid.UUID, None]] = {node.id_: {} for node in self.nodes}
         for edge in self.edges:
-            parents.setdefault(edge.child, {})[labels[edge.parent]] = None
+            parents[edge.child][edge.parent] = None
         return [
             {
                 "job": labels[node.id_],
                 "status": node.status.value,
-                "after": ", ".join(parents.get(node.id_, ())),
+                "after": ", ".join(
+                    name if number == 1 else f"{name} ({number})"
+                    for name, number in Counter(labels[parent] for parent in parents[node.id_]).items()
+                ),
             }
             for node in self.nodes
         ]

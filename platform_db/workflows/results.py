@@ -157,7 +157,8 @@ def get_result(
     :param row: the run or the job, or, with ``model``, its key ``(owner_id, id_)`` or its id alone.
     :raises errors.ResultNotFound: it has no result of this name.
     :raises errors.NotFound: there is no such run or job.
-    :raises errors.ResultLost: the file of a large one is gone, or was changed.
+    :raises errors.ResultLost: the file of a large one is gone, or was changed; under REPEATABLE READ also
+        where the result was replaced since the transaction began.
     :raises errors.StorageMissing: the root of its workspace is missing or empty.
     """
     session.flush()
