@@ -161,10 +161,10 @@ def decode_record(msg_id: str, values: Mapping[str, Any], keys: Collection[str] 
     :raises KeyError: names a key that the record does not have.
     """
     record: Record = {"msg_id": msg_id}
-    wanted = _DECODERS if keys is None else {key: _DECODERS[key] for key in keys if key in _DECODERS}
-    for key, decode in wanted.items():
-        value = values.get(key)
-        record[key] = None if value is None else decode(value)
+    record |= dict.fromkeys(COLUMNS if keys is None else (key for key in keys if key in _DECODERS))
+    for key, value in values.items():
+        if value is not None and key in record:
+            record[key] = _DECODERS[key](value)
     for encoded_key, text in (values.get(EXTRA) or {}).items():
         key = decode_text(encoded_key)
         if text is not None and record.get(key) is None and (keys is None or key in keys):
