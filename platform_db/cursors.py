@@ -96,6 +96,14 @@ def number(part: str) -> int:
 
 def time(part: str) -> datetime:
     """Read a time with its zone, in ISO 8601, as one in UTC: PostgreSQL takes fewer zones than Python."""
+    found = stored_time(part)
+    if not 1 < found.year < 9999:  # so that there is a time before it and after it, in each zone
+        raise ValueError(part)
+    return found
+
+
+def stored_time(part: str) -> datetime:
+    """Read a time as :func:`time` does, one of any year that a row can have."""
     found = datetime.fromisoformat(part)
     if found.tzinfo is None:
         raise ValueError(part)

@@ -173,7 +173,9 @@ def test_a_job_is_named_within_its_run(database_uri: str, session: PlatformSessi
     shown = json.loads(run(database_uri, "job", "show", "fit", "--run", "named.1", *of_run).stdout)
     assert shown["id_"] == listed[0]["id"]
     twice = run(database_uri, "job", "show", "twice", "--run", "named", *of_run)
-    assert twice.exit_code == errors.InvalidIdentifier.exit_code
+    assert "several jobs of this run are called 'twice'" in one_line(twice.stderr)
+    unknown = run(database_uri, "job", "show", "plot", "--run", "named", *of_run)
+    assert unknown.exit_code == errors.NotFound.exit_code
     assert run(database_uri, "job", "show", "fit", *of_run).exit_code == 2
     nameless = run(database_uri, "job", "list", "named")
     assert "a run's name is looked for with --user" in one_line(nameless.stderr)

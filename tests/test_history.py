@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import random
 import threading
 import uuid
@@ -288,6 +290,18 @@ def test_a_cursor_from_elsewhere_is_refused(session: Session, cursor: str) -> No
     run = make_run(session, make_user(session))
     with pytest.raises(errors.InvalidIdentifier):
         history(session, run, cursor=cursor)
+
+
+@pytest.mark.parametrize("year", ["0001", "9999"])
+def test_a_cursor_with_a_time_that_no_server_has_is_refused(session: Session, year: str) -> None:
+    run = make_run(session, make_user(session))
+    add_note(session, run, "topic", "message")
+    genuine = history(session, run, limit=1).cursor
+    content = json.loads(base64.urlsafe_b64decode(genuine + "=" * (-len(genuine) % 4)))
+    content[-1] = f"{year}-01-01T00:00:00+00:00"
+    forged = base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
+    with pytest.raises(errors.InvalidIdentifier):
+        history(session, run, cursor=forged)
 
 
 def test_what_has_no_status_has_no_history(session: Session) -> None:

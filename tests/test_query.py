@@ -412,6 +412,8 @@ def test_whatever_is_asked_for_is_answered_or_refused_in_one_line(
         {"name": {"$glob": "?" * 1001}},
         {"labels.a": {"b": "\0"}},
         {"labels.a": 10**5000},
+        {"labels.a": {"$in": {10**5000}}},
+        {"labels.a": {"$eq": {3, 10}}},
         {"priority": 10**5000},
     ],
 )
@@ -506,6 +508,8 @@ def test_filters_that_look_alike_are_not_taken_for_one_another(session: Platform
 def test_a_large_filter_leaves_nothing_in_memory(session: PlatformSession) -> None:
     def ask(comparisons: int) -> None:
         find(session, Workflow, {"$and": [{"labels.a": {"$glob": "x"}}] * comparisons}, scan=True, total=True)
+        find(session, Workflow, {"labels.a": {"$in": [None] * 100 * comparisons}}, scan=True)
+        find(session, Workflow, {"labels.a": {"$all": [None] * comparisons}}, scan=True)
 
     ask(301)
     gc.collect()

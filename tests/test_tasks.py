@@ -544,11 +544,38 @@ def test_what_another_store_changes_is_seen_at_once_by_a_query_and_soon_by_id(
     other.flush()
 
     assert [record["msg_id"] for record in mine.find({"completed": NOW})] == ["changed"]
+    with monkeypatch.context() as patch:
+        patch.setattr(recent, "LONGEST", 0)
+        assert mine.get("changed")["completed"] == NOW
+        with pytest.raises(KeyError):
+            mine.get("dropped")
+
+    # A change of its own does not make a record younger.
+    clock = time.monotonic()
+    for seconds, stdout in ((6, "a"), (12, "b")):
+        other.update("changed", {"stderr": stdout})
+        other.flush()
+        monkeypatch.setattr(recent.time, "monotonic", lambda seconds=seconds: clock + seconds)
+        mine.update("changed", {"stdout": stdout})
+    assert mine.get("changed")["stderr"] == "b"
+
+
+def test_an_old_record_is_read_while_the_server_does_not_answer(
+    engine: sa.Engine, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(commit_delay=LATER)
+    store.add("t", task(stdout="a"))
+    store.flush()
     monkeypatch.setattr(recent, "LONGEST", 0)
-    assert mine.get("changed")["completed"] == NOW
-    with pytest.raises(KeyError):
-        mine.get("dropped")
-    mine.add("dropped", task())
+    store.update("t", {"stdout": "ab"})
+    name = engine.url.database
+    close_database(engine, name)
+    try:
+        assert store.get("t")["stdout"] == "ab"
+        with pytest.raises(errors.Unreachable):
+            store.get("other")
+    finally:
+        close_database(engine, name, open_=True)
 
 
 def test_a_forked_child_writes_by_a_store_of_its_own(make_store: MakeStore, session: Session) -> None:

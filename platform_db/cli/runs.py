@@ -35,6 +35,7 @@ def find_run(session: Session, run: str, user: str | None) -> Workflow:
 
 def find_job(session: Session, run: Workflow, job: str) -> Job:
     """Return the job of a run that is meant: by its name, its id, or the beginning of that."""
+    from platform_db import errors
     from platform_db.models import Job
     from platform_db.query import find, find_by_prefix
 
@@ -42,4 +43,13 @@ def find_job(session: Session, run: Workflow, job: str) -> Job:
     named = find(session, Job, {**of_run, "name": job}, limit=2).rows
     if len(named) == 1:
         return named[0]
-    return find_by_prefix(session, Job, job, Job.owner_id == run.owner_id, Job.workflow_id == run.id_)
+    if named:
+        raise errors.AmbiguousIdentifier(
+            f"several jobs of this run are called {job!r}", hint="name one by its id: job list shows them"
+        )
+    try:
+        return find_by_prefix(session, Job, job, Job.owner_id == run.owner_id, Job.workflow_id == run.id_)
+    except errors.AmbiguousIdentifier:
+        raise
+    except errors.InvalidIdentifier:
+        raise errors.NotFound(f"this run has no job {job!r}") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -177,7 +176,7 @@ def _encode(query: Sequence[object], place: Place) -> str:
 def _decode(query: Sequence[object], cursor: str, order: Sequence[Any]) -> Place:
     first, *rest = map(_reader_of, order)
     first = _or_none(first) if _is_nullable(order[0]) else first
-    way, moment, *key = cursors.decode(query, cursor, _way, _moment, first, *rest)
+    way, moment, *key = cursors.decode(query, cursor, _way, cursors.time, first, *rest)
     return Place(way, moment, key)
 
 
@@ -185,13 +184,6 @@ def _way(part: str) -> str:
     if part not in (">", ">=", "<", "<="):
         raise ValueError(part)
     return part
-
-
-def _moment(part: str) -> datetime:
-    moment = cursors.time(part)
-    if not 1 < moment.year < 9999:  # The page has it in the session's zone, which may have another year.
-        raise ValueError(part)
-    return moment
 
 
 def _reader_of(column: Any) -> Callable[[str], Any]:
@@ -203,7 +195,7 @@ def _reader_of(column: Any) -> Callable[[str], Any]:
         return cursors.id_
     if isinstance(type_, ENUM):
         return type_.enum_class or cursors.text
-    return cursors.text if isinstance(type_, sa.String) else cursors.time
+    return cursors.text if isinstance(type_, sa.String) else cursors.stored_time
 
 
 def _or_none(read: Callable[[str], Any]) -> Callable[[str | None], Any]:

@@ -34,7 +34,8 @@ Row = TypeVar("Row", bound=Base)
 MOST_COUNTED = 10_000
 LARGEST_TOTAL = 10_000_000
 
-# A statement takes about 25 kB for each of its comparisons, and so much again in SQLAlchemy's cache of 500.
+# A statement takes about 25 kB for each of its comparisons, and so much again in SQLAlchemy's cache of 500:
+# 200 MB in all in the worst case.
 KEPT = 200
 LARGEST_KEPT = 10
 
@@ -84,7 +85,7 @@ def find(
     )
     node = _read(filter_, labels)
     order = sort_of(model, sort)
-    pattern = _search_pattern(search)
+    pattern = _search_pattern(search) if search else ""
     owners = _owners(model, node)
     owner_id = tenant_of(session) or next(iter(owners), None)
     by_age = order.name == "created" and not search and not _beside_age(node)
@@ -101,7 +102,7 @@ def find(
     values = {f"value_{number}": value for number, value in enumerate(given)}
     values.update(search=pattern, owner_id=owner_id)
     # What is large is built each time, so that little is kept.
-    is_kept = size_of(node) <= LARGEST_KEPT
+    is_kept = size_of(shape) <= LARGEST_KEPT
     build: Callable[..., sa.Select[Any]] = _page_of if is_kept else _page_of.__wrapped__
     count: Callable[..., sa.Select[int]] = _count_of if is_kept else _count_of.__wrapped__
     execution_options = {} if is_kept else {"compiled_cache": None}

@@ -85,9 +85,9 @@ def top_parts(node: Node) -> list[Node]:
 
 
 def size_of(node: Node) -> int:
-    """Return how many comparisons a filter makes; a part without one and a negation count as one, too."""
+    """Return how many comparisons a filter or its shape makes; a negation and an empty part count as one."""
     if isinstance(node, Test):
-        listed = node.value if node.operator in ("$in", "$all") else ()
+        listed = node.value if node.operator in ("$in", "$all") and isinstance(node.value, list) else ()
         return 1 + sum(node.operator == "$all" or isinstance(part, Mapping | list | tuple) for part in listed)
     if isinstance(node, Negation):
         return 1 + size_of(node.part)
@@ -103,8 +103,8 @@ def _conditions(filter_: Any, depth: int) -> Node:
 
 
 def _every(parts: Iterable[Node]) -> Node:
-    first, *others = found = tuple(parts) or (Every(()),)
-    return Every(found) if others else first
+    found = tuple(parts)
+    return found[0] if len(found) == 1 else Every(found)
 
 
 def _condition(name: Any, value: Any, depth: int) -> Node:
@@ -144,10 +144,18 @@ def _test(path: Path, name: str, value: Any, depth: int) -> Node:
         known = ", ".join(sorted([*OPERATORS, *_NEGATED, *_ALIASES, "$not"]))
         raise errors.InvalidFilter(f"there is no operator {shown(name)}; choose from {known}")
     check(name, value)
-    if isinstance(value, set | frozenset):
-        value = sorted(value, key=repr)  # so that the filter is the same in each process
+    if check is _is_list:
+        value = _in_order(name, value)
     test = Test(path, positive, value)
     return test if positive == operator else Negation(test)
+
+
+def _in_order(name: str, values: Any) -> list[Any]:
+    """Return a list; of a set in an order that each process gives it."""
+    try:
+        return sorted(values, key=repr) if isinstance(values, set | frozenset) else list(values)
+    except ValueError:
+        raise errors.InvalidFilter(f"{name} takes no number of thousands of digits") from None
 
 
 def _is_any(name: str, value: Any) -> None:

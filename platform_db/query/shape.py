@@ -154,7 +154,8 @@ def _of_document(field: Field, test: Test, values: list[Any]) -> Node:
     if operator == "$in":
         scalars = [part for part in value if not isinstance(part, Mapping | list | tuple | None)]
         found = [add_comparison("== $value[*]", sorted(scalars, key=json.dumps))] if scalars else []
-        others = [part for part in value if isinstance(part, Mapping | list | tuple | None)]
+        others: list[Any] = [part for part in value if isinstance(part, Mapping | list | tuple)]
+        others += [None] if None in value else []
         return Some((*found, *map(equals, others)))
     if operator == "$glob":
         return add(operator, f"{place}[*]", glob_as_regex(value))

@@ -29,7 +29,7 @@ from platform_db.retention.cache_limit import evict_beyond_limit
 from platform_db.retention.family import Family
 from platform_db.retention.prune_log import count_log, prune_log
 from platform_db.retention.rules import RULES, RetentionRule
-from platform_db.tasks.pruning import prune_by_cut
+from platform_db.tasks.pruning import delete_old_tasks
 
 # How many rows are looked at in one statement.
 LOOK = 5000
@@ -131,7 +131,7 @@ def _count_due(factory: SessionFactory, rule: RetentionRule) -> int:
     if rule.log_of is not None:
         return count_log(factory, rule)
     if rule.table == "task_record":
-        return sum(prune_by_cut(factory, rule.age, batch=rule.batch, dry_run=True))
+        return sum(delete_old_tasks(factory, rule.age, batch=rule.batch, dry_run=True))
     return sum(map(len, _due(factory, rule)))
 
 
@@ -165,7 +165,7 @@ def _one_pass(
         result.left = prune_log(factory, rule, archive, tell)
         return
     if rule.table == "task_record":
-        for rows in prune_by_cut(factory, rule.age, batch=rule.batch):
+        for rows in delete_old_tasks(factory, rule.age, batch=rule.batch):
             tell(rows)
         result.left = _count_due(factory, rule)
         return

@@ -48,7 +48,7 @@ def prune_tasks(
     owner_id = None if owner is None else user_id_of(owner)
     gone = 0
     try:
-        for rows in prune_by_cut(factory, older_than, keep_bytes, owner_id, batch=batch, dry_run=dry_run):
+        for rows in delete_old_tasks(factory, older_than, keep_bytes, owner_id, batch=batch, dry_run=dry_run):
             gone += rows
     finally:
         if gone and not dry_run:
@@ -63,7 +63,7 @@ def prune_tasks(
     return gone
 
 
-def prune_by_cut(
+def delete_old_tasks(
     factory: SessionFactory,
     age: timedelta | None = None,
     keep_bytes: int | None = None,
@@ -72,9 +72,10 @@ def prune_by_cut(
     batch: int,
     dry_run: bool = False,
 ) -> Iterator[int]:
-    """Delete the completed tasks up to a cut through each history, and yield how many, batch by batch.
+    """Delete completed tasks by age, by size or by both, and yield how many, batch by batch.
 
-    It reads each history from its old end, so what is kept costs nothing.
+    It reads each history from its old end, so what is kept costs nothing; with ``keep_bytes`` it reads all of
+    an owner's tasks once, where these have more.
     """
     limits = {
         "age": None if age is None else timedelta(seconds=require_seconds(age, "age")),
@@ -118,7 +119,7 @@ _DELETE = sa.text(f"""
     WHERE record.owner_id = free.owner_id AND record.msg_id = free.msg_id
     """)
 
-# Where each history is cut: by age before every id, by size at the newest record that has no room.
+# An age cuts at a time, so no id is at the cut; a size cuts at an owner's newest record that no longer fits.
 # From one history to the next by the index, however many tasks each has.
 _CUTS = sa.text(f"""
     WITH RECURSIVE history AS (
@@ -138,15 +139,17 @@ _CUTS = sa.text(f"""
         SELECT owner_id, now() - CAST(:age AS interval) AS submitted, '' AS msg_id FROM owner
         WHERE CAST(:age AS interval) IS NOT NULL
         UNION ALL
-        SELECT owner_id, newest.submitted, newest.msg_id FROM owner CROSS JOIN LATERAL (
+        SELECT beyond.owner_id, newest.submitted, newest.msg_id FROM (
+            SELECT owner_id FROM {TABLE} JOIN owner USING (owner_id)
+            GROUP BY owner_id HAVING sum(size) > CAST(:keep AS bigint)
+        ) AS beyond CROSS JOIN LATERAL (
             SELECT submitted, msg_id FROM (
                 SELECT submitted, msg_id, sum(size) OVER (ORDER BY submitted DESC, msg_id DESC) AS bytes
-                FROM {TABLE} AS record WHERE record.owner_id = owner.owner_id
+                FROM {TABLE} AS record WHERE record.owner_id = beyond.owner_id
             ) AS record
             WHERE submitted IS NOT NULL AND bytes > CAST(:keep AS bigint)
             ORDER BY submitted DESC, msg_id DESC LIMIT 1
         ) AS newest
-        WHERE CAST(:keep AS bigint) IS NOT NULL
     )
     SELECT owner_id, cluster, submitted, msg_id FROM history JOIN (
         SELECT DISTINCT ON (owner_id) * FROM cut ORDER BY owner_id, submitted DESC, msg_id DESC

@@ -19,7 +19,8 @@ LONGEST = 10.0
 class RecentRecords:
     """Whole records by their ids.
 
-    Other stores may change a record, too: so it is read again after :data:`LONGEST` seconds.
+    Other stores may change a record, too: so it is read again after :data:`LONGEST` seconds. An old one is
+    what there is while the server does not answer.
 
     :param limit: bytes; the least recently used records go.
     """
@@ -33,22 +34,23 @@ class RecentRecords:
     def __contains__(self, msg_id: str) -> bool:
         return self.get(msg_id) is not None
 
-    def get(self, msg_id: str) -> Encoded | None:
+    def get(self, msg_id: str, *, also_old: bool = False) -> Encoded | None:
         with self._lock:
             if msg_id not in self._records:
                 return None
             since, record = self._records[msg_id]
-            if time.monotonic() - since > LONGEST:
-                self._take(msg_id)
+            if not also_old and time.monotonic() - since > LONGEST:
                 return None
             self._records.move_to_end(msg_id)
             return record
 
-    def put(self, msg_id: str, record: Encoded) -> None:
-        """Remember a record; one that is remembered already, and changed, is as old as it was."""
+    def put(self, msg_id: str, record: Encoded, *, is_change: bool = False) -> None:
+        """Remember a record; a change of one that is remembered leaves it as old as it was."""
         with self._lock:
             since = self._take(msg_id)
-            self._records[msg_id] = (time.monotonic() if since is None else since, record)
+            if since is None or not is_change:
+                since = time.monotonic()
+            self._records[msg_id] = (since, record)
             self._bytes += record.size + _OVERHEAD
             while self._bytes > self.limit:
                 self._take(next(iter(self._records)))

@@ -39,7 +39,8 @@ class History(NamedTuple):
     def lock_totals(self) -> tuple[str, Parameters]:
         """The statement that goes before one that changes or deletes records.
 
-        Every writer locks the owner's totals first, and then records: so two of them do not deadlock.
+        So two writers do not deadlock. ``COPY`` is the exception, for its speed: it locks the totals after
+        its new rows, and where another store adds the same id at that moment, one of the two tries again.
         """
         return _LOCK_TOTALS, [self.owner_id]
 

@@ -10,6 +10,7 @@ import psycopg2
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from platform_db import errors
 from platform_db.bounds import require_amount, require_seconds
 from platform_db.database import create_engine
 from platform_db.database.driver_errors import own_connection_errors
@@ -110,7 +111,8 @@ class TaskStore:
     def add(self, msg_id: str, record: Mapping[str, Any]) -> None:
         """Store a new record. One of this id that another store wrote is replaced.
 
-        :raises KeyError: this store has a record of this id.
+        :raises KeyError: this store has added, changed or read a record of this id within ten seconds, or has
+            not committed it yet.
         :raises ValueError: a time is none.
         :raises TypeError: a value is of a type that cannot be stored.
         """
@@ -132,8 +134,9 @@ class TaskStore:
         if not encoded.values:
             return
         id_ = _encoded_id(msg_id)
-        known = self._recent.get(id_)
-        self._write(self._writer.change, id_, encoded, None if known is None else merge(known, encoded))
+        known = self._recent.get(id_, also_old=True)
+        changed = None if known is None else merge(known, encoded)
+        self._write(self._writer.change, id_, encoded, changed, is_change=True)
 
     def get(self, msg_id: str) -> Record:
         """Return a copy of a record, with what is not committed yet.
@@ -147,7 +150,13 @@ class TaskStore:
             pending = self._writer.pending(id_)
             encoded = pending.record
             if encoded is None and not (self._new_ids is not None and self._new_ids.has(id_)):
-                encoded = self._read(id_)
+                try:
+                    encoded = self._read(id_)
+                except errors.Unreachable:
+                    old = self._recent.get(id_, also_old=True)
+                    if old is None:
+                        raise
+                    return decode_record(msg_id, old.values)
             if encoded is None:
                 raise KeyError(f"there is no task record {msg_id}")
             if pending.changes is not None:
@@ -231,11 +240,17 @@ class TaskStore:
         self._engine.dispose()
 
     def _write(
-        self, put: Callable[[str, Encoded], None], msg_id: str, encoded: Encoded, record: Encoded | None
+        self,
+        put: Callable[[str, Encoded], None],
+        msg_id: str,
+        encoded: Encoded,
+        record: Encoded | None,
+        *,
+        is_change: bool = False,
     ) -> None:
         # Remembered before it is written: where it is put aside, it is forgotten then.
         if record is not None:
-            self._recent.put(msg_id, record)
+            self._recent.put(msg_id, record, is_change=is_change)
         try:
             put(msg_id, encoded)
         except BaseException:
@@ -249,6 +264,7 @@ class TaskStore:
 
     def _read_highest(self, client: str) -> int:
         """Return the highest number that ids of a client have."""
+        self.flush()  # What is pending has numbers, too.
         ((highest,),) = self._execute(
             f"SELECT coalesce(max(substr(msg_id, %s)::bigint), 0) FROM {TABLE}"
             " WHERE owner_id = (SELECT %s::uuid) AND msg_id ^@ %s AND substr(msg_id, %s) ~ '^[0-9]{1,18}$'",

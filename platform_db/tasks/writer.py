@@ -201,6 +201,7 @@ class BatchWriter:
         if not self.delay:
             self.flush()
             return
+        self._start()  # Again, where another thread closed the store meanwhile.
         if not self._some.is_set():
             self._some.set()
         if len(self._pending) >= FULL_RECORDS or self._pending.bytes >= FULL_BYTES:
@@ -287,7 +288,8 @@ class BatchWriter:
     def _divide(self, batch: Batch, reason: str) -> None:
         """Store the halves of a batch that was refused; a single record is put aside.
 
-        Of a single change the times are stored, which take no room: what has completed has.
+        The times of a refused change are stored all the same: they take no room, and a task that completed
+        counts as completed.
         """
         if len(batch) > 1:
             for half in batch.halves():

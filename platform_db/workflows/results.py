@@ -91,7 +91,7 @@ def set_result(
     to a file in the run's workspace, which must be a managed one. A refusal leaves the transaction usable.
 
     :param row: the run or the job, or, with ``model``, its key ``(owner_id, id_)`` or its id alone.
-    :param value: bytes, or what JSON has a text for.
+    :param value: bytes, or what JSON has a text for; bytes of JSON are UTF-8 without a byte order mark.
     :param media_type: of bytes; by default ``application/octet-stream``.
     :param model: what an id is the id of.
     :raises errors.QuotaExceeded: the database may not store so much more for the owner.

@@ -88,8 +88,8 @@ def remove_matching(
 ) -> Removal:
     """Remove what ``pattern`` names in the workspace at ``path``; a directory goes with all that is in it.
 
-    A pattern that starts at ``/`` or has ``..`` in it names nothing. Mounts are left alone, and so are the
-    results that platform-db keeps in ``.platform-db``.
+    A pattern that starts at ``/`` or has ``..`` in it names nothing. Mounts are left alone, and so is
+    ``.platform-db``, where results lie.
 
     :param owner_id: whose workspace it is; it has to lie in this user's part of a root.
     :param pattern: such as ``*.tmp``, ``data/*.root`` or ``**/*.log``: ``*`` stays within a name, ``**``

@@ -160,12 +160,14 @@ def delete(runs: tuple[str, ...], user: str | None, reason: str | None, as_json:
     found: list[Workflow] = []
     rows: list[Row] = []
     with session_scope() as session:
-        owner = None if user is None else str(find_user(session, user).id_)
+        if user is not None:
+            find_user(session, user)  # Where there is none, nothing else is wrong.
         for run in runs:
             try:
-                found.append(find_run(session, run, owner))
+                found.append(find_run(session, run, user))
             except (errors.NotFound, errors.InvalidIdentifier) as error:
-                rows.append({"id": None, "name": run, "status": None, "refused": str(error)})
+                why = f"{error}; {error.hint}" if error.hint else str(error)
+                rows.append({"id": None, "name": run, "status": None, "refused": why})
         results = delete_workflows(session, found, reason=reason)
         rows += [
             {
@@ -180,7 +182,7 @@ def delete(runs: tuple[str, ...], user: str | None, reason: str | None, as_json:
     refused = sum(row["refused"] is not None for row in rows)
     if refused:
         raise errors.PartialFailure(
-            f"{refused} of {len(rows)} runs could not be deleted", hint="the table says why of each"
+            f"{refused} of {len(rows)} runs could not be deleted", hint="REFUSED says why of each"
         )
 
 

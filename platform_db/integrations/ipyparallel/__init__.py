@@ -85,7 +85,7 @@ class PlatformDB(BaseDB):
             return find_user(session, self.owner)
 
     def add_record(self, msg_id: str, rec: Mapping[str, Any]) -> None:
-        """Add a task; ``KeyError`` where this controller has it."""
+        """Add a task; ``KeyError`` where this controller has had it within ten seconds."""
         self._store.add(msg_id, rec)
 
     def get_record(self, msg_id: str) -> Record:
