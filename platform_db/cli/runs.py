@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 
 import click
@@ -19,12 +20,23 @@ run_options = options(click.argument("run"), owner_option)
 
 def find_run(session: Session, run: str, user: str | None) -> Workflow:
     """Return the run that is meant, of this user where one is named."""
-    from platform_db import errors
+    return find_run_of(session, run, find_owner(session, user))
+
+
+def find_owner(session: Session, user: str | None) -> uuid.UUID | None:
+    """Return the id of the user who is named, if one is."""
     from platform_db.users import find_user
+
+    return None if user is None else find_user(session, user).id_
+
+
+def find_run_of(session: Session, run: str, owner_id: uuid.UUID | None) -> Workflow:
+    """Return the run that is meant, of this owner if that is given."""
+    from platform_db import errors
     from platform_db.workflows import find_workflow
 
-    if user is not None:
-        return find_workflow(session, run, find_user(session, user).id_)
+    if owner_id is not None:
+        return find_workflow(session, run, owner_id)
     try:
         return find_workflow(session, run)
     except errors.AmbiguousIdentifier:

@@ -19,7 +19,6 @@ T = TypeVar("T")
 MOMENT = sa.bindparam("moment", None, sa.DateTime(timezone=True))
 """The time of a list's first page, which its cursors carry: an order may use it; at first it is NULL."""
 
-
 LIMIT = sa.bindparam("limit", type_=sa.Integer)
 """How many rows a page's statement reads: one more than the page has."""
 
@@ -38,26 +37,26 @@ class Place(NamedTuple):
     key: Sequence[Any]
 
 
-class Turn(NamedTuple):
-    """How a page is read, apart from its parameters.
+class Direction(NamedTuple):
+    """How a page is read: what of its place decides about the statement.
 
-    :param way: of its place, None for a first page.
-    :param is_null: whether what the order begins with is NULL at the place.
+    :param way: that of the place, and empty for a first page.
+    :param is_null: whether the first value of the place's key is NULL.
     """
 
-    way: str | None = None
+    way: str = ""
     is_null: bool = False
 
     @property
     def is_forward(self) -> bool:
-        """Whether it reads on."""
-        return self.way is None or self.way.startswith(">")
+        """Whether it reads on, and not back."""
+        return not self.way.startswith("<")
 
 
 def page_statement(
     statement: sa.Select[T],
     order: Sequence[Any],
-    turn: Turn,
+    direction: Direction,
     *,
     descending: bool = True,
     heads: Callable[[sa.Select[Any], bool], sa.ColumnElement[bool]] | None = None,
@@ -70,18 +69,19 @@ def page_statement(
     :param heads: is given the page as a statement, and whether that reads from the greatest down; returns a
         condition that all of its rows meet.
     """
-    if turn.way is not None:
-        statement = statement.where(_beyond(order, turn, turn.way, up=turn.is_forward != descending))
-    page = statement.order_by(*ordered(order, descending, turn.is_forward)).limit(LIMIT)
+    forward = direction.is_forward
+    if direction.way:
+        statement = statement.where(_beyond(order, direction, up=forward != descending))
+    page = statement.order_by(*ordered(order, descending, forward)).limit(LIMIT)
     if heads is not None:
-        page = page.where(heads(page, descending == turn.is_forward))
+        page = page.where(heads(page, descending == forward))
     moment = sa.func.coalesce(MOMENT, sa.func.statement_timestamp(), type_=MOMENT.type)
     return page.add_columns(moment, *order)
 
 
 def read_page(
     session: Session,
-    statement: Callable[[Turn], sa.Select[Any]],
+    statement: Callable[[Direction], sa.Select[Any]],
     order: Sequence[Any],
     *,
     query: Sequence[object],
@@ -95,7 +95,7 @@ def read_page(
     A cursor has the order's values as they are stored: an object that the session made may hold another
     time than the one that the database gave its row.
 
-    :param statement: returns the :func:`page_statement` of a turn.
+    :param statement: returns the :func:`page_statement` for a direction.
     :param order: the statement's.
     :param query: what the cursor is bound to: the list's name, then its filters.
     :param limit: how many rows at most, up to :data:`~platform_db.bounds.LARGEST_LIMIT`.
@@ -107,12 +107,12 @@ def read_page(
     require_limit(limit)
     place = None if cursor is None else _decode(query, cursor, order)
     values = {**values, "limit": limit + 1, "moment": None}
-    turn = Turn()
+    direction = Direction()
     if place is not None:
-        turn = Turn(place.way, place.key[0] is None)
+        direction = Direction(place.way, place.key[0] is None)
         values.update(moment=place.moment, **{f"key_{n}": value for n, value in enumerate(place.key)})
-    forward = turn.is_forward
-    found = session.execute(statement(turn), values, execution_options=execution_options).all()
+    forward = direction.is_forward
+    found = session.execute(statement(direction), values, execution_options=execution_options).all()
     rows, more = list(found[:limit]), len(found) > limit
     if not forward:
         rows.reverse()
@@ -129,7 +129,7 @@ def read_page(
     return Page(
         [row[0] for row in rows],
         cursor_at(rows[-1], ">") if more or not forward else None,
-        cursor_at(rows[0], "<") if (turn.way == ">" if forward else more) else None,
+        cursor_at(rows[0], "<") if (direction.way == ">" if forward else more) else None,
     )
 
 
@@ -142,17 +142,17 @@ def ordered(order: Sequence[Any], descending: bool, forward: bool = True) -> lis
     return [first, *rest]
 
 
-def _beyond(order: Sequence[Any], turn: Turn, way: str, *, up: bool) -> sa.ColumnElement[bool]:
+def _beyond(order: Sequence[Any], direction: Direction, *, up: bool) -> sa.ColumnElement[bool]:
     """Return the condition that a row comes after the place.
 
     :param up: whether greater values come after smaller ones.
     """
     values = [sa.bindparam(f"key_{number}", type_=column.type) for number, column in enumerate(order)]
-    nulls_follow = _is_nullable(order[0]) and turn.is_forward
-    if not turn.is_null:
-        beyond = _compared(order, values, way, up)
+    nulls_follow = _is_nullable(order[0]) and direction.is_forward
+    if not direction.is_null:
+        beyond = _compared(order, values, direction.way, up)
         return sa.or_(beyond, order[0].is_(None)) if nulls_follow else beyond
-    beyond = sa.and_(order[0].is_(None), _compared(order[1:], values[1:], way, up))
+    beyond = sa.and_(order[0].is_(None), _compared(order[1:], values[1:], direction.way, up))
     return beyond if nulls_follow else sa.or_(beyond, order[0].is_not(None))
 
 

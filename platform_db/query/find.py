@@ -15,7 +15,7 @@ from sqlalchemy.sql.base import ExecutableOption
 from platform_db import errors
 from platform_db.bounds import require_amount
 from platform_db.cursors import Page, Total
-from platform_db.database.paging import LIMIT, Turn, ordered, page_statement, read_page
+from platform_db.database.paging import LIMIT, Direction, ordered, page_statement, read_page
 from platform_db.database.session import takes_session
 from platform_db.models import Base, User, Workflow
 from platform_db.models.types import is_text
@@ -108,7 +108,7 @@ def find(
     execution_options = {} if is_kept else {"compiled_cache": None}
     page: Page[Row] = read_page(
         session,
-        lambda turn: build(listing, turn).options(*options) if options else build(listing, turn),
+        lambda way: build(listing, way).options(*options) if options else build(listing, way),
         order.order,
         query=("find", model.__tablename__, owner_id, shaped.canonical(), search, sort, include_shared),
         limit=limit,
@@ -151,13 +151,13 @@ def _read(filter_: Mapping[str, Any] | None, labels: str) -> Node:
 
 
 def _search_pattern(search: str) -> str:
-    """Return the text to search for with what means anything to LIKE escaped by a slash."""
+    """Return the text to search for as a pattern of LIKE: a slash escapes its wildcards."""
     if not isinstance(search, str) or not is_text(search):
         raise errors.InvalidFilter("what to search for is no text, or has a NUL or half of a surrogate pair")
     return re.sub("[%_/]", r"/\g<0>", search)
 
 
-# -- The statements. They have no value in them, so that each is built, and looked at by SQLAlchemy, once.
+# -- The statements. They have parameters in place of values: each is built and compiled once.
 
 
 class _Listing(NamedTuple):
@@ -173,11 +173,11 @@ class _Listing(NamedTuple):
 
 
 @lru_cache(KEPT)
-def _page_of(listing: _Listing, turn: Turn) -> sa.Select[Any]:
+def _page_of(listing: _Listing, direction: Direction) -> sa.Select[Any]:
     return page_statement(
         _select(listing),
         sorts_of(listing.model)[listing.sort],
-        turn,
+        direction,
         descending=listing.descending,
         heads=_first_of_each_owner if listing.of_every_owner else None,
     )

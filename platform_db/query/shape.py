@@ -52,7 +52,7 @@ class Shaped(NamedTuple):
     values: list[Any]
 
     def canonical(self) -> str:
-        """Return a text that filters share which ask for the same, in whatever order."""
+        """Return the same text for filters that ask for the same, in whatever order their parts stand."""
         return _canonical(self.shape, self.values)
 
 
@@ -123,8 +123,6 @@ _ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 def _of_document(field: Field, test: Test, values: list[Any]) -> Node:
     place = _json_path(test.path)
     operator, value = test.operator, test.value
-    if operator in ("$in", "$all"):
-        value = list(value)
     _require_json(field, value, DEEPEST)
 
     def add(kind: str, path: str, *of: Any) -> Test:

@@ -141,7 +141,10 @@ class TaskStore:
     def get(self, msg_id: str) -> Record:
         """Return a copy of a record, with what is not committed yet.
 
+        While the server does not answer, what this store remembers is returned, however old it is.
+
         :raises KeyError: there is none of this id.
+        :raises errors.Unreachable: the server does not answer, and this store does not remember it.
         """
         id_ = _encoded_id(msg_id)
         encoded = self._recent.get(id_)

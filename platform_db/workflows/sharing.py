@@ -106,7 +106,7 @@ def list_shared(
     by_age = (Workflow.created, Workflow.id_)
     return read_page(
         session,
-        lambda turn: page_statement(shared, by_age, turn),
+        lambda direction: page_statement(shared, by_age, direction),
         by_age,
         query=("shared", user_id),
         limit=limit,

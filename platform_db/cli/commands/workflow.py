@@ -13,7 +13,7 @@ from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.listing import list_options, read_filter, show_page
 from platform_db.cli.options import Time, duration_option, json_option, user_option
-from platform_db.cli.runs import find_job, find_run, owner_option, run_options
+from platform_db.cli.runs import find_job, find_owner, find_run, find_run_of, owner_option, run_options
 from platform_db.cli.show import Row, show_row, show_rows
 from platform_db.states import WORKFLOW
 
@@ -57,14 +57,13 @@ def list_(
     from platform_db import errors
     from platform_db.models import Workflow
     from platform_db.query import find
-    from platform_db.users import find_user
 
     if user is not None and all_users:
         raise click.UsageError("choose one of --user and --all-users")
     wanted = read_filter(statuses, name, since, filters)
     with session_scope() as session:
         if user is not None:
-            wanted = {**wanted, "owner_id": find_user(session, user).id_}
+            wanted = {**wanted, "owner_id": find_owner(session, user)}
         with_owners = [joinedload(Workflow.owner)]
         selector = ",".join(labels)
         try:
@@ -154,17 +153,15 @@ def delete(runs: tuple[str, ...], user: str | None, reason: str | None, as_json:
     Each run is deleted or refused by itself; where one is refused, or not found, the exit code is 9.
     """
     from platform_db import errors
-    from platform_db.users import find_user
     from platform_db.workflows import delete_workflows
 
     found: list[Workflow] = []
     rows: list[Row] = []
     with session_scope() as session:
-        if user is not None:
-            find_user(session, user)  # Where there is none, nothing else is wrong.
+        owner_id = find_owner(session, user)
         for run in runs:
             try:
-                found.append(find_run(session, run, user))
+                found.append(find_run_of(session, run, owner_id))
             except (errors.NotFound, errors.InvalidIdentifier) as error:
                 why = f"{error}; {error.hint}" if error.hint else str(error)
                 rows.append({"id": None, "name": run, "status": None, "refused": why})
