@@ -67,7 +67,11 @@ class TaskRecord(Base):
         # Not with the id as a key: a look-up by ids would read all of a history in it.
         sa.Index(None, "owner_id", "cluster", "submitted", postgresql_include=["msg_id"]),
         partial_index("ix_task_record_incomplete", "completed IS NULL", "owner_id", "cluster", "submitted"),
-        sa.Index(None, "owner_id", "cluster", "completed"),
+        # Without those that have not completed: they would all be equal, and what is equal shares an entry,
+        # which the server cannot mark as dead while one of them lives.
+        partial_index(
+            "ix_task_record_completed", "completed IS NOT NULL", "owner_id", "cluster", "completed"
+        ),
         partial_index(
             "ix_task_record_owner_id_cluster_label", "label IS NOT NULL", "owner_id", "cluster", "label"
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -65,6 +65,11 @@ def encode_time(time: datetime) -> datetime:
         raise ValueError("a time is out of range") from None
 
 
+def _decode_time(time: datetime) -> datetime:
+    """Return a time in UTC; the driver gives it in the zone of the server."""
+    return time if time.tzinfo is timezone.utc else time.astimezone(timezone.utc)
+
+
 def _frame(buffers: Sequence[Any]) -> bytes:
     views = [memoryview(buffer) for buffer in buffers]
     return struct.pack(f"<{len(views) + 1}Q", len(views), *(view.nbytes for view in views)) + b"".join(views)
@@ -72,7 +77,7 @@ def _frame(buffers: Sequence[Any]) -> bytes:
 
 def _unframe(framed: Any) -> list[bytes]:
     data = bytes(framed)
-    (count,) = struct.unpack_from("<Q", data)
+    count = int.from_bytes(data[:8], "little")
     place, buffers = 8 * (count + 1), []
     for length in struct.unpack_from(f"<{count}Q", data, 8):
         buffers.append(data[place : place + length])
@@ -114,9 +119,12 @@ _ENCODERS: dict[str, Callable[[Any], Any]] = {
 _DECODERS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(MESSAGES, decode_message),
     **dict.fromkeys(BUFFERS, _unframe),
-    **dict.fromkeys(TIMES, encode_time),  # The driver gives them in the zone of the server.
+    **dict.fromkeys(TIMES, _decode_time),
     **dict.fromkeys(TEXTS, decode_text),
 }
+
+
+_NOTHING = dict.fromkeys(COLUMNS)
 
 
 def encode_record(record: Mapping[str, Any], *, changes: bool = False) -> Encoded:
@@ -154,18 +162,25 @@ def merge(encoded: Encoded, changes: Encoded) -> Encoded:
     return Encoded(merged, _size_of(merged))
 
 
-def decode_record(msg_id: str, values: Mapping[str, Any], keys: Collection[str] | None = None) -> Record:
+def decode_record(
+    msg_id: str, values: Iterable[tuple[str, Any]], keys: Collection[str] | None = None
+) -> Record:
     """Return the record whose columns have these values.
 
+    :param values: pairs of a column and its value; ``extra`` may be a dictionary or its JSON text.
     :param keys: the keys to return beside ``msg_id``; by default all columns', and those without one.
     :raises KeyError: names a key that the record does not have.
     """
-    record: Record = {"msg_id": msg_id}
-    record |= dict.fromkeys(COLUMNS if keys is None else (key for key in keys if key in _DECODERS))
-    for key, value in values.items():
-        if value is not None and key in record:
-            record[key] = _DECODERS[key](value)
-    for encoded_key, text in (values.get(EXTRA) or {}).items():
+    wanted = _NOTHING if keys is None else dict.fromkeys(key for key in keys if key in _DECODERS)
+    record: Record = {"msg_id": msg_id, **wanted}
+    extra: Any = None
+    for key, value in values:
+        if value is not None:
+            if key in record:
+                record[key] = _DECODERS[key](value)
+            elif key == EXTRA:
+                extra = json.loads(value) if isinstance(value, str) else value
+    for encoded_key, text in (extra or {}).items():
         key = decode_text(encoded_key)
         if text is not None and record.get(key) is None and (keys is None or key in keys):
             record[key] = decode_message(text)

@@ -16,7 +16,7 @@ from platform_db.database.session import takes_session
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.tasks.conditions import filter_condition, read_filter
 from platform_db.tasks.encoding import TEXTS, TIMES, Record, decode_record, decode_text, encode_text
-from platform_db.tasks.statements import TABLE, WRITTEN, select_text, values_of
+from platform_db.tasks.statements import TABLE, WRITTEN, select_text
 
 
 class Task(NamedTuple):
@@ -107,7 +107,7 @@ def get_task(session: Session, owner: UserOrId, msg_id: str) -> Record:
     )
     if row is None:
         raise errors.NotFound(f"there is no task {msg_id}")
-    return {"cluster": decode_text(row[0]), **decode_record(msg_id, values_of(WRITTEN, row[1:]))}
+    return {"cluster": decode_text(row[0]), **decode_record(msg_id, zip(WRITTEN, row[1:], strict=True))}
 
 
 @takes_session

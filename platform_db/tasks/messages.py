@@ -44,8 +44,8 @@ def encode_message(value: Any) -> str:
 
 def decode_message(text: str) -> Any:
     """Return what :func:`encode_message` was given; tuples and sets come back as lists, keys as texts."""
-    value, _ = (_UNTAGGING if _LOOKS_LIKE_A_TAG in text else _PLAIN).raw_decode(text)
-    return value
+    # The scanner itself: what the database has stored is JSON and nothing else.
+    return (_scan_tags if _LOOKS_LIKE_A_TAG in text else _scan)(text, 0)[0]
 
 
 def _convert(value: Any) -> Any:
@@ -97,5 +97,6 @@ _TAGS: dict[str, Callable[[str], Any]] = {
     "$float": float,
 }
 _ENCODER = json.JSONEncoder(default=_convert, allow_nan=False)
-_PLAIN = json.JSONDecoder()
-_UNTAGGING = json.JSONDecoder(object_hook=_untagged)
+_Scan = Callable[[str, int], tuple[Any, int]]
+_scan: _Scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+_scan_tags: _Scan = json.JSONDecoder(object_hook=_untagged).scan_once  # type: ignore[attr-defined]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from functools import cache
 from typing import Any, NamedTuple
 
-from platform_db.tasks.encoding import BUFFERS, COLUMNS, EXTRA, MESSAGES, TIMES, Encoded
+from platform_db.tasks.encoding import BUFFERS, COLUMNS, EXTRA, MESSAGES, TEXTS, TIMES, Encoded
 
 TABLE = "platform.task_record"
 
@@ -103,16 +103,29 @@ def update(history: History, changes: Mapping[str, Encoded]) -> Iterable[tuple[s
 
 
 def select_text(names: Sequence[str]) -> str:
-    """Return the expressions that read these columns, with JSON as text, for :func:`values_of`."""
+    """Return the expressions that read these columns, with JSON as the text that it is."""
     return ", ".join(f"{name}::text" if _TYPES.get(name, "").startswith("json") else name for name in names)
 
 
-def values_of(names: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
-    """Return the values of a row's columns, as they are encoded; JSON comes as text."""
-    values = dict(zip(names, row, strict=True))
-    if values.get(EXTRA) is not None:
+READ = "SELECT * FROM platform.read_task_record(%s::uuid, %s, %s)"
+"""Reads one record, by its history and its id."""
+
+
+def read_record(texts: Sequence[str] | None, buffers: Any, result_buffers: Any, size: int) -> Encoded | None:
+    """Return the record of the row that :data:`READ` gives; None where there is none."""
+    if texts is None:
+        return None
+    values: dict[str, Any] = dict(zip(_READ_AS_TEXT, texts, strict=True))
+    for name in TIMES:
+        if values[name] is not None:
+            values[name] = _EPOCH + timedelta(microseconds=int(values[name]))
+    if values[EXTRA] is not None:
         values[EXTRA] = json.loads(values[EXTRA])
-    return values
+    return Encoded({**values, **dict(zip(BUFFERS, (buffers, result_buffers), strict=True))}, size)
+
+
+_READ_AS_TEXT = (*MESSAGES, *TIMES, *TEXTS, EXTRA)  # schema/sql/task_records.sql
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def array(texts: Iterable[str | None]) -> str:

@@ -15,7 +15,7 @@ from platform_db.bounds import require_amount, require_seconds
 from platform_db.database import create_engine
 from platform_db.database.driver_errors import own_connection_errors
 from platform_db.models.identity import UserOrId, user_id_of
-from platform_db.tasks.conditions import BY_ID, Condition, condition, read_filter
+from platform_db.tasks.conditions import Condition, condition, read_filter
 from platform_db.tasks.connection import KeptConnection
 from platform_db.tasks.culling import Culling
 from platform_db.tasks.encoding import (
@@ -31,7 +31,7 @@ from platform_db.tasks.encoding import (
 from platform_db.tasks.matching import meets
 from platform_db.tasks.new_ids import NewIds
 from platform_db.tasks.recent import RecentRecords
-from platform_db.tasks.statements import TABLE, WRITTEN, History, values_of
+from platform_db.tasks.statements import READ, TABLE, WRITTEN, History, read_record, select_text
 from platform_db.tasks.writer import Batch, BatchWriter
 from platform_db.tenancy.privileges import Role, role_name
 
@@ -86,8 +86,7 @@ class TaskStore:
         require_seconds(commit_delay, "commit delay")
         self.history = History(str(user_id_of(owner)), encode_text(cluster))
         # Each text of statements is a transaction of its own: a read takes one round trip.
-        # JSON comes as the text that it is.
-        self._engine = create_engine(database, isolation_level="AUTOCOMMIT", json_deserializer=str)
+        self._engine = create_engine(database, isolation_level="AUTOCOMMIT")
         self._reading = KeptConnection(self._engine)
         self._enter = ""
         if as_tenant:
@@ -159,13 +158,13 @@ class TaskStore:
                     old = self._recent.get(id_, also_old=True)
                     if old is None:
                         raise
-                    return decode_record(msg_id, old.values)
+                    return decode_record(msg_id, old.values.items())
             if encoded is None:
                 raise KeyError(f"there is no task record {msg_id}")
             if pending.changes is not None:
                 encoded = merge(encoded, pending.changes)
             self._recent.put(id_, encoded)
-        return decode_record(msg_id, encoded.values)
+        return decode_record(msg_id, encoded.values.items())
 
     def find(
         self, filter_: Mapping[str, Any] | None = None, keys: Sequence[str] | None = None
@@ -184,9 +183,9 @@ class TaskStore:
         names = WRITTEN if not keys or not where.is_exact else tuple({*WRITTEN} & {*keys, EXTRA})
         self.flush()
         return [
-            decode_record(msg_id, values, keys or None)
-            for msg_id, values in self._select(names, where)
-            if where.is_exact or meets(decode_record(msg_id, values), node)
+            decode_record(msg_id, zip(names, row, strict=False), keys or None)
+            for msg_id, row in self._select(names, where)
+            if where.is_exact or meets(decode_record(msg_id, zip(names, row, strict=False)), node)
         ]
 
     def list_ids(self) -> list[str]:
@@ -261,9 +260,8 @@ class TaskStore:
             raise
 
     def _read(self, msg_id: str) -> Encoded | None:
-        for *row, size in self._execute(_READ, (*self.history, msg_id)):
-            return Encoded(values_of(WRITTEN, row), size)
-        return None
+        (row,) = self._execute(READ, (*self.history, msg_id))
+        return read_record(*row)
 
     def _read_highest(self, client: str) -> int:
         """Return the highest number that ids of a client have."""
@@ -275,10 +273,10 @@ class TaskStore:
         )
         return int(highest)
 
-    def _select(self, names: Sequence[str], where: Condition) -> Iterator[tuple[str, dict[str, Any]]]:
-        statement = f"SELECT msg_id{''.join(f', {name}' for name in names)} FROM {TABLE} WHERE {where.sql}"
-        for msg_id, *row in self._execute(statement, where.values):
-            yield decode_text(msg_id), values_of(names, row)
+    def _select(self, names: Sequence[str], where: Condition) -> Iterator[tuple[str, Sequence[Any]]]:
+        statement = f"SELECT {select_text((*names, 'msg_id'))} FROM {TABLE} WHERE {where.sql}"
+        for row in self._execute(statement, where.values):
+            yield decode_text(row[-1]), row
 
     def _delete(self, statement: str, values: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
         lock, owner = self.history.lock_totals
@@ -311,9 +309,6 @@ class TaskStore:
     def _put_aside(self, msg_id: str, reason: str) -> None:
         logger.error("the task record %s was put aside: %s", decode_text(msg_id), reason)
         self._recent.forget([msg_id])
-
-
-_READ = f"SELECT {', '.join(WRITTEN)}, size FROM {TABLE} WHERE {BY_ID} AND msg_id = %s"
 
 
 def _encoded_id(msg_id: str) -> str:

@@ -1,0 +1,1 @@
+DROP FUNCTION platform.read_task_record;
