@@ -48,11 +48,11 @@ def _readable(connection: Any) -> bool:
     """Tell whether something waits to be read on a connection that has nothing to say."""
     if connection.closed:
         return True
-    # Not select.poll(), which eventlet takes away, nor select.select(), which ends at descriptor 1024.
-    peeking = socket.socket(fileno=connection.fileno())
+    # Not select.poll(), which eventlet takes away, nor select.select(), which ends at descriptor 1024. The
+    # family does not matter to a look; without one, Python would ask the system for it.
+    peeking = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, connection.fileno())
     try:
-        peeking.setblocking(False)
-        peeking.recv(1, socket.MSG_PEEK)
+        peeking.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return False
     except OSError:

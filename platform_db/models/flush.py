@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, UOWTransaction
+from sqlalchemy.orm.attributes import get_history
 
 from platform_db import errors
 from platform_db.models.audit import AuditLog, AuditLogAction
@@ -31,21 +32,22 @@ from platform_db.states import UserTokenStatus
 @event.listens_for(Session, "before_flush")
 def complete_new_rows(session: Session, context: UOWTransaction, instances: Any) -> None:
     """Fill in what new rows need before they are written."""
-    for row in session.new:
+    new, changed = list(session.new), list(session.dirty)
+    for row in new:
         if isinstance(row, Workflow):
             row.take_defaults_from_owner()
-    _give_owners(session)
-    _lock_owners(session)
+    _give_owners(session, new)
+    _lock_owners(session, new, changed)
 
 
-def _lock_owners(session: Session) -> None:
+def _lock_owners(session: Session, new: list[Any], changed: list[Any]) -> None:
     """Lock those whose runs or tokens are about to be written, in key order: one at a time might deadlock.
 
     The owner of new runs, where there is only one, is locked when the first is given its number. An active
     access token ends the one whose time is over: it stands in the way.
     """
-    owners = {row.owner_id for row in session.new if isinstance(row, Workflow)}
-    tokens = [row for row in (*session.new, *session.dirty) if isinstance(row, UserToken)]
+    owners = {row.owner_id for row in new if isinstance(row, Workflow)}
+    tokens = [row for row in (*new, *changed) if isinstance(row, UserToken)]
     if tokens or len(owners) > 1:
         owners |= {row.owner_id for row in tokens}
         locked = sorted(str(owner) for owner in owners if owner is not None)
@@ -85,29 +87,35 @@ _END_EXPIRED = sa.text("""
 
 
 @event.listens_for(Session, "after_flush")
-def give_users_their_limits(session: Session, context: UOWTransaction) -> None:
+def follow_written_rows(session: Session, context: UOWTransaction) -> None:
+    """Write what follows from the rows that were written, and expire what the database changed with them."""
+    if new := list(session.new):
+        _give_users_their_limits(session, new)
+        _count_first_logs(session, new)
+    _expire_rules_that_follow(session)
+
+
+def _give_users_their_limits(session: Session, new: list[Any]) -> None:
     """Give each new user the default limit of every resource, and every user that of a new resource."""
-    users = [row.id_ for row in session.new if isinstance(row, User)]
-    if any(isinstance(row, Resource) for row in session.new):
+    users = [row.id_ for row in new if isinstance(row, User)]
+    if any(isinstance(row, Resource) for row in new):
         UserResource.create_defaults(session)
     elif users:
         UserResource.create_defaults(session, users)
 
 
-@event.listens_for(Session, "after_flush")
-def expire_rules_that_follow(session: Session, context: UOWTransaction) -> None:
+def _expire_rules_that_follow(session: Session) -> None:
     """Let retention rules be read again: the database changes them with the statuses of their runs."""
     runs = (row for row in session.dirty if isinstance(row, Workflow))
-    if any(sa.inspect(run).attrs.status.history.has_changes() for run in runs):
+    if any(get_history(run, "status").has_changes() for run in runs):
         expire_rows(session, WorkspaceRetentionRule)
 
 
-@event.listens_for(Session, "after_flush")
-def count_first_logs(session: Session, context: UOWTransaction) -> None:
+def _count_first_logs(session: Session, new_rows: list[Any]) -> None:
     """Count the logs that new runs come with; what is appended to stored ones counts itself."""
-    new = {row.id_ for row in session.new if isinstance(row, Workflow)}
+    new = {row.id_ for row in new_rows if isinstance(row, Workflow)}
     appended: dict[uuid.UUID, Appended] = {}
-    for row in session.new if new else ():
+    for row in new_rows if new else ():
         if isinstance(row, LogChunk) and row.workflow_id in new:  # No other transaction waits for its size.
             part = Appended(row.owner_id, len(row.data), row.number, row.number)
             known = appended.get(row.workflow_id)
@@ -116,13 +124,13 @@ def count_first_logs(session: Session, context: UOWTransaction) -> None:
         LogSize.add(session, appended)
 
 
-def _give_owners(session: Session) -> None:
+def _give_owners(session: Session, new_rows: list[Any]) -> None:
     """Set ``owner_id`` of the children that were given only their parent, or their parent's id.
 
     :raises errors.NotFound: there is no such parent.
     """
-    new = {row.id_: row for row in session.new if isinstance(row, Identified)}
-    children: list[Any] = [row for row in session.new if isinstance(row, Base) and row.owner_from]
+    new = {row.id_: row for row in new_rows if isinstance(row, Identified)}
+    children: list[Any] = [row for row in new_rows if isinstance(row, Base) and row.owner_from]
     found = [(child, _ancestor(child, new)) for child in children if child.owner_id is None]
     unknown: dict[str, set[uuid.UUID]] = defaultdict(set)
     for _, ancestor in found:

@@ -6,6 +6,7 @@ import enum
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,23 +27,32 @@ class Json(sa.TypeDecorator[Any]):
     impl = JSONB(none_as_null=True)
     cache_ok = True
 
-    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
-        """Look through the value.
-
-        :raises errors.InvalidText: names the place, as ``labels.team[0]`` without the column.
-        """
-        if value and not _is_storable(value):
-            _require_storable(value, "")
-        return value
+    def bind_processor(self, dialect: sa.Dialect) -> Callable[[Any], str | None]:
+        """Return what makes a value the text that the server reads."""
+        return encode_json
 
 
-def _is_storable(value: Any) -> bool:
-    """Tell at the speed of the serializer whether there is no need to look through the value."""
+def encode_json(value: Any) -> str | None:
+    """Return a value as JSON text; None, which the database stores as NULL, has none.
+
+    :raises errors.InvalidText: names the place, as ``labels.team[0]`` without the column.
+    """
+    if value is None or isinstance(value, sa.Null):
+        return None
+    if value is sa.JSON.NULL:
+        return "null"
     try:
-        text = json.dumps(value, allow_nan=False)
+        text = _ENCODER.encode(value)
     except ValueError:
-        return False
-    return "\\u0000" not in text and "\\ud" not in text
+        _require_storable(value, "")
+        raise
+    # The text is ASCII. Only where it has one of these, the value is looked through.
+    if "\\u0000" in text or "\\ud" in text:
+        _require_storable(value, "")
+    return text
+
+
+_ENCODER = json.JSONEncoder(allow_nan=False)
 
 
 def _require_storable(value: Any, place: str) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import event, orm
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 
 from platform_db import errors
-from platform_db.database.session import PlatformSession, takes_session
+from platform_db.database.session import AnySession, PlatformSession, takes_session
 from platform_db.models import Base
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.tenancy import connections
@@ -71,9 +71,10 @@ def in_tenant_scope(session: Session) -> bool:
     return isinstance(session, _TenantSession)
 
 
-@takes_session
-def tenant_of(session: Session) -> uuid.UUID | None:
+def tenant_of(session: AnySession) -> uuid.UUID | None:
     """Return the id of the tenant whose rows alone the session sees; None outside of any tenant's scope."""
+    if isinstance(session, orm.scoped_session):
+        session = session()
     return session.tenant if isinstance(session, _TenantSession) else None
 
 
