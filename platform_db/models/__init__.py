@@ -4,11 +4,13 @@ from platform_db.models import flush as flush
 from platform_db.models.audit import NOBODY, AuditLog, AuditLogAction, register_audit_action
 from platform_db.models.base import Base
 from platform_db.models.dependency import JobDependency
+from platform_db.models.event import EventCheckpoint, EventFailure, RowEvent
 from platform_db.models.history import ExtraTransition, Note, StatusChange
 from platform_db.models.job import Job, JobCache, JobCacheUse
 from platform_db.models.lease import Lease, TaskLease
 from platform_db.models.log_chunk import LogChunk, LogSize
 from platform_db.models.progress import WorkflowProgress
+from platform_db.models.queue import IdempotencyKey, OwnerLimit
 from platform_db.models.resource import (
     InteractiveSessionResource,
     QuotaReservation,
@@ -30,6 +32,7 @@ from platform_db.models.sharing import AccessType, UserWorkflow
 from platform_db.models.task_record import TaskRecord
 from platform_db.models.token import UserToken, UserTokenLastUse, UserTokenType
 from platform_db.models.user import User
+from platform_db.models.version import WorkflowVersion
 from platform_db.models.workflow import Workflow
 from platform_db.states import JobStatus, RunStatus, UserTokenStatus, WorkspaceRetentionRuleStatus
 
@@ -42,7 +45,10 @@ __all__ = [
     "AuditSeal",
     "AuditSealDigests",
     "Base",
+    "EventCheckpoint",
+    "EventFailure",
     "ExtraTransition",
+    "IdempotencyKey",
     "InteractiveSession",
     "InteractiveSessionResource",
     "InteractiveSessionType",
@@ -55,10 +61,12 @@ __all__ = [
     "LogChunk",
     "LogSize",
     "Note",
+    "OwnerLimit",
     "QuotaReservation",
     "Resource",
     "ResourceType",
     "ResourceUnit",
+    "RowEvent",
     "RunCounter",
     "RunStatus",
     "SecretDigest",
@@ -82,6 +90,7 @@ __all__ = [
     "WorkflowResult",
     "WorkflowService",
     "WorkflowSession",
+    "WorkflowVersion",
     "WorkspaceRetentionAuditLog",
     "WorkspaceRetentionRule",
     "WorkspaceRetentionRuleStatus",

@@ -40,6 +40,9 @@ class StatusChange(Base):
 
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "entity_id", "entity", "revision"),
+        # By the number watchers read on; by the transaction they find what was committed behind them.
+        sa.Index("ix_status_change_number", "number"),
+        sa.Index("ix_status_change_transaction_id", "transaction_id"),
         {"info": {STORAGE: ONLY_GROWING}},
     )
 
@@ -60,6 +63,8 @@ class Note(Identified, Base):
     __table_args__ = (
         *tenant_keys(),
         sa.Index("ix_note_owner_id_entity_id_number", "owner_id", "entity_id", "number"),
+        sa.Index("ix_note_number", "number"),
+        sa.Index("ix_note_transaction_id", "transaction_id"),
         {"info": {STORAGE: ONLY_GROWING}},
     )
 

@@ -20,6 +20,7 @@ from platform_db.models.base import (
     Identified,
     OfWorkflow,
     Timestamped,
+    partial_index,
     room_above,
     session_of,
     tenant_foreign_key,
@@ -34,12 +35,17 @@ if TYPE_CHECKING:
 
 
 class Job(OfWorkflow, Guarded, Base):
-    """One job of a run."""
+    """One job of a run.
+
+    :param phase: how far the job is in the engine's own words, such as ``publishing``; each is kept in the
+        history, as a note with the topic ``phase``.
+    """
 
     backend_job_id: Mapped[str | None] = mapped_column(sa.Text)
     compute_backend: Mapped[str | None] = mapped_column(sa.Text)
     job_name: Mapped[str | None] = mapped_column(sa.Text)
     status: Mapped[JobStatus] = mapped_column(native_enum(JobStatus, "job_status"), server_default="created")
+    phase: Mapped[str | None] = mapped_column(sa.Text)
     container_image: Mapped[str | None] = mapped_column(sa.Text)
     command: Mapped[str | None] = deferred(mapped_column(sa.Text))
     environment: Mapped[Any] = deferred(mapped_column(Json, nullable=True))
@@ -59,6 +65,15 @@ class Job(OfWorkflow, Guarded, Base):
         tenant_foreign_key("workflow_id", "workflow"),
         sa.Index("ix_job_owner_id_workflow_id", "owner_id", "workflow_id", "created", "id_"),
         sa.Index("ix_job_compute_backend_backend_job_id", "compute_backend", "backend_job_id"),
+        partial_index(
+            "ix_job_in_progress",
+            "status IN ('created', 'queued', 'running')",
+            "owner_id",
+            "status",
+            "created",
+            "id_",
+        ),
+        sa.CheckConstraint("octet_length(phase) BETWEEN 1 AND 255", name="phase_length"),
         sa.CheckConstraint("status <> 'running' OR started_at IS NOT NULL", name="running_has_start"),
         sa.CheckConstraint(
             "status NOT IN ('finished', 'failed', 'stopped') OR finished_at IS NOT NULL",

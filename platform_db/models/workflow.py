@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -25,7 +26,7 @@ from platform_db.models.log_chunk import LogChunk, encode_log, read_logs
 from platform_db.models.resource import WorkflowResource, quota_usage
 from platform_db.models.retention import WorkspaceRetentionRule
 from platform_db.models.run_number import format_run_number, split_run_number, take_run_number
-from platform_db.models.types import Json
+from platform_db.models.types import Json, Timestamp
 from platform_db.states import RunStatus, WorkspaceRetentionRuleStatus
 from platform_db.workspaces import build_workspace_path, canonical_workspace_path, list_workspace
 from platform_db.workspaces.listing import Row, Search
@@ -48,6 +49,7 @@ class Workflow(Running, Base):
     :param restart: whether this run restarts an earlier one of the same name.
     :param run_number: with ``restart``, the run to restart, such as ``"2"`` or ``"2.3"`` (without it, the
         latest one); otherwise the number to give, for a run that comes from elsewhere.
+    :param start_after: when the queue may hand it out first; None is at once.
     :param workspace_path: where the run's files lie, stored in its canonical form
         (:func:`platform_db.workspaces.canonical_workspace_path`); by default below the owner's directory.
     """
@@ -69,6 +71,9 @@ class Workflow(Running, Base):
     git_provider: Mapped[str | None] = mapped_column(sa.Text)
     launcher_url: Mapped[str | None] = mapped_column(sa.Text)
     labels: Mapped[dict[str, str]] = mapped_column(Json, default=dict, server_default="{}")
+    version: Mapped[int] = mapped_column(server_default="1", server_onupdate=sa.FetchedValue())
+    start_after: Mapped[datetime | None] = mapped_column(Timestamp)
+    stop_requested_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
     owner: Mapped[User] = relationship(back_populates="workflows")
     jobs: Mapped[list[Job]] = relationship(
@@ -98,6 +103,21 @@ class Workflow(Running, Base):
             "id_",
             "owner_id",
         ),
+        # An owner's next run, and how many the owner has at work.
+        sa.Index(
+            "ix_workflow_queue",
+            "owner_id",
+            "status",
+            sa.text("priority DESC NULLS LAST"),
+            "created",
+            "id_",
+            postgresql_where=sa.text("status IN ('queued', 'pending', 'running')"),
+        ),
+        partial_index(
+            "ix_workflow_stop_requested",
+            "stop_requested_at IS NOT NULL AND status = 'running'",
+            "stop_requested_at",
+        ),
         # What is indexed must fit into an index entry.
         sa.CheckConstraint("octet_length(name) BETWEEN 1 AND 1024", name="name_length"),
         sa.CheckConstraint("octet_length(workspace_path) <= 2048", name="workspace_path_length"),
@@ -109,6 +129,7 @@ class Workflow(Running, Base):
             " AND strpos(workspace_path || '/', '/./') = 0 AND strpos(workspace_path || '/', '/../') = 0",
             name="workspace_path_canonical",
         ),
+        sa.CheckConstraint("version >= 1", name="version_positive"),
         sa.CheckConstraint("run_number_major >= 1 AND run_number_minor >= 0", name="run_number_positive"),
         # Room for HOT updates: a run changes its status several times.
         {"info": {STORAGE: f"fillfactor = 80, {CHANGED_OFTEN}"}},

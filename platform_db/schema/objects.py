@@ -36,6 +36,9 @@ AFTER_TABLES = (
     "secrets",
     "audit",
     "task_records",
+    "events",
+    "queue",
+    "versions",
 )
 
 _SQL = files("platform_db.schema") / "sql"
@@ -112,6 +115,12 @@ CREATE TRIGGER forget AFTER DELETE ON platform.{entity}
     REFERENCING OLD TABLE AS deleted
     FOR EACH STATEMENT EXECUTE FUNCTION platform.forget('{entity}')"""
     if machine.is_leased:
+        yield f"""\
+CREATE TRIGGER record_creation AFTER INSERT ON platform.{entity}
+    FOR EACH ROW EXECUTE FUNCTION platform.record_creation('{entity}')"""
+        yield f"""\
+CREATE TRIGGER record_deletion AFTER DELETE ON platform.{entity}
+    FOR EACH ROW EXECUTE FUNCTION platform.record_deletion('{entity}')"""
         alive = ", ".join(f"'{status.value}'" for status in machine.alive)
         yield f"""\
 CREATE TRIGGER drop_former_lease AFTER UPDATE OF status ON platform.{entity}

@@ -84,6 +84,12 @@ _SPECIAL: dict[str, dict[Role, Verbs]] = {
         Role.tenant: (*READ, *(f"UPDATE ({column})" for column in _COUNTED)),
         Role.readonly: READ,
     },
+    # A user's row comes with the user; turns and limits are the platform's.
+    "owner_limit": {
+        Role.service: ("SELECT", "UPDATE"),
+        Role.tenant: READ,
+        Role.readonly: READ,
+    },
     "run_counter": {Role.service: ALL, Role.tenant: CHANGE, Role.readonly: READ},
     # Written by the database alone.
     "workflow_progress": dict.fromkeys((Role.service, Role.tenant, Role.readonly), READ),
@@ -91,6 +97,7 @@ _SPECIAL: dict[str, dict[Role, Verbs]] = {
     "log_chunk": {Role.service: ("SELECT", "INSERT", "DELETE"), Role.tenant: APPEND, Role.readonly: READ},
     "service_log": {Role.service: ("SELECT", "INSERT", "DELETE"), Role.tenant: APPEND, Role.readonly: READ},
     "status_change": {**_READ_BY_ALL, Role.service: ("SELECT", "DELETE")},
+    "row_event": {**_READ_BY_ALL, Role.service: ("SELECT", "DELETE")},
     "workspace_retention_audit_log": _READ_BY_ALL,
     # The audit log is removed by its owner alone, through retention.
     "audit_log": {Role.service: APPEND, Role.tenant: APPEND, Role.readonly: READ, Role.auditor: READ},

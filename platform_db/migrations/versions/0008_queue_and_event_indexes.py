@@ -1,0 +1,51 @@
+"""Index what the queue hands out next, jobs in progress, and entries of the history by their number.
+
+Motive: a claim reads an owner's next runs and those at work; watchers of events read on from a number, and
+    find by its transaction what was committed behind them.
+Phase: pre; the new code is slow without them.
+Lock: SHARE UPDATE EXCLUSIVE on workflow, job, status_change and note, which no reader or writer waits for.
+Duration: it waits for the transactions that are open; then a pass over each table for each index.
+Recovery: run it again.
+
+Revision ID: 0008
+Revises: 0007
+Create Date: 2026-11-26
+"""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+phase = "pre"
+
+INDEXES = {
+    "ix_workflow_queue": "workflow (owner_id, status, priority DESC NULLS LAST, created, id_)"
+    " WHERE status IN ('queued', 'pending', 'running')",
+    "ix_workflow_stop_requested": "workflow (stop_requested_at)"
+    " WHERE stop_requested_at IS NOT NULL AND status = 'running'",
+    "ix_job_in_progress": "job (owner_id, status, created, id_)"
+    " WHERE status IN ('created', 'queued', 'running')",
+    "ix_status_change_number": "status_change (number)",
+    "ix_status_change_transaction_id": "status_change (transaction_id)",
+    "ix_note_number": "note (number)",
+    "ix_note_transaction_id": "note (transaction_id)",
+}
+
+
+def upgrade() -> None:
+    """Create the indexes."""
+    with op.get_context().autocommit_block():
+        for name, columns in INDEXES.items():
+            op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS platform.{name}")  # Half of one that was killed.
+            op.execute(f"CREATE INDEX CONCURRENTLY {name} ON platform.{columns}")
+
+
+def downgrade() -> None:
+    """Drop the indexes."""
+    with op.get_context().autocommit_block():
+        for name in INDEXES:
+            op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS platform.{name}")

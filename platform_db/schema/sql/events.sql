@@ -1,0 +1,40 @@
+-- Events: that a row came or went, which no status change tells. Watchers read them with the history, in the order of
+-- the same numbers. Argument of both functions: the entity. Both run as their owner, so that a tenant writes no event.
+
+CREATE FUNCTION platform.record_creation() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO platform.row_event
+        (number, owner_id, entity, entity_id, kind, status, revision, at, transaction_id)
+    VALUES (nextval('platform.history_number'), NEW.owner_id, TG_ARGV[0], NEW.id_, 'created', NEW.status,
+            NEW.revision, clock_timestamp(), pg_current_xact_id()::text::bigint);
+    RETURN NULL;
+END
+$$;
+
+-- The history goes with the row; this is what is left of it.
+CREATE FUNCTION platform.record_deletion() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO platform.row_event
+        (number, owner_id, entity, entity_id, kind, status, revision, at, transaction_id)
+    VALUES (nextval('platform.history_number'), OLD.owner_id, TG_ARGV[0], OLD.id_, 'deleted', OLD.status,
+            OLD.revision, clock_timestamp(), pg_current_xact_id()::text::bigint);
+    RETURN NULL;
+END
+$$;
+
+-- The phase of a job is the engine's own word; each is kept as a note.
+CREATE FUNCTION platform.record_phase() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO platform.note (id_, owner_id, entity, entity_id, topic, message, details)
+    VALUES (gen_random_uuid(), NEW.owner_id, 'job', NEW.id_, 'phase', coalesce(NEW.phase, ''),
+            jsonb_build_object('from', OLD.phase, 'status', NEW.status));
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER record_phase AFTER UPDATE OF phase ON platform.job
+    FOR EACH ROW WHEN (OLD.phase IS DISTINCT FROM NEW.phase)
+    EXECUTE FUNCTION platform.record_phase();
