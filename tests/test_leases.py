@@ -158,7 +158,7 @@ def test_a_requeued_run_goes_on_as_a_restart_but_not_for_ever(session: Session) 
         transition(session, new, "running")
         run = new
     assert recovery.by_status == {"failed": 1}
-    assert "not restarted again" in (history(session, run).rows[-1].message or "")
+    assert "restarted as often as allowed" in (history(session, run).rows[-1].message or "")
 
 
 def test_a_run_that_cannot_be_restarted_fails_and_keeps_nobody_from_being_recovered(session: Session) -> None:

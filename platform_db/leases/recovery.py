@@ -17,24 +17,19 @@ from platform_db import errors
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.database.session import SessionFactory, takes_session
 from platform_db.leases.holding import CLOCK_ERROR, MODELS
-from platform_db.lifecycle.history import add_note
+from platform_db.lifecycle.restarts import restart_if_possible
 from platform_db.lifecycle.target import Key
 from platform_db.lifecycle.transitions import transition_many
-from platform_db.models import Workflow, WorkspaceRetentionRule
-from platform_db.models.expiry import expire_rows
-from platform_db.states import MACHINES, RunStatus
+from platform_db.states import MACHINES
 
 BATCH = 100
-
-# A run that kills its workers would otherwise be started for ever.
-MOST_RESTARTS = 3
 
 
 class Policy(str, enum.Enum):
     """What recovery does with a running row whose worker died.
 
     ``requeue`` is for runs: the run fails, since a run that was started cannot be queued again, and a restart
-    of it, in the same workspace, is queued. After :data:`MOST_RESTARTS` restarts it only fails.
+    of it, in the same workspace, is queued. After three restarts it only fails.
     """
 
     fail = "fail"
@@ -162,7 +157,7 @@ def _recover(session: Session, given: Mapping[str, Policy | str], **bounds: obje
                     continue
                 recovery.ids.append(result.id_)
                 recovery.counts[table]["failed"] += 1
-                if policy is Policy.requeue and _restart(session, session.get_one(Workflow, key), reason):
+                if policy is Policy.requeue and restart_if_possible(session, key, reason=reason):
                     recovery.counts[table]["queued"] += 1
         dead = [key for keys in by_reason.values() for key in keys]
         connection.execute(_FORGET, {"owners": [owner for owner, _ in dead], "ids": [id_ for _, id_ in dead]})
@@ -170,47 +165,6 @@ def _recover(session: Session, given: Mapping[str, Policy | str], **bounds: obje
     for table in MODELS:
         connection.execute(_drop_ended(table), parameters)
     return recovery
-
-
-def _restart(session: Session, run: Workflow, reason: str) -> bool:
-    """Queue a restart of a run, unless it was restarted too often, or cannot be."""
-    if run.run_number_minor >= MOST_RESTARTS:
-        add_note(session, run, "recovery", f"not restarted again, after {MOST_RESTARTS} restarts")
-        return False
-    try:
-        with session.begin_nested():
-            number, values = run.run_number, {name: getattr(run, name) for name in _TAKEN_OVER}
-            restart = Workflow(restart=True, run_number=number, status=RunStatus.queued, **values)
-            session.add(restart)
-            session.flush()
-            expire_rows(session, WorkspaceRetentionRule, {run.owner_id})
-            add_note(
-                session, run, "recovery", f"restarted as {restart.run_number}", {"restart": str(restart.id_)}
-            )
-            add_note(session, restart, "recovery", f"restarts {number}: {reason}", {"run": str(run.id_)})
-    except (errors.Refused, sa.exc.IntegrityError, sa.exc.DataError) as error:
-        # What is wrong with one run must not keep all others from being recovered.
-        add_note(session, run, "recovery", f"could not be restarted: {getattr(error, 'orig', error)}")
-        return False
-    return True
-
-
-_TAKEN_OVER = (
-    "name",
-    "owner_id",
-    "specification",
-    "type_",
-    "input_parameters",
-    "operational_options",
-    "engine_specific",
-    "complexity",
-    "priority",
-    "workspace_path",
-    "git_ref",
-    "git_repo",
-    "git_provider",
-    "labels",
-)
 
 
 _FORGET = sa.text("""
