@@ -76,7 +76,7 @@ def test_restarts_can_be_bounded(session: Session, start) -> None:
     run = start(status="failed")
     again = restart(session, run, most_restarts=1)
     transition(session, again, "failed")
-    with pytest.raises(errors.Refused, match="as often as allowed .1."):
+    with pytest.raises(errors.Refused, match="as often as allowed"):
         restart(session, again, most_restarts=1)
     assert restart(session, again).run_number == "1.2"
 

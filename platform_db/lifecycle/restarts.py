@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import timedelta
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -85,7 +85,7 @@ def restart_if_possible(
         return None
 
 
-def _refuse(session: Session, target: RunTarget, parameters: dict[str, object]) -> NoReturn:
+def _refuse(session: Session, target: RunTarget, parameters: dict[str, Any]) -> NoReturn:
     stored = session.connection().execute(_READ, parameters).one_or_none()
     if stored is None:
         raise target.not_found()
