@@ -120,7 +120,7 @@ class Chosen:
             table = kind if type_ is None else "workflow"
             if table not in _TABLE:
                 raise errors.InvalidArgument(
-                    f"there are no leases of {kind}; choose from {', '.join(_TABLE)}, {_TYPE}TYPE"
+                    f"there are no leases of {kind!r}; choose from {', '.join(_TABLE)}, {_TYPE}TYPE"
                 )
             possible = [p.value for p in Policy if p is not Policy.requeue or table in _QUEUED]
             if policy not in possible:
