@@ -20,6 +20,7 @@ from sqlalchemy.dialects import postgresql
 from platform_db import database, errors, schema
 from platform_db.crypto.column import Sealed
 from platform_db.models import Base
+from platform_db.models.types import Json
 from tests.command_line import one_line, run, start
 
 ONE, OTHER = uuid.UUID(int=1), uuid.UUID(int=2)
@@ -63,9 +64,10 @@ def _value(column: sa.Column[Any]) -> Any:
         return ONE
     if isinstance(column.type, sa.DateTime):
         return datetime.now(timezone.utc)
-    return {sa.Text: "/1", sa.Integer: 1, sa.BigInteger: 1, sa.LargeBinary: bytes(32), Sealed: bytes(32)}[
-        type(column.type)
-    ]
+    if column.name == "kind":
+        return "created"
+    values = {sa.Text: "/1", sa.Integer: 1, sa.BigInteger: 1, Json: {}}
+    return {**values, sa.LargeBinary: bytes(32), Sealed: bytes(32)}[type(column.type)]
 
 
 def count_rows(connection: sa.Connection) -> dict[str, int]:

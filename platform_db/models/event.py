@@ -36,7 +36,8 @@ class RowEvent(Base):
     transaction_id: Mapped[int] = mapped_column(sa.BigInteger)
 
     __table_args__ = (
-        sa.PrimaryKeyConstraint("number", "owner_id"),
+        sa.PrimaryKeyConstraint("owner_id", "number"),
+        sa.Index("ix_row_event_number", "number"),
         sa.Index("ix_row_event_transaction_id", "transaction_id"),
         sa.CheckConstraint("kind IN ('created', 'deleted')", name="known_kind"),
         {"info": {STORAGE: ONLY_GROWING}},

@@ -62,9 +62,11 @@ CREATE TABLE platform.row_event (
     revision INTEGER NOT NULL,
     at TIMESTAMP WITH TIME ZONE NOT NULL,
     transaction_id BIGINT NOT NULL,
-    CONSTRAINT pk_row_event PRIMARY KEY (number, owner_id),
+    CONSTRAINT pk_row_event PRIMARY KEY (owner_id, number),
     CONSTRAINT ck_row_event_known_kind CHECK (kind IN ('created', 'deleted'))
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02);
+
+CREATE INDEX ix_row_event_number ON platform.row_event (number);
 
 CREATE INDEX ix_row_event_transaction_id ON platform.row_event (transaction_id);
 
