@@ -33,12 +33,15 @@ from sqlalchemy import orm
 from platform_db import database, schema
 from platform_db.lifecycle.transitions import transition
 from platform_db.models import RunStatus, User, Workflow
+from platform_db.workflows import create_workflow, create_workflows
+
+MANY = 100  # runs that are created by one call
 
 WARM_UP = 0.2  # seconds of each operation
 
 GIVE_UP = 300  # seconds after which a process that waits for the others takes them for dead
 
-HEAD = "processes  operation                 floor/s   ours/s  ratio      floor µs      ours µs"
+HEAD = "processes  operation                    floor/s   ours/s  ratio      floor µs      ours µs"
 
 
 class Measured(NamedTuple):
@@ -103,7 +106,7 @@ def run(uri: str, count: int, rounds: int, seconds: float) -> None:
     for process in processes:
         process.join()
     for name in every[0]:
-        print(f"{count:9}  {name:24} {line([found[name] for found in every])}", flush=True)
+        print(f"{count:9}  {name:27} {line([found[name] for found in every])}", flush=True)
 
 
 def line(found: list[list[tuple[Measured, Measured]]]) -> str:
@@ -204,6 +207,8 @@ class Bench:
         return [
             Operation("transition()", self.transition, self.floor.transition, 1),
             Operation("creating by the ORM", self.create, self.floor.create, 1),
+            Operation("create_workflow()", self.create_one, self.floor.create, 1),
+            Operation(f"create_workflows(), of {MANY}", self.create_many, self.floor.create, MANY),
         ]
 
     def transition(self) -> None:
@@ -213,11 +218,22 @@ class Bench:
 
     def create(self) -> None:
         """A new run of a new name."""
-        name = f"run-{next(self.names)}"
-        self.session.add(
-            Workflow(name=name, owner_id=self.owner_id, type_="serial", specification=SPECIFICATION)
-        )
+        self.session.add(Workflow(owner_id=self.owner_id, **self.asked()))
         self.session.commit()
+
+    def create_one(self) -> None:
+        """The same, without a unit of work."""
+        create_workflow(self.session, self.owner_id, **self.asked())
+        self.session.commit()
+
+    def create_many(self) -> None:
+        """Many in one statement."""
+        create_workflows(self.session, [{"owner": self.owner_id, **self.asked()} for _ in range(MANY)])
+        self.session.commit()
+
+    def asked(self) -> dict[str, Any]:
+        """Return what is asked for with a run."""
+        return {"name": f"run-{next(self.names)}", "type_": "serial", "specification": SPECIFICATION}
 
 
 if __name__ == "__main__":
