@@ -1,6 +1,7 @@
-"""Runs: finding, listing, counting, sharing and deleting them, their status, results, graph and progress."""
+"""Runs: finding, listing, sharing, cancelling and deleting them, their status, results, graph, progress."""
 
 from platform_db.query.shared import shared_with
+from platform_db.workflows.cancellation import cancel, cancel_workflows
 from platform_db.workflows.deletion import delete_workflows
 from platform_db.workflows.find import find_workflow, get_workflow
 from platform_db.workflows.graph import Dependency, Edge, Graph, Node, add_dependencies, graph
@@ -21,6 +22,8 @@ __all__ = [
     "Progress",
     "Result",
     "add_dependencies",
+    "cancel",
+    "cancel_workflows",
     "count_by_status",
     "delete_result",
     "delete_workflows",
