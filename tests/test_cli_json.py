@@ -22,7 +22,9 @@ ADA = "ada@example.org"
 
 LISTS = {
     "audit list": [],
+    "db keys": ["job"],
     "db prune": ["--dry-run"],
+    "db tables": [],
     "job list": [RUN],
     "quota reconcile": [],
     "quota report": ["--workflows"],
