@@ -1,6 +1,13 @@
 """Runs: finding, listing, counting, sharing and deleting them, their status, results, graph and progress."""
 
 from platform_db.query.shared import shared_with
+from platform_db.workflows.creation import (
+    CreatedWorkflow,
+    NewWorkflow,
+    RunOptions,
+    create_workflow,
+    create_workflows,
+)
 from platform_db.workflows.deletion import delete_workflows
 from platform_db.workflows.find import find_workflow, get_workflow
 from platform_db.workflows.graph import Dependency, Edge, Graph, Node, add_dependencies, graph
@@ -12,16 +19,21 @@ from platform_db.workflows.sharing import list_shared, share_workflow, unshare_w
 from platform_db.workflows.status import update_workflow_status
 
 __all__ = [
+    "CreatedWorkflow",
     "Dependency",
     "Edge",
     "Graph",
     "LatestRun",
+    "NewWorkflow",
     "Node",
     "Overview",
     "Progress",
     "Result",
+    "RunOptions",
     "add_dependencies",
     "count_by_status",
+    "create_workflow",
+    "create_workflows",
     "delete_result",
     "delete_workflows",
     "find_workflow",
