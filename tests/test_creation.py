@@ -21,6 +21,7 @@ from platform_db import database, errors
 from platform_db.database.session import SessionFactory
 from platform_db.models import IdempotencyKey, User, Workflow
 from platform_db.retention import choose_rules, prune
+from platform_db.tenancy import tenant_scope
 from platform_db.testing.statements import assert_num_statements
 from platform_db.workflows import CreatedWorkflow, create_workflow, create_workflows
 from tests.factories import make_run, make_user, rule_of
@@ -338,6 +339,24 @@ def test_keys_expire_with_their_age_and_with_their_run(
     assert [result.rows for result in prune(session_factory, [rule])] == [0]
     assert [result.rows for result in prune(session_factory, [replace(rule, age=timedelta(0))])] == [2]
     assert create(session, owner, "order-7").is_new
+
+
+def test_a_tenant_creates_its_own_runs_under_its_own_keys(
+    session: Session, owner: User, session_factory: SessionFactory, tenant_roles: None
+) -> None:
+    first = create(session, owner, "order-7")
+    other = make_user(session)
+    owner_id, other_id = owner.id_, other.id_
+    session.commit()
+    asked = ("analysis", {"steps": ["fit"]})
+    with tenant_scope(session_factory, owner_id) as own:
+        again = create_workflow(own, owner_id, *asked, type_="serial", idempotency_key="order-7")
+        assert again == first._replace(is_new=False)
+        assert create_workflow(own, owner_id, *asked, type_="serial").run_number == "2"
+    for key in (None, "order-8"):
+        refused = pytest.raises(sa.exc.ProgrammingError, match="row-level security")
+        with refused, tenant_scope(session_factory, owner_id) as own:
+            create_workflow(own, other_id, *asked, type_="serial", idempotency_key=key)
 
 
 # -- once, whatever happens at once

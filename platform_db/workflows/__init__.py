@@ -17,19 +17,32 @@ from platform_db.workflows.progress import Progress, progress, progress_many
 from platform_db.workflows.results import Result, delete_result, get_result, set_result
 from platform_db.workflows.sharing import list_shared, share_workflow, unshare_workflow
 from platform_db.workflows.status import update_workflow_status
+from platform_db.workflows.versions import (
+    KEEP,
+    NewVersion,
+    Version,
+    VersionSummary,
+    get_version,
+    list_versions,
+    update_specification,
+)
 
 __all__ = [
+    "KEEP",
     "CreatedWorkflow",
     "Dependency",
     "Edge",
     "Graph",
     "LatestRun",
+    "NewVersion",
     "NewWorkflow",
     "Node",
     "Overview",
     "Progress",
     "Result",
     "RunOptions",
+    "Version",
+    "VersionSummary",
     "add_dependencies",
     "count_by_status",
     "create_workflow",
@@ -38,9 +51,11 @@ __all__ = [
     "delete_workflows",
     "find_workflow",
     "get_result",
+    "get_version",
     "get_workflow",
     "graph",
     "list_shared",
+    "list_versions",
     "list_workflows",
     "overview",
     "progress",
@@ -49,5 +64,6 @@ __all__ = [
     "share_workflow",
     "shared_with",
     "unshare_workflow",
+    "update_specification",
     "update_workflow_status",
 ]
