@@ -31,6 +31,7 @@ LISTS = {
     "task list": [ADA],
     "token list": [ADA],
     "workflow delete": [RUN],
+    "workflow stop": [RUN],
     "user list": [],
     "workflow history": [RUN],
     "workflow list": [],

@@ -114,8 +114,23 @@ def test_jobs_are_listed_alike(database_uri: str, session: PlatformSession, ada:
 
 
 def test_a_run_is_stopped_and_its_status_set(database_uri: str, session: PlatformSession, ada: User) -> None:
-    stopped = run(database_uri, "workflow", "stop", "fit.2", "--user", ada.email, "--reason", "wrong input")
-    assert (stopped.exit_code, stopped.output) == (0, "fit.2 is stopped\n")
+    stopped = run(
+        database_uri,
+        "workflow",
+        "stop",
+        "fit.2",
+        "fit.9",
+        "--user",
+        ada.email,
+        "--reason",
+        "wrong input",
+        "--force",
+        "--json",
+    )
+    assert stopped.exit_code == 9
+    missing, row = json.loads(stopped.stdout)
+    assert (missing["name"], "fit.9" in missing["refused"]) == ("fit.9", True)
+    assert (row["name"], row["status"], row["asked"], row["refused"]) == ("fit.2", "stopped", False, None)
     refused = run(database_uri, "workflow", "set-status", "fit.2", "running", "--user", ada.email)
     assert (refused.exit_code, "cannot go from stopped to running" in one_line(refused.output)) == (11, True)
     unsaid = run(

@@ -133,7 +133,38 @@ def test_dead_workers_are_recovered(session: Session, database_uri: str) -> None
     assert (dead.status.value, alive.status.value) == ("failed", "running")
     assert run(database_uri, "workflow", "recover").stdout == "nothing to do\n"
     assert run(database_uri, "workflow", "recover", "--node", "n1").stdout == "1 failed\n"
-    assert run(database_uri, "workflow", "recover", "--policy", "job=requeue").exit_code == 2
+    assert run(database_uri, "workflow", "recover", "--policy", "service=requeue").exit_code == 2
+
+
+def test_a_node_recovers_its_own_by_policies_of_their_types(session: Session, database_uri: str) -> None:
+    owner = make_user(session)
+    for type_ in ("serial", "daemon", "ops"):
+        heartbeat(session, [make_run(session, owner, status="running", type_=type_)], holder="n1")
+    session.commit()
+    result = run(database_uri, "workflow", "recover", "--node", "n1", "--policy", "workflow:ops=nothing")
+    assert result.stdout == "2 failed, 1 queued\n"
+
+
+def test_what_does_not_stop_when_it_is_asked_is_stopped_by_recovery(
+    session: Session, database_uri: str
+) -> None:
+    owner = make_user(session)
+    found, waiting = (make_run(session, owner, status=status) for status in ("running", "queued"))
+    ids = [str(found.id_), str(waiting.id_)]
+    asked = run(database_uri, "workflow", "stop", *ids, "--reason", "maintenance", "--json")
+    assert [(row["status"], row["asked"]) for row in json.loads(asked.stdout)] == [
+        ("running", True),
+        ("stopped", False),
+    ]
+    assert run(database_uri, "workflow", "recover").stdout == "nothing to do\n"
+    assert run(database_uri, "workflow", "recover", "--grace", "0").stdout == "1 stopped\n"
+
+
+def test_a_running_run_is_stopped_by_force(session: Session, database_uri: str) -> None:
+    found = make_run(session, make_user(session), status="running")
+    assert run(database_uri, "workflow", "stop", str(found.id_), "--force").exit_code == 0
+    session.refresh(found)
+    assert found.status.value == "stopped"
 
 
 def test_rows_are_pruned(session: Session, database_uri: str, tmp_path: Path) -> None:

@@ -131,12 +131,15 @@ def test_starting_a_run_does_not_cost_its_holder_the_lease(session: Session) -> 
     assert heartbeat(session, [run], holder="a") == {run.id_}
 
 
-def test_what_is_not_running_yet_keeps_its_status_and_its_lease(session: Session) -> None:
+def test_what_was_not_started_yet_goes_back_to_the_queue_and_has_no_holder(session: Session) -> None:
     run = make_run(session, make_user(session), status="pending")
-    heartbeat(session, [run])
+    heartbeat(session, [run], holder="n1/7")
     session.commit()
-    assert recover(session, NOW).ids == []
-    assert (run.status, session.scalars(sa.select(Lease.entity_id)).all()) == (RunStatus.pending, [run.id_])
+    assert recover(session, LONG).ids == []
+    assert recover(session, NOW).by_status == {"queued": 1}
+    session.commit()
+    assert (run.status, session.scalars(sa.select(Lease)).all()) == (RunStatus.queued, [])
+    assert "its worker n1/7 died" in (history(session, run).rows[-1].reason or "")
 
 
 def test_a_requeued_run_goes_on_as_a_restart_but_not_for_ever(session: Session) -> None:
@@ -158,7 +161,7 @@ def test_a_requeued_run_goes_on_as_a_restart_but_not_for_ever(session: Session) 
         transition(session, new, "running")
         run = new
     assert recovery.by_status == {"failed": 1}
-    assert "not restarted again" in (history(session, run).rows[-1].message or "")
+    assert "restarted as often as allowed" in (history(session, run).rows[-1].message or "")
 
 
 def test_a_run_that_cannot_be_restarted_fails_and_keeps_nobody_from_being_recovered(session: Session) -> None:
@@ -176,16 +179,21 @@ def test_a_run_that_cannot_be_restarted_fails_and_keeps_nobody_from_being_recove
 
 
 def test_policies_that_make_no_sense_are_refused(session: Session) -> None:
-    for policies in ({"job": "requeue"}, {"workflow": "explode"}, {"user_token": "fail"}):
+    for policies in (
+        {"service": "requeue"},
+        {"workflow": "explode"},
+        {"user_token": "fail"},
+        {"job:daemon": "fail"},
+    ):
         with pytest.raises(errors.PlatformDBError):
             recover(session, NOW, policies)
 
 
 @pytest.mark.parametrize("policy", [Policy.requeue, "requeue"])
 def test_a_policy_for_other_rows_is_told_by_its_name(session: Session, policy: Policy | str) -> None:
-    told = "'requeue' is no policy for a job; choose from fail, nothing"
+    told = "'requeue' is no policy for a service; choose from fail, nothing"
     with pytest.raises(errors.InvalidArgument, match=f"^{told}$"):
-        recover(session, NOW, {"job": policy})
+        recover(session, NOW, {"service": policy})
 
 
 def test_a_node_recovers_its_own_at_its_start(session: Session) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import time
+from datetime import timedelta
 from operator import itemgetter
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session, sessionmaker
 
+from platform_db.leases import count_alive, recover, recover_owned_by
 from platform_db.lifecycle.history import history
 from platform_db.logs import read_new_log
 from platform_db.models import Job, RunStatus, Workflow
@@ -120,6 +122,57 @@ def test_listing_what_is_in_progress_uses_an_index(session: Session, run: Workfl
     query = sa.select(Workflow.id_).where(Workflow.status == RunStatus.running).order_by(Workflow.id_)
     text = str(query.limit(10).compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))
     assert "ix_workflow_in_progress" in "\n".join(session.execute(sa.text(f"EXPLAIN {text}")).scalars())
+
+
+ENDED = (
+    """
+    INSERT INTO platform.job (id_, owner_id, workflow_id, status, revision, finished_at, created, updated)
+    SELECT gen_random_uuid(), owner_id, id_, 'finished', 1, now(), now(), now() FROM platform.workflow
+    """,
+    """
+    INSERT INTO platform.interactive_session
+        (id_, owner_id, name, path, status, revision, run_stopped_at, created, updated)
+    SELECT gen_random_uuid(), owner_id, 'notebook', '/' || id_, 'stopped', 1, now(), now(), now()
+    FROM platform.workflow
+    """,
+    """
+    INSERT INTO platform.service (id_, owner_id, name, status, revision, run_stopped_at, created, updated)
+    SELECT gen_random_uuid(), owner_id, 'dask-' || id_, 'stopped', 1, now(), now(), now()
+    FROM platform.workflow
+    """,
+    "ANALYZE",
+)
+
+
+@pytest.fixture
+def ended(session: Session, run: Workflow) -> None:
+    """Store many rows of each kind that have ended."""
+    session.execute(sa.text("SET LOCAL session_replication_role = replica"))
+    for statement in ENDED:
+        session.execute(sa.text(statement))
+    session.commit()
+
+
+def test_counting_what_is_alive_reads_nothing_that_has_ended(session: Session, ended: None) -> None:
+    plan = plans_of(session, lambda: count_alive(session))
+    for table in ("workflow", "job", "interactive_session", "service"):
+        assert f"ix_{table}_in_progress" in plan
+    assert "Seq Scan" not in plan
+    assert "Seq Scan on lease" in plans_of(session, lambda: count_alive(session, "n1"))
+    assert count_alive(session) == {"workflow": {"running": TENANTS}}
+
+
+def test_recovery_reads_nothing_that_has_ended(session: Session, ended: None) -> None:
+    for recover_rows in (
+        lambda: recover(session, timedelta(0)),
+        lambda: recover_owned_by(session, "n1"),
+    ):
+        plan = plans_of(session, recover_rows)
+        for table in ("workflow", "job", "interactive_session", "service"):
+            assert f"Seq Scan on {table}" not in plan
+    plan = plans_of(session, lambda: recover(session, timedelta(0)))
+    assert "ix_workflow_stop_requested" in plan
+    assert "ix_job_in_progress" in plan
 
 
 @pytest.mark.parametrize("order", sorted(sorts_of(Workflow)))

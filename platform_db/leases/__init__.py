@@ -5,10 +5,10 @@ A worker calls :func:`heartbeat` for all the rows that it works on, more often t
 a lease has no holder, and is never recovered.
 """
 
-from platform_db.leases.holding import Leased, heartbeat, release, this_worker
+from platform_db.leases.counting import count_alive
+from platform_db.leases.holding import Held, Leased, heartbeat, release, this_worker
+from platform_db.leases.policies import DEFAULT_POLICIES, NODE_POLICIES, Policy
 from platform_db.leases.recovery import (
-    DEFAULT_POLICIES,
-    Policy,
     Recovery,
     recover,
     recover_all,
@@ -17,9 +17,12 @@ from platform_db.leases.recovery import (
 
 __all__ = [
     "DEFAULT_POLICIES",
+    "NODE_POLICIES",
+    "Held",
     "Leased",
     "Policy",
     "Recovery",
+    "count_alive",
     "heartbeat",
     "recover",
     "recover_all",

@@ -14,9 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.database.session import takes_session
+from platform_db.lifecycle.stopping import is_asked
 from platform_db.models import InteractiveSession, Job, Service, Workflow
 from platform_db.models.base import identity_of
-from platform_db.states import MACHINES
+from platform_db.states import MACHINES, WORKFLOW
 
 Leased = Workflow | Job | InteractiveSession | Service
 
@@ -28,17 +29,30 @@ CLOCK_ERROR = timedelta(minutes=1)
 """A time further ahead than this was stored before the server's clock was set back."""
 
 
+class Held(set[uuid.UUID]):
+    """The ids of the rows that a worker holds.
+
+    :param stop_requested: those of them that it should stop: runs that were asked to, jobs of such runs, and
+        jobs of runs that have ended.
+    """
+
+    def __init__(self, ids: Iterable[uuid.UUID] = (), stop_requested: Iterable[uuid.UUID] = ()) -> None:
+        super().__init__(ids)
+        self.stop_requested = set(stop_requested)
+
+
 def this_worker() -> str:
     """Return the name by which this process holds leases: ``node/process``."""
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
 @takes_session
-def heartbeat(session: Session, rows: Iterable[Leased], holder: str | None = None) -> set[uuid.UUID]:
+def heartbeat(session: Session, rows: Iterable[Leased], holder: str | None = None) -> Held:
     """Note that the holder is alive and works on the rows; return the ids of those that it holds.
 
     One statement for each kind of row. The first heartbeat takes the lease. An id that does not come back is
-    lost: it has ended, or was recovered, or another holder has it; the worker should let go of it.
+    lost: it has ended, or was recovered, or another holder has it; the worker should let go of it. What is in
+    ``stop_requested`` the worker should stop, and then set to *stopped*.
 
     :param holder: ``node`` or ``node/process``; by default this process.
     """
@@ -46,10 +60,13 @@ def heartbeat(session: Session, rows: Iterable[Leased], holder: str | None = Non
     by_table: dict[str, list[Leased]] = defaultdict(list)
     for row in rows:
         by_table[row.__tablename__].append(row)
-    held: set[uuid.UUID] = set()
+    held = Held()
     for table in sorted(by_table):
         parameters = {**_keys(by_table[table]), "holder": holder or this_worker()}
-        held |= set(session.connection().execute(_heartbeat(table), parameters).scalars())
+        for id_, stop_requested in session.connection().execute(_heartbeat(table), parameters):
+            held.add(id_)
+            if stop_requested:
+                held.stop_requested.add(id_)
     return held
 
 
@@ -75,7 +92,8 @@ def _heartbeat(table: str) -> sa.TextClause:
     # holder learns that it is lost.
     return sa.text(f"""
         WITH alive AS MATERIALIZED (
-            SELECT owner_id, id_ FROM {_GIVEN} JOIN platform.{table} AS leased USING (owner_id, id_)
+            SELECT leased.owner_id, leased.id_, {_STOPS.get(table, "false")} AS stops
+            FROM {_GIVEN} JOIN platform.{table} AS leased USING (owner_id, id_) {JOIN_RUN.get(table, "")}
             WHERE leased.status IN ({alive})
         ),
         locked AS MATERIALIZED (
@@ -101,8 +119,21 @@ def _heartbeat(table: str) -> sa.TextClause:
             ON CONFLICT DO NOTHING
             RETURNING entity_id
         )
-        SELECT entity_id FROM kept UNION ALL SELECT entity_id FROM taken
+        SELECT id_, stops FROM alive
+        WHERE id_ IN (SELECT entity_id FROM kept UNION ALL SELECT entity_id FROM taken)
         """)
+
+
+RUN_OF = {"workflow": "leased", "job": "run"}
+"""What a statement calls the run of a row of this table that it calls ``leased``."""
+
+JOIN_RUN = {
+    "job": "JOIN platform.workflow AS run ON run.owner_id = leased.owner_id AND run.id_ = leased.workflow_id"
+}
+
+_ENDED = ", ".join(f"'{status}'" for status in sorted(WORKFLOW.ended))
+
+_STOPS = {"workflow": is_asked("leased"), "job": f"({is_asked('run')} OR run.status IN ({_ENDED}))"}
 
 
 _RELEASE = sa.text(f"""

@@ -1,11 +1,10 @@
-"""Recovery: failing or restarting the running rows of dead workers."""
+"""Recovery: what becomes of the rows of dead workers, and of runs that do not stop when they are asked."""
 
 from __future__ import annotations
 
-import enum
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -13,36 +12,20 @@ from functools import cache
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import errors
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.database.session import SessionFactory, takes_session
-from platform_db.leases.holding import CLOCK_ERROR, MODELS
-from platform_db.lifecycle.history import add_note
+from platform_db.leases.holding import CLOCK_ERROR, JOIN_RUN, MODELS, RUN_OF
+from platform_db.leases.policies import DEFAULT_POLICIES, NODE_POLICIES, Action, Chosen, Policies
+from platform_db.lifecycle.job_restarts import restart_job
+from platform_db.lifecycle.restarts import restart_if_possible
+from platform_db.lifecycle.stopping import is_asked, stop_jobs
 from platform_db.lifecycle.target import Key
 from platform_db.lifecycle.transitions import transition_many
-from platform_db.models import Workflow, WorkspaceRetentionRule
-from platform_db.models.expiry import expire_rows
-from platform_db.states import MACHINES, RunStatus
+from platform_db.models import Job
+from platform_db.models.expiry import expire_row
+from platform_db.states import MACHINES
 
 BATCH = 100
-
-# A run that kills its workers would otherwise be started for ever.
-MOST_RESTARTS = 3
-
-
-class Policy(str, enum.Enum):
-    """What recovery does with a running row whose worker died.
-
-    ``requeue`` is for runs: the run fails, since a run that was started cannot be queued again, and a restart
-    of it, in the same workspace, is queued. After :data:`MOST_RESTARTS` restarts it only fails.
-    """
-
-    fail = "fail"
-    requeue = "requeue"
-    nothing = "nothing"
-
-
-DEFAULT_POLICIES: Mapping[str, Policy] = dict.fromkeys(MODELS, Policy.fail)
 
 
 @dataclass
@@ -51,7 +34,7 @@ class Recovery:
 
     :param counts: how many rows have which status now, by table; a restart counts as ``queued``.
     :param left: how many dead rows the policy leaves alone, by table.
-    :param ids: the rows that failed.
+    :param ids: the rows that were recovered or stopped.
     """
 
     counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -63,29 +46,49 @@ class Recovery:
         """How many rows have which status now."""
         return sum(self.counts.values(), Counter())
 
+    def add(self, table: str, status: str, ids: Iterable[uuid.UUID]) -> None:
+        """Count rows that have this status now."""
+        for id_ in ids:
+            self.ids.append(id_)
+            self.counts[table][status] += 1
+
 
 @takes_session
 def recover(
     session: Session,
     older_than: timedelta,
-    policies: Mapping[str, Policy | str] = DEFAULT_POLICIES,
+    policies: Policies = DEFAULT_POLICIES,
     *,
+    grace: timedelta | None = None,
     batch: int = BATCH,
 ) -> Recovery:
     """Recover up to ``batch`` rows of each kind whose heartbeat is older, each by the policy of its kind.
 
-    Rows that a worker has locked are left alone. Call it again, in a new transaction, until it recovers
-    nothing.
+    It also stops runs that were asked to and have not within their grace time, and jobs that are left of runs
+    that stopped. Rows that a worker has locked are left alone. Call it again, in a new transaction, until it
+    recovers nothing.
 
-    :param policies: by table; one that is not there is left alone.
+    :param policies: by table, or for ``workflow:TYPE`` (see :mod:`platform_db.leases.policies`); what is not
+        there is left alone.
+    :param grace: how long a run may take to stop after it was asked; by default as long as its worker may be
+        silent.
     :raises errors.InvalidArgument: a policy that the kind of row does not have.
     """
     require_seconds(older_than, "age of a heartbeat")
-    return _recover(session, policies, age=older_than, batch=require_limit(batch, "batch"))
+    grace = older_than if grace is None else grace
+    require_seconds(grace, "grace time")
+    batch = require_limit(batch, "batch")
+    recovery = _recover_dead(session, policies, None, age=older_than, batch=batch)
+    _stop_overdue(session, recovery, {"grace": grace, "clock_error": CLOCK_ERROR, "batch": batch})
+    return recovery
 
 
 def recover_all(
-    factory: SessionFactory, older_than: timedelta, policies: Mapping[str, Policy | str] = DEFAULT_POLICIES
+    factory: SessionFactory,
+    older_than: timedelta,
+    policies: Policies = DEFAULT_POLICIES,
+    *,
+    grace: timedelta | None = None,
 ) -> dict[str, int]:
     """Recover all rows whose heartbeat is older, and return how many rows have which status now.
 
@@ -96,128 +99,116 @@ def recover_all(
     total: Counter[str] = Counter()
     while True:
         with factory() as session, session.begin():
-            recovery = recover(session, older_than, policies)
+            recovery = recover(session, older_than, policies, grace=grace)
         total.update(recovery.by_status)
         if not recovery.ids:
             return dict(total)
 
 
 @takes_session
-def recover_owned_by(
-    session: Session, node: str, policies: Mapping[str, Policy | str] = DEFAULT_POLICIES
-) -> dict[str, int]:
+def recover_owned_by(session: Session, node: str, policies: Policies = NODE_POLICIES) -> dict[str, int]:
     """Recover all that a node held, whatever the age, and return how many rows have which status now.
 
     For a service's start: the processes that held leases in the node's name before have ended.
 
     :param node: the holder, or what stands before the ``/`` of it.
+    :param policies: by table, or for ``workflow:TYPE`` (see :mod:`platform_db.leases.policies`).
     """
     total: Counter[str] = Counter()
     while True:
-        recovery = _recover(session, policies, node=node, batch=BATCH)
+        recovery = _recover_dead(session, policies, "its node restarted", node=node, batch=BATCH)
         total.update(recovery.by_status)
         if not recovery.ids:
             return dict(total)
 
 
-def _parse(policies: Mapping[str, Policy | str]) -> dict[str, Policy]:
-    parsed = {}
-    for table, policy in policies.items():
-        if table not in MODELS:
-            raise errors.InvalidArgument(f"there are no leases of {table}; choose from {', '.join(MODELS)}")
-        possible = [p.value for p in Policy if p is not Policy.requeue or table == "workflow"]
-        if policy not in possible:
-            given = getattr(policy, "value", policy)
-            raise errors.InvalidArgument(
-                f"{given!r} is no policy for a {table}; choose from {', '.join(possible)}"
-            )
-        parsed[table] = Policy(policy)
-    return parsed
+def _recover_dead(session: Session, given: Policies, reason: str | None, **bounds: object) -> Recovery:
+    """Recover the rows of dead workers.
 
-
-def _recover(session: Session, given: Mapping[str, Policy | str], **bounds: object) -> Recovery:
-    policies, parameters = _parse(given), {"age": None, "node": None, "clock_error": CLOCK_ERROR, **bounds}
+    :param reason: why; by default that its worker died, and when.
+    """
+    policies, recovery = Chosen(given), Recovery()
+    bounds = {"age": None, "node": None, "clock_error": CLOCK_ERROR, **bounds}
     session.flush()
-    recovery = Recovery()
     connection = session.connection()
-    for table, model in MODELS.items():
-        policy = policies.get(table, Policy.nothing)
-        if policy is Policy.nothing:
-            count = sa.text(f"SELECT count(*) {_from_dead(table)}")
-            recovery.left[table] += connection.execute(count, parameters).scalar_one()
-            continue
-        by_reason: dict[str, list[Key]] = defaultdict(list)
+    for table in MODELS:
+        parameters = {**bounds, **policies.parameters(table)}
+        recovery.left[table] += connection.execute(_count_left(table), parameters).scalar_one()
+        groups: dict[tuple[Action, str, str], list[Key]] = defaultdict(list)
         for lease in connection.execute(_lock_dead(table), parameters):
-            reason = (
+            action = policies.action(table, lease.type_, lease.status, stopping=lease.stopping)
+            why = reason or (
                 f"its worker {lease.holder} died: last heartbeat {lease.heartbeat_at:%Y-%m-%d %H:%M:%S %Z}"
             )
-            by_reason[reason].append((lease.owner_id, lease.entity_id))
-        for reason, keys in by_reason.items():
-            # The rows are locked, so this waits for no lock, and what was running still is.
-            results = transition_many(
-                session, keys, "failed", model=model, reason=reason, expected_status="running"
-            )
-            for key, result in zip(keys, results, strict=True):
-                if not result.changed:
-                    continue
-                recovery.ids.append(result.id_)
-                recovery.counts[table]["failed"] += 1
-                if policy is Policy.requeue and _restart(session, session.get_one(Workflow, key), reason):
-                    recovery.counts[table]["queued"] += 1
-        dead = [key for keys in by_reason.values() for key in keys]
-        connection.execute(_FORGET, {"owners": [owner for owner, _ in dead], "ids": [id_ for _, id_ in dead]})
+            groups[action, why, lease.status].append((lease.owner_id, lease.entity_id))
+        for (action, why, status), keys in groups.items():
+            # The rows are locked, so this waits for no lock, and each has the status that was read.
+            _act(session, recovery, table, action, keys, status, why)
+        connection.execute(_FORGET, _arrays([key for keys in groups.values() for key in keys]))
     # Last: a transaction that starts an ended run again waits for its lease, and may hold rows needed above.
     for table in MODELS:
-        connection.execute(_drop_ended(table), parameters)
+        connection.execute(_drop_ended(table), bounds)
     return recovery
 
 
-def _restart(session: Session, run: Workflow, reason: str) -> bool:
-    """Queue a restart of a run, unless it was restarted too often, or cannot be."""
-    if run.run_number_minor >= MOST_RESTARTS:
-        add_note(session, run, "recovery", f"not restarted again, after {MOST_RESTARTS} restarts")
-        return False
-    try:
-        with session.begin_nested():
-            number, values = run.run_number, {name: getattr(run, name) for name in _TAKEN_OVER}
-            restart = Workflow(restart=True, run_number=number, status=RunStatus.queued, **values)
-            session.add(restart)
-            session.flush()
-            expire_rows(session, WorkspaceRetentionRule, {run.owner_id})
-            add_note(
-                session, run, "recovery", f"restarted as {restart.run_number}", {"restart": str(restart.id_)}
-            )
-            add_note(session, restart, "recovery", f"restarts {number}: {reason}", {"run": str(run.id_)})
-    except (errors.Refused, sa.exc.IntegrityError, sa.exc.DataError) as error:
-        # What is wrong with one run must not keep all others from being recovered.
-        add_note(session, run, "recovery", f"could not be restarted: {getattr(error, 'orig', error)}")
-        return False
-    return True
+def _act(
+    session: Session,
+    recovery: Recovery,
+    table: str,
+    action: Action,
+    keys: list[Key],
+    status: str,
+    reason: str,
+) -> None:
+    ids = [id_ for _, id_ in keys]
+    if action is Action.released:
+        recovery.add(table, status, ids)
+        if table == "job":
+            session.connection().execute(_CLEAR_PHASE, _arrays(keys))
+            for key in keys:
+                expire_row(session, Job, key, ["phase", "updated"])
+        return
+    wanted = "failed" if action is Action.restarted else action.name
+    transition_many(session, keys, wanted, model=MODELS[table], reason=reason, expected_status=status)
+    recovery.add(table, wanted, ids)
+    if action is Action.stopped and table == "workflow":
+        recovery.add("job", "stopped", [id_ for _, id_ in stop_jobs(session, keys, reason=reason)])
+    if action is Action.restarted:
+        for key in keys:
+            if table == "job":
+                restarted = restart_job(session, key, reason=reason) is not None
+            else:
+                restarted = restart_if_possible(session, key, reason=reason) is not None
+            recovery.counts[table]["queued"] += restarted
 
 
-_TAKEN_OVER = (
-    "name",
-    "owner_id",
-    "specification",
-    "type_",
-    "input_parameters",
-    "operational_options",
-    "engine_specific",
-    "complexity",
-    "priority",
-    "workspace_path",
-    "git_ref",
-    "git_repo",
-    "git_provider",
-    "labels",
-)
+def _stop_overdue(session: Session, recovery: Recovery, bounds: dict[str, object]) -> None:
+    """Stop what was asked to stop and has not, and what is left of runs that have stopped."""
+    connection = session.connection()
+    by_reason: dict[str, list[Key]] = defaultdict(list)
+    for run in connection.execute(_LOCK_OVERDUE, bounds):
+        reason = f"it was asked to stop at {run.stop_requested_at:%Y-%m-%d %H:%M:%S %Z}, and did not"
+        by_reason[reason].append((run.owner_id, run.id_))
+    for reason, runs in by_reason.items():
+        _act(session, recovery, "workflow", Action.stopped, runs, "running", reason)
+    by_status: dict[str, list[Key]] = defaultdict(list)
+    for job in connection.execute(_LOCK_LEFT_JOBS, bounds):
+        by_status[job.status].append((job.owner_id, job.id_))
+    for status, jobs in by_status.items():
+        _act(session, recovery, "job", Action.stopped, jobs, status, "its run has stopped")
 
 
-_FORGET = sa.text("""
-    DELETE FROM platform.lease
-    WHERE (owner_id, entity_id) IN (
-        SELECT * FROM unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[])) AS given
-    )
+def _arrays(keys: list[Key]) -> dict[str, list[str]]:
+    return {"owners": [str(owner_id) for owner_id, _ in keys], "ids": [str(id_) for _, id_ in keys]}
+
+
+_GIVEN = "(SELECT * FROM unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[])) AS given)"
+
+_FORGET = sa.text(f"DELETE FROM platform.lease WHERE (owner_id, entity_id) IN {_GIVEN}")
+
+# What its worker was at is not true of the next one.
+_CLEAR_PHASE = sa.text(f"""
+    UPDATE platform.job SET phase = NULL WHERE phase IS NOT NULL AND (owner_id, id_) IN {_GIVEN}
     """)
 
 # A worker that lives replaces a heartbeat from before the clock was set back by its next one.
@@ -228,39 +219,86 @@ _DEAD = """
 """
 
 
+def _type_of(table: str) -> str:
+    return f"{RUN_OF[table]}.type_" if table in RUN_OF else "NULL::text"
+
+
+@cache
+def _left(table: str) -> str:
+    """Return the condition that a policy leaves a row alone."""
+    return f"""CASE WHEN {_type_of(table)} = ANY (CAST(:typed AS text[]))
+        THEN {_type_of(table)} = ANY (CAST(:typed_left AS text[])) ELSE :others_left END"""
+
+
+def _from_dead(table: str) -> str:
+    return f"""
+        FROM platform.lease JOIN platform.{table} AS leased
+          ON leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id
+             AND leased.status IN ({_alive(table)})
+        {JOIN_RUN.get(table, "")}
+        WHERE lease.entity = '{table}' AND {_DEAD}
+    """
+
+
+def _alive(table: str) -> str:
+    return ", ".join(f"'{status}'" for status in MACHINES[table].alive)
+
+
+@cache
+def _count_left(table: str) -> sa.TextClause:
+    return sa.text(f"SELECT count(*) {_from_dead(table)} AND {_left(table)}")
+
+
 @cache
 def _lock_dead(table: str) -> sa.TextClause:
+    stopping = {"workflow": is_asked("leased"), "job": f"({is_asked('run')} OR run.status = 'stopped')"}
     # Both rows are skipped where either is locked: a worker that beats, or ends its run, is alive. So no
     # transaction waits for another, in whatever order workers lock the two.
     return sa.text(f"""
-        SELECT lease.owner_id, lease.entity_id, lease.holder, lease.heartbeat_at {_from_dead(table)}
+        SELECT lease.owner_id, lease.entity_id, lease.holder, lease.heartbeat_at, leased.status,
+               {_type_of(table)} AS type_, coalesce({stopping.get(table, "false")}, false) AS stopping
+        {_from_dead(table)} AND NOT {_left(table)}
         ORDER BY lease.owner_id, lease.entity_id
         LIMIT :batch
         FOR NO KEY UPDATE OF lease, leased SKIP LOCKED
         """)
 
 
-def _from_dead(table: str) -> str:
-    return f"""
-        FROM platform.lease JOIN platform.{table} AS leased
-          ON leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id AND leased.status = 'running'
-        WHERE lease.entity = '{table}' AND {_DEAD}
-    """
-
-
 @cache
 def _drop_ended(table: str) -> sa.TextClause:
     """Return the statement that drops the dead leases of what has ended, or is no more."""
-    alive = ", ".join(f"'{status}'" for status in MACHINES[table].alive)
     return sa.text(f"""
         DELETE FROM platform.lease WHERE (owner_id, entity_id) IN (
             SELECT lease.owner_id, lease.entity_id FROM platform.lease
             WHERE lease.entity = '{table}' AND {_DEAD} AND NOT EXISTS (
                 SELECT FROM platform.{table} AS leased
                 WHERE leased.owner_id = lease.owner_id AND leased.id_ = lease.entity_id
-                  AND leased.status IN ({alive})
+                  AND leased.status IN ({_alive(table)})
             )
             ORDER BY lease.owner_id, lease.entity_id
             FOR UPDATE SKIP LOCKED
         )
         """)
+
+
+# Few runs are asked at any time, and an index has no other. A worker that ends its run now is not waited for.
+_LOCK_OVERDUE = sa.text(f"""
+    SELECT owner_id, id_, stop_requested_at FROM platform.workflow
+    WHERE status = 'running' AND stop_requested_at IS NOT NULL AND {is_asked("workflow")}
+      AND (stop_requested_at < clock_timestamp() - CAST(:grace AS interval)
+           OR stop_requested_at > clock_timestamp() + CAST(:clock_error AS interval))
+    ORDER BY stop_requested_at
+    LIMIT :batch
+    FOR NO KEY UPDATE SKIP LOCKED
+    """)
+
+# Reads the jobs that are alive, by their index, and no other.
+_LOCK_LEFT_JOBS = sa.text(f"""
+    SELECT job.owner_id, job.id_, job.status FROM platform.job
+    JOIN platform.workflow AS run ON run.owner_id = job.owner_id AND run.id_ = job.workflow_id
+    WHERE job.status IN ({_alive("job")}) AND run.status = 'stopped'
+      AND run.run_stopped_at < clock_timestamp() - CAST(:grace AS interval)
+    ORDER BY job.owner_id, job.id_
+    LIMIT :batch
+    FOR NO KEY UPDATE OF job SKIP LOCKED
+    """)

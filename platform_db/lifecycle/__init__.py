@@ -1,6 +1,8 @@
-"""The life of a row: transitions of its status, and their history."""
+"""The life of a row: transitions of its status, restarts, phases of jobs, and their history."""
 
 from platform_db.lifecycle.history import Entry, add_note, history, whole_history
+from platform_db.lifecycle.phases import set_phase
+from platform_db.lifecycle.restarts import MOST_RESTARTS, restart
 from platform_db.lifecycle.transitions import (
     TransitionResult,
     override_guard,
@@ -10,12 +12,15 @@ from platform_db.lifecycle.transitions import (
 )
 
 __all__ = [
+    "MOST_RESTARTS",
     "Entry",
     "TransitionResult",
     "add_note",
     "history",
     "override_guard",
+    "restart",
     "set_actor",
+    "set_phase",
     "transition",
     "transition_many",
     "whole_history",

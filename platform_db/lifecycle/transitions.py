@@ -156,10 +156,11 @@ def transition_many(
     owners = [target.owner_id for target in targets]
     known = None not in owners
     one = known and len(set(owners)) == 1
+    ids = [str(target.id_) for target in targets]
     parameters: dict[str, Any] = {
-        "ids": [str(target.id_) for target in targets],
+        "ids": _array(ids),
         "owner": str(first.owner_id) if one else None,
-        "owners": [str(owner_id) for owner_id in owners] if known and not one else None,
+        "owners": _array(map(str, owners)) if known and not one else None,
         "reason": reason,
         "expected_revision": None if all(revision is None for revision in revisions) else revisions,
         **expected.parameters(),
@@ -168,7 +169,7 @@ def transition_many(
     found = {id_: values for id_, *values in session.connection().execute(statement, parameters)}
     held = {key[-1]: key for key in held_keys(session, first.model)}
     results = []
-    for target, id_, expected_one in zip(targets, parameters["ids"], revisions, strict=True):
+    for target, id_, expected_one in zip(targets, ids, revisions, strict=True):
         changed, stored, revision = found.get(id_, (False, None, None))
         refusal: errors.PlatformDBError | None = None
         if stored is None or revision is None:
@@ -180,6 +181,11 @@ def transition_many(
             target.forget(session, held[target.id_])
     first.forget_followers(session, wanted)
     return results
+
+
+def _array(ids: Iterable[str]) -> str:
+    """Return the literal of an array: the driver and the server would look at each element of a list."""
+    return f"{{{','.join(ids)}}}"
 
 
 @contextmanager

@@ -134,6 +134,12 @@ def partial_index(name: str, where: str, *columns: str) -> sa.Index:
     return sa.Index(name, *columns, unique=name.startswith("uq_"), postgresql_where=where)
 
 
+def alive_index(table: str) -> sa.Index:
+    """Return the index of the rows that have not ended."""
+    alive = ", ".join(f"'{status}'" for status in MACHINES[table].alive)
+    return partial_index(f"ix_{table}_in_progress", f"status IN ({alive})", "status")
+
+
 class Running(Guarded):
     """What a run, a session and a service share: an owner, and the times that the guard keeps."""
 

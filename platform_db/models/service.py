@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, relationship
 
-from platform_db.models.base import Base, Running, partial_index, session_of, tenant_foreign_key
+from platform_db.models.base import Base, Running, alive_index, partial_index, session_of, tenant_foreign_key
 from platform_db.models.log_chunk import decode_log, encode_log
 from platform_db.models.resource import ServiceResource
 from platform_db.models.session import WorkflowLink
@@ -46,6 +46,7 @@ class Service(Running, Base):
         *Running.constraints(),
         sa.Index("ix_service_owner_id_created", "owner_id", "created", "id_"),
         partial_index("uq_service_owner_id_name", "status <> 'deleted'", "owner_id", "name"),
+        alive_index("service"),
     )
 
     def append_logs(self, text: str | bytes) -> None:

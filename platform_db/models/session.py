@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from platform_db.crypto.column import Sealed
-from platform_db.models.base import Base, OfWorkflow, Running, partial_index, tenant_foreign_key
+from platform_db.models.base import Base, OfWorkflow, Running, alive_index, partial_index, tenant_foreign_key
 from platform_db.models.resource import InteractiveSessionResource
 from platform_db.models.secret import SecretAttribute, key_id_index, other_digests_column
 from platform_db.models.types import native_enum
@@ -47,6 +47,7 @@ class InteractiveSession(Running, Base):
         *Running.constraints(),
         sa.Index("ix_interactive_session_owner_id_created", "owner_id", "created", "id_"),
         partial_index("uq_interactive_session_owner_id_path", "status <> 'deleted'", "owner_id", "path"),
+        alive_index("interactive_session"),
         key_id_index("interactive_session", "secret"),
         sa.CheckConstraint("(secret IS NULL) = (secret_digest IS NULL)", name="digest_beside_value"),
     )

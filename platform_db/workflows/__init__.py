@@ -1,6 +1,7 @@
-"""Runs: finding, listing, counting, sharing and deleting them, their status, results, graph and progress."""
+"""Runs: creating, finding, listing, sharing, cancelling and deleting them, their versions, results, graph."""
 
 from platform_db.query.shared import shared_with
+from platform_db.workflows.cancellation import cancel, cancel_workflows
 from platform_db.workflows.creation import (
     CreatedWorkflow,
     NewWorkflow,
@@ -44,6 +45,8 @@ __all__ = [
     "Version",
     "VersionSummary",
     "add_dependencies",
+    "cancel",
+    "cancel_workflows",
     "count_by_status",
     "create_workflow",
     "create_workflows",

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from sqlalchemy.orm import Session
 
 from platform_db.database.session import takes_session
+from platform_db.lifecycle.stopping import stop_jobs
 from platform_db.lifecycle.target import Key, RunTarget
 from platform_db.lifecycle.transitions import transition
 from platform_db.logs import append_log
@@ -27,8 +28,9 @@ def update_workflow_status(
 ) -> RunStatus:
     """Set a run's status, append to its log, and return the stored status.
 
-    A run that ends has its processing time counted at once, and its workspace marked for the next disk run,
-    as ``PLATFORM_DB_WORKFLOW_TERMINATION_QUOTA_UPDATE_POLICY`` says.
+    The jobs of a run that stops are stopped, too. A run that ends has its processing time counted at once,
+    and its workspace marked for the next disk run, as
+    ``PLATFORM_DB_WORKFLOW_TERMINATION_QUOTA_UPDATE_POLICY`` says.
 
     :param workflow_uuid: the run, its key ``(owner_id, id_)``, or its id; the owner of an id is looked up.
     :param new_logs: appended to the run's log, even where the status does not change.
@@ -43,6 +45,8 @@ def update_workflow_status(
     stored = transition(session, run, RunStatus(status), model=Workflow, reason=message)
     if new_logs:
         append_log(session, run, new_logs, model=Workflow)
+    if stored is RunStatus.stopped:
+        stop_jobs(session, [run], reason=message)
     if stored in WORKFLOW.ended and stored is not RunStatus.deleted:
         account_for_ended_run(session, run, quota_types)
     return RunStatus(stored)

@@ -18,8 +18,12 @@ from platform_db.cli.show import Row, show_row, show_rows
 from platform_db.states import WORKFLOW
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from platform_db.lifecycle import TransitionResult
     from platform_db.models import Workflow
 
+runs_argument = click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 reason_option = click.option("--reason", help="Why, for the history.")
 
 workflow = group(
@@ -162,16 +166,31 @@ def logs(run: str, user: str | None, tail: int | None, follow: bool) -> None:
         click.echo(data, nl=False)
 
 
-@workflow.command(example="workflow stop analysis --user ada@example.org --reason 'wrong input'")
-@run_options
+@workflow.command(example="workflow stop fit.1 fit.2 --user ada@example.org --reason 'wrong input'")
+@runs_argument
+@owner_option
 @reason_option
-def stop(run: str, user: str | None, reason: str | None) -> None:
-    """Stop RUN, which is running or waits to run."""
-    _set_status(run, user, "stopped", reason)
+@click.option("--force", is_flag=True, help="Set what is running to stopped, too, without asking its worker.")
+@json_option
+def stop(runs: tuple[str, ...], user: str | None, reason: str | None, force: bool, as_json: bool) -> None:
+    """Stop runs: those that wait at once; the workers of those that are running are asked to.
+
+    Each run is stopped, asked or refused by itself; where one is refused, or not found, the exit code is 9.
+    workflow recover stops what has not stopped within its grace time.
+    """
+    from platform_db.workflows import cancel_workflows
+
+    with session_scope() as session:
+        found, rows = _find_runs(session, runs, user)
+        results = cancel_workflows(session, found, reason=reason, force=force)
+        rows += _rows_of(found, results)
+    for row in rows:
+        row["asked"] = row["status"] == "running"
+    _show_results(rows, as_json, "stopped")
 
 
 @workflow.command(example="workflow delete fit.1 fit.2 --user ada@example.org")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@runs_argument
 @owner_option
 @reason_option
 @json_option
@@ -180,35 +199,12 @@ def delete(runs: tuple[str, ...], user: str | None, reason: str | None, as_json:
 
     Each run is deleted or refused by itself; where one is refused, or not found, the exit code is 9.
     """
-    from platform_db import errors
     from platform_db.workflows import delete_workflows
 
-    found: list[Workflow] = []
-    rows: list[Row] = []
     with session_scope() as session:
-        owner_id = find_owner(session, user)
-        for run in runs:
-            try:
-                found.append(find_run_of(session, run, owner_id))
-            except (errors.NotFound, errors.InvalidIdentifier) as error:
-                why = f"{error}; {error.hint}" if error.hint else str(error)
-                rows.append({"id": None, "name": run, "status": None, "refused": why})
-        results = delete_workflows(session, found, reason=reason)
-        rows += [
-            {
-                "id": str(result.id_),
-                "name": run.get_full_workflow_name(),
-                "status": result.status,
-                "refused": result.refusal and str(result.refusal),
-            }
-            for run, result in zip(found, results, strict=True)
-        ]
-    show_rows(rows, as_json)
-    refused = sum(row["refused"] is not None for row in rows)
-    if refused:
-        raise errors.PartialFailure(
-            f"{refused} of {len(rows)} runs could not be deleted", hint="REFUSED says why of each"
-        )
+        found, rows = _find_runs(session, runs, user)
+        rows += _rows_of(found, delete_workflows(session, found, reason=reason))
+    _show_results(rows, as_json, "deleted")
 
 
 @workflow.command(
@@ -295,27 +291,73 @@ def result(run: str, user: str | None, name: str, job: str | None, as_json: bool
     "policies",
     multiple=True,
     metavar="KIND=POLICY",
-    help="fail, requeue or nothing, of a workflow, job, interactive_session or service; fail by default.",
+    help="fail, requeue or nothing, of a workflow, job, interactive_session or service, or of workflow:TYPE.",
 )
+@duration_option("--grace", "How long a run may take to stop after it was asked; as --older-than by default")
 @click.option("--node", help="Recover all that this node held, of any age.")
 @json_option
-def recover(older_than: timedelta, policies: tuple[str, ...], node: str | None, as_json: bool) -> None:
-    """Fail or restart what is running without a living worker.
+def recover(
+    older_than: timedelta, policies: tuple[str, ...], grace: timedelta | None, node: str | None, as_json: bool
+) -> None:
+    """Fail, restart or requeue what has no living worker, and stop what does not stop when asked.
 
-    Only rows under a lease of a worker are recovered, and no row that is locked at this moment.
+    Only rows under a lease of a worker are recovered, and no row that is locked at this moment. Each fails
+    by default; with --node, services and daemons are restarted.
     """
     from platform_db import leases
 
     given = (policy.partition("=") for policy in policies)
-    chosen: dict[str, str] = {**leases.DEFAULT_POLICIES, **{kind: policy for kind, _, policy in given}}
+    default = leases.DEFAULT_POLICIES if node is None else leases.NODE_POLICIES
+    chosen = {**default, **{kind: policy for kind, _, policy in given}}
     sessions = session_factory()
     if node is None:
-        counts = leases.recover_all(sessions, older_than, chosen)
+        counts = leases.recover_all(sessions, older_than, chosen, grace=grace)
     else:
         with sessions() as session, session.begin():
             counts = leases.recover_owned_by(session, node, chosen)
     text = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "nothing to do"
     show_row(counts, as_json, text)
+
+
+def _find_runs(
+    session: Session, runs: tuple[str, ...], user: str | None
+) -> tuple[list[Workflow], list[dict[str, Any]]]:
+    """Return the runs that are there, and a row for each that is not."""
+    from platform_db import errors
+
+    found: list[Workflow] = []
+    missing: list[dict[str, Any]] = []
+    owner_id = find_owner(session, user)
+    for run in runs:
+        try:
+            found.append(find_run_of(session, run, owner_id))
+        except (errors.NotFound, errors.InvalidIdentifier) as error:
+            why = f"{error}; {error.hint}" if error.hint else str(error)
+            missing.append({"id": None, "name": run, "status": None, "refused": why})
+    return found, missing
+
+
+def _rows_of(runs: list[Workflow], results: list[TransitionResult]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": str(result.id_),
+            "name": run.get_full_workflow_name(),
+            "status": result.status,
+            "refused": result.refusal and str(result.refusal),
+        }
+        for run, result in zip(runs, results, strict=True)
+    ]
+
+
+def _show_results(rows: list[dict[str, Any]], as_json: bool, done: str) -> None:
+    from platform_db import errors
+
+    show_rows(rows, as_json)
+    refused = sum(row["refused"] is not None for row in rows)
+    if refused:
+        raise errors.PartialFailure(
+            f"{refused} of {len(rows)} runs could not be {done}", hint="REFUSED says why of each"
+        )
 
 
 def _set_status(run: str, user: str | None, status: str, reason: str | None, override: bool = False) -> None:

@@ -1,9 +1,10 @@
-"""Index what the queue hands out next, jobs in progress, and entries of the history by their number.
+"""Index what the queue hands out next, what is in progress, and entries of the history by their number.
 
-Motive: a claim reads an owner's next runs and those at work; watchers of events read on from a number, and
-    find by its transaction what was committed behind them.
+Motive: a claim reads an owner's next runs and those at work; a service counts at its start what is
+    alive; watchers of events read on from a number, and find by its transaction what committed behind them.
 Phase: pre; the new code is slow without them.
-Lock: SHARE UPDATE EXCLUSIVE on workflow, job, status_change and note, which no reader or writer waits for.
+Lock: SHARE UPDATE EXCLUSIVE on workflow, job, interactive_session, service, status_change and note, which no
+    reader or writer waits for.
 Duration: it waits for the transactions that are open; then a pass over each table for each index.
 Recovery: run it again.
 
@@ -29,6 +30,9 @@ INDEXES = {
     " WHERE stop_requested_at IS NOT NULL AND status = 'running'",
     "ix_job_in_progress": "job (owner_id, status, created, id_)"
     " WHERE status IN ('created', 'queued', 'running')",
+    "ix_interactive_session_in_progress": "interactive_session (status)"
+    " WHERE status IN ('created', 'queued', 'pending', 'running')",
+    "ix_service_in_progress": "service (status) WHERE status IN ('created', 'queued', 'pending', 'running')",
     "ix_status_change_number": "status_change (number)",
     "ix_status_change_transaction_id": "status_change (transaction_id)",
     "ix_note_number": "note (number)",
