@@ -304,6 +304,29 @@ class Conflict(Refused):
         self.stored_status, self.stored_revision = stored_status, stored_revision
 
 
+class IdempotencyConflict(Conflict):
+    """This idempotency key was given before.
+
+    :param key: the key.
+    :param entity_id: the run that it stands for, as text.
+    :param same: whether the same was asked for then.
+    """
+
+    hint = "give another key to create another run"
+
+    def __init__(
+        self, key: str, entity_id: str, same: bool, stored_status: str, stored_revision: int
+    ) -> None:
+        asked = "the same content" if same else "other content"
+        super(Conflict, self).__init__(
+            f"idempotency key {key!r} was given before, with {asked}, for workflow {entity_id}"
+        )
+        self.key, self.same = key, same
+        self.entity, self.entity_id = "workflow", entity_id
+        self.condition, self.expected = "idempotency key", key
+        self.stored_status, self.stored_revision = stored_status, stored_revision
+
+
 class QuotaExceeded(Refused):
     """There is not so much left of the user's quota.
 

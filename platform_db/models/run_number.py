@@ -55,6 +55,16 @@ def format_run_number(major: int, minor: int) -> str:
     return f"{major}.{minor}" if minor else str(major)
 
 
+def asked_number(run_number: str, *, restart: bool) -> tuple[int, int | None]:
+    """Return the major and the minor number to write; the minor one is None where the database gives it.
+
+    :param run_number: the number that is asked for; of a restart it is that of the run that it restarts.
+    :raises errors.RunNumberError: it is not a run number.
+    """
+    major, minor = split_run_number(run_number)
+    return major, None if restart else minor
+
+
 def take_run_number(session: Session, workflow: Workflow) -> None:
     """Give a run its number before it is written.
 

@@ -25,7 +25,7 @@ from platform_db.models.expiry import expire_rows
 from platform_db.models.log_chunk import LogChunk, encode_log, read_logs
 from platform_db.models.resource import WorkflowResource, quota_usage
 from platform_db.models.retention import WorkspaceRetentionRule
-from platform_db.models.run_number import format_run_number, split_run_number, take_run_number
+from platform_db.models.run_number import asked_number, format_run_number, take_run_number
 from platform_db.models.types import Json, Timestamp
 from platform_db.states import RunStatus, WorkspaceRetentionRuleStatus
 from platform_db.workspaces import build_workspace_path, canonical_workspace_path, list_workspace
@@ -221,10 +221,9 @@ class Workflow(Running, Base):
         return self.run_number_major, self.run_number_minor
 
     def _ask_for_number(self, run_number: str) -> None:
-        """Note the number that is given; of a restart it is only that of the run that it restarts."""
-        major, minor = split_run_number(run_number)
-        self.run_number_major = major
-        if not self.restart:
+        """Note the number that is given; what the database is to give stays unset."""
+        self.run_number_major, minor = asked_number(run_number, restart=bool(self.restart))
+        if minor is not None:
             self.run_number_minor = minor
 
     def get_full_workflow_name(self) -> str:

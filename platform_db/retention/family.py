@@ -110,9 +110,10 @@ class Family(NamedTuple):
         gone: Counter[str] = Counter()
         if not ids:
             return gone
-        counts = (f"SELECT '{m.table}', count(*) FROM {m.source} WHERE {_THESE}" for m in self.members)
-        for table, count in connection.execute(sa.text(" UNION ALL ".join(counts)), {"ids": list(ids)}):
-            gone[table] += count
+        counts = [f"SELECT '{m.table}', count(*) FROM {m.source} WHERE {_THESE}" for m in self.members]
+        if counts:
+            for table, count in connection.execute(sa.text(" UNION ALL ".join(counts)), {"ids": list(ids)}):
+                gone[table] += count
         # Foreign keys and triggers delete the rest. What has a history is deleted all at once before: a
         # cascade would forget the histories parent by parent.
         for member in reversed(self.members):

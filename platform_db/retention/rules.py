@@ -42,5 +42,6 @@ RULES: tuple[RetentionRule, ...] = (
     RetentionRule("log_chunk", timedelta(days=365), "at", log_of=("workflow", "workflow_id"), batch=2000),
     RetentionRule("service_log", timedelta(days=90), "at", log_of=("service", "service_id"), batch=2000),
     RetentionRule("task_record", timedelta(days=365), "submitted", batch=1000, archive=False),
+    RetentionRule("idempotency_key", timedelta(days=30), "updated", batch=2000, archive=False),
     RetentionRule("job_cache", timedelta(days=365), "updated", archive=False),
 )

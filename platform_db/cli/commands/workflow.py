@@ -93,6 +93,34 @@ def show(run: str, user: str | None, as_json: bool) -> None:
         show_row(row, as_json)
 
 
+@workflow.command(example="workflow versions analysis --user ada@example.org")
+@run_options
+@json_option
+def versions(run: str, user: str | None, as_json: bool) -> None:
+    """List the versions of RUN, the oldest first."""
+    from platform_db.workflows import list_versions
+
+    with session_scope() as session:
+        found, after = find_run(session, run, user), 0
+        rows: list[Row] = []
+        while page := list_versions(session, found, after=after):
+            rows += [version.as_dict() for version in page]
+            after = page[-1].number
+    show_rows(rows, as_json, lambda row: {**row, "labels": _labels_as_people_read(row["labels"])})
+
+
+@workflow.command(example="workflow specification analysis --user ada@example.org --version 1")
+@run_options
+@click.option("--version", "number", type=int, metavar="NUMBER", help="This version; by default the latest.")
+def specification(run: str, user: str | None, number: int | None) -> None:
+    """Print the specification of RUN in JSON."""
+    from platform_db.workflows import get_version
+
+    with session_scope() as session:
+        found = get_version(session, find_run(session, run, user), number)
+    click.echo(json.dumps(found.specification, indent=2, ensure_ascii=False))
+
+
 @workflow.command(example="workflow history analysis --user ada@example.org --since 2026-11-21T07:30:00Z")
 @run_options
 @click.option("--since", type=Time(), help="Leave out what was before this time.")
@@ -361,8 +389,10 @@ def _summary(run: Workflow) -> dict[str, Any]:
 
 def _as_people_read(row: Row) -> Row:
     names = ("id", "name", "status", "created", "started", "ended", "owner")
-    labels = (
-        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in row["labels"].items()
+    return {**{name: row[name] for name in names}, "labels": _labels_as_people_read(row["labels"])}
+
+
+def _labels_as_people_read(labels: Row) -> str:
+    return ",".join(
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in labels.items()
     )
-    return {**{name: row[name] for name in names}, "labels": ",".join(labels)}
