@@ -13,7 +13,7 @@ from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.listing import show_page
 from platform_db.cli.options import duration_option, json_option, limit_option
-from platform_db.cli.show import Row, show_row, show_rows
+from platform_db.cli.show import Row, columns, escaped, show_row, show_rows
 
 db = group("db")
 
@@ -114,9 +114,21 @@ def prune(
     rules = retention.choose_rules(tables, older_than=older_than, batch=batch_size)
     results = retention.prune(session_factory(), rules, **how)
     rows = (
-        {"table": r.table, "rows": r.rows, "with_them": r.with_them.total(), "left": r.left} for r in results
+        {
+            "table": r.table,
+            "rows": r.rows,
+            "with_them": r.with_them.total(),
+            "left": r.left,
+            "not_waited_for": r.not_waited_for,
+        }
+        for r in results
     )
-    show_rows(rows, as_json)
+    show_rows(rows, as_json, columns("table", "rows", "with_them", "left"))
+    if stale := sorted({name for result in results for name in result.not_waited_for}):
+        click.echo(
+            escaped(f"not waited for, since their checkpoints have not moved for long: {', '.join(stale)}"),
+            err=True,
+        )
     retention.require_finished(results)
 
 
