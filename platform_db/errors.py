@@ -304,6 +304,20 @@ class Conflict(Refused):
         self.stored_status, self.stored_revision = stored_status, stored_revision
 
 
+class WatcherReplaced(Conflict):
+    """Another process watches under this name now, or the name was forgotten.
+
+    :param name: the watcher's name.
+    """
+
+    hint = "let one process watch under a name, or give each its own"
+
+    def __init__(self, name: str) -> None:
+        super(Conflict, self).__init__(f"another process watches as {name!r} now, or it was forgotten")
+        self.name = name
+        self.entity, self.entity_id, self.condition = "event_checkpoint", name, "version"
+
+
 class IdempotencyConflict(Conflict):
     """This idempotency key was given before.
 

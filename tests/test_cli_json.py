@@ -22,7 +22,10 @@ ADA = "ada@example.org"
 
 LISTS = {
     "audit list": [],
+    "db keys": ["job"],
     "db prune": ["--dry-run"],
+    "db tables": [],
+    "events watchers": [],
     "job list": [RUN],
     "quota reconcile": [],
     "quota report": ["--workflows"],
@@ -61,7 +64,8 @@ OBJECTS = {
     "workflow show": [RUN],
 }
 
-ELSEWHERE = {"roles show"}  # It needs roles, which belong to the whole server.
+# The one needs roles, which belong to the whole server; the other one prints an object a line.
+ELSEWHERE = {"roles show", "events tail"}
 
 
 def test_every_command_with_json_is_tried_here() -> None:

@@ -235,15 +235,14 @@ def test_any_row_is_shown_without_its_secrets(session: Session, database_uri: st
     value = token.token
     result = run(database_uri, "db", "get", "user_token", str(token.id_), PLATFORM_DB_SECRET_KEY=secret_key)
     assert result.exit_code == 0
-    assert "(hidden)" in result.stdout
+    assert "(withheld)" in result.stdout
     assert value not in result.stdout
     assert run(database_uri, "db", "get", "user", str(token.user_id), "--json").exit_code == 0
     notebook = InteractiveSession(name="n", path="/n", owner_id=token.user_id)
     session.add(notebook)
     session.commit()
     shown = run(database_uri, "db", "get", "interactive_session", str(notebook.id_), "--json")
-    assert json.loads(shown.stdout)["encrypted_secret"] is None
-    assert run(database_uri, "db", "get", "nothing", "0").exit_code == errors.NotFound.exit_code
+    assert json.loads(shown.stdout)["secret"] == "(withheld)"
 
 
 def test_the_figures_are_shown(session: Session, database_uri: str) -> None:

@@ -19,6 +19,7 @@ ID = "0190f0c4-0000-7000-8000-000000000000"
 ARGUMENTS = {
     "audit prune": ["--older-than", "1"],
     "db get": ["workflow", ID],
+    "db keys": ["workflow"],
     "job list": [ID],
     "job show": [ID],
     "quota set-limit": ["ada@example.org", "cpu", "1h"],

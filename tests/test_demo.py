@@ -32,7 +32,7 @@ def test_the_demonstration_shows_what_it_promises_and_what_can_be_pasted(place: 
 
     assert done.exit_code == 0, done.output
     assert re.search(r"13 runs were taken 13 times \(worker-1 \d+, worker-2 \d+, worker-3 1\)", done.stdout)
-    assert re.search(r"analysis\.\d of \w+@example.org failed: its worker worker-3 died", done.stdout)
+    assert re.search(r"analysis\.\d of \w+@example.org failed: its node restarted", done.stdout)
     assert re.search(r"analysis\.\d\.1 is its restart, and has finished", done.stdout)
     assert re.search(r"analysis\.3 cannot go from \w+ to queued", done.stdout)
     assert "grace asks for ada's analysis.3 and gets None" in done.stdout

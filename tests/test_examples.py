@@ -21,7 +21,7 @@ SAYS = {
     "bulk_transitions.py": ["8 of 10 were stopped", "one is finished and stays so", "is queued again"],
 }
 
-SERVED = {"fastapi_service.py"}  # by tests/test_fastapi_example.py
+SERVED = {"fastapi_service.py", "events_stream.py"}  # by tests of their own
 
 
 def test_every_example_is_run() -> None:

@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import quota, settings
+from platform_db.health.rows import list_keys, read_row
+from platform_db.health.tables import read_tables
 from platform_db.leases.tasks import lease
 from platform_db.models import ResourceType, WorkspaceRetentionRule
 from platform_db.retention.workspaces import apply_retention_rules
@@ -31,8 +33,10 @@ COMMANDS = [
     "quota report --workflows",
     "retention apply --dry-run",
     "db check --deep",
+    "db keys workflow",
     "db prune --older-than 0d --dry-run",
     "db stats",
+    "db tables",
     "audit list",
     "workflow list",
 ]
@@ -116,7 +120,21 @@ def apply_rules(factory: Factory) -> None:
     assert [rule.pattern for rule in apply_retention_rules(factory, dry_run=True).rules] == ["*.tmp"]
 
 
-LOOKS: list[Callable[[Factory], None]] = [init_default_period, update_usage, reconcile, apply_rules]
+def look_inside(factory: Factory) -> None:
+    with factory() as session:
+        figures = {table.name: table for table in read_tables(session)}
+        assert (figures["workflow"].rows, figures["workflow"].is_exact) == (1, True)
+        (key,) = list_keys(session, "workflow").rows
+        assert read_row(session, "workflow", key["id_"])["status"] == "finished"
+
+
+LOOKS: list[Callable[[Factory], None]] = [
+    init_default_period,
+    update_usage,
+    reconcile,
+    apply_rules,
+    look_inside,
+]
 
 
 @pytest.mark.parametrize("look", LOOKS)

@@ -17,6 +17,7 @@ COMMANDS = {
     "audit": "Read, seal, verify and prune the audit log.",
     "db": "Check, measure and clean up the database.",
     "demo": "Show a platform at work, on an embedded database of its own.",
+    "events": "Watch what happens to runs, jobs, sessions and services.",
     "init": "Bring the database to the newest revision and create the default resources.",
     "job": "List and show jobs.",
     "quota": "Count the disk space and processing time of users, and limit them.",

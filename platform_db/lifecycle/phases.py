@@ -41,8 +41,7 @@ def set_phase(
     """
     if phase is not None and not _is_storable(phase):
         raise errors.InvalidArgument(f"a phase is a text of 1 to {LARGEST} bytes, without NUL; None is none")
-    if session.new or session.dirty:
-        session.flush()
+    session.flush()
     target = _JobTarget.of(session, job, Job)
     parameters = {
         "id": target.id_,

@@ -45,8 +45,7 @@ def restart(
     :raises errors.Refused: it is alive, or deleted, or such a restart already.
     :raises errors.RunNumberError: no run of its name has had its number.
     """
-    if session.new or session.dirty:
-        session.flush()
+    session.flush()
     target = RunTarget.of(session, run, Workflow)
     owner_id, id_ = target.key(session)
     parameters = {

@@ -100,7 +100,7 @@ def pages_of(source: str, columns: str = "*", late: str = "true") -> tuple[str, 
     return first, later
 
 
-def _read_snapshot(part: str) -> str:
+def read_snapshot(part: str) -> str:
     """Read a snapshot as the server writes it, so that it takes it again: ``xmin:xmax:in progress``."""
     found = _SNAPSHOT.fullmatch(part)
     if found is None:
@@ -117,7 +117,7 @@ _SNAPSHOT = re.compile(r"([0-9]+):([0-9]+):([0-9,]*)", re.ASCII)
 
 # The parts of a cursor: the number of the last row that came in order, the snapshot of its page, the
 # transaction that the reader itself was writing in ("0" if none), and a time before that snapshot.
-_READERS = (cursors.number, _read_snapshot, lambda part: str(cursors.number(part)), cursors.time)
+_READERS = (cursors.number, read_snapshot, lambda part: str(cursors.number(part)), cursors.time)
 
 # Before all rows. The rest stands for what a first page does not ask.
 _BEGINNING = (0, "1:1:", "0", datetime(2000, 1, 1, tzinfo=timezone.utc))

@@ -90,7 +90,7 @@ class GuardedTarget(Target):
         :raises errors.NotFound: there is no such row.
         """
         read = statements.read(self.table, statements.Conditions.of(self.parameters))
-        stored = session.connection().execute(read, self.parameters).one_or_none()
+        stored = session.connection().exec_driver_sql(read, self.parameters).one_or_none()
         if stored is None:
             raise self.not_found()
         machine = MACHINES[self.table]

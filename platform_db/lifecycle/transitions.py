@@ -81,8 +81,7 @@ def transition(
     :raises errors.Conflict: the row is not as expected.
     :raises errors.NotFound: there is no such row.
     """
-    if session.new or session.dirty:
-        session.flush()
+    session.flush()
     target = _Target.of(session, row_or_id, model)
     wanted = target.status(status)
     expected = _Expected.of(target, expected_status, unexpected_statuses)
@@ -98,13 +97,14 @@ def transition(
     conditions = statements.Conditions.of(parameters)
     update = statements.update(target.table, wanted, conditions, returning=row is not None)
     for _ in range(ATTEMPTS):
-        result = connection.execute(update, parameters)
+        result = connection.exec_driver_sql(update, parameters)
         if result.rowcount:
             if row is not None:
                 target.take_over(session, row, wanted, result.one())
             target.forget_followers(session, wanted)
             return wanted
-        stored = connection.execute(statements.read(target.table, conditions), parameters).one_or_none()
+        read = statements.read(target.table, conditions)
+        stored = connection.exec_driver_sql(read, parameters).one_or_none()
         if stored is None:
             raise target.not_found()
         stored_status, revision = target.status_type(stored.status), stored.revision
@@ -139,8 +139,7 @@ def transition_many(
     :param expected_revision: change rows only at this revision; or a revision for each id. A row whose id is
         not among them may have any.
     """
-    if session.new or session.dirty:
-        session.flush()
+    session.flush()
     targets = [_Target.of(session, row_or_id, model) for row_or_id in rows_or_ids]
     if not targets:
         return []
@@ -166,7 +165,8 @@ def transition_many(
         **expected.parameters(),
     }
     statement = statements.update_many(first.table, wanted, statements.Conditions.of(parameters))
-    found = {id_: values for id_, *values in session.connection().execute(statement, parameters)}
+    rows = session.connection().exec_driver_sql(statement, parameters)
+    found = {id_: values for id_, *values in rows}
     held = {key[-1]: key for key in held_keys(session, first.model)}
     results = []
     for target, id_, expected_one in zip(targets, ids, revisions, strict=True):

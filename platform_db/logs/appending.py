@@ -38,8 +38,7 @@ def append_log(
     :param limit: bytes that a run and its jobs may log; by default ``PLATFORM_DB_LOG_LIMIT``, 0 is none.
     :raises errors.NotFound: there is no such row.
     """
-    if session.new or session.dirty:
-        session.flush()
+    session.flush()
     target = LogTarget.of(session, row, model)
     if not text:
         target.has_ended(session)  # Only to look for the row: an empty chunk would hide that the log was cut.

@@ -47,17 +47,19 @@ class RowEvent(Base):
 class EventCheckpoint(Base):
     """How far a watcher has come.
 
-    :param place: what the next page starts from (:mod:`platform_db.events.reading`).
-    :param number: the number of the last event in it, for people.
-    :param seen_at: every change that was committed a day before this has been seen, if it came in order.
+    :param cursor: where the next page begins (:mod:`platform_db.events.place`).
+    :param number: the number in it, for people.
+    :param seen_at: what was committed a day before this has been seen.
+    :param moved_at: when it was last written.
     :param version: how often it was written. A watcher that finds another number was replaced.
     :param failed: how many events its handler failed on and were skipped.
     """
 
     name: Mapped[str] = mapped_column(sa.Text, primary_key=True)
-    place: Mapped[Any] = mapped_column(Json)
+    cursor: Mapped[str] = mapped_column(sa.Text)
     number: Mapped[int] = mapped_column(sa.BigInteger)
     seen_at: Mapped[datetime] = mapped_column(Timestamp)
+    moved_at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.func.clock_timestamp())
     version: Mapped[int] = mapped_column(sa.BigInteger, server_default="1")
     failed: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
 

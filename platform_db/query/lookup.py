@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -31,40 +32,41 @@ def find_by_prefix(session: Session, model: type[Row], prefix: str, *criteria: s
     :raises errors.NotFound: none does.
     :raises errors.InvalidIdentifier: no id can.
     """
+    id_: Any = sa.inspect(model).columns["id_"]
+    rows = session.scalars(
+        sa.select(model)
+        .where(id_.between(*id_range(prefix)), *criteria)
+        .order_by(id_)
+        .limit(SHOWN_CANDIDATES + 1)
+    ).all()
+    require_one(model.__tablename__, prefix, [identity_of(row)[1] for row in rows])
+    return rows[0]
+
+
+def id_range(prefix: str) -> tuple[uuid.UUID, uuid.UUID]:
+    """Return the first and the last id that begins so.
+
+    :raises errors.InvalidIdentifier: no id can.
+    """
     digits = prefix.replace("-", "").lower()
     if not re.fullmatch("[0-9a-f]{1,32}", digits):
         raise errors.InvalidIdentifier(f"{prefix!r} is neither an id nor the beginning of one")
-    id_: Any = sa.inspect(model).columns["id_"]
-    first = uuid.UUID(digits.ljust(32, "0"))
-    last = uuid.UUID(digits.ljust(32, "f"))
-    rows = session.scalars(
-        sa.select(model).where(id_.between(first, last), *criteria).order_by(id_).limit(SHOWN_CANDIDATES + 1)
-    ).all()
-    if len(rows) == 1:
-        return rows[0]
-    table = model.__tablename__
-    if not rows:
-        error = errors.WorkflowNotFound if model is Workflow else errors.NotFound
-        raise error(f"there is no {table} {prefix}")
-    candidates = [str(identity_of(row)[1]) for row in rows]
-    shown = candidates[:SHOWN_CANDIDATES] + ["…"] * (len(rows) > SHOWN_CANDIDATES)
-    raise errors.AmbiguousIdentifier(f"{table} {prefix} could be {', '.join(shown)}")
+    return uuid.UUID(digits.ljust(32, "0")), uuid.UUID(digits.ljust(32, "f"))
 
 
-def model_of(table: str) -> type[Base]:
-    """Return the model of a table whose rows have ids of their own.
+def require_one(table: str, prefix: str, ids: Sequence[uuid.UUID]) -> None:
+    """Raise an error where more or fewer than one id begins so.
 
-    :raises errors.NotFound: there is no such table.
+    :param ids: those that do, of which one more than are shown suffice.
+    :raises errors.AmbiguousIdentifier: several do; names them.
+    :raises errors.NotFound: none does.
     """
-    models = {
-        str(mapper.class_.__tablename__): mapper.class_
-        for mapper in Base.registry.mappers
-        if "id_" in mapper.columns and isinstance(mapper.columns["id_"].type, sa.Uuid)
-    }
-    found = models.get(table) or models.get(f"{table}_")
-    if found is None:
-        raise errors.NotFound(f"there is no table {table} with ids; choose from {', '.join(sorted(models))}")
-    return found
+    if not ids:
+        error = errors.WorkflowNotFound if table == Workflow.__tablename__ else errors.NotFound
+        raise error(f"there is no {table} {prefix}")
+    if len(ids) > 1:
+        shown = [*map(str, ids[:SHOWN_CANDIDATES]), *["…"] * (len(ids) > SHOWN_CANDIDATES)]
+        raise errors.AmbiguousIdentifier(f"{table} {prefix} could be {', '.join(shown)}")
 
 
 def describe(row: Base) -> dict[str, Any]:

@@ -47,8 +47,7 @@ def requeue(
     """
     first, longest = require_seconds(delay, "delay"), require_seconds(longest_delay, "longest delay")
     require_amount(most_restarts, "number of restarts")
-    if session.new or session.dirty:
-        session.flush()
+    session.flush()
     key = RunTarget.of(session, run, Workflow).key(session)
     held = (RunStatus.pending, RunStatus.running)
     transition(session, key, RunStatus.failed, model=Workflow, reason=reason, expected_status=held)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -21,14 +22,17 @@ from platform_db import errors
 from platform_db.audit import record_action
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.database.session import SessionFactory
+from platform_db.events.checkpoints import HELD_SINCE, hold, stale_watchers
 from platform_db.models import NOBODY, AuditLogAction
 from platform_db.quota.batches import read_pages
 from platform_db.quota.pruning import lock_owners, take_out
 from platform_db.retention.archive import write_archive
 from platform_db.retention.cache_limit import evict_beyond_limit
 from platform_db.retention.family import Family
+from platform_db.retention.prune_events import count_old_events, delete_old_events
 from platform_db.retention.prune_log import count_log, prune_log
 from platform_db.retention.rules import RULES, RetentionRule
+from platform_db.states import MACHINES
 from platform_db.tasks.pruning import delete_old_tasks
 
 # How many rows are looked at in one statement.
@@ -48,12 +52,15 @@ class Pruned:
     :param rows: how many rows went, or in a dry run: would go.
     :param with_them: how many rows of other tables went with them.
     :param left: how many should have gone, but were locked, they or what belongs to them.
+    :param not_waited_for: the watchers of events that may not have seen what went: their checkpoints have not
+        moved for too long.
     """
 
     table: str
     rows: int = 0
     left: int = 0
     with_them: Counter[str] = field(default_factory=Counter)
+    not_waited_for: tuple[str, ...] = ()
 
 
 def choose_rules(
@@ -102,7 +109,11 @@ def prune(
         that the next run archives again.
     """
     results = [Pruned(rule.table) for rule in rules]
+    with factory() as session:
+        stale = stale_watchers(session)
     for rule, result in zip(rules, results, strict=True):
+        if _is_watched(rule):
+            result.not_waited_for = stale
         if dry_run:
             result.rows = _count_due(factory, rule)
             continue
@@ -132,6 +143,8 @@ def _count_due(factory: SessionFactory, rule: RetentionRule) -> int:
         return count_log(factory, rule)
     if rule.table == "task_record":
         return sum(delete_old_tasks(factory, rule.age, batch=rule.batch, dry_run=True))
+    if rule.table == "row_event":
+        return count_old_events(factory, rule)
     return sum(map(len, _due(factory, rule)))
 
 
@@ -169,6 +182,10 @@ def _one_pass(
             tell(rows)
         result.left = _count_due(factory, rule)
         return
+    if rule.table == "row_event":
+        for rows in delete_old_events(factory, rule):
+            tell(rows)
+        return
     for due in _due(factory, rule):
         for start in range(0, len(due), rule.batch):
             with factory() as session, session.begin():
@@ -188,7 +205,7 @@ def _prune_batch(
 ) -> tuple[Counter[str], int]:
     """Delete those of the rows that are still due and free; return what went, and how many are left."""
     family = Family.of(rule.table)
-    parameters = {"age": rule.age, "ids": ids}
+    parameters = {**_parameters(rule), "ids": ids}
     locked = connection.execute(_lock(rule), parameters).scalars().all()
     still = connection.execute(_count(rule), parameters).scalar() or 0
     free = family.lock(connection, locked)
@@ -203,8 +220,17 @@ def _prune_batch(
 
 def _due(factory: SessionFactory, rule: RetentionRule) -> Iterator[list[uuid.UUID]]:
     """Yield the ids of the rows that are due, page by page, in the order of their index."""
-    for page in read_pages(factory, _look(rule), {"age": rule.age}, LOOK):
+    for page in read_pages(factory, _look(rule), _parameters(rule), LOOK):
         yield [row.id_ for row in page if row.due]
+
+
+def _is_watched(rule: RetentionRule) -> bool:
+    """Tell whether watchers hear of the table's rows."""
+    return rule.table in MACHINES or rule.table == "row_event"
+
+
+def _parameters(rule: RetentionRule) -> dict[str, Any]:
+    return {"age": rule.age, **({"hold": hold()} if _is_watched(rule) else {})}
 
 
 def _is_candidate(rule: RetentionRule) -> str:
@@ -222,7 +248,21 @@ def _is_due(rule: RetentionRule) -> str:
             SELECT FROM platform.job_cache_use AS used
             WHERE used.owner_id = pruned.owner_id AND used.job_cache_id = pruned.id_
               AND used.last_hit_at >= now() - CAST(:age AS interval))"""
+    if _is_watched(rule):
+        due += f" AND pruned.updated < {HELD_SINCE} AND NOT EXISTS ({_unseen(rule)})"
     return due
+
+
+def _unseen(rule: RetentionRule) -> str:
+    """Return what selects entries of the history of a row, and of what belongs to it, that a watcher may not
+    have seen."""
+    return " UNION ALL ".join(
+        f"""SELECT FROM {member.source}
+            WHERE root.owner_id = pruned.owner_id AND root.id_ = pruned.id_
+              AND {member.alias}.at >= {HELD_SINCE}"""
+        for member in Family.of(rule.table).members
+        if member.table in ("status_change", "note")
+    )
 
 
 def _look(rule: RetentionRule) -> sa.TextClause:

@@ -4,6 +4,10 @@ A rule takes the rows of a table with one of its statuses that have been so for 
 all that belongs to them: what refers to them by a foreign key, and their leases, notes and status changes.
 The audit log has no rule here: its rows outlive what they describe. Tokens have none either: only their
 history tells when they were revoked, and each leaves an audit row (:func:`platform_db.tokens.purge`).
+
+What a watcher of events may not have seen stays: rows whose history is too young, and ``row_event``, which
+tells of creations and deletions. A watcher that has not moved for ``PLATFORM_DB_WATCHER_HOLD_DAYS`` holds
+nothing back.
 """
 
 from __future__ import annotations
@@ -44,4 +48,5 @@ RULES: tuple[RetentionRule, ...] = (
     RetentionRule("task_record", timedelta(days=365), "submitted", batch=1000, archive=False),
     RetentionRule("idempotency_key", timedelta(days=30), "updated", batch=2000, archive=False),
     RetentionRule("job_cache", timedelta(days=365), "updated", archive=False),
+    RetentionRule("row_event", timedelta(days=30), "at", batch=5000, archive=False),
 )

@@ -117,10 +117,12 @@ CREATE TRIGGER forget AFTER DELETE ON platform.{entity}
     if machine.is_leased:
         yield f"""\
 CREATE TRIGGER record_creation AFTER INSERT ON platform.{entity}
-    FOR EACH ROW EXECUTE FUNCTION platform.record_creation('{entity}')"""
+    REFERENCING NEW TABLE AS created
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.record_creation('{entity}')"""
         yield f"""\
 CREATE TRIGGER record_deletion AFTER DELETE ON platform.{entity}
-    FOR EACH ROW EXECUTE FUNCTION platform.record_deletion('{entity}')"""
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.record_deletion('{entity}')"""
         alive = ", ".join(f"'{status.value}'" for status in machine.alive)
         yield f"""\
 CREATE TRIGGER drop_former_lease AFTER UPDATE OF status ON platform.{entity}

@@ -143,6 +143,8 @@ class Settings(BaseSettings):
     """Directories that hold the users' workspaces, comma-separated; new ones go to the first."""
     shared_volume_path: Directory | None = None
     """Mount point of the shared volume; relative workspace paths start there."""
+    watcher_hold_days: int = Field(90, ge=0, le=36_500)
+    """Days that a watcher of events which does not move keeps what it has not seen from being pruned."""
     missing_workspaces_limit: int = Field(20, ge=0, le=100)
     """Percentage of workspaces beyond which missing ones stop the disk job; 100 is no limit."""
 

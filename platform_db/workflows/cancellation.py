@@ -62,8 +62,7 @@ def cancel_workflows(
     :param owner: whose runs may be meant; those of others are not found. Without it, any.
     :raises errors.InvalidIdentifier: one is no id; then nothing is stopped.
     """
-    if session.new or session.dirty:
-        session.flush()
+    session.flush()
     targets = [RunTarget.of(session, run, Workflow) for run in ids]
     if owner is not None:
         owner_id = user_id_of(owner)

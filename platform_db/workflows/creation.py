@@ -266,8 +266,7 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, default=str)
 
 
 def _create(session: Session, asked: list[_Asked]) -> list[CreatedWorkflow]:
-    if session.new or session.dirty:
-        session.flush()
+    session.flush()
     connection = session.connection()
     if any(one.key is not None for one in asked):
         created = _create_once(session, connection, asked)

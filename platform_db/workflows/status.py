@@ -39,8 +39,7 @@ def update_workflow_status(
     :raises errors.InvalidTransition: the stored status does not allow it; nothing is appended.
     :raises errors.WorkflowNotFound: there is no such run.
     """
-    if session.new or session.dirty:
-        session.flush()
+    session.flush()
     run = RunTarget.of(session, workflow_uuid, Workflow).key(session)
     stored = transition(session, run, RunStatus(status), model=Workflow, reason=message)
     if new_logs:

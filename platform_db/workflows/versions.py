@@ -96,8 +96,7 @@ def update_specification(
     """
     if specification is KEEP and labels is KEEP and priority is KEEP:
         raise errors.InvalidArgument("give a specification, labels or a priority for the new version")
-    if session.new or session.dirty:
-        session.flush()
+    session.flush()
     target = RunTarget.of(session, run, Workflow)
     owner_id, id_ = key = target.key(session)
     parameters = {
@@ -167,8 +166,7 @@ def list_versions(
 def _read(
     session: Session, run: Workflow | Key | uuid.UUID | str, statement: sa.TextClause, **values: Any
 ) -> tuple[RunTarget, list[sa.Row[Any]]]:
-    if session.new or session.dirty:
-        session.flush()
+    session.flush()
     target = RunTarget.of(session, run, Workflow)
     owner_id, id_ = target.key(session)
     values |= {"owner": str(owner_id), "id": str(id_)}

@@ -11,8 +11,9 @@ import click
 
 from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
-from platform_db.cli.options import duration_option, json_option
-from platform_db.cli.show import show_row, show_rows
+from platform_db.cli.listing import show_page
+from platform_db.cli.options import duration_option, json_option, limit_option
+from platform_db.cli.show import Row, columns, escaped, show_row, show_rows
 
 db = group("db")
 
@@ -58,14 +59,36 @@ def compact(dry_run: bool) -> None:
 
 @db.command(example="db get job 0198c2f1-5d4e-7b60")
 @click.argument("table")
-@click.argument("id_", metavar="ID")
+@click.argument("key", metavar="ID|KEY...", nargs=-1, required=True)
+@click.option("--full", is_flag=True, help="Do not cut long values.")
 @json_option
-def get(table: str, id_: str, as_json: bool) -> None:
-    """Show the row of TABLE with this ID, or with an id that begins with it."""
-    from platform_db.query import describe, find_by_prefix, model_of
+def get(table: str, key: tuple[str, ...], full: bool, as_json: bool) -> None:
+    """Show a row of TABLE, but no secret.
+
+    It is named by its ID or the beginning of that, or by its KEY as db keys shows it.
+    """
+    from platform_db.health.rows import read_row
 
     with session_scope() as session:
-        show_row(describe(find_by_prefix(session, model_of(table), id_)), as_json)
+        show_row(read_row(session, table, *key, full=full), as_json)
+
+
+@db.command(example="db keys job --prefix 0198c2f1-5d4e-7b60-8b01-2f6e5d4c3b2a/0198")
+@click.argument("table")
+@click.option("--prefix", default="", metavar="KEY", help="Only keys that begin so, parts separated by /.")
+@limit_option
+@click.option("--cursor", help="Go on where the page before ended, with the same options.")
+@json_option
+def keys(table: str, as_json: bool, **page: Any) -> None:
+    """List the primary keys of TABLE in their order.
+
+    That of most tables is the owner's id, then the row's.
+    """
+    from platform_db.health.rows import list_keys
+
+    with session_scope() as session:
+        found = list_keys(session, table, **page)
+    show_page(found, found.rows, as_json, dict)
 
 
 @db.command(example="db prune --older-than 180d --dry-run")
@@ -91,9 +114,21 @@ def prune(
     rules = retention.choose_rules(tables, older_than=older_than, batch=batch_size)
     results = retention.prune(session_factory(), rules, **how)
     rows = (
-        {"table": r.table, "rows": r.rows, "with_them": r.with_them.total(), "left": r.left} for r in results
+        {
+            "table": r.table,
+            "rows": r.rows,
+            "with_them": r.with_them.total(),
+            "left": r.left,
+            "not_waited_for": r.not_waited_for,
+        }
+        for r in results
     )
-    show_rows(rows, as_json)
+    show_rows(rows, as_json, columns("table", "rows", "with_them", "left"))
+    if stale := sorted({name for result in results for name in result.not_waited_for}):
+        click.echo(
+            escaped(f"not waited for, since their checkpoints have not moved for long: {', '.join(stale)}"),
+            err=True,
+        )
     retention.require_finished(results)
 
 
@@ -151,6 +186,31 @@ def stats(as_json: bool) -> None:
     show_rows(found["unused_indexes"], as_json)
     click.echo("\nstatuses:")
     show_row(found["statuses"], as_json)
+
+
+@db.command(example="db tables")
+@json_option
+def tables(as_json: bool) -> None:
+    """List the tables with their rows, size and oldest row, the largest first.
+
+    The size is that with indexes. ~ marks an estimate: up to 10,000 rows are counted.
+    """
+    from platform_db.health.tables import read_tables
+    from platform_db.units import human_readable_bytes
+
+    with session_scope() as session:
+        found = read_tables(session)
+
+    def shown(row: Row) -> Row:
+        rows = f"{'' if row['is_exact'] else '~'}{row['rows']:,}"
+        return {
+            "table": row["name"],
+            "rows": rows,
+            "size": human_readable_bytes(row["size"]),
+            "oldest": row["oldest"],
+        }
+
+    show_rows(map(asdict, found), as_json, shown)
 
 
 @db.command(example="db url")

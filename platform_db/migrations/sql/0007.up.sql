@@ -72,9 +72,10 @@ CREATE INDEX ix_row_event_transaction_id ON platform.row_event (transaction_id);
 
 CREATE TABLE platform.event_checkpoint (
     name TEXT NOT NULL,
-    place JSONB NOT NULL,
+    cursor TEXT NOT NULL,
     number BIGINT NOT NULL,
     seen_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    moved_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
     version BIGINT DEFAULT '1' NOT NULL,
     failed BIGINT DEFAULT '0' NOT NULL,
     CONSTRAINT pk_event_checkpoint PRIMARY KEY (name),
@@ -118,14 +119,16 @@ CREATE POLICY tenant ON platform.workflow_version
 
 -- Events: that a row came or went, which no status change tells. Watchers read them with the history, in the order of
 -- the same numbers. Argument of both functions: the entity. Both run as their owner, so that a tenant writes no event.
+-- All rows of a statement at once: row by row takes three times as long.
 
 CREATE FUNCTION platform.record_creation() RETURNS trigger LANGUAGE plpgsql
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO platform.row_event
         (number, owner_id, entity, entity_id, kind, status, revision, at, transaction_id)
-    VALUES (nextval('platform.history_number'), NEW.owner_id, TG_ARGV[0], NEW.id_, 'created', NEW.status,
-            NEW.revision, clock_timestamp(), pg_current_xact_id()::text::bigint);
+    SELECT nextval('platform.history_number'), owner_id, TG_ARGV[0], id_, 'created', status, revision,
+           clock_timestamp(), pg_current_xact_id()::text::bigint
+    FROM created;
     RETURN NULL;
 END
 $$;
@@ -136,8 +139,9 @@ CREATE FUNCTION platform.record_deletion() RETURNS trigger LANGUAGE plpgsql
 BEGIN
     INSERT INTO platform.row_event
         (number, owner_id, entity, entity_id, kind, status, revision, at, transaction_id)
-    VALUES (nextval('platform.history_number'), OLD.owner_id, TG_ARGV[0], OLD.id_, 'deleted', OLD.status,
-            OLD.revision, clock_timestamp(), pg_current_xact_id()::text::bigint);
+    SELECT nextval('platform.history_number'), owner_id, TG_ARGV[0], id_, 'deleted', status, revision,
+           clock_timestamp(), pg_current_xact_id()::text::bigint
+    FROM deleted;
     RETURN NULL;
 END
 $$;
@@ -158,28 +162,36 @@ CREATE TRIGGER record_phase AFTER UPDATE OF phase ON platform.job
     EXECUTE FUNCTION platform.record_phase();
 
 CREATE TRIGGER record_creation AFTER INSERT ON platform.workflow
-    FOR EACH ROW EXECUTE FUNCTION platform.record_creation('workflow');
+    REFERENCING NEW TABLE AS created
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.record_creation('workflow');
 
 CREATE TRIGGER record_deletion AFTER DELETE ON platform.workflow
-    FOR EACH ROW EXECUTE FUNCTION platform.record_deletion('workflow');
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.record_deletion('workflow');
 
 CREATE TRIGGER record_creation AFTER INSERT ON platform.job
-    FOR EACH ROW EXECUTE FUNCTION platform.record_creation('job');
+    REFERENCING NEW TABLE AS created
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.record_creation('job');
 
 CREATE TRIGGER record_deletion AFTER DELETE ON platform.job
-    FOR EACH ROW EXECUTE FUNCTION platform.record_deletion('job');
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.record_deletion('job');
 
 CREATE TRIGGER record_creation AFTER INSERT ON platform.interactive_session
-    FOR EACH ROW EXECUTE FUNCTION platform.record_creation('interactive_session');
+    REFERENCING NEW TABLE AS created
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.record_creation('interactive_session');
 
 CREATE TRIGGER record_deletion AFTER DELETE ON platform.interactive_session
-    FOR EACH ROW EXECUTE FUNCTION platform.record_deletion('interactive_session');
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.record_deletion('interactive_session');
 
 CREATE TRIGGER record_creation AFTER INSERT ON platform.service
-    FOR EACH ROW EXECUTE FUNCTION platform.record_creation('service');
+    REFERENCING NEW TABLE AS created
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.record_creation('service');
 
 CREATE TRIGGER record_deletion AFTER DELETE ON platform.service
-    FOR EACH ROW EXECUTE FUNCTION platform.record_deletion('service');
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.record_deletion('service');
 
 CREATE TRIGGER stamp_new_row BEFORE INSERT ON platform.idempotency_key
     FOR EACH ROW EXECUTE FUNCTION platform.stamp_row();

@@ -1,13 +1,15 @@
 -- Events: that a row came or went, which no status change tells. Watchers read them with the history, in the order of
 -- the same numbers. Argument of both functions: the entity. Both run as their owner, so that a tenant writes no event.
+-- All rows of a statement at once: row by row takes three times as long.
 
 CREATE FUNCTION platform.record_creation() RETURNS trigger LANGUAGE plpgsql
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO platform.row_event
         (number, owner_id, entity, entity_id, kind, status, revision, at, transaction_id)
-    VALUES (nextval('platform.history_number'), NEW.owner_id, TG_ARGV[0], NEW.id_, 'created', NEW.status,
-            NEW.revision, clock_timestamp(), pg_current_xact_id()::text::bigint);
+    SELECT nextval('platform.history_number'), owner_id, TG_ARGV[0], id_, 'created', status, revision,
+           clock_timestamp(), pg_current_xact_id()::text::bigint
+    FROM created;
     RETURN NULL;
 END
 $$;
@@ -18,8 +20,9 @@ CREATE FUNCTION platform.record_deletion() RETURNS trigger LANGUAGE plpgsql
 BEGIN
     INSERT INTO platform.row_event
         (number, owner_id, entity, entity_id, kind, status, revision, at, transaction_id)
-    VALUES (nextval('platform.history_number'), OLD.owner_id, TG_ARGV[0], OLD.id_, 'deleted', OLD.status,
-            OLD.revision, clock_timestamp(), pg_current_xact_id()::text::bigint);
+    SELECT nextval('platform.history_number'), owner_id, TG_ARGV[0], id_, 'deleted', status, revision,
+           clock_timestamp(), pg_current_xact_id()::text::bigint
+    FROM deleted;
     RETURN NULL;
 END
 $$;
