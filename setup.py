@@ -54,6 +54,7 @@ setup(
         "sqlalchemy>=2.0.36,<2.2",
         "sqlalchemy-utils>=0.41.2",
         "tenacity>=9.0",
+        "typing-extensions>=4.6",
         "uuid-utils>=0.10",
     ],
     extras_require={

@@ -38,6 +38,7 @@ LISTS = {
     "user list": [],
     "workflow history": [RUN],
     "workflow list": [],
+    "workflow versions": [RUN],
 }
 
 OBJECTS = {
