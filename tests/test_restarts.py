@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from platform_db import errors
 from platform_db.identifiers import new_id
 from platform_db.lifecycle import history, restart, transition
-from platform_db.models import RunStatus, Workflow
+from platform_db.models import Job, JobStatus, RunStatus, Workflow
 from platform_db.queue import requeue
+from platform_db.workflows import cancel
 from tests.factories import make_run, make_user
 
 
@@ -138,3 +139,13 @@ def test_of_two_that_requeue_a_run_one_is_refused(
         thread.join()
     assert sorted(ended) == ["refused", "refused", "refused", "requeued"]
     assert session.scalar(sa.select(sa.func.count()).select_from(Workflow)) == 2
+
+
+def test_a_run_that_was_asked_to_stop_is_not_requeued(session: Session, start) -> None:
+    run = start()
+    job = Job(workflow_id=run.id_, status="running")
+    session.add(job)
+    cancel(session, run, reason="wrong input")
+    assert requeue(session, run, reason="no GPU") is None
+    assert (run.status, job.status) == (RunStatus.stopped, JobStatus.stopped)
+    assert session.scalar(sa.select(sa.func.count()).select_from(Workflow)) == 1
