@@ -25,7 +25,9 @@ from platform_db.leases import (
 from platform_db.lifecycle import add_note, history, set_phase, transition
 from platform_db.models import Job, JobDependency, JobStatus, Lease, RunStatus, Workflow
 from platform_db.states import MACHINES
+from platform_db.workflows import create_workflow
 from tests.factories import make_guarded, make_run, make_user
+from tests.locks import wait_for_a_lock
 
 TEXT = policies.__doc__ or ""
 NOW = timedelta(0)
@@ -301,3 +303,29 @@ def test_what_is_alive_is_counted_by_status_and_phase(session: Session) -> None:
     assert count_alive(session, "n0") == {"job": {"queued/bid accepted": 1}}
     assert count_alive(session, "n0/7") == {"job": {"queued/bid accepted": 1}}
     assert count_alive(session, "n") == {}
+
+
+def test_recovery_locks_the_owners_of_restarts_in_the_order_of_other_creators(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    owners = sorted((make_user(session) for _ in range(3)), key=lambda owner: owner.id_)
+    for owner, holder in zip(owners, ("n1/1", "n2/1", "n1/1"), strict=True):
+        hold(session, make_run(session, owner, status="running"), holder)
+    ended = []
+
+    def requeue_all() -> None:
+        with session_factory() as worker:
+            recover(worker, NOW, {"workflow": Policy.requeue})
+            worker.commit()
+            ended.append("recovered")
+
+    recovering = threading.Thread(target=requeue_all)
+    with session_factory() as creator:
+        create_workflow(creator, owners[1], "other", type_="serial")
+        recovering.start()
+        wait_for_a_lock(session_factory)
+        create_workflow(creator, owners[2], "other", type_="serial")
+        creator.commit()
+    recovering.join()
+    assert ended == ["recovered"]
+    assert session.scalar(sa.select(sa.func.count()).where(Workflow.restart)) == 3

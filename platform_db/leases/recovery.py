@@ -131,6 +131,7 @@ def _recover_dead(session: Session, given: Policies, reason: str | None, **bound
     bounds = {"age": None, "node": None, "clock_error": CLOCK_ERROR, **bounds}
     session.flush()
     connection = session.connection()
+    to_restart: list[tuple[Key, str, str]] = []
     for table in MODELS:
         parameters = {**bounds, **policies.parameters(table)}
         recovery.left[table] += connection.execute(_count_left(table), parameters).scalar_one()
@@ -144,7 +145,13 @@ def _recover_dead(session: Session, given: Policies, reason: str | None, **bound
         for (action, why, status), keys in groups.items():
             # The rows are locked, so this waits for no lock, and each has the status that was read.
             _act(session, recovery, table, action, keys, status, why)
+            if action is Action.restarted:
+                to_restart += ((key, table, why) for key in keys)
         connection.execute(_FORGET, _arrays([key for keys in groups.values() for key in keys]))
+    # In key order: a restart locks the owner of the run, as other creators of runs do.
+    for key, table, why in sorted(to_restart):
+        restarted = (restart_job if table == "job" else restart_if_possible)(session, key, reason=why)
+        recovery.counts[table]["queued"] += restarted is not None
     # Last: a transaction that starts an ended run again waits for its lease, and may hold rows needed above.
     for table in MODELS:
         connection.execute(_drop_ended(table), bounds)
@@ -173,13 +180,6 @@ def _act(
     recovery.add(table, wanted, ids)
     if action is Action.stopped and table == "workflow":
         recovery.add("job", "stopped", [id_ for _, id_ in stop_jobs(session, keys, reason=reason)])
-    if action is Action.restarted:
-        for key in keys:
-            if table == "job":
-                restarted = restart_job(session, key, reason=reason) is not None
-            else:
-                restarted = restart_if_possible(session, key, reason=reason) is not None
-            recovery.counts[table]["queued"] += restarted
 
 
 def _stop_overdue(session: Session, recovery: Recovery, bounds: dict[str, object]) -> None:
