@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ from sqlalchemy.orm import Session
 
 from platform_db import database, errors
 from platform_db.database.session import SessionFactory
+from platform_db.lifecycle import transition
 from platform_db.models import IdempotencyKey, User, Workflow
+from platform_db.queue import requeue
 from platform_db.retention import choose_rules, prune
 from platform_db.tenancy import tenant_scope
 from platform_db.testing.statements import assert_num_statements
-from platform_db.workflows import CreatedWorkflow, create_workflow, create_workflows
+from platform_db.workflows import CreatedWorkflow, cancel, create_workflow, create_workflows
 from tests.factories import make_run, make_user, rule_of
 from tests.processes import in_processes
 
@@ -309,6 +313,43 @@ def test_a_run_that_has_ended_is_restarted_and_the_key_follows(session: Session,
     runs = [session.get_one(Workflow, (owner.id_, one.id_)) for one in (first, second)]
     assert runs[0].workspace_path == runs[1].workspace_path
     assert (runs[1].restart, runs[1].specification) == (True, {"steps": ["fit"]})
+
+
+def test_a_restart_that_is_alive_is_not_restarted_beside(session: Session, owner: User) -> None:
+    first = create(session, owner, "nightly", status="queued", on_duplicate="restart_if_ended")
+    transition(session, first.id_, "running", model=Workflow)
+    queued = requeue(session, first.id_, reason="no GPU")
+    assert queued is not None
+    again = create(session, owner, "nightly", status="queued", on_duplicate="restart_if_ended")
+    assert again == (queued.id_, owner.id_, "1.1", False)
+    assert create(session, owner, "nightly", status="queued").id_ == first.id_
+
+    cancel(session, queued)
+    last = create(session, owner, "nightly", status="queued", on_duplicate="restart_if_ended")
+    assert (last.run_number, last.is_new) == ("1.2", True)
+
+
+def test_the_same_moment_in_another_time_zone_is_the_same_content(session: Session, owner: User) -> None:
+    moment = datetime(2030, 1, 1, tzinfo=timezone.utc)
+    first = create(session, owner, "nightly", start_after=moment)
+    later_clock = moment.astimezone(timezone(timedelta(hours=2)))
+    assert create(session, owner, "nightly", start_after=later_clock).id_ == first.id_
+
+
+def test_a_digest_is_of_what_has_a_value_so_that_new_columns_keep_it(session: Session, owner: User) -> None:
+    create(session, owner, "nightly")
+    content = {
+        "git_ref": "",
+        "labels": {},
+        "name": "analysis",
+        "owner_id": str(owner.id_),
+        "restart": False,
+        "specification": {"steps": ["fit"]},
+        "status": "created",
+        "type_": "serial",
+    }
+    kept = session.scalars(sa.select(IdempotencyKey)).one()
+    assert kept.digest == sha256(json.dumps(content).encode()).digest()
 
 
 def test_many_that_have_ended_are_restarted_together(session: Session, owner: User) -> None:

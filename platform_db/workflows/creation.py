@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, get_args
@@ -107,7 +107,8 @@ def create_workflow(
     :param idempotency_key: 1 to 255 bytes; of many calls with one key of an owner, one creates the run.
         Other creators of the owner's runs wait for this transaction to end.
     :param on_duplicate: for a key that was given before: ``return`` gives its run, ``raise`` refuses, and
-        ``restart_if_ended`` creates a restart of its run, and moves the key to it, once that run has ended.
+        ``restart_if_ended`` creates a restart of its run, and moves the key to it, once that run has ended
+        and no restart of it is alive; a restart that is, it gives.
     :raises errors.IdempotencyConflict: the key was given before with other content; the transaction stays
         usable.
     :raises errors.RunNumberError: there is no such run to restart, or the number is taken.
@@ -252,13 +253,18 @@ def _ask(
 
 
 def _digest(values: tuple[Any, ...], own_path: bool) -> bytes:
-    """Return SHA-256 of the values in JSON that has one form: of all but the id and what follows from it."""
-    content = dict(zip(COLUMNS, values, strict=True))
+    """Return SHA-256 of the values in JSON that has one form: of all but the id and what follows from it.
+
+    What is None is left out, so that a release with more columns makes the same digest.
+    """
+    content = {name: value for name, value in zip(COLUMNS, values, strict=True) if value is not None}
     del content["id_"]
     if not own_path:
         del content["workspace_path"]
-    for name in JSON_COLUMNS:
-        content[name] = content[name] and json.loads(content[name])
+    for name in content.keys() & {*JSON_COLUMNS}:
+        content[name] = json.loads(content[name])
+    if isinstance(start_after := content.get("start_after"), datetime):
+        content["start_after"] = start_after.astimezone(timezone.utc)
     return sha256(_CANONICAL.encode(content).encode()).digest()
 
 
@@ -309,11 +315,14 @@ def _create_once(
                 raise errors.IdempotencyConflict(
                     str(one.key), str(found.id_), same, found.status, found.revision
                 )
+            id_, minor = found.id_, found.run_number_minor
             if one.on_duplicate == "restart_if_ended" and RunStatus(found.status) in WORKFLOW.ended:
-                ended.append(one)
-            else:
-                number = format_run_number(found.run_number_major, found.run_number_minor)
-                created[one.id_] = CreatedWorkflow(uuid.UUID(found.id_), one.owner_id, number, False)
+                if found.again_id is None:
+                    ended.append(one)
+                    continue
+                id_, minor = found.again_id, found.again_minor
+            number = format_run_number(found.run_number_major, minor)
+            created[one.id_] = CreatedWorkflow(uuid.UUID(id_), one.owner_id, number, False)
         if ended:
             created |= _create_with_keys(connection, _insert_restarts(), ended)
             owners = {one.owner_id for one in ended}
@@ -383,12 +392,22 @@ _INSERT = f"INSERT INTO platform.workflow ({_NAMES}) VALUES {{rows}} {_RETURNING
 
 _GIVEN = f"given ({_NAMES}, place, own_path, key, digest, key_id) AS (VALUES {{rows}})"
 
-_READ_KEYS = """
+_ALIVE = ", ".join(f"'{status}'" for status in WORKFLOW.alive)
+
+# A restart of the key's run may be alive that recovery, a worker or a user has queued.
+_READ_KEYS = f"""
     SELECT given.owner_id::text, given.key, kept.digest, run.id_::text, run.run_number_major,
-           run.run_number_minor, run.status, run.revision
+           run.run_number_minor, run.status, run.revision,
+           again.id_ AS again_id, again.run_number_minor AS again_minor
     FROM unnest(%s::uuid[], %s::text[]) AS given (owner_id, key)
     JOIN platform.idempotency_key AS kept ON kept.owner_id = given.owner_id AND kept.key = given.key
     JOIN platform.workflow AS run ON run.owner_id = kept.owner_id AND run.id_ = kept.workflow_id
+    LEFT JOIN LATERAL (
+        SELECT id_::text, run_number_minor FROM platform.workflow
+        WHERE owner_id = run.owner_id AND name = run.name AND run_number_major = run.run_number_major
+          AND run_number_minor > run.run_number_minor AND status IN ({_ALIVE})
+        ORDER BY run_number_minor DESC LIMIT 1
+    ) AS again ON true
     """
 
 
