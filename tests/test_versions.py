@@ -137,6 +137,24 @@ def test_versions_are_their_tenants_and_go_with_their_run(
     assert session.scalars(sa.select(WorkflowVersion)).all() == []
 
 
+@pytest.mark.parametrize(
+    "write", ["UPDATE platform.workflow_version SET priority = 1", "DELETE FROM platform.workflow_version"]
+)
+def test_a_tenant_cannot_rewrite_earlier_versions(
+    session: Session, run: Workflow, session_factory: SessionFactory, tenant_roles: None, write: str
+) -> None:
+    update_specification(session, run, {"steps": []})
+    session.commit()
+    with (
+        pytest.raises(sa.exc.ProgrammingError, match="permission denied"),
+        tenant_scope(session_factory, run.owner_id) as own,
+    ):
+        own.execute(sa.text(write))
+    with tenant_scope(session_factory, run.owner_id) as own:
+        own.execute(sa.delete(Workflow).where(Workflow.id_ == run.id_))
+    assert session.scalars(sa.select(WorkflowVersion)).all() == []
+
+
 def test_the_command_line_shows_versions(session: Session, run: Workflow, database_uri: str) -> None:
     update_specification(session, run, {"steps": ["ü"]}, priority=5)
     session.commit()

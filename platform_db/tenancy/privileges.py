@@ -96,6 +96,11 @@ _SPECIAL: dict[str, dict[Role, Verbs]] = {
     # Append-only. What is pruned by age is pruned by services.
     "log_chunk": {Role.service: ("SELECT", "INSERT", "DELETE"), Role.tenant: APPEND, Role.readonly: READ},
     "service_log": {Role.service: ("SELECT", "INSERT", "DELETE"), Role.tenant: APPEND, Role.readonly: READ},
+    "workflow_version": {
+        Role.service: ("SELECT", "INSERT", "DELETE"),
+        Role.tenant: APPEND,
+        Role.readonly: READ,
+    },
     "status_change": {**_READ_BY_ALL, Role.service: ("SELECT", "DELETE")},
     "row_event": {**_READ_BY_ALL, Role.service: ("SELECT", "DELETE")},
     "workspace_retention_audit_log": _READ_BY_ALL,
