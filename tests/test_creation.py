@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import database, errors
 from platform_db.database.session import SessionFactory
+from platform_db.identifiers import new_id
 from platform_db.lifecycle import transition
 from platform_db.models import IdempotencyKey, User, Workflow
 from platform_db.queue import requeue
@@ -327,6 +328,11 @@ def test_a_restart_that_is_alive_is_not_restarted_beside(session: Session, owner
     cancel(session, queued)
     last = create(session, owner, "nightly", status="queued", on_duplicate="restart_if_ended")
     assert (last.run_number, last.is_new) == ("1.2", True)
+
+
+def test_what_may_be_restarted_has_no_id_of_the_callers(session: Session, owner: User) -> None:
+    with pytest.raises(errors.InvalidArgument, match="give no id with restart_if_ended"):
+        create(session, owner, "nightly", id_=new_id(), on_duplicate="restart_if_ended")
 
 
 def test_the_same_moment_in_another_time_zone_is_the_same_content(session: Session, owner: User) -> None:

@@ -111,6 +111,7 @@ def create_workflow(
         and no restart of it is alive; a restart that is, it gives.
     :raises errors.IdempotencyConflict: the key was given before with other content; the transaction stays
         usable.
+    :raises errors.InvalidArgument: an id comes with ``restart_if_ended``; each restart has its own.
     :raises errors.RunNumberError: there is no such run to restart, or the number is taken.
     """
     asked = _ask(owner, name, specification, type_=type_, **options)
@@ -216,6 +217,8 @@ def _ask(
     if on_duplicate not in get_args(OnDuplicate):
         choice = ", ".join(get_args(OnDuplicate))
         raise errors.InvalidArgument(f"on_duplicate is one of {choice}, not {on_duplicate!r}")
+    if on_duplicate == "restart_if_ended" and id_ is not None:
+        raise errors.InvalidArgument("give no id with restart_if_ended: each restart has its own")
     if idempotency_key is not None:
         if not is_text(idempotency_key):
             raise errors.InvalidText
