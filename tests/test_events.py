@@ -18,8 +18,10 @@ from platform_db.events import Event, consume, forget, read_events, wake, watch,
 from platform_db.events import reading as reading_module
 from platform_db.lifecycle import add_note, set_actor, transition
 from platform_db.models import EventCheckpoint, EventFailure, Job, User, Workflow
+from platform_db.tenancy.privileges import Role
 from platform_db.users import delete_user
 from tests.factories import make_run, make_user
+from tests.tenants import login_engine, prepare_roles
 
 Factory = sessionmaker[Session]
 
@@ -228,6 +230,24 @@ def test_a_reader_that_has_written_itself_misses_nothing_either(
         session.commit()
         slow.commit()
     assert late in [event.entity_id for event in read_events(session, page.cursor).events]
+
+
+def test_a_transaction_that_reads_on_for_long_misses_nothing(
+    session: Session, session_factory: Factory
+) -> None:
+    owner_id, late_owner_id = make_user(session).id_, make_user(session).id_
+    with session_factory() as reader, session_factory() as late:
+        cursor = read_events(reader, "latest").cursor
+        quick_id = make_runs_in(session, owner_id, "quick")
+        session.commit()
+        late_id = make_runs_in(late, late_owner_id, "late")
+        page = read_events(reader, cursor)
+        assert [event.entity_id for event in page.events] == [quick_id]
+        late.commit()
+
+        found = read_events(reader, page.cursor)
+
+    assert [event.entity_id for event in found.events] == [late_id]
 
 
 def test_very_many_late_events_come_in_parts(
