@@ -350,6 +350,39 @@ def test_a_watcher_that_was_forgotten_ends_and_the_next_one_begins_afresh(
     assert len(all_events(session_factory, name="mailer")) == 2
 
 
+def test_a_watcher_that_was_forgotten_does_not_move_the_one_that_took_its_name(
+    session: Session, session_factory: Factory
+) -> None:
+    make_run(session, make_user(session))
+    session.commit()
+    old = watch(session_factory, name="mailer", wait=0)
+    next(old)
+    forget(session, "mailer")
+    session.commit()
+    new = watch(session_factory, name="mailer", wait=0)
+    next(new)
+
+    with pytest.raises(errors.WatcherReplaced):
+        list(old)
+
+    assert list(new) == []
+
+
+def test_a_watcher_that_was_forgotten_while_its_handler_fails_ends(
+    session: Session, session_factory: Factory
+) -> None:
+    make_run(session, make_user(session))
+    session.commit()
+
+    def forget_and_fail(event: Event) -> None:
+        with session_factory.begin() as other:
+            forget(other, "mailer")
+        raise ValueError("no address")
+
+    with pytest.raises(errors.WatcherReplaced):
+        consume(session_factory, "mailer", forget_and_fail, on_error="skip", attempts=1, wait=0)
+
+
 def test_watchers_tell_how_far_they_are(session: Session, session_factory: Factory) -> None:
     owner = make_user(session)
     all_events(session_factory, name="mailer", since="latest")
