@@ -508,3 +508,20 @@ def test_the_deletion_of_a_user_leaves_what_became_of_the_rows(
     session.commit()
     assert [event.kind for event in all_events(session_factory)] == ["created", "deleted"]
     assert events.read_events(session, owners=[owner_id], kinds=["deleted"]).events[0].after is None
+
+
+def test_the_readers_role_reads_from_any_place(session: Session, engine: sa.Engine) -> None:
+    prepare_roles(engine)
+    owner = make_user(session)
+    make_run(session, owner)
+    session.commit()
+    login = login_engine(engine, "platform_test_reader", Role.readonly)
+    with Session(login) as reading:
+        page = read_events(reading, "latest")
+        assert page.events == []
+        make_run(session, owner)
+        session.commit()
+        page = read_events(reading, page.cursor)
+        assert len(page.events) == 1
+        assert read_events(reading, page.cursor).events == []
+    login.dispose()

@@ -143,3 +143,27 @@ def test_a_watcher_that_does_not_move_holds_nothing_for_ever(
     said = command_line.run(database_uri, "db", "prune", PLATFORM_DB_WATCHER_HOLD_DAYS="20")
     assert said.exit_code == 0
     assert said.stderr == "not waited for, since their checkpoints have not moved for long: mailer\n"
+
+
+def test_a_watcher_that_starts_over_and_over_without_moving_holds_nothing_for_ever(
+    session: Session, session_factory: Factory
+) -> None:
+    make_life(session, "deleted")
+    next(watch(session_factory, name="mailer", wait=0))
+    let_pass(session, timedelta(days=400))
+    next(watch(session_factory, name="mailer", wait=0))
+
+    (result,) = prune(session_factory, RUNS)
+
+    assert (result.rows, result.not_waited_for) == (1, ("mailer",))
+
+
+def test_a_watcher_from_a_time_to_come_holds_what_it_has_not_seen(
+    session: Session, session_factory: Factory
+) -> None:
+    begin = datetime.now(timezone.utc) + timedelta(days=365)
+    list(watch(session_factory, name="mailer", since=begin, wait=0))
+    make_life(session, "deleted")
+    let_pass(session, timedelta(days=3))
+
+    assert gone(session_factory, RUNS) == 0
