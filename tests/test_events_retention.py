@@ -104,6 +104,33 @@ def test_without_watchers_age_alone_counts(session: Session, session_factory: Fa
     assert gone(session_factory, [rule]) == 3
 
 
+def test_events_are_pruned_off_the_index_a_batch_at_a_time(
+    session: Session, session_factory: Factory
+) -> None:
+    owner = make_user(session)
+    many = sa.text("""
+        INSERT INTO platform.row_event
+            (number, owner_id, entity, entity_id, kind, status, revision, at, transaction_id)
+        SELECT nextval('platform.history_number'), :owner, 'workflow', gen_random_uuid(), 'created', 'created', 0,
+               now() - interval '90 days', 3
+        FROM generate_series(1, 2000)
+    """)
+    session.execute(sa.text("SET LOCAL session_replication_role = replica"))
+    session.execute(many, {"owner": owner.id_})
+    session.commit()
+    read = sa.text("SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'ix_row_event_number'")
+    with session_factory() as reader:
+        before = reader.scalar(read)
+    (rule,) = choose_rules(["row_event"], batch=100)
+
+    assert gone(session_factory, [rule]) == 2000
+
+    with session_factory() as reader:
+        reader.execute(sa.text("SELECT pg_stat_force_next_flush()"))
+        reader.commit()
+        assert reader.scalar(read) - before < 10_000  # Each row is read once or twice.
+
+
 def test_a_watcher_that_reads_from_the_beginning_holds_what_it_has_not_reached(
     session: Session, session_factory: Factory
 ) -> None:
