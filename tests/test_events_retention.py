@@ -111,8 +111,8 @@ def test_events_are_pruned_off_the_index_a_batch_at_a_time(
     many = sa.text("""
         INSERT INTO platform.row_event
             (number, owner_id, entity, entity_id, kind, status, revision, at, transaction_id)
-        SELECT nextval('platform.history_number'), :owner, 'workflow', gen_random_uuid(), 'created', 'created',
-               0, now() - interval '90 days', 3
+        SELECT nextval('platform.history_number'), :owner, 'workflow', gen_random_uuid(), 'created',
+               'created', 0, now() - interval '90 days', 3
         FROM generate_series(1, 2000)
     """)
     session.execute(sa.text("SET LOCAL session_replication_role = replica"))

@@ -67,8 +67,8 @@ def listening(url: URL | str | None) -> Iterator[Callable[[float], bool]]:
     if url is None:
         yield _sleep
         return
-    pooled = create_engine(url, poolclass=sa.pool.NullPool).raw_connection()
-    connection: Any = pooled.dbapi_connection
+    pooled = create_engine(url, poolclass=sa.pool.NullPool).connect()
+    connection: Any = pooled.connection.dbapi_connection
     try:
         connection.autocommit = True
         with connection.cursor() as cursor, selectors.DefaultSelector() as selector:
