@@ -82,3 +82,11 @@ def test_tail_and_wake_go_on_until_they_are_interrupted(session: Session, databa
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(timeout=20) == 128 + signal.SIGTERM
         process.communicate()
+
+
+def test_a_watcher_that_cannot_listen_says_why(session: Session, database_uri: str) -> None:
+    nowhere = "postgresql://ada:hunter2@127.0.0.1:1/none"
+    result = command_line.run(database_uri, "events", "tail", "--listen", PLATFORM_DB_MIGRATION_URI=nowhere)
+    assert result.exit_code == errors.Unreachable.exit_code
+    assert "127.0.0.1" in result.stderr
+    assert "hunter2" not in result.stderr

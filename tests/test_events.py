@@ -18,8 +18,10 @@ from platform_db.events import Event, consume, forget, read_events, wake, watch,
 from platform_db.events import reading as reading_module
 from platform_db.lifecycle import add_note, set_actor, transition
 from platform_db.models import EventCheckpoint, EventFailure, Job, User, Workflow
+from platform_db.tenancy.privileges import Role
 from platform_db.users import delete_user
 from tests.factories import make_run, make_user
+from tests.tenants import login_engine, prepare_roles
 
 Factory = sessionmaker[Session]
 
@@ -230,6 +232,24 @@ def test_a_reader_that_has_written_itself_misses_nothing_either(
     assert late in [event.entity_id for event in read_events(session, page.cursor).events]
 
 
+def test_a_transaction_that_reads_on_for_long_misses_nothing(
+    session: Session, session_factory: Factory
+) -> None:
+    owner_id, late_owner_id = make_user(session).id_, make_user(session).id_
+    with session_factory() as reader, session_factory() as late:
+        cursor = read_events(reader, "latest").cursor
+        quick_id = make_runs_in(session, owner_id, "quick")
+        session.commit()
+        late_id = make_runs_in(late, late_owner_id, "late")
+        page = read_events(reader, cursor)
+        assert [event.entity_id for event in page.events] == [quick_id]
+        late.commit()
+
+        found = read_events(reader, page.cursor)
+
+    assert [event.entity_id for event in found.events] == [late_id]
+
+
 def test_very_many_late_events_come_in_parts(
     session: Session, session_factory: Factory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,6 +348,39 @@ def test_a_watcher_that_was_forgotten_ends_and_the_next_one_begins_afresh(
     with pytest.raises(errors.NotFound, match="there is no watcher 'mailer'"):
         forget(session, "mailer")
     assert len(all_events(session_factory, name="mailer")) == 2
+
+
+def test_a_watcher_that_was_forgotten_does_not_move_the_one_that_took_its_name(
+    session: Session, session_factory: Factory
+) -> None:
+    make_run(session, make_user(session))
+    session.commit()
+    old = watch(session_factory, name="mailer", wait=0)
+    next(old)
+    forget(session, "mailer")
+    session.commit()
+    new = watch(session_factory, name="mailer", wait=0)
+    next(new)
+
+    with pytest.raises(errors.WatcherReplaced):
+        list(old)
+
+    assert list(new) == []
+
+
+def test_a_watcher_that_was_forgotten_while_its_handler_fails_ends(
+    session: Session, session_factory: Factory
+) -> None:
+    make_run(session, make_user(session))
+    session.commit()
+
+    def forget_and_fail(event: Event) -> None:
+        with session_factory.begin() as other:
+            forget(other, "mailer")
+        raise ValueError("no address")
+
+    with pytest.raises(errors.WatcherReplaced):
+        consume(session_factory, "mailer", forget_and_fail, on_error="skip", attempts=1, wait=0)
 
 
 def test_watchers_tell_how_far_they_are(session: Session, session_factory: Factory) -> None:
@@ -455,3 +508,20 @@ def test_the_deletion_of_a_user_leaves_what_became_of_the_rows(
     session.commit()
     assert [event.kind for event in all_events(session_factory)] == ["created", "deleted"]
     assert events.read_events(session, owners=[owner_id], kinds=["deleted"]).events[0].after is None
+
+
+def test_the_readers_role_reads_from_any_place(session: Session, engine: sa.Engine) -> None:
+    prepare_roles(engine)
+    owner = make_user(session)
+    make_run(session, owner)
+    session.commit()
+    login = login_engine(engine, "platform_test_reader", Role.readonly)
+    with Session(login) as reading:
+        page = read_events(reading, "latest")
+        assert page.events == []
+        make_run(session, owner)
+        session.commit()
+        page = read_events(reading, page.cursor)
+        assert len(page.events) == 1
+        assert read_events(reading, page.cursor).events == []
+    login.dispose()

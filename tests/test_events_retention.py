@@ -104,6 +104,33 @@ def test_without_watchers_age_alone_counts(session: Session, session_factory: Fa
     assert gone(session_factory, [rule]) == 3
 
 
+def test_events_are_pruned_off_the_index_a_batch_at_a_time(
+    session: Session, session_factory: Factory
+) -> None:
+    owner = make_user(session)
+    many = sa.text("""
+        INSERT INTO platform.row_event
+            (number, owner_id, entity, entity_id, kind, status, revision, at, transaction_id)
+        SELECT nextval('platform.history_number'), :owner, 'workflow', gen_random_uuid(), 'created',
+               'created', 0, now() - interval '90 days', 3
+        FROM generate_series(1, 2000)
+    """)
+    session.execute(sa.text("SET LOCAL session_replication_role = replica"))
+    session.execute(many, {"owner": owner.id_})
+    session.commit()
+    read = sa.text("SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'ix_row_event_number'")
+    with session_factory() as reader:
+        before = reader.scalar(read)
+    (rule,) = choose_rules(["row_event"], batch=100)
+
+    assert gone(session_factory, [rule]) == 2000
+
+    with session_factory() as reader:
+        reader.execute(sa.text("SELECT pg_stat_force_next_flush()"))
+        reader.commit()
+        assert reader.scalar(read) - before < 10_000  # Each row is read once or twice.
+
+
 def test_a_watcher_that_reads_from_the_beginning_holds_what_it_has_not_reached(
     session: Session, session_factory: Factory
 ) -> None:
@@ -143,3 +170,27 @@ def test_a_watcher_that_does_not_move_holds_nothing_for_ever(
     said = command_line.run(database_uri, "db", "prune", PLATFORM_DB_WATCHER_HOLD_DAYS="20")
     assert said.exit_code == 0
     assert said.stderr == "not waited for, since their checkpoints have not moved for long: mailer\n"
+
+
+def test_a_watcher_that_starts_over_and_over_without_moving_holds_nothing_for_ever(
+    session: Session, session_factory: Factory
+) -> None:
+    make_life(session, "deleted")
+    next(watch(session_factory, name="mailer", wait=0))
+    let_pass(session, timedelta(days=400))
+    next(watch(session_factory, name="mailer", wait=0))
+
+    (result,) = prune(session_factory, RUNS)
+
+    assert (result.rows, result.not_waited_for) == (1, ("mailer",))
+
+
+def test_a_watcher_from_a_time_to_come_holds_what_it_has_not_seen(
+    session: Session, session_factory: Factory
+) -> None:
+    begin = datetime.now(timezone.utc) + timedelta(days=365)
+    list(watch(session_factory, name="mailer", since=begin, wait=0))
+    make_life(session, "deleted")
+    let_pass(session, timedelta(days=3))
+
+    assert gone(session_factory, RUNS) == 0

@@ -112,7 +112,7 @@ class Checkpoint:
 
 
 def record_failure(session: Session, name: str, event: Event, error: Exception, attempts: int) -> None:
-    """Store that a watcher skipped an event, and why."""
+    """Store that a watcher skipped an event, and why; nothing, where the watcher was forgotten."""
     text = errors.hide_tokens(f"{type(error).__name__}: {error}").replace("\0", "\\x00")
     values = {
         "name": name,
@@ -136,14 +136,17 @@ _WATCHERS = sa.text("""
     FROM platform.event_checkpoint ORDER BY name
 """)
 _FORGET = sa.text("DELETE FROM platform.event_checkpoint WHERE name = :name")
+# It has not moved yet: a process that fails on the same event at each start must not hold old rows for ever.
 _TAKE = sa.text("""
-    UPDATE platform.event_checkpoint SET version = version + 1, moved_at = clock_timestamp()
-    WHERE name = :name RETURNING cursor, version
+    UPDATE platform.event_checkpoint SET version = version + 1 WHERE name = :name RETURNING cursor, version
 """)
-# Two processes that begin at once: the second one takes over what the first has made.
+# Two processes that begin at once: the second one takes over what the first has made. Versions count from the
+# time, so that a process whose checkpoint was forgotten cannot write the one that was made after it. What is
+# written after a time to come is not seen before it is written.
 _MAKE = sa.text("""
-    INSERT INTO platform.event_checkpoint AS made (name, cursor, number, seen_at)
-    VALUES (:name, :cursor, :number, :seen_at)
+    INSERT INTO platform.event_checkpoint AS made (name, cursor, number, seen_at, version)
+    VALUES (:name, :cursor, :number, least(CAST(:seen_at AS timestamptz), now()),
+            (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
     ON CONFLICT (name) DO UPDATE SET version = made.version + 1
     RETURNING cursor, version
 """)
@@ -156,7 +159,8 @@ _STORE = sa.text("""
 _FAILED = sa.text("""
     WITH stored AS (
         INSERT INTO platform.event_failure (name, number, event, error, attempts)
-        VALUES (:name, :number, CAST(:event AS jsonb), :error, :attempts)
+        SELECT name, :number, CAST(:event AS jsonb), :error, :attempts
+        FROM platform.event_checkpoint WHERE name = :name FOR KEY SHARE
         ON CONFLICT (name, number) DO NOTHING RETURNING true
     )
     UPDATE platform.event_checkpoint SET failed = failed + 1 FROM stored WHERE name = :name

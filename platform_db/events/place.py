@@ -33,7 +33,7 @@ class Look(NamedTuple):
     """What a statement saw.
 
     :param snapshot: its snapshot, as the server writes it.
-    :param next: no transaction from this one on had begun.
+    :param next: no transaction from this one on had begun. Only the first look of a transaction knows it.
     :param at: a time before it.
     """
 
@@ -69,6 +69,10 @@ class Place(NamedTuple):
     look: Look
     late: int = 0
     then: Look | None = None
+
+    def in_any_transaction(self) -> Place:
+        """Return the same place, whose look may not have been the first one of its transaction."""
+        return self._replace(look=self.look._replace(next=cursors.LARGEST_NUMBER))
 
     def parameters(self) -> dict[str, Any]:
         """Return those of the statement that reads on."""
@@ -141,6 +145,7 @@ def _or_none(read: Callable[[str], Any]) -> Callable[[str | None], Any]:
 
 
 # The age of a transaction is counted from the next one, or from the session's own, which tells nothing here.
+# The server looks the next one up once in a transaction of the session, and keeps it.
 LOOK = """
     pg_current_snapshot()::text AS snapshot,
     CASE WHEN pg_current_xact_id_if_assigned() IS NULL

@@ -61,7 +61,9 @@ def read_events(
     require_limit(limit)
     wanted = filters(kinds, entities, owners)
     session.flush()
-    page = read_page(session.connection(), place_of(session.connection(), since), wanted, limit)
+    connection = session.connection()
+    place = place_of(connection, since).in_any_transaction()
+    page = read_page(connection, place, wanted, limit)
     return EventPage(page.events, page.place.cursor(), page.drained)
 
 
@@ -138,12 +140,15 @@ _WANTED = """
     AND (CAST(:entities AS text[]) IS NULL OR entity = ANY(CAST(:entities AS text[])))
     AND (CAST(:owners AS uuid[]) IS NULL OR owner_id = ANY(CAST(:owners AS uuid[])))
 """
+# What can be read, though a transaction to come wrote it, was restored from another server, and is not late.
 # OFFSET 0 keeps the order out of the choice of the index: the one by number would read the whole history.
 _LATE = f"""
     SELECT * FROM (
         SELECT * FROM {_EVENTS}
         WHERE (transaction_id = ANY(CAST(:open AS bigint[]))
-               OR (transaction_id >= CAST(:upper AS bigint) AND transaction_id < CAST(:next AS bigint)))
+               OR (transaction_id >= CAST(:upper AS bigint)
+                   AND transaction_id < least(CAST(:next AS bigint),
+                                              pg_snapshot_xmax(pg_current_snapshot())::text::bigint)))
           AND number <= :number AND number > :late AND at >= CAST(:earliest AS timestamptz)
           AND (CAST(:then AS pg_snapshot) IS NULL
                OR pg_visible_in_snapshot(transaction_id::text::xid8, CAST(:then AS pg_snapshot)))

@@ -49,11 +49,13 @@ def wake(factory: SessionFactory, *, every: float = 0.02, wait: float | None = N
                 continue
             page = read_page(connection, place, all_events, 1, last=last)
             place = page.place
-            if page.events:
-                # The watchers read all that is committed by now; what is committed later is the next look's.
-                place = place_of(connection, "latest")
-                connection.execute(_NOTIFY)
-                heard_at = time.monotonic()
+        if page.events:
+            # The watchers read all that is committed by now; what is committed later is the next look's. Only
+            # the first look of a transaction tells what is open.
+            with factory() as session, session.begin():
+                place = place_of(session.connection(), "latest")
+                session.connection().execute(_NOTIFY)
+            heard_at = time.monotonic()
 
 
 @contextmanager
@@ -65,8 +67,8 @@ def listening(url: URL | str | None) -> Iterator[Callable[[float], bool]]:
     if url is None:
         yield _sleep
         return
-    pooled = create_engine(url, poolclass=sa.pool.NullPool).raw_connection()
-    connection: Any = pooled.dbapi_connection
+    pooled = create_engine(url, poolclass=sa.pool.NullPool).connect()
+    connection: Any = pooled.connection.dbapi_connection
     try:
         connection.autocommit = True
         with connection.cursor() as cursor, selectors.DefaultSelector() as selector:

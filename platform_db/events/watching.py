@@ -99,7 +99,7 @@ def _watch(
 def _look(
     factory: SessionFactory, place: Place, wanted: Mapping[str, Any], limit: int, *, fully: bool
 ) -> PlacedPage:
-    """Read a page, unless it is plain that there is nothing: no number was drawn, and nobody was at it."""
+    """Read a page, unless there can be nothing: no number was drawn, and no transaction was open."""
     with factory() as session, session.begin():
         connection = session.connection()
         last = last_number(connection)

@@ -50,8 +50,8 @@ class EventCheckpoint(Base):
     :param cursor: where the next page begins (:mod:`platform_db.events.place`).
     :param number: the number in it, for people.
     :param seen_at: what was committed a day before this has been seen.
-    :param moved_at: when it was last written.
-    :param version: how often it was written. A watcher that finds another number was replaced.
+    :param moved_at: when the watcher last stored its place.
+    :param version: a number that grows whenever it is written. A watcher that finds another one was replaced.
     :param failed: how many events its handler failed on and were skipped.
     """
 

@@ -13,11 +13,11 @@ from platform_db.retention.rules import RetentionRule
 
 def delete_old_events(factory: SessionFactory, rule: RetentionRule) -> Iterator[int]:
     """Delete the events that are old enough and that all watchers have passed; yield how many, in batches."""
-    gone = rule.batch
+    gone, after = rule.batch, 0
     while gone == rule.batch:
         with factory() as session, session.begin():
-            parameters = {"age": rule.age, "hold": hold(), "batch": rule.batch}
-            gone = session.connection().execute(_DELETE, parameters).rowcount
+            parameters = {"age": rule.age, "hold": hold(), "batch": rule.batch, "after": after}
+            gone, after = session.connection().execute(_DELETE, parameters).one()
         yield gone
 
 
@@ -28,16 +28,22 @@ def count_old_events(factory: SessionFactory, rule: RetentionRule) -> int:
 
 
 # Numbers and times follow each other: what is due comes first, and the rest is not read.
-_DUE = f"""
-    FROM platform.row_event WHERE number < (
-        SELECT coalesce(min(number), 9223372036854775807) FROM (
-            SELECT number FROM platform.row_event
-            WHERE at >= least(now() - CAST(:age AS interval), {HELD_SINCE}) ORDER BY number LIMIT 1
-        ) AS stays
-    )
-"""
-_COUNT = sa.text(f"SELECT count(*) {_DUE}")
+_STAYS = f"at >= least(now() - CAST(:age AS interval), {HELD_SINCE})"
+_BEFORE_THE_FIRST_THAT_STAYS = "number < coalesce(({}), 9223372036854775807)"
+_FIRST = f"SELECT number FROM platform.row_event WHERE {_STAYS} ORDER BY number LIMIT 1"
+_COUNT = sa.text(
+    f"SELECT count(*) FROM platform.row_event WHERE {_BEFORE_THE_FIRST_THAT_STAYS.format(_FIRST)}"
+)
+# A batch reads neither what the ones before it deleted nor what comes after it.
 _DELETE = sa.text(f"""
-    DELETE FROM platform.row_event
-    WHERE ctid = ANY(ARRAY(SELECT ctid {_DUE} ORDER BY number LIMIT :batch))
+    WITH batch AS MATERIALIZED (
+        SELECT ctid, number, {_STAYS} AS stays FROM platform.row_event
+        WHERE number > :after ORDER BY number LIMIT :batch
+    ), gone AS (
+        DELETE FROM platform.row_event WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM batch
+            WHERE {_BEFORE_THE_FIRST_THAT_STAYS.format("SELECT min(number) FROM batch WHERE stays")}
+        )) RETURNING number
+    )
+    SELECT count(*), coalesce(max(number), 0) FROM gone
 """)

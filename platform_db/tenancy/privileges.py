@@ -43,7 +43,8 @@ Verbs = tuple[str, ...]
 OTHERS: dict[str, dict[Role, Verbs]] = {
     "database": dict.fromkeys(Role, ("CONNECT",)),
     "schema": dict.fromkeys(Role, ("USAGE",)),
-    "sequence": dict.fromkeys((Role.service, Role.tenant), ("USAGE",)),
+    # Readers of events ask for the last number.
+    "sequence": {Role.service: ("USAGE",), Role.tenant: ("USAGE",), Role.readonly: READ},
     "function": dict.fromkeys((Role.service, Role.tenant), ("EXECUTE",)),
     "internal function": {},
     "type": {},

@@ -47,7 +47,10 @@ def grant_statements(to: str | None = None, role: Role = Role.service) -> list[s
         f"GRANT USAGE ON SCHEMA platform TO {_names(OTHERS['schema'])}",
         f"REVOKE ALL ON ALL TABLES IN SCHEMA platform FROM {everybody} CASCADE",
         f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA platform FROM {everybody} CASCADE",
-        f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA platform TO {_names(OTHERS['sequence'])}",
+        *(
+            f"GRANT {', '.join(verbs)} ON ALL SEQUENCES IN SCHEMA platform TO {role_name(role)}"
+            for role, verbs in OTHERS["sequence"].items()
+        ),
         f"REVOKE ALL ON ALL ROUTINES IN SCHEMA platform FROM {everybody} CASCADE",
         _for_each(
             "oid::regprocedure",
