@@ -525,3 +525,11 @@ def test_the_readers_role_reads_from_any_place(session: Session, engine: sa.Engi
         assert len(page.events) == 1
         assert read_events(reading, page.cursor).events == []
     login.dispose()
+
+
+@pytest.mark.parametrize("name", ["", "n" * 256, "a\0b"])
+def test_a_name_that_no_watcher_can_have_is_refused(
+    session_factory: sessionmaker[Session], name: str
+) -> None:
+    with pytest.raises((errors.InvalidArgument, errors.InvalidText)):
+        next(watch(session_factory, name=name, wait=0))

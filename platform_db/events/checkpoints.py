@@ -10,10 +10,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.bounds import require_amount
 from platform_db.database.session import takes_session
 from platform_db.events.event import Event
 from platform_db.events.place import BEGINNING, Place, Since, last_number, place_of
 from platform_db.lifecycle.seen import LONGEST_TRANSACTION
+from platform_db.models.types import is_text
 from platform_db.settings import get_settings
 
 LONGEST_ERROR = 1000
@@ -77,7 +79,14 @@ class Checkpoint:
     """
 
     def __init__(self, session: Session, name: str, since: Since) -> None:
-        """Take the checkpoint over, or make it, where there is none."""
+        """Take the checkpoint over, or make it, where there is none.
+
+        :raises errors.InvalidArgument: the name is too long, or empty.
+        :raises errors.InvalidText: it has a character that cannot be stored.
+        """
+        if not is_text(name):
+            raise errors.InvalidText
+        require_amount(len(name.encode()), "length of a watcher's name in bytes", smallest=1, largest=255)
         self.name = name
         connection = session.connection()
         taken = connection.execute(_TAKE, {"name": name}).one_or_none()

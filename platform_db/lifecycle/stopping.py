@@ -43,7 +43,8 @@ def stop_runs(
 ) -> dict[uuid.UUID, Stored]:
     """Stop runs that wait, with their jobs, and ask those that are running; return what is stored, by id.
 
-    One statement, which locks in key order. What was asked before keeps the time of the first request.
+    One statement, which locks in key order; what it returns is in that order, too. What was asked before
+    keeps the time of the first request.
 
     :param force: stop what is running, too.
     """
@@ -124,6 +125,7 @@ _STOP = sa.text(f"""
     SELECT owner_id, locked.id_, locked.status AS former, coalesce(stopped.status, locked.status),
            coalesce(stopped.revision, locked.revision), coalesce(asked.stop_requested_at, locked.asked_at)
     FROM locked LEFT JOIN stopped USING (owner_id, id_) LEFT JOIN asked USING (owner_id, id_)
+    ORDER BY owner_id, id_
     """)
 
 _ALIVE_JOBS = ", ".join(f"'{status}'" for status in JOB.alive)
