@@ -278,7 +278,7 @@ class InvalidTransition(Refused):
 class Conflict(Refused):
     """The row is not as the caller expected.
 
-    :param condition: which expectation failed: ``status`` or ``revision``.
+    :param condition: which expectation failed: ``status``, ``revision`` or ``holder``.
     :param expected: what the caller expected.
     :param stored_status: the status that the row has.
     :param stored_revision: the revision that the row has.

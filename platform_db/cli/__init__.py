@@ -20,6 +20,7 @@ COMMANDS = {
     "events": "Watch what happens to runs, jobs, sessions and services.",
     "init": "Bring the database to the newest revision and create the default resources.",
     "job": "List and show jobs.",
+    "queue": "Show who waits and why a run waits, and limit how much of the queue a user may take.",
     "quota": "Count the disk space and processing time of users, and limit them.",
     "retention": "Apply the retention rules of workspaces.",
     "roles": "Make the database's roles and give them their privileges.",

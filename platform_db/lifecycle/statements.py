@@ -36,7 +36,7 @@ def _for_driver(text: str) -> str:
 
 _DRIVER = psycopg2.dialect()  # type: ignore[no-untyped-call]
 
-_NOTE_REASON = (
+NOTE_REASON = (
     "SELECT set_config('platform.statement_reason', statement_timestamp()::text || ' ' || :reason, true)"
 )
 
@@ -76,7 +76,7 @@ def _allowed(
 def update(entity: str, status: Status, conditions: Conditions, *, returning: bool) -> str:
     columns = ", ".join(("revision", *MACHINES[entity].times))
     return _for_driver(f"""
-        {f"WITH note AS MATERIALIZED ({_NOTE_REASON})" if conditions.reason else ""}
+        {f"WITH note AS MATERIALIZED ({NOTE_REASON})" if conditions.reason else ""}
         UPDATE platform.{entity} SET status = '{status.value}'
         {"FROM note" if conditions.reason else ""}
         WHERE {_OF_OWNER if conditions.owner else ""}id_ = CAST(:id AS uuid)
@@ -100,7 +100,7 @@ def update_many(entity: str, status: Status, conditions: Conditions) -> str:
     allowed = _allowed(entity, status, conditions, f"coalesce({wish}, revision)")
     owners = _OF_OWNER if conditions.owner else _OF_OWNERS if conditions.owners else ""
     return _for_driver(f"""
-        WITH {f"note AS MATERIALIZED ({_NOTE_REASON})," if conditions.reason else ""}
+        WITH {f"note AS MATERIALIZED ({NOTE_REASON})," if conditions.reason else ""}
         locked AS MATERIALIZED (
             SELECT owner_id, id_, status, revision, {allowed} AS allowed
             FROM platform.{entity}

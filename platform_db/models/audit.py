@@ -34,6 +34,7 @@ class AuditLogAction(str, enum.Enum):
     create_user = "create_user"
     delete_user = "delete_user"
     set_quota_limit = "set_quota_limit"
+    set_queue_limits = "set_queue_limits"
     share_workflow = "share_workflow"
     unshare_workflow = "unshare_workflow"
     override_guard = "override_guard"

@@ -73,6 +73,7 @@ class Job(OfWorkflow, Guarded, Base):
             "created",
             "id_",
         ),
+        partial_index("ix_job_queue", "(status = 'queued') IS TRUE", "owner_id", "created", "id_"),
         sa.CheckConstraint("octet_length(phase) BETWEEN 1 AND 255", name="phase_length"),
         sa.CheckConstraint("status <> 'running' OR started_at IS NOT NULL", name="running_has_start"),
         sa.CheckConstraint(

@@ -29,8 +29,10 @@ class OwnerLimit(Base):
     :param concurrent_runs: how many pending and running runs the owner may have; None is the default of the
         settings, 0 is none.
     :param starts_per_minute: how many runs may be claimed a minute; None is the default of the settings.
-    :param claims: how many claims served the owner. A claim serves only an owner of whom it knows the last.
-    :param served_at: when the owner was served last; who has waited longest is next.
+    :param claims: counts the claims that served the owner, and the changes of the limits. A claim serves only
+        an owner of whom it knows the last one.
+    :param served_at: when a run of the owner was taken last; the owner who has waited longest is next.
+    :param jobs_served_at: the same for jobs. Jobs that start all the time cost no owner the turn with runs.
     :param starts_until: the starts of the past last until then: one takes a minute's share of
         ``starts_per_minute``, and less than a minute may lie ahead.
     """
@@ -42,6 +44,7 @@ class OwnerLimit(Base):
     starts_per_minute: Mapped[int | None]
     claims: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     served_at: Mapped[datetime] = mapped_column(Timestamp, server_default="-infinity")
+    jobs_served_at: Mapped[datetime] = mapped_column(Timestamp, server_default="-infinity")
     starts_until: Mapped[datetime] = mapped_column(Timestamp, server_default="-infinity")
 
     __table_args__ = (

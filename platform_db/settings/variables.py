@@ -45,6 +45,7 @@ def _require_known(value: tuple[str, ...], what: str, known: tuple[str, ...]) ->
 
 Number = Annotated[int, Field(ge=0, le=LARGEST_INTEGER)]
 Amount = Annotated[int | None, Field(ge=0, le=LARGEST_AMOUNT)]
+Limit = Annotated[int | None, Field(ge=0, le=LARGEST_INTEGER)]
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_SECONDS)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Directory = Annotated[str, AfterValidator(_canonical_path)]
@@ -125,6 +126,12 @@ class Settings(BaseSettings):
     """Whether the quota cronjobs do their work."""
     max_concurrent_workflows: Number = 30
     """Pending and running runs per user at which their priority is lowest."""
+    queue_concurrent_runs: Limit = None
+    """Pending and running runs that the queue allows an owner without an own limit;
+    unset is unlimited, 0 is none."""
+    queue_starts_per_minute: Limit = None
+    """Runs of an owner without an own limit that the queue hands out a minute;
+    unset is unlimited, 0 is none."""
     keep_alive_jobs_with_statuses: Annotated[
         Texts, AfterValidator(partial(_require_known, what="status", known=STATUSES))
     ] = ()

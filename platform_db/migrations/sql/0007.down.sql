@@ -44,6 +44,8 @@ DROP TABLE platform.idempotency_key;
 
 DROP TABLE platform.owner_limit;
 
+DROP FUNCTION platform.record_queue_limits;
+
 ALTER TABLE platform.job DROP COLUMN phase;
 
 ALTER TABLE platform.workflow DROP COLUMN version, DROP COLUMN start_after, DROP COLUMN stop_requested_at;

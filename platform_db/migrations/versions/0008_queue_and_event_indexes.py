@@ -24,8 +24,10 @@ depends_on = None
 phase = "pre"
 
 INDEXES = {
-    "ix_workflow_queue": "workflow (owner_id, status, priority DESC NULLS LAST, created, id_)"
-    " WHERE status IN ('queued', 'pending', 'running')",
+    "ix_workflow_queue": "workflow (owner_id, priority DESC NULLS LAST, created, id_)"
+    " WHERE (status = 'queued') IS TRUE",
+    "ix_workflow_at_work": "workflow (owner_id, status) WHERE (status IN ('pending', 'running')) IS TRUE",
+    "ix_job_queue": "job (owner_id, created, id_) WHERE (status = 'queued') IS TRUE",
     "ix_workflow_stop_requested": "workflow (stop_requested_at)"
     " WHERE stop_requested_at IS NOT NULL AND status = 'running'",
     "ix_job_in_progress": "job (owner_id, status, created, id_)"

@@ -1,0 +1,300 @@
+"""Claiming: the next rows of the owners whose turn it is, without waiting for any other claim.
+
+The owners are read first, without locks: who has something to hand out, the one who was served longest ago
+first, and for how many rows the limits leave room. Then each owner's rows are taken by one statement. It
+locks the owner's turn only where no other claim has served the owner since (``claims`` is as it was read). So
+the room that was read is still there: no claim can have filled it.
+
+Between the two a claim announces the owners whom it is about to serve, so that claims at the same time serve
+others.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db.bounds import LARGEST_LIMIT, require_limit
+from platform_db.database.session import takes_session
+from platform_db.lifecycle.target import Key
+from platform_db.models import Job, OwnerLimit, Workflow
+from platform_db.models.expiry import expire_row
+from platform_db.models.run_number import format_run_number
+from platform_db.queue.limits import TURN, default_limits, refuse_tenant_scope
+from platform_db.queue.sources import KEPT, Source, Wanted, owners_with, source_of, wanted_rows
+
+# So many more owners are read than rows are wanted: others may be serving the first ones at this moment.
+SPARE_OWNERS = 64
+
+# The server has room for a few thousand such locks of all transactions.
+MOST_ANNOUNCED = 100
+
+# How often to begin again where other claims served each owner meanwhile.
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A row that a worker has claimed, and holds by its lease.
+
+    :param model: :class:`~platform_db.models.Workflow` or :class:`~platform_db.models.Job`.
+    :param name: the run's or the job's name.
+    :param run_number: of a run, such as ``"2.1"``.
+    :param revision: the row's revision since the claim.
+    """
+
+    model: type[Workflow] | type[Job]
+    owner_id: uuid.UUID
+    id_: uuid.UUID
+    name: str | None
+    run_number: str | None
+    revision: int
+
+    @property
+    def key(self) -> Key:
+        """The row's key, as ``session.get(claim.model, claim.key)`` takes it."""
+        return self.owner_id, self.id_
+
+
+@takes_session
+def claim(
+    session: Session,
+    worker: str,
+    *,
+    limit: int,
+    model: type[Workflow] | type[Job] = Workflow,
+    kinds: Collection[str] | None = None,
+    labels: str | None = None,
+) -> list[Claim]:
+    """Claim up to ``limit`` rows that are next, each with a lease of the worker; the caller commits soon.
+
+    A run goes from queued to pending. A job stays queued, and its lease says that it was taken; only jobs of
+    pending and running runs are handed out, and none of a run that was asked to stop.
+
+    Owners take turns: each of them gets one row before any of them gets a second one, if there are enough of
+    them.
+
+    It waits for no other claim. Where others serve every owner at this moment, it returns nothing, although
+    something may be queued: ask again.
+
+    The lease is good without a heartbeat for as long as recovery lets one be (its ``older_than``), counted
+    from the claim: the first heartbeat has to come within that time.
+
+    :param worker: who holds the leases: ``node`` or ``node/process``, as
+        :func:`platform_db.leases.this_worker` returns it.
+    :param limit: how many rows at most.
+    :param kinds: only runs of these types, or jobs of these compute backends.
+    :param labels: only runs that meet this selector, such as ``team=a,gpu in (a100,h100)``. An owner's queue
+        is read until enough is found, so a rare label is slow to find in a long queue.
+    :returns: in the order of the turns.
+    :raises errors.InvalidArgument: the limit is out of range, or rows of this model have no queue.
+    :raises errors.InvalidFilter: the selector is wrong, or jobs were asked for by labels.
+    :raises errors.Refused: in a tenant's scope.
+    """
+    refuse_tenant_scope(session, "the queue is of all owners")
+    require_limit(limit)
+    wanted, values = wanted_rows(model, labels)
+    session.flush()
+    queue = _Queue(
+        session.connection(),
+        model,
+        wanted,
+        {
+            **default_limits(),
+            **values,
+            "limit": limit,
+            "worker": worker,
+            "reason": f"claimed by {worker}",
+            "kinds": None if kinds is None else list(kinds),
+        },
+    )
+    claims: list[Claim] = []
+    for _ in range(ATTEMPTS):
+        claims = list(queue.take(limit))
+        if claims or not queue.lost:
+            break
+    for claimed in claims:
+        expire_row(session, model, claimed.key)
+        expire_row(session, OwnerLimit, (claimed.owner_id,))
+    return claims
+
+
+class _Turn(NamedTuple):
+    owner_id: uuid.UUID
+    claims: int
+    room: int
+
+
+class _Queue:
+    """The queue of a model's rows, as one claim sees it.
+
+    :ivar lost: whether an owner was passed over because another claim serves it.
+    """
+
+    def __init__(
+        self, connection: sa.Connection, model: type[Any], wanted: Wanted, parameters: dict[str, Any]
+    ) -> None:
+        self.connection = connection
+        self.model = model
+        self.parameters = parameters
+        self.turns = _turns(source_of(model), wanted)
+        self.taking = _take(source_of(model), wanted)
+        self.announced = 0
+        self.lost = False
+
+    def take(self, limit: int) -> Iterator[Claim]:
+        """Yield up to so many claims: one of each owner, then an equal share of those who have more."""
+        self.lost = False
+        read: list[_Turn] = []
+        turns: deque[_Turn] = deque()
+        again: deque[_Turn] = deque()
+        tried: list[str] = []
+        more, look = True, limit + SPARE_OWNERS
+        while limit:
+            if not turns and not read and more:
+                read = self._read(tried, look)
+                more, look = len(read) == look, min(4 * look, LARGEST_LIMIT)
+                tried += [str(turn.owner_id) for turn in read]
+            if not turns and read:
+                turns, read = self._announce(read, limit)
+                continue
+            if not turns:
+                turns, again = again, deque()
+            if not turns:
+                return
+            turn = turns.popleft()
+            share = min(turn.room, 1 if read or more else -(-limit // (len(turns) + 1)))
+            claims = self._take(turn, share)
+            yield from claims
+            limit -= len(claims)
+            if len(claims) == share < turn.room:
+                again.append(turn._replace(claims=turn.claims + 1, room=turn.room - share))
+
+    def _read(self, tried: list[str], look: int) -> list[_Turn]:
+        parameters = {**self.parameters, "tried": tried, "look": look}
+        return [_Turn(*row) for row in self.connection.execute(self.turns, parameters)]
+
+    def _announce(self, turns: list[_Turn], limit: int) -> tuple[deque[_Turn], list[_Turn]]:
+        """Return the first owners whom no other claim serves, and those who come after them."""
+        limit = min(limit, MOST_ANNOUNCED - self.announced)
+        if limit <= 0:
+            return deque(turns), []
+        parameters = {
+            "owners": [str(turn.owner_id) for turn in turns],
+            "claims": [turn.claims for turn in turns],
+            "limit": limit,
+            "first": self.announced == 0,
+        }
+        places = self.connection.execute(_ANNOUNCE, parameters).scalars().all()
+        self.announced += len(places)
+        self.lost |= len(places) < min(limit, len(turns))
+        rest = places[-1] if len(places) == limit else len(turns)
+        return deque(turns[place - 1] for place in places), turns[rest:]
+
+    def _take(self, turn: _Turn, share: int) -> list[Claim]:
+        parameters = {**self.parameters, "owner": str(turn.owner_id), "seen": turn.claims, "share": share}
+        rows = self.connection.execute(self.taking, parameters).all()
+        self.lost |= not rows
+        return [
+            Claim(
+                self.model,
+                turn.owner_id,
+                row.id_,
+                row.name,
+                None if row.major is None else format_run_number(row.major, row.minor),
+                row.revision,
+            )
+            for row in rows
+            if row.id_ is not None
+        ]
+
+
+# An advisory lock. It decides nothing: the statement that takes the rows locks the owner's row. It spares
+# claims at the same time from all trying the same owners. Any login can hold one, so now and then the owner who has
+# waited longest is tried without.
+_ANNOUNCE = sa.text("""
+    SELECT place FROM (
+        SELECT turn.owner_id, turn.place
+        FROM unnest(CAST(:owners AS uuid[]), CAST(:claims AS bigint[]))
+             WITH ORDINALITY AS turn (owner_id, claims, place)
+        JOIN platform.owner_limit
+          ON owner_limit.owner_id = turn.owner_id AND owner_limit.claims = turn.claims
+        ORDER BY turn.place OFFSET 0
+    ) AS turn
+    WHERE (:first AND place = 1 AND random() < 0.1)
+       OR pg_try_advisory_xact_lock(hashtextextended('platform queue ' || owner_id, 0))
+    LIMIT :limit
+    """)
+
+
+@lru_cache(KEPT)
+def _turns(source: Source, wanted: Wanted) -> sa.TextClause:
+    """Return the statement that reads whose turn it is.
+
+    The owners are looked at in the order of their turns until enough of them can be served.
+    """
+    return sa.text(f"""
+        WITH RECURSIVE waiting AS ({owners_with(source.table, source.queued, source.order, "waiting")})
+        SELECT turn.owner_id, turn.claims, room.rows
+        FROM (
+            SELECT {TURN}
+            FROM waiting JOIN platform.owner_limit ON owner_limit.owner_id = waiting.owner_id
+            WHERE waiting.owner_id <> ALL (CAST(:tried AS uuid[]))
+            -- A turn in the future was stored before the server's clock was set back.
+            ORDER BY CASE WHEN {source.turn} <= statement_timestamp() + CAST(:clock_error AS interval)
+                          THEN {source.turn} ELSE '-infinity' END, owner_id
+            OFFSET 0
+        ) AS turn
+        CROSS JOIN LATERAL (SELECT {source.room} AS rows OFFSET 0) AS room
+        WHERE room.rows > 0
+          AND (SELECT true FROM platform.{source.table}
+               WHERE owner_id = turn.owner_id AND {_may_go(source, wanted)}
+               ORDER BY {source.order} LIMIT 1)
+        LIMIT :look
+        """).bindparams(*wanted.binds)
+
+
+@lru_cache(KEPT)
+def _take(source: Source, wanted: Wanted) -> sa.TextClause:
+    """Return the statement that takes an owner's next rows; without a row another claim was quicker."""
+    return sa.text(f"""
+        WITH turn AS MATERIALIZED (
+            SELECT owner_id FROM platform.owner_limit
+            WHERE owner_id = CAST(:owner AS uuid) AND claims = :seen
+            FOR NO KEY UPDATE SKIP LOCKED
+        ),
+        next AS MATERIALIZED (
+            SELECT id_ FROM platform.{source.table}
+            WHERE owner_id = CAST(:owner AS uuid) AND {_may_go(source, wanted)} AND (SELECT true FROM turn)
+            ORDER BY {source.order}
+            LIMIT :share
+            FOR NO KEY UPDATE SKIP LOCKED
+        ),
+        leased AS (
+            INSERT INTO platform.lease (owner_id, entity, entity_id, holder, heartbeat_at)
+            SELECT CAST(:owner AS uuid), '{source.table}', id_, :worker, clock_timestamp()
+            FROM next ORDER BY id_
+            ON CONFLICT (owner_id, entity_id) {source.on_leased}
+            RETURNING entity_id
+        ),
+        {source.taken},
+        served AS (
+            UPDATE platform.owner_limit
+            SET claims = claims + 1, {source.turn} = statement_timestamp(){source.starts}
+            FROM (SELECT count(*) AS rows FROM taken) AS count
+            WHERE owner_id = CAST(:owner AS uuid) AND count.rows > 0
+        )
+        SELECT taken.* FROM turn LEFT JOIN taken ON true ORDER BY {source.order}
+        """).bindparams(*wanted.binds)
+
+
+def _may_go(source: Source, wanted: Wanted) -> str:
+    return f"""{source.queued} AND {source.waits} AND {wanted.sql}
+        AND (CAST(:kinds AS text[]) IS NULL OR {source.kind} = ANY (CAST(:kinds AS text[])))"""

@@ -1,0 +1,93 @@
+"""The queue at a glance: who has what in it, and whose turn it is."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db.bounds import require_limit
+from platform_db.database.session import takes_session
+from platform_db.models.identity import UserOrId, user_id_of
+from platform_db.queue.limits import IS_AT_WORK, TURN, default_limits
+from platform_db.queue.sources import RUNS, owners_with
+
+
+@dataclass(frozen=True)
+class OwnerQueue:
+    """What an owner has in the queue.
+
+    :param oldest_queued: when the oldest queued run was created.
+    :param concurrent_runs: the limit that counts, the default where the owner has none of its own; None is
+        unlimited.
+    :param starts_per_minute: likewise.
+    :param served_at: when a run of the owner was claimed last.
+    """
+
+    owner_id: uuid.UUID
+    email: str
+    queued: int
+    pending: int
+    running: int
+    oldest_queued: datetime | None
+    concurrent_runs: int | None
+    starts_per_minute: int | None
+    served_at: datetime | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            **vars(self),
+            "owner_id": str(self.owner_id),
+            "oldest_queued": self.oldest_queued and self.oldest_queued.isoformat(),
+            "served_at": self.served_at and self.served_at.isoformat(),
+        }
+
+
+@takes_session
+def queue_status(session: Session, owner: UserOrId | None = None, *, limit: int = 100) -> list[OwnerQueue]:
+    """Return what owners have queued, pending and running, in the order of their turns.
+
+    An owner with nothing of it is left out. Each run that is in the queue or at work is counted.
+
+    :param owner: only this one.
+    :param limit: how many owners at most.
+    """
+    session.flush()
+    parameters = {
+        **default_limits(),
+        "owner": None if owner is None else str(user_id_of(owner)),
+        "limit": require_limit(limit),
+    }
+    return [OwnerQueue(*row) for row in session.connection().execute(_READ, parameters)]
+
+
+_READ = sa.text(f"""
+    WITH RECURSIVE waiting AS ({owners_with("workflow", RUNS.queued, RUNS.order, "waiting")}),
+    working AS ({owners_with("workflow", IS_AT_WORK, "status", "working")})
+    SELECT turn.owner_id, user_.email, runs.queued, runs.pending, runs.running, runs.oldest_queued,
+           turn.concurrent_runs, turn.starts_per_minute, nullif(turn.served_at, '-infinity')
+    FROM (
+        SELECT {TURN}, owner_limit.served_at
+        FROM (SELECT owner_id FROM waiting UNION SELECT owner_id FROM working) AS present
+        JOIN platform.owner_limit ON owner_limit.owner_id = present.owner_id
+        WHERE CAST(:owner AS uuid) IS NULL OR owner_limit.owner_id = CAST(:owner AS uuid)
+        ORDER BY served_at, owner_id
+        LIMIT :limit
+    ) AS turn
+    JOIN platform.user_ ON user_.id_ = turn.owner_id
+    CROSS JOIN LATERAL (
+        SELECT (SELECT count(*) FROM platform.workflow
+                WHERE owner_id = turn.owner_id AND {RUNS.queued}) AS queued,
+               (SELECT min(created) FROM platform.workflow
+                WHERE owner_id = turn.owner_id AND {RUNS.queued}) AS oldest_queued,
+               count(*) FILTER (WHERE status = 'pending') AS pending,
+               count(*) FILTER (WHERE status = 'running') AS running
+        FROM platform.workflow WHERE owner_id = turn.owner_id AND {IS_AT_WORK}
+    ) AS runs
+    ORDER BY turn.served_at, turn.owner_id
+    """)
