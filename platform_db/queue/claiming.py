@@ -217,8 +217,8 @@ class _Queue:
 
 
 # An advisory lock. It decides nothing: the statement that takes the rows locks the owner's row. It spares
-# claims at the same time from all trying the same owners. Any login can hold one, so now and then the owner who has
-# waited longest is tried without.
+# claims at the same time from all trying the same owners. Any login can hold one, so now and then the owner
+# who has waited longest is tried without.
 _ANNOUNCE = sa.text("""
     SELECT place FROM (
         SELECT turn.owner_id, turn.place
