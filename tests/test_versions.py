@@ -79,6 +79,14 @@ def test_the_history_tells_of_each_version(session: Session, run: Workflow) -> N
     ]
 
 
+def test_whoever_takes_a_version_keeps_the_one_before(session: Session, run: Workflow) -> None:
+    run.specification, run.version = {"steps": ["by hand"]}, 9
+    session.commit()
+    assert run.version == 2
+    assert get_version(session, run, 1).specification == {"steps": ["fit"]}
+    assert get_version(session, run).specification == {"steps": ["by hand"]}
+
+
 def test_a_plan_for_the_version_before_is_refused(session: Session, run: Workflow) -> None:
     planned_for = run.revision
     update_specification(session, run, {"steps": []}, expected_revision=planned_for)

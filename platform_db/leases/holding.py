@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from platform_db.database.session import takes_session
 from platform_db.lifecycle.stopping import is_asked
+from platform_db.lifecycle.target import arrays_of
 from platform_db.models import InteractiveSession, Job, Service, Workflow
 from platform_db.models.base import identity_of
 from platform_db.states import MACHINES, WORKFLOW
@@ -78,8 +79,7 @@ def release(session: Session, rows: Iterable[Leased], holder: str | None = None)
 
 
 def _keys(rows: Iterable[Leased]) -> dict[str, list[str]]:
-    keys = [identity_of(row) for row in rows]
-    return {"owners": [str(owner_id) for owner_id, _ in keys], "ids": [str(id_) for _, id_ in keys]}
+    return arrays_of([identity_of(row) for row in rows])
 
 
 _GIVEN = "unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[])) AS given (owner_id, id_)"

@@ -19,7 +19,7 @@ from platform_db.leases.policies import DEFAULT_POLICIES, NODE_POLICIES, Action,
 from platform_db.lifecycle.job_restarts import restart_job
 from platform_db.lifecycle.restarts import restart_if_possible
 from platform_db.lifecycle.stopping import is_asked, stop_jobs
-from platform_db.lifecycle.target import Key
+from platform_db.lifecycle.target import Key, arrays_of
 from platform_db.lifecycle.transitions import transition_many
 from platform_db.models import Job
 from platform_db.models.expiry import expire_row
@@ -147,7 +147,7 @@ def _recover_dead(session: Session, given: Policies, reason: str | None, **bound
             _act(session, recovery, table, action, keys, status, why)
             if action is Action.restarted:
                 to_restart += ((key, table, why) for key in keys)
-        connection.execute(_FORGET, _arrays([key for keys in groups.values() for key in keys]))
+        connection.execute(_FORGET, arrays_of([key for keys in groups.values() for key in keys]))
     # In key order: a restart locks the owner of the run, as other creators of runs do.
     for key, table, why in sorted(to_restart):
         restarted = (restart_job if table == "job" else restart_if_possible)(session, key, reason=why)
@@ -171,7 +171,7 @@ def _act(
     if action is Action.released:
         recovery.add(table, status, ids)
         if table == "job":
-            session.connection().execute(_CLEAR_PHASE, _arrays(keys))
+            session.connection().execute(_CLEAR_PHASE, arrays_of(keys))
             for key in keys:
                 expire_row(session, Job, key, ["phase", "updated"])
         return
@@ -196,10 +196,6 @@ def _stop_overdue(session: Session, recovery: Recovery, bounds: dict[str, object
         by_status[job.status].append((job.owner_id, job.id_))
     for status, jobs in by_status.items():
         _act(session, recovery, "job", Action.stopped, jobs, status, "its run has stopped")
-
-
-def _arrays(keys: list[Key]) -> dict[str, list[str]]:
-    return {"owners": [str(owner_id) for owner_id, _ in keys], "ids": [str(id_) for _, id_ in keys]}
 
 
 _GIVEN = "(SELECT * FROM unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[])) AS given)"

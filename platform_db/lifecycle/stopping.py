@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db.lifecycle.target import Key
+from platform_db.lifecycle.statements import NOTE_REASON
+from platform_db.lifecycle.target import Key, arrays_of
 from platform_db.models import Job, Workflow
 from platform_db.models.expiry import expire_row, held_keys
 from platform_db.states import JOB, JOB_TIMES, RUN_TIMES, RunStatus
@@ -48,7 +49,7 @@ def stop_runs(
 
     :param force: stop what is running, too.
     """
-    parameters = {**_arrays(runs), "reason": reason, "force": force}
+    parameters = {**arrays_of(runs), "reason": reason, "force": force}
     rows = session.connection().execute(_STOP, parameters)
     found = {
         id_: Stored((owner_id, id_), RunStatus(former), RunStatus(status), revision, asked_at)
@@ -67,7 +68,7 @@ def stop_jobs(session: Session, runs: Sequence[Key], *, reason: str | None) -> l
     A job that another transaction writes at this moment is left alone, so that neither waits for the other:
     its worker hears of it by its next heartbeat, and recovery stops what is left.
     """
-    rows = session.connection().execute(_STOP_JOBS, {**_arrays(runs), "reason": reason})
+    rows = session.connection().execute(_STOP_JOBS, {**arrays_of(runs), "reason": reason})
     stopped = [(owner_id, id_) for owner_id, id_ in rows]
     _forget(session, Job, set(stopped), JOB_TIMES)
     return stopped
@@ -80,19 +81,11 @@ def _forget(session: Session, model: type[Any], keys: set[Key], names: Sequence[
             expire_row(session, model, key, ("status", "revision", "updated", *names))
 
 
-def _arrays(keys: Sequence[Key]) -> dict[str, list[str]]:
-    return {"owners": [str(owner_id) for owner_id, _ in keys], "ids": [str(id_) for _, id_ in keys]}
-
-
 _GIVEN = "(SELECT * FROM unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[])) AS given)"
-
-_NOTE_REASON = """
-    SELECT set_config('platform.statement_reason', statement_timestamp()::text || ' ' || :reason, true)
-"""
 
 # A running run that was asked keeps its status: its history gets a note.
 _STOP = sa.text(f"""
-    WITH reason AS MATERIALIZED ({_NOTE_REASON}),
+    WITH reason AS MATERIALIZED ({NOTE_REASON}),
     locked AS MATERIALIZED (
         SELECT owner_id, id_, status, revision,
                CASE WHEN {is_asked("workflow")} THEN stop_requested_at END AS asked_at
@@ -131,7 +124,7 @@ _STOP = sa.text(f"""
 _ALIVE_JOBS = ", ".join(f"'{status}'" for status in JOB.alive)
 
 _STOP_JOBS = sa.text(f"""
-    WITH reason AS MATERIALIZED ({_NOTE_REASON}),
+    WITH reason AS MATERIALIZED ({NOTE_REASON}),
     locked AS MATERIALIZED (
         SELECT owner_id, id_ FROM platform.job
         WHERE (owner_id, workflow_id) IN {_GIVEN} AND status IN ({_ALIVE_JOBS})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, ClassVar, TypeVar
 
 import sqlalchemy as sa
@@ -19,6 +19,12 @@ from platform_db.tenancy import tenant_of
 
 Key = tuple[uuid.UUID, uuid.UUID]
 """A row's whole key: the owner's id and its own."""
+
+
+def arrays_of(keys: Iterable[Key]) -> dict[str, list[str]]:
+    """Return keys as the parameters ``owners`` and ``ids`` of a statement."""
+    pairs = [(str(owner_id), str(id_)) for owner_id, id_ in keys]
+    return {"owners": [owner_id for owner_id, _ in pairs], "ids": [id_ for _, id_ in pairs]}
 
 
 T = TypeVar("T", bound="Target")

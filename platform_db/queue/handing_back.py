@@ -15,7 +15,7 @@ from platform_db.database.session import takes_session
 from platform_db.lifecycle import transition
 from platform_db.lifecycle.statements import NOTE_REASON
 from platform_db.lifecycle.stopping import stop_jobs
-from platform_db.lifecycle.target import Key
+from platform_db.lifecycle.target import Key, arrays_of
 from platform_db.models import Job, Workflow
 from platform_db.models.base import identity_of
 from platform_db.models.expiry import expire_row
@@ -43,8 +43,7 @@ def release(session: Session, rows: Iterable[Claimed], worker: str) -> set[uuid.
     released: set[uuid.UUID] = set()
     for model, keys in sorted(by_model.items(), key=lambda item: item[0].__tablename__):
         parameters = {
-            "owners": [str(owner_id) for owner_id, _ in keys],
-            "ids": [str(id_) for _, id_ in keys],
+            **arrays_of(keys),
             "worker": worker,
             "reason": f"released by {worker}",
         }

@@ -49,7 +49,7 @@ class Source(NamedTuple):
 
 QUEUED = "(status = 'queued') IS TRUE"  # As the indexes have it.
 
-# A queued run is free for all, whoever has a lease of it.
+# A queued run may be claimed, also where a former worker has a lease of it.
 RUNS = Source(
     table="workflow",
     queued=QUEUED,

@@ -189,11 +189,6 @@ _UPDATE = sa.text(f"""
         SELECT set_config(
             'platform.statement_reason', statement_timestamp()::text || ' version ' || version + 1, true)
         FROM before
-    ),
-    kept AS (
-        INSERT INTO platform.workflow_version
-            (owner_id, workflow_id, version, specification, labels, priority)
-        SELECT owner_id, id_, version, specification, labels, priority FROM before
     )
     UPDATE platform.workflow AS run SET
         version = before.version + 1,
