@@ -2,11 +2,11 @@ ALTER TABLE platform.workflow
     ADD COLUMN version INTEGER DEFAULT 1 NOT NULL,
     ADD COLUMN start_after TIMESTAMP WITH TIME ZONE,
     ADD COLUMN stop_requested_at TIMESTAMP WITH TIME ZONE,
-    ADD CONSTRAINT ck_workflow_version_positive CHECK (version >= 1);
+    ADD CONSTRAINT ck_workflow_version_positive CHECK (version >= 1) NOT VALID;
 
 ALTER TABLE platform.job
     ADD COLUMN phase TEXT,
-    ADD CONSTRAINT ck_job_phase_length CHECK (octet_length(phase) BETWEEN 1 AND 255);
+    ADD CONSTRAINT ck_job_phase_length CHECK (octet_length(phase) BETWEEN 1 AND 255) NOT VALID;
 
 CREATE TABLE platform.owner_limit (
     owner_id UUID NOT NULL,

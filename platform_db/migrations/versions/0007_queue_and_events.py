@@ -5,7 +5,7 @@ Phase: pre; no release before it needs the columns and tables. The old code runs
     creates and deletes, and its users get their rows in the queue.
 Lock: ACCESS EXCLUSIVE on workflow and job for the columns, SHARE ROW EXCLUSIVE on user_, interactive_session
     and service for triggers and foreign keys; all until the transaction ends.
-Duration: one pass over workflow and job for the checks, and a row for each user.
+Duration: a row for each user; the checks of the new columns are validated by the next revision.
 Recovery: run it again; it is one transaction.
 
 Revision ID: 0007

@@ -1,11 +1,13 @@
-"""Index what the queue hands out next, what is in progress, and entries of the history by their number.
+"""Validate the checks of the new columns; index the queue, what is in progress, and the history's numbers.
 
 Motive: a claim reads an owner's next runs and those at work; a service counts at its start what is
     alive; watchers of events read on from a number, and find by its transaction what committed behind them.
+    A check that is validated in a transaction of its own stops no writer.
 Phase: pre; the new code is slow without them.
 Lock: SHARE UPDATE EXCLUSIVE on workflow, job, interactive_session, service, status_change and note, which no
     reader or writer waits for.
-Duration: it waits for the transactions that are open; then a pass over each table for each index.
+Duration: it waits for the transactions that are open; then a pass over workflow and job for the checks,
+    and one over each table for each index.
 Recovery: run it again.
 
 Revision ID: 0008
@@ -22,6 +24,8 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 phase = "pre"
+
+CHECKS = {"workflow": "ck_workflow_version_positive", "job": "ck_job_phase_length"}
 
 INDEXES = {
     "ix_workflow_queue": "workflow (owner_id, priority DESC NULLS LAST, created, id_)"
@@ -43,8 +47,10 @@ INDEXES = {
 
 
 def upgrade() -> None:
-    """Create the indexes."""
+    """Validate the checks and create the indexes."""
     with op.get_context().autocommit_block():
+        for table, check in CHECKS.items():
+            op.execute(f"ALTER TABLE platform.{table} VALIDATE CONSTRAINT {check}")
         for name, columns in INDEXES.items():
             op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS platform.{name}")  # Half of one that was killed.
             op.execute(f"CREATE INDEX CONCURRENTLY {name} ON platform.{columns}")
