@@ -8,6 +8,9 @@ DECLARE
     statement_reason text := nullif(current_setting('platform.statement_reason', true), '');
     this_statement text;
 BEGIN
+    IF NEW.revision = OLD.revision THEN -- An import's change.
+        RETURN NULL;
+    END IF;
     IF statement_reason IS NOT NULL THEN
         this_statement := statement_timestamp()::text || ' ';
         IF starts_with(statement_reason, this_statement) THEN
