@@ -84,7 +84,10 @@ class Job(OfWorkflow, Guarded, Base):
     )
 
     def can_transition_to(self, status: JobStatus) -> bool:
-        """Tell whether ``status`` may follow the status that this object has loaded."""
+        """Tell whether the states let ``status`` follow the status that this object has loaded.
+
+        Extra transitions are not asked for.
+        """
         return states.JOB.allows(self.status, JobStatus(status))
 
     def append_logs(self, text: str | bytes) -> None:

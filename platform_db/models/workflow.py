@@ -245,7 +245,10 @@ class Workflow(Running, Base):
     # -- status
 
     def can_transition_to(self, status: RunStatus) -> bool:
-        """Tell whether ``status`` may follow the status that this object has loaded."""
+        """Tell whether the states let ``status`` follow the status that this object has loaded.
+
+        Extra transitions are not asked for.
+        """
         return states.WORKFLOW.allows(self.status, RunStatus(status))
 
     def update_workflow_timestamp(self, status: RunStatus) -> None:

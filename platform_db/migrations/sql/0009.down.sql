@@ -1,22 +1,45 @@
-CREATE OR REPLACE FUNCTION platform.is_import() RETURNS boolean LANGUAGE sql STABLE
-    RETURN coalesce(current_setting('platform.import', true), '') = 'on'
-       AND has_table_privilege('platform.user_', 'TRUNCATE');
+DROP TRIGGER record_extra_transition ON platform.extra_transition;
 
-CREATE OR REPLACE FUNCTION platform.stamp_row() RETURNS trigger LANGUAGE plpgsql AS $$
+DROP FUNCTION platform.record_extra_transition;
+
+CREATE OR REPLACE FUNCTION platform.record_creation() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF TG_OP = 'UPDATE' THEN
-        NEW.created := OLD.created;
-        NEW.updated := pg_catalog.clock_timestamp();
-    ELSIF platform.is_import() THEN
-        NEW.created := coalesce(NEW.created, pg_catalog.clock_timestamp());
-        NEW.updated := coalesce(NEW.updated, NEW.created);
-    ELSE
-        NEW.created := pg_catalog.clock_timestamp();
-        NEW.updated := NEW.created;
-    END IF;
-    RETURN NEW;
+    INSERT INTO platform.row_event
+        (number, owner_id, entity, entity_id, kind, status, revision, at, transaction_id)
+    SELECT nextval('platform.history_number'), owner_id, TG_ARGV[0], id_, 'created', status, revision,
+           clock_timestamp(), pg_current_xact_id()::text::bigint
+    FROM created;
+    RETURN NULL;
 END
 $$;
+
+CREATE OR REPLACE FUNCTION platform.record_deletion() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO platform.row_event
+        (number, owner_id, entity, entity_id, kind, status, revision, at, transaction_id)
+    SELECT nextval('platform.history_number'), owner_id, TG_ARGV[0], id_, 'deleted', status, revision,
+           clock_timestamp(), pg_current_xact_id()::text::bigint
+    FROM deleted;
+    RETURN NULL;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION platform.record_phase() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO platform.note (id_, owner_id, entity, entity_id, topic, message, details)
+    VALUES (gen_random_uuid(), NEW.owner_id, 'job', NEW.id_, 'phase', coalesce(NEW.phase, ''),
+            jsonb_build_object('from', OLD.phase, 'status', NEW.status));
+    RETURN NULL;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION platform.guard_is_overridden() RETURNS boolean LANGUAGE sql STABLE
+    RETURN coalesce(current_setting('platform.guard', true), '')
+           = 'override ' || coalesce(pg_current_xact_id_if_assigned()::text, '')
+       AND coalesce(current_setting('platform.reason', true), '') <> '';
 
 CREATE OR REPLACE FUNCTION platform.guard_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -88,37 +111,23 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION platform.record_creation() RETURNS trigger LANGUAGE plpgsql
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    INSERT INTO platform.row_event
-        (number, owner_id, entity, entity_id, kind, status, revision, at, transaction_id)
-    SELECT nextval('platform.history_number'), owner_id, TG_ARGV[0], id_, 'created', status, revision,
-           clock_timestamp(), pg_current_xact_id()::text::bigint
-    FROM created;
-    RETURN NULL;
-END
-$$;
+CREATE OR REPLACE FUNCTION platform.is_import() RETURNS boolean LANGUAGE sql STABLE
+    RETURN coalesce(current_setting('platform.import', true), '') = 'on'
+       AND has_table_privilege('platform.user_', 'TRUNCATE');
 
-CREATE OR REPLACE FUNCTION platform.record_deletion() RETURNS trigger LANGUAGE plpgsql
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE OR REPLACE FUNCTION platform.stamp_row() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO platform.row_event
-        (number, owner_id, entity, entity_id, kind, status, revision, at, transaction_id)
-    SELECT nextval('platform.history_number'), owner_id, TG_ARGV[0], id_, 'deleted', status, revision,
-           clock_timestamp(), pg_current_xact_id()::text::bigint
-    FROM deleted;
-    RETURN NULL;
-END
-$$;
-
-CREATE OR REPLACE FUNCTION platform.record_phase() RETURNS trigger LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    INSERT INTO platform.note (id_, owner_id, entity, entity_id, topic, message, details)
-    VALUES (gen_random_uuid(), NEW.owner_id, 'job', NEW.id_, 'phase', coalesce(NEW.phase, ''),
-            jsonb_build_object('from', OLD.phase, 'status', NEW.status));
-    RETURN NULL;
+    IF TG_OP = 'UPDATE' THEN
+        NEW.created := OLD.created;
+        NEW.updated := pg_catalog.clock_timestamp();
+    ELSIF platform.is_import() THEN
+        NEW.created := coalesce(NEW.created, pg_catalog.clock_timestamp());
+        NEW.updated := coalesce(NEW.updated, NEW.created);
+    ELSE
+        NEW.created := pg_catalog.clock_timestamp();
+        NEW.updated := NEW.created;
+    END IF;
+    RETURN NEW;
 END
 $$;
 
@@ -141,3 +150,11 @@ BEGIN
     RETURN NEW;
 END
 $$;
+
+CREATE OR REPLACE TRIGGER retention_on_end AFTER UPDATE OF status ON platform.workflow
+    FOR EACH ROW WHEN (OLD.status <> NEW.status AND (
+        NEW.status IN ('finished', 'failed')
+        OR (NEW.status = 'running' AND OLD.status IN ('finished', 'failed'))))
+    EXECUTE FUNCTION platform.follow_run_with_retention();
+
+ALTER TABLE platform.status_change DROP COLUMN extra;

@@ -1,9 +1,10 @@
-"""Let an import move rows that leave no trace of what it did not do.
+"""Mark changes that came through an extra transition, record who allows one, and let imports leave no trace.
 
-Motive: a platform that moves over from another system brings its rows as they are.
-Phase: pre; the code before it sets no switch, and notices nothing.
-Lock: none on a table; the functions are replaced when the transaction ends.
-Duration: below a second.
+Motive: a platform that moves over from another system brings its rows as they are, and its own transitions.
+Phase: pre; the code before it sets no switch and reads no mark, and notices nothing.
+Lock: SHARE ROW EXCLUSIVE on workflow and extra_transition, for triggers, then ACCESS EXCLUSIVE on
+    status_change, for the column: transactions that write them are waited for.
+Duration: below a second; the column is NULL in the rows that are there.
 Recovery: run it again; it is one transaction.
 
 Revision ID: 0009
@@ -23,10 +24,10 @@ phase = "pre"
 
 
 def upgrade() -> None:
-    """Replace the functions that record what happens to a row (sql/0009.up.sql)."""
+    """Replace the functions that guard and record a change, and add the column (sql/0009.up.sql)."""
     run_script("0009.up")
 
 
 def downgrade() -> None:
-    """Put back the functions as they were (sql/0009.down.sql)."""
+    """Put back the functions as they were, and drop the column (sql/0009.down.sql)."""
     run_script("0009.down")

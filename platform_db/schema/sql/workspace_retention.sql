@@ -52,7 +52,7 @@ $$;
 CREATE TRIGGER retention_on_end AFTER UPDATE OF status ON platform.workflow
     FOR EACH ROW WHEN (OLD.status <> NEW.status AND (
         NEW.status IN ('finished', 'failed')
-        OR (NEW.status = 'running' AND OLD.status IN ('finished', 'failed'))))
+        OR (OLD.status IN ('finished', 'failed') AND NEW.status IN ('created', 'queued', 'pending', 'running'))))
     EXECUTE FUNCTION platform.follow_run_with_retention();
 
 CREATE TRIGGER retention_on_restart AFTER INSERT ON platform.workflow
