@@ -74,8 +74,6 @@ $$;
 --   platform.guard                     'override', a space and the transaction's id let through what would be
 --                                      refused, where there is a platform.reason. So an override outlives no
 --                                      transaction, and none goes without a word.
--- And one that it writes:
---   platform.extra                     'on' once an extra transition let a change of this transaction through.
 
 CREATE OR REPLACE FUNCTION platform.guard_is_overridden() RETURNS boolean LANGUAGE sql STABLE
     RETURN coalesce(current_setting('platform.guard', true), '') <> '' -- Nearly every change ends here.
@@ -101,17 +99,12 @@ BEGIN
         RETURN NEW;
     ELSE
         IF OLD.status::text || '>' || NEW.status::text <> ALL (TG_ARGV) THEN
-            IF NOT platform.guard_is_overridden() THEN
-                PERFORM pg_catalog.set_config('platform.extra', 'on', true) FROM platform.extra_transition
-                WHERE entity = TG_ARGV[0] AND from_status = OLD.status::text AND to_status = NEW.status::text;
-                IF NOT FOUND THEN
-                    RAISE EXCEPTION USING
-                        ERRCODE = 'PD001',
-                        MESSAGE = format(
-                            '%s %s cannot go from %s to %s', TG_ARGV[0], OLD.id_, OLD.status, NEW.status),
-                        DETAIL = format('%s %s %s', OLD.id_, OLD.status, NEW.status),
-                        SCHEMA = 'platform', TABLE = TG_ARGV[0], COLUMN = 'status';
-                END IF;
+            IF NOT platform.guard_permits(TG_ARGV[0], OLD.status::text, NEW.status::text) THEN
+                RAISE EXCEPTION USING
+                    ERRCODE = 'PD001',
+                    MESSAGE = format('%s %s cannot go from %s to %s', TG_ARGV[0], OLD.id_, OLD.status, NEW.status),
+                    DETAIL = format('%s %s %s', OLD.id_, OLD.status, NEW.status),
+                    SCHEMA = 'platform', TABLE = TG_ARGV[0], COLUMN = 'status';
             END IF;
             -- What lives again has the times of its new life alone. The states do that with a run that goes on
             -- running, and let nothing else live again.
@@ -170,7 +163,7 @@ DECLARE
     change_reason text := nullif(current_setting('platform.reason', true), '');
     statement_reason text := nullif(current_setting('platform.statement_reason', true), '');
     this_statement text;
-    is_extra boolean;
+    is_overridden boolean := platform.guard_is_overridden();
 BEGIN
     IF NEW.revision = OLD.revision THEN -- An import's change.
         RETURN NULL;
@@ -181,23 +174,17 @@ BEGIN
             change_reason := substr(statement_reason, length(this_statement) + 1);
         END IF;
     END IF;
-    -- The setting only spares the others this look-up: a session may say in it what it likes. A change that the states
-    -- do not allow, and no override let through, was an extra transition, also if that was forbidden at this moment.
-    IF current_setting('platform.extra', true) = 'on' AND OLD.status <> NEW.status
-        AND NOT platform.guard_is_overridden()
-    THEN
-        SELECT true INTO is_extra FROM pg_trigger
-        WHERE tgrelid = TG_RELID AND tgname = 'guard_update'
-          AND position('\x00'::bytea || convert_to(OLD.status || '>' || NEW.status, 'UTF8') || '\x00'::bytea
-                       IN tgargs) = 0;
-    END IF;
     INSERT INTO platform.status_change
         (owner_id, entity_id, revision, entity, number, from_status, to_status, at, actor, reason, overridden, extra,
          transaction_id)
     VALUES (
         NEW.owner_id, NEW.id_, NEW.revision, TG_ARGV[0], nextval('platform.history_number'),
         OLD.status, NEW.status, clock_timestamp(), nullif(current_setting('platform.actor', true), ''),
-        change_reason, platform.guard_is_overridden(), is_extra, pg_current_xact_id()::text::bigint
+        change_reason, is_overridden,
+        -- What neither the states nor an override let through, an extra transition did.
+        CASE WHEN NOT is_overridden AND OLD.status <> NEW.status
+                  AND OLD.status::text || '>' || NEW.status::text <> ALL (TG_ARGV) THEN true END,
+        pg_current_xact_id()::text::bigint
     );
     RETURN NULL;
 END
@@ -255,6 +242,30 @@ CREATE OR REPLACE TRIGGER retention_on_end AFTER UPDATE OF status ON platform.wo
         NEW.status IN ('finished', 'failed')
         OR (OLD.status IN ('finished', 'failed') AND NEW.status IN ('created', 'queued', 'pending', 'running'))))
     EXECUTE FUNCTION platform.follow_run_with_retention();
+
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.workflow
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('workflow', 'created>queued', 'created>pending', 'created>failed', 'created>stopped', 'created>deleted', 'queued>pending', 'queued>running', 'queued>failed', 'queued>stopped', 'queued>deleted', 'pending>queued', 'pending>running', 'pending>failed', 'pending>stopped', 'pending>deleted', 'running>finished', 'running>failed', 'running>stopped', 'finished>running', 'finished>deleted', 'failed>running', 'failed>deleted', 'stopped>deleted');
+
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.job
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('job', 'created>queued', 'created>running', 'created>finished', 'created>failed', 'created>stopped', 'queued>running', 'queued>finished', 'queued>failed', 'queued>stopped', 'running>finished', 'running>failed', 'running>stopped');
+
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.interactive_session
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('interactive_session', 'created>queued', 'created>pending', 'created>running', 'created>failed', 'created>stopped', 'created>deleted', 'queued>pending', 'queued>running', 'queued>failed', 'queued>stopped', 'queued>deleted', 'pending>running', 'pending>failed', 'pending>stopped', 'pending>deleted', 'running>finished', 'running>failed', 'running>stopped', 'running>deleted', 'finished>deleted', 'failed>deleted', 'stopped>deleted');
+
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.service
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('service', 'created>queued', 'created>pending', 'created>running', 'created>failed', 'created>stopped', 'created>deleted', 'queued>pending', 'queued>running', 'queued>failed', 'queued>stopped', 'queued>deleted', 'pending>running', 'pending>failed', 'pending>stopped', 'pending>deleted', 'running>finished', 'running>failed', 'running>stopped', 'running>deleted', 'finished>deleted', 'failed>deleted', 'stopped>deleted');
+
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.user_token
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('user_token', 'requested>active', 'requested>revoked', 'active>revoked');
+
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.workspace_retention_rule
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('workspace_retention_rule', 'created>active', 'created>inactive', 'active>inactive', 'active>pending', 'inactive>active', 'pending>active', 'pending>inactive', 'pending>applied');
 
 -- Last, as writers of a run lock its table first.
 ALTER TABLE platform.status_change ADD COLUMN extra BOOLEAN;

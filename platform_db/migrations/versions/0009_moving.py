@@ -2,8 +2,8 @@
 
 Motive: a platform that moves over from another system brings its rows as they are, and its own transitions.
 Phase: pre; the code before it sets no switch and reads no mark, and notices nothing.
-Lock: SHARE ROW EXCLUSIVE on workflow and extra_transition, for triggers, then ACCESS EXCLUSIVE on
-    status_change, for the column: transactions that write them are waited for.
+Lock: SHARE ROW EXCLUSIVE on the tables with a status and on extra_transition, for triggers, then ACCESS
+    EXCLUSIVE on status_change, for the column: transactions that write them are waited for.
 Duration: below a second; the column is NULL in the rows that are there.
 Recovery: run it again; it is one transaction.
 
