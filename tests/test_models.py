@@ -202,7 +202,7 @@ def test_a_workflow_takes_all_its_arguments_by_place(session: Session) -> None:
 
 @pytest.mark.parametrize("malformed", ["nonsense", 7, b"bytes", ["list"]])
 def test_a_malformed_id_is_refused_before_it_reaches_the_server(malformed: object) -> None:
-    refused = re.escape(f"{malformed!r} is not a valid user id")
+    refused = re.escape(f"{malformed!r} is not a valid owner id")
     with pytest.raises(errors.InvalidIdentifier, match=refused):
         Workflow(name="x", owner_id=malformed, type_="serial", specification={})
 

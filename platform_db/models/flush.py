@@ -160,7 +160,6 @@ def _ancestor(child: Any, new: dict[uuid.UUID, Any]) -> Any:
         parent_id = getattr(row, attribute)
         row = row.__dict__.get(attribute.removesuffix("_id"))
         if row is None and parent_id is not None:
-            parent_id = uuid.UUID(str(parent_id))
             if parent_id not in new:
                 return model, parent_id
             row = new[parent_id]

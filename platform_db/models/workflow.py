@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, relationship, validates
 
 from platform_db import errors, priority, states
-from platform_db.identifiers import parse_id
 from platform_db.models.base import (
     CHANGED_OFTEN,
     STORAGE,
@@ -160,9 +159,9 @@ class Workflow(Running, Base):
         **values: Any,
     ) -> None:
         values |= {
-            "id_": None if id_ is None else parse_id(id_, "workflow id"),
+            "id_": id_,
             "name": name,
-            "owner_id": None if owner_id is None else parse_id(owner_id, "user id"),
+            "owner_id": owner_id,
             "specification": specification,
             "type_": type_,
             "input_parameters": input_parameters,
