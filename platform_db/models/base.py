@@ -25,7 +25,7 @@ from platform_db import errors
 from platform_db.database.id_column import Id
 from platform_db.identifiers import SCHEMA, new_id, parse_id
 from platform_db.models.types import Timestamp, native_enum
-from platform_db.states import MACHINES, RunStatus, Status
+from platform_db.states import MACHINES, Machine, RunStatus, Status
 
 NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s",
@@ -88,7 +88,7 @@ class Base(DeclarativeBase):
 
 @event.listens_for(Base, "attribute_instrument")
 def parse_ids(model: type[Base], name: str, attribute: QueryableAttribute[Any]) -> None:
-    """Let an id be set by its text. What is none is refused then: a failed flush would end the transaction."""
+    """Let an id be set by its text. What is none is refused then: a failed flush ends the transaction."""
     columns = getattr(attribute.property, "columns", ())
     if not columns or not isinstance(columns[0].type, Id):
         return
@@ -127,8 +127,23 @@ class Guarded(Identified, Timestamped):
 
     @validates("status")
     def _status_by_name(self, key: str, status: Status | str) -> Status:
-        named: Status = MACHINES[self.__tablename__].status(status)  # type: ignore[attr-defined]
+        named: Status = self._machine.status(status)
         return named
+
+    def can_transition_to(self, status: Status | str) -> bool:
+        """Tell whether ``status`` may follow the status that this object has loaded.
+
+        It answers from :mod:`platform_db.states`; what an extra transition allows is not in it.
+
+        :param status: a status, or its name.
+        :raises errors.UnknownStatus: there is no status of this name.
+        """
+        machine = self._machine
+        return machine.allows(self.status, machine.status(status))  # type: ignore[attr-defined]
+
+    @property
+    def _machine(self) -> Machine[Any]:
+        return MACHINES[self.__tablename__]  # type: ignore[attr-defined]
 
 
 class OfWorkflow:

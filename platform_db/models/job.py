@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, relationship
 
-from platform_db import states
 from platform_db.models.base import (
     CHANGED_OFTEN,
     REWRITTEN_OFTEN,
@@ -82,10 +81,6 @@ class Job(OfWorkflow, Guarded, Base):
         ),
         {"info": {STORAGE: f"fillfactor = 80, {CHANGED_OFTEN}"}},
     )
-
-    def can_transition_to(self, status: JobStatus) -> bool:
-        """Tell whether ``status`` may follow the status that this object has loaded."""
-        return states.JOB.allows(self.status, JobStatus(status))
 
     def append_logs(self, text: str | bytes) -> None:
         """Append to the job's log (see :func:`platform_db.logs.append_log`)."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, relationship, validates
 
-from platform_db import errors, priority, states
+from platform_db import errors, priority
 from platform_db.models.base import (
     CHANGED_OFTEN,
     STORAGE,
@@ -25,6 +25,7 @@ from platform_db.models.log_chunk import LogChunk, encode_log, read_logs
 from platform_db.models.resource import WorkflowResource, quota_usage
 from platform_db.models.retention import WorkspaceRetentionRule
 from platform_db.models.run_number import asked_number, format_run_number, take_run_number
+from platform_db.models.sharing import UserWorkflow
 from platform_db.models.types import Json, Timestamp
 from platform_db.states import RunStatus, WorkspaceRetentionRuleStatus
 from platform_db.workspaces import build_workspace_path, canonical_workspace_path, list_workspace
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from platform_db.models.job import Job
-    from platform_db.models.sharing import UserWorkflow
     from platform_db.models.user import User
 
 
@@ -79,6 +79,18 @@ class Workflow(Running, Base):
         back_populates="workflow", passive_deletes=True, order_by="(Job.created, Job.id_)"
     )
     shares: Mapped[list[UserWorkflow]] = relationship(back_populates="workflow", passive_deletes=True)
+    users_it_is_shared_with: Mapped[list[User]] = relationship(
+        secondary=lambda: UserWorkflow.__table__,
+        primaryjoin=lambda: sa.and_(
+            Workflow.owner_id == UserWorkflow.owner_id,
+            Workflow.id_ == UserWorkflow.workflow_id,
+            UserWorkflow.grants(),
+        ),
+        order_by="(User.created, User.id_)",
+        viewonly=True,
+    )
+    """The users that the run is shared with now, read-only."""
+
     resources: Mapped[list[WorkflowResource]] = relationship(viewonly=True)
     retention_rules: Mapped[list[WorkspaceRetentionRule]] = relationship(
         back_populates="workflow",
@@ -242,10 +254,6 @@ class Workflow(Running, Base):
         return session_of(self).scalars(statement).all()
 
     # -- status
-
-    def can_transition_to(self, status: RunStatus) -> bool:
-        """Tell whether ``status`` may follow the status that this object has loaded."""
-        return states.WORKFLOW.allows(self.status, RunStatus(status))
 
     def update_workflow_timestamp(self, status: RunStatus) -> None:
         """Set the time that belongs to ``status`` to now, by the database's clock, at the next flush.
