@@ -10,7 +10,15 @@ import sqlalchemy as sa
 
 from platform_db import errors
 from platform_db.database.session import PlatformSession
-from platform_db.models import Job, User, UserToken, Workflow, WorkspaceRetentionRule
+from platform_db.models import (
+    InteractiveSession,
+    Job,
+    Service,
+    User,
+    UserToken,
+    Workflow,
+    WorkspaceRetentionRule,
+)
 from platform_db.workflows import share_workflow
 from tests.factories import make_guarded, make_run, make_user
 
@@ -90,3 +98,42 @@ def test_every_row_with_a_status_tells_what_may_follow(
     assert answers == [True, True, True, False]
     with pytest.raises(errors.UnknownStatus, match="'gone'"):
         row.can_transition_to("gone")
+
+
+def test_sessions_and_services_of_a_run_get_its_owner(session: PlatformSession) -> None:
+    owner = make_user(session)
+    run, other = make_run(session, owner), make_run(session, owner, "other")
+    notebooks = [InteractiveSession(id_=uuid.uuid4(), name="n", path=f"/{n}") for n in range(3)]
+    for notebook in notebooks:
+        run.sessions.append(notebook)
+        session.flush()
+    run.services.append(Service(name="dask"))
+    session.commit()
+    (service,) = run.services
+    assert run.sessions == notebooks
+    assert {row.owner_id for row in (*notebooks, service)} == {owner.id_}
+    assert (notebooks[0].workflows, service.workflows) == ([run], [run])
+    run.sessions.remove(notebooks[0])
+    service.workflows.append(other)
+    session.commit()
+    assert (run.sessions, other.services) == (notebooks[1:], [service])
+    session.delete(run)
+    session.commit()
+    assert (notebooks[1].workflows, service.workflows) == ([], [other])
+
+
+def test_a_session_and_its_run_may_be_new_together(session: PlatformSession) -> None:
+    owner = make_user(session)
+    with session.no_autoflush:
+        run = Workflow(name="new", type_="serial", specification={}, owner=owner)
+        notebook = InteractiveSession(name="n", path="/n", workflows=[run])
+        session.add(notebook)
+    session.commit()
+    assert notebook.owner_id == run.owner_id == owner.id_
+
+
+def test_a_session_of_another_owner_cannot_be_on_a_run(session: PlatformSession) -> None:
+    run, other = make_run(session, make_user(session)), make_user(session)
+    run.sessions.append(InteractiveSession(name="n", path="/n", owner_id=other.id_))
+    with pytest.raises(sa.exc.IntegrityError, match="fk_workflow_session"):
+        session.commit()

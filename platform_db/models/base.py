@@ -204,6 +204,17 @@ class Running(Guarded):
         )
 
 
+class OnWorkflows(Running):
+    """What a session and a service share: the workflows that they belong to. A new one has their owner."""
+
+    def take_owner_from_workflow(self) -> None:
+        """Set the owner's id where only a workflow was given."""
+        if self.owner_id is None:
+            for workflow in self.__dict__.get("workflows", ())[:1]:
+                workflow.take_defaults_from_owner()
+                self.owner_id = workflow.owner_id
+
+
 def session_of(row: Base) -> Session:
     """Return the session that ``row`` is in.
 

@@ -18,7 +18,7 @@ from sqlalchemy.orm.attributes import get_history
 
 from platform_db import errors
 from platform_db.models.audit import AuditLog, AuditLogAction
-from platform_db.models.base import Base, Identified
+from platform_db.models.base import Base, Identified, OnWorkflows
 from platform_db.models.expiry import expire_row, expire_rows
 from platform_db.models.log_chunk import Appended, LogChunk, LogSize
 from platform_db.models.resource import Resource, UserResource
@@ -36,6 +36,8 @@ def complete_new_rows(session: Session, context: UOWTransaction, instances: Any)
     for row in new:
         if isinstance(row, Workflow):
             row.take_defaults_from_owner()
+        elif isinstance(row, OnWorkflows):
+            row.take_owner_from_workflow()
     _give_owners(session, new)
     _lock_owners(session, new, changed)
 

@@ -25,6 +25,8 @@ from platform_db.models.log_chunk import LogChunk, encode_log, read_logs
 from platform_db.models.resource import WorkflowResource, quota_usage
 from platform_db.models.retention import WorkspaceRetentionRule
 from platform_db.models.run_number import asked_number, format_run_number, take_run_number
+from platform_db.models.service import Service, WorkflowService
+from platform_db.models.session import InteractiveSession, WorkflowSession
 from platform_db.models.sharing import UserWorkflow
 from platform_db.models.types import Json, Timestamp
 from platform_db.states import RunStatus, WorkspaceRetentionRuleStatus
@@ -97,6 +99,22 @@ class Workflow(Running, Base):
         passive_deletes=True,
         order_by="(WorkspaceRetentionRule.created, WorkspaceRetentionRule.id_)",
     )
+    sessions: Mapped[list[InteractiveSession]] = relationship(
+        secondary=lambda: WorkflowSession.__table__,
+        back_populates="workflows",
+        passive_deletes=True,
+        order_by="(InteractiveSession.created, InteractiveSession.id_)",
+    )
+    """The interactive sessions on the run; a new one that is appended gets the run's owner."""
+
+    services: Mapped[list[Service]] = relationship(
+        secondary=lambda: WorkflowService.__table__,
+        back_populates="workflows",
+        passive_deletes=True,
+        order_by="(Service.created, Service.id_)",
+    )
+    """The services that the run uses; a new one that is appended gets the run's owner."""
+
     log_chunks: WriteOnlyMapped[LogChunk] = relationship(passive_deletes=True, order_by=LogChunk.number)
 
     __table_args__ = (

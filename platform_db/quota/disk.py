@@ -48,8 +48,8 @@ def store_workflow_disk_quota(
     :raises errors.WorkflowNotFound: there is no such run.
     :raises errors.WorkspaceError: the workspace is there, but cannot be read; the figure stays.
     :raises errors.StorageMissing: the workspace is not there, nor is its root; the figure stays.
-    :raises errors.InvalidArgument: ``bytes_to_sum`` is beyond a ``bigint`` column, ``measured`` is negative or
-        beyond one, or both are given.
+    :raises errors.InvalidArgument: a number is beyond a ``bigint`` column, ``measured`` is negative, or both
+        are given.
     """
     _require_change(bytes_to_sum)
     if measured is not None:
