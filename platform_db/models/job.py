@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, relationship
+from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, foreign, mapped_column, relationship
 
 from platform_db.models.base import (
     CHANGED_OFTEN,
@@ -20,12 +20,11 @@ from platform_db.models.base import (
     OfWorkflow,
     Timestamped,
     partial_index,
-    room_above,
-    session_of,
     tenant_foreign_key,
     tenant_keys,
 )
-from platform_db.models.log_chunk import LogChunk, read_logs
+from platform_db.models.log import HasLog
+from platform_db.models.log_chunk import LogChunk
 from platform_db.models.types import Json, Timestamp, native_enum
 from platform_db.states import JobStatus
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from platform_db.models.workflow import Workflow
 
 
-class Job(OfWorkflow, Guarded, Base):
+class Job(HasLog, OfWorkflow, Guarded, Base):
     """One job of a run.
 
     :param phase: how far the job is in the engine's own words, such as ``publishing``; each is kept in the
@@ -56,7 +55,15 @@ class Job(OfWorkflow, Guarded, Base):
     workflow: Mapped[Workflow] = relationship(back_populates="jobs")
     cached: Mapped[list[JobCache]] = relationship(back_populates="job", passive_deletes=True)
     log_chunks: WriteOnlyMapped[LogChunk] = relationship(
-        passive_deletes=True, order_by=LogChunk.number, overlaps="log_chunks"
+        # A piece of a job's log is its run's, too.
+        primaryjoin=lambda: sa.and_(
+            Job.owner_id == foreign(LogChunk.owner_id),
+            Job.workflow_id == foreign(LogChunk.workflow_id),
+            Job.id_ == foreign(LogChunk.job_id),
+        ),
+        passive_deletes=True,
+        order_by=LogChunk.number,
+        overlaps="log_chunks",
     )
 
     __table_args__ = (
@@ -82,16 +89,8 @@ class Job(OfWorkflow, Guarded, Base):
         {"info": {STORAGE: f"fillfactor = 80, {CHANGED_OFTEN}"}},
     )
 
-    def append_logs(self, text: str | bytes) -> None:
-        """Append to the job's log (see :func:`platform_db.logs.append_log`)."""
-        session = session_of(self)
-        session.flush()
-        room_above("logs", "append_log")(session, self, text)
-
-    @property
-    def logs(self) -> str:
-        """The job's log as one text; bytes that are not UTF-8 show as ``\\xff``."""
-        return read_logs(session_of(self), LogChunk.owner_id == self.owner_id, LogChunk.job_id == self.id_)
+    def _own_chunks(self) -> tuple[sa.ColumnElement[bool], ...]:
+        return (LogChunk.owner_id == self.owner_id, LogChunk.job_id == self.id_)
 
 
 class JobCache(Identified, Timestamped, Base):

@@ -21,7 +21,8 @@ from platform_db.models.base import (
     session_of,
 )
 from platform_db.models.expiry import expire_rows
-from platform_db.models.log_chunk import LogChunk, encode_log, read_logs
+from platform_db.models.log import HasLog
+from platform_db.models.log_chunk import LogChunk
 from platform_db.models.resource import WorkflowResource, quota_usage
 from platform_db.models.retention import WorkspaceRetentionRule
 from platform_db.models.run_number import asked_number, format_run_number, take_run_number
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from platform_db.models.user import User
 
 
-class Workflow(Running, Base):
+class Workflow(HasLog, Running, Base):
     """One run of a workflow.
 
     Its run number is given by the database when it is written. Its status is guarded there, too
@@ -304,22 +305,9 @@ class Workflow(Running, Base):
 
     # -- what it has stored
 
-    def append_logs(self, text: str | bytes) -> None:
-        """Append to the run's log (see :func:`platform_db.logs.append_log`)."""
-        if sa.inspect(self).persistent:
-            room_above("logs", "append_log")(session_of(self), self, text)
-        else:
-            self.log_chunks.add(LogChunk(data=encode_log(text)))
-
-    @property
-    def logs(self) -> str:
-        """The run's log as one text; bytes that are not UTF-8 show as ``\\xff``."""
-        return read_logs(
-            session_of(self),
-            LogChunk.owner_id == self.owner_id,
-            LogChunk.workflow_id == self.id_,
-            LogChunk.job_id.is_(None),
-        )
+    def _own_chunks(self) -> tuple[sa.ColumnElement[bool], ...]:
+        owned = LogChunk.owner_id == self.owner_id
+        return (owned, LogChunk.workflow_id == self.id_, LogChunk.job_id.is_(None))
 
     def get_input_parameters(self) -> Any:
         """Return the input parameters, ``{}`` where there are none."""
