@@ -95,24 +95,28 @@ def transition(
     connection = session.connection()
     row = target.held(session)
     conditions = statements.Conditions.of(parameters)
-    update = statements.update(target.table, wanted, conditions, returning=row is not None)
+    permitted = False  # Beyond the states: looked up only once they have refused it.
     for _ in range(ATTEMPTS):
-        result = connection.exec_driver_sql(update, parameters)
-        if result.rowcount:
+        update = statements.update(
+            target.table, wanted, conditions, permitted=permitted, returning=row is not None
+        )
+        result = _execute(connection, update, parameters, permitted=permitted)
+        if result is not None and result.rowcount:
             if row is not None:
                 target.take_over(session, row, wanted, result.one())
-            target.forget_followers(session, wanted)
+            target.forget_followers(session, wanted, permitted=permitted)
             return wanted
-        read = statements.read(target.table, conditions)
+        read = statements.read_refused(target.table, wanted, conditions)
         stored = connection.exec_driver_sql(read, parameters).one_or_none()
         if stored is None:
             raise target.not_found()
         stored_status, revision = target.status_type(stored.status), stored.revision
-        refusal = target.refusal(stored_status, revision, wanted, expected, expected_revision)
+        permitted = stored.permitted
+        refusal = target.refusal(stored_status, revision, wanted, expected, expected_revision, permitted)
         if row is not None:
             target.forget(session, identity_of(row))
         if refusal is None and stored_status != wanted:
-            continue  # Another writer changed the row between the two statements, and it is allowed now.
+            continue  # The guard permits it, or another writer changed the row between the two statements.
         if refusal is None or on_conflict == "report":
             return stored_status
         raise refusal
@@ -164,9 +168,17 @@ def transition_many(
         "expected_revision": None if all(revision is None for revision in revisions) else revisions,
         **expected.parameters(),
     }
-    statement = statements.update_many(first.table, wanted, statements.Conditions.of(parameters))
-    rows = session.connection().exec_driver_sql(statement, parameters)
-    found = {id_: values for id_, *values in rows}
+    conditions, connection = statements.Conditions.of(parameters), session.connection()
+    permitted = False
+    found: dict[str, list[Any]] = {}
+    for _ in range(ATTEMPTS):
+        statement = statements.update_many(first.table, wanted, conditions, permitted=permitted)
+        rows = _execute(connection, statement, parameters, permitted=permitted)
+        if rows is not None:
+            found |= {id_: values for id_, *values in rows if values[0] or not permitted}
+            if permitted or None not in {changed for changed, *_ in found.values()}:
+                break
+        permitted = True  # The rows are locked: what was changed or refused stays so.
     held = {key[-1]: key for key in held_keys(session, first.model)}
     results = []
     for target, id_, expected_one in zip(targets, ids, revisions, strict=True):
@@ -176,11 +188,27 @@ def transition_many(
             refusal = target.not_found()
         elif not changed:
             refusal = target.refusal(target.status_type(stored), revision, wanted, expected, expected_one)
-        results.append(TransitionResult(target.id_, changed, stored, revision, refusal))
+        results.append(TransitionResult(target.id_, bool(changed), stored, revision, refusal))
         if target.id_ in held:
             target.forget(session, held[target.id_])
-    first.forget_followers(session, wanted)
+    first.forget_followers(session, wanted, permitted=permitted)
     return results
+
+
+def _execute(
+    connection: sa.Connection, statement: str, parameters: dict[str, Any], *, permitted: bool
+) -> Any:
+    """Return the result, or None where the guard refused what it permitted when it was asked.
+
+    An extra transition may be forbidden at this moment. The savepoint keeps the transaction usable.
+    """
+    if not permitted:
+        return connection.exec_driver_sql(statement, parameters)
+    try:
+        with connection.begin_nested():
+            return connection.exec_driver_sql(statement, parameters)
+    except errors.InvalidTransition:
+        return None
 
 
 def _array(ids: Iterable[str]) -> str:
@@ -262,8 +290,12 @@ class _Target(GuardedTarget):
         wanted: Status,
         expected: _Expected,
         expected_revision: int | None,
+        permitted: bool = False,
     ) -> errors.Refused | None:
-        """Say why the stored row may not be changed, or None if it may."""
+        """Say why the stored row may not be changed, or None if it may.
+
+        :param permitted: whether the guard lets through what the states do not allow.
+        """
 
         def conflict(condition: str, wish: object) -> errors.Conflict:
             return errors.Conflict(
@@ -276,7 +308,7 @@ class _Target(GuardedTarget):
             return conflict("status", f"not {' or '.join(map(str, expected.unexpected))}")
         if expected_revision is not None and expected_revision != revision:
             return conflict("revision", expected_revision)
-        if not MACHINES[self.table].allows(stored_status, wanted):
+        if not permitted and not MACHINES[self.table].allows(stored_status, wanted):
             return errors.InvalidTransition(self.table, str(self.id_), stored_status.value, wanted.value)
         return None
 
@@ -299,9 +331,12 @@ class _Target(GuardedTarget):
         """Let the session's object read its status again when it is next asked."""
         expire_row(session, self.model, key, ["status", "revision", "updated", *MACHINES[self.table].times])
 
-    def forget_followers(self, session: Session, status: Status) -> None:
-        """Let the session's retention rules be read again where they follow runs with this new status."""
-        if self.model is Workflow and status in _RULES_FOLLOW:
+    def forget_followers(self, session: Session, status: Status, *, permitted: bool) -> None:
+        """Let the session's retention rules be read again where they follow runs with this new status.
+
+        :param permitted: it went beyond the states, which let a run live again only as running.
+        """
+        if self.model is Workflow and (permitted or status in _RULES_FOLLOW):
             expire_rows(session, WorkspaceRetentionRule)
 
 

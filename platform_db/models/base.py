@@ -131,9 +131,9 @@ class Guarded(Identified, Timestamped):
         return named
 
     def can_transition_to(self, status: Status | str) -> bool:
-        """Tell whether ``status`` may follow the status that this object has loaded.
+        """Tell whether the states let ``status`` follow the status that this object has loaded.
 
-        It answers from :mod:`platform_db.states`; what an extra transition allows is not in it.
+        Extra transitions are not asked for.
 
         :param status: a status, or its name.
         :raises errors.UnknownStatus: there is no status of this name.

@@ -7,20 +7,34 @@ DECLARE
     change_reason text := nullif(current_setting('platform.reason', true), '');
     statement_reason text := nullif(current_setting('platform.statement_reason', true), '');
     this_statement text;
+    is_extra boolean;
 BEGIN
+    IF NEW.revision = OLD.revision THEN -- An import's change.
+        RETURN NULL;
+    END IF;
     IF statement_reason IS NOT NULL THEN
         this_statement := statement_timestamp()::text || ' ';
         IF starts_with(statement_reason, this_statement) THEN
             change_reason := substr(statement_reason, length(this_statement) + 1);
         END IF;
     END IF;
+    -- The setting only spares the others this look-up: a session may say in it what it likes. A change that the states
+    -- do not allow, and no override let through, was an extra transition, also if that was forbidden at this moment.
+    IF current_setting('platform.extra', true) = 'on' AND OLD.status <> NEW.status
+        AND NOT platform.guard_is_overridden()
+    THEN
+        SELECT true INTO is_extra FROM pg_trigger
+        WHERE tgrelid = TG_RELID AND tgname = 'guard_update'
+          AND position('\x00'::bytea || convert_to(OLD.status || '>' || NEW.status, 'UTF8') || '\x00'::bytea
+                       IN tgargs) = 0;
+    END IF;
     INSERT INTO platform.status_change
-        (owner_id, entity_id, revision, entity, number, from_status, to_status, at, actor, reason, overridden,
+        (owner_id, entity_id, revision, entity, number, from_status, to_status, at, actor, reason, overridden, extra,
          transaction_id)
     VALUES (
         NEW.owner_id, NEW.id_, NEW.revision, TG_ARGV[0], nextval('platform.history_number'),
         OLD.status, NEW.status, clock_timestamp(), nullif(current_setting('platform.actor', true), ''),
-        change_reason, platform.guard_is_overridden(), pg_current_xact_id()::text::bigint
+        change_reason, platform.guard_is_overridden(), is_extra, pg_current_xact_id()::text::bigint
     );
     RETURN NULL;
 END
