@@ -96,17 +96,19 @@ class Job(HasLog, OfWorkflow, Guarded, Base):
 class JobCache(Identified, Timestamped, Base):
     """The result of a job, to be found again by its parameters and the hash of its workspace.
 
-    Found by a digest of the two, because parameters outgrow what an index entry can hold.
+    Found by a digest of the two, because parameters outgrow what an index entry can hold. A job may be cached
+    before its result is known, with neither of them: it is found once both are set, beside the path, and then
+    takes the place of an older result for the same.
     """
 
     owner_from = ("job_id", "Job")
 
     owner_id: Mapped[uuid.UUID]
     job_id: Mapped[uuid.UUID]
-    parameters: Mapped[str] = deferred(mapped_column(sa.Text, nullable=False))
-    workspace_hash: Mapped[str] = mapped_column(sa.Text)
-    result_path: Mapped[str] = mapped_column(sa.Text)
-    digest: Mapped[bytes] = mapped_column(
+    parameters: Mapped[str | None] = deferred(mapped_column(sa.Text))
+    workspace_hash: Mapped[str | None] = mapped_column(sa.Text)
+    result_path: Mapped[str | None] = mapped_column(sa.Text)
+    digest: Mapped[bytes | None] = mapped_column(
         sa.LargeBinary, sa.Computed("platform.job_cache_digest(parameters, workspace_hash)", persisted=True)
     )
 
@@ -118,6 +120,7 @@ class JobCache(Identified, Timestamped, Base):
         sa.UniqueConstraint("owner_id", "digest"),
         tenant_foreign_key("job_id", "job"),
         sa.Index("ix_job_cache_owner_id_job_id", "owner_id", "job_id"),
+        sa.CheckConstraint("digest IS NULL OR result_path IS NOT NULL", name="result_has_path"),
     )
 
 

@@ -158,3 +158,16 @@ CREATE OR REPLACE TRIGGER retention_on_end AFTER UPDATE OF status ON platform.wo
     EXECUTE FUNCTION platform.follow_run_with_retention();
 
 ALTER TABLE platform.status_change DROP COLUMN extra;
+
+DROP TRIGGER replace_cached_result ON platform.job_cache;
+
+DROP FUNCTION platform.replace_cached_result;
+
+DELETE FROM platform.job_cache WHERE digest IS NULL;
+
+ALTER TABLE platform.job_cache
+    DROP CONSTRAINT ck_job_cache_result_has_path,
+    ALTER COLUMN parameters SET NOT NULL,
+    ALTER COLUMN workspace_hash SET NOT NULL,
+    ALTER COLUMN result_path SET NOT NULL,
+    ALTER COLUMN digest SET NOT NULL;
