@@ -21,7 +21,7 @@ _KEY = "platform_db.assigned_logs"
 
 
 class HasLog:
-    """A row with a log. What a new row logs is stored with it, as a whole."""
+    """A run or a job: what has a log. What a new row logs is stored with it, whatever the limit."""
 
     if TYPE_CHECKING:
         log_chunks: WriteOnlyMapped[LogChunk]
