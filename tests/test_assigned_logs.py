@@ -176,8 +176,12 @@ def test_the_last_text_that_was_assigned_stays(session: Session, run: Workflow) 
     before = run.logs
     for text in ("first", before + " second", before + " third"):
         run.logs = text
+    append_log(session, run, "!")
+    assert run.logs == "old third!"
+    run.append_logs(" meanwhile,")
+    run.logs = "old third! fourth"
     session.commit()
-    assert run.logs == "old third"
+    assert run.logs == "old third! meanwhile, fourth"
 
 
 def test_what_was_assigned_is_forgotten_with_a_rollback(session: Session, run: Workflow) -> None:

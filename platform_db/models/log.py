@@ -31,16 +31,14 @@ class HasLog:
         if _is_new(self):
             self.log_chunks.add(LogChunk(data=encode_log(text)))
             return
-        session = session_of(self)  # type: ignore[arg-type]
-        AssignedLogs.of(session).as_read.pop(self, None)
-        room_above("logs", "append_log")(session, self, text)
+        room_above("logs", "append_log")(session_of(self), self, text)  # type: ignore[arg-type]
 
     @property
     def logs(self) -> str:
         """The row's log as one text; bytes that are not UTF-8 show as ``\\xff``.
 
         It may be assigned. At the next flush, what was added to the text as it was read last is appended,
-        which keeps what others append meanwhile; any other text replaces the log.
+        which keeps what is appended meanwhile; any other text replaces the log.
         """
         if _is_new(self):
             return decode_log(b"".join(chunk.data for chunk in _new_chunks(self)))
