@@ -28,7 +28,7 @@ transition_arguments = options(
 )
 
 
-@guard.command(example="guard allow workflow created pending --reason 'runs start without a queue'")
+@guard.command(example="guard allow workflow failed pending --reason 'submissions are delivered again'")
 @transition_arguments
 @click.option("--reason", required=True, callback=refuse_value, help="Why the platform needs it.")
 def allow(entity: str, from_status: str, to_status: str, reason: str) -> None:
@@ -44,7 +44,7 @@ def allow(entity: str, from_status: str, to_status: str, reason: str) -> None:
     click.echo("allowed" if changed else "nothing to do: it was allowed before, for this reason")
 
 
-@guard.command(example="guard forbid workflow created pending")
+@guard.command(example="guard forbid workflow failed pending")
 @transition_arguments
 def forbid(entity: str, from_status: str, to_status: str) -> None:
     """Take back that the status TO may follow FROM.
