@@ -39,6 +39,7 @@ AFTER_TABLES = (
     "events",
     "queue",
     "versions",
+    "completed_results",
 )
 
 _SQL = files("platform_db.schema") / "sql"

@@ -182,3 +182,16 @@ CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.user_
 CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.workspace_retention_rule
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
     EXECUTE FUNCTION platform.record_status('workspace_retention_rule');
+
+DROP TRIGGER replace_cached_result ON platform.job_cache;
+
+DROP FUNCTION platform.replace_cached_result;
+
+DELETE FROM platform.job_cache WHERE digest IS NULL;
+
+ALTER TABLE platform.job_cache
+    DROP CONSTRAINT ck_job_cache_result_has_path,
+    ALTER COLUMN parameters SET NOT NULL,
+    ALTER COLUMN workspace_hash SET NOT NULL,
+    ALTER COLUMN result_path SET NOT NULL,
+    ALTER COLUMN digest SET NOT NULL;
