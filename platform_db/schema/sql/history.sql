@@ -7,7 +7,10 @@ DECLARE
     change_reason text := nullif(current_setting('platform.reason', true), '');
     statement_reason text := nullif(current_setting('platform.statement_reason', true), '');
     this_statement text;
+    -- Up here, since what stands in the INSERT is prepared again for each row.
+    change_actor text := nullif(current_setting('platform.actor', true), '');
     is_overridden boolean := platform.guard_is_overridden();
+    is_extra boolean;
 BEGIN
     IF NEW.revision = OLD.revision THEN -- An import's change.
         RETURN NULL;
@@ -18,16 +21,17 @@ BEGIN
             change_reason := substr(statement_reason, length(this_statement) + 1);
         END IF;
     END IF;
+    -- What neither the states nor an override let through, an extra transition did.
+    IF OLD.status::text || '>' || NEW.status::text <> ALL (TG_ARGV) AND OLD.status <> NEW.status AND NOT is_overridden
+    THEN
+        is_extra := true;
+    END IF;
     INSERT INTO platform.status_change
         (owner_id, entity_id, revision, entity, number, from_status, to_status, at, actor, reason, overridden, extra,
          transaction_id)
     VALUES (
         NEW.owner_id, NEW.id_, NEW.revision, TG_ARGV[0], nextval('platform.history_number'),
-        OLD.status, NEW.status, clock_timestamp(), nullif(current_setting('platform.actor', true), ''),
-        change_reason, is_overridden,
-        -- What neither the states nor an override let through, an extra transition did.
-        CASE WHEN NOT is_overridden AND OLD.status <> NEW.status
-                  AND OLD.status::text || '>' || NEW.status::text <> ALL (TG_ARGV) THEN true END,
+        OLD.status, NEW.status, clock_timestamp(), change_actor, change_reason, is_overridden, is_extra,
         pg_current_xact_id()::text::bigint
     );
     RETURN NULL;
