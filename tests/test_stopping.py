@@ -192,17 +192,33 @@ def test_what_does_not_stop_within_its_grace_time_is_stopped_by_recovery(
     assert recover(session, LONG, grace=NOW).ids == []
 
 
-def test_a_job_that_is_left_of_a_stopped_run_is_stopped_by_recovery(session: Session, owner: User) -> None:
-    run, failed = make_run(session, owner, status="running"), make_run(session, owner, status="failed")
-    job, other = make_job(session, run), make_job(session, failed)
-    assert heartbeat(session, [job, other]).stop_requested == {other.id_}
-    transition(session, run, "stopped")  # by psql, say
+@pytest.mark.parametrize("status", ["stopped", "failed", "finished", "deleted"])
+def test_a_job_that_is_left_of_a_run_that_has_ended_is_stopped_by_recovery(
+    session: Session, owner: User, status: str
+) -> None:
+    run = make_run(session, owner, status="created" if status == "deleted" else "running")
+    job = make_job(session, run)
+    other = make_job(session, make_run(session, owner, status="running"))
+    assert heartbeat(session, [job]).stop_requested == set()
+    transition(session, run, status)  # by psql, say
     session.commit()
     assert heartbeat(session, [job]).stop_requested == {job.id_}
     assert recover(session, LONG).ids == []
     assert recover(session, LONG, grace=NOW).ids == [job.id_]
     assert (job.status, other.status) == (JobStatus.stopped, JobStatus.running)
-    assert reasons(session, job) == [("stopped", "its run has stopped")]
+    assert reasons(session, job) == [("stopped", "its run has ended")]
+
+
+def test_jobs_are_stopped_a_batch_at_a_time(session: Session, owner: User) -> None:
+    jobs = []
+    for _ in range(3):
+        run = make_run(session, owner, status="running")
+        jobs += [make_job(session, run) for _ in range(2)]
+        transition(session, run, "failed")
+    session.commit()
+    found = [recover(session, NOW, batch=4).ids for _ in range(3)]
+    assert [len(ids) for ids in found] == [4, 2, 0]
+    assert {id_ for ids in found for id_ in ids} == {job.id_ for job in jobs}
 
 
 @pytest.mark.parametrize("policy", ["fail", "requeue"])

@@ -8,18 +8,22 @@ from datetime import timedelta
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db.bounds import require_amount, require_seconds
+from platform_db.bounds import require_seconds
 from platform_db.database.session import takes_session
-from platform_db.lifecycle.restarts import MOST_RESTARTS, restart_if_possible
+from platform_db.lifecycle.restarts import (
+    DELAY,
+    LOCK_OWNER,
+    LONGEST_DELAY,
+    MOST_RESTARTS,
+    require_restarts,
+    restart_if_possible,
+)
 from platform_db.lifecycle.stopping import is_asked, stop_jobs
 from platform_db.lifecycle.target import Key, RunTarget
 from platform_db.lifecycle.transitions import transition
 from platform_db.models import Workflow
 from platform_db.quota.termination import account_for_ended_run
 from platform_db.states import RunStatus
-
-DELAY = timedelta(seconds=10)
-LONGEST_DELAY = timedelta(hours=1)
 
 
 @takes_session
@@ -47,8 +51,9 @@ def requeue(
     :raises errors.Conflict: it is neither pending nor running.
     :raises errors.WorkflowNotFound: there is no such run.
     """
-    first, longest = require_seconds(delay, "delay"), require_seconds(longest_delay, "longest delay")
-    require_amount(most_restarts, "number of restarts")
+    require_seconds(delay, "delay")
+    require_seconds(longest_delay, "longest delay")
+    require_restarts(most_restarts)
     session.flush()
     target = RunTarget.of(session, run, Workflow)
     key = target.key(session)
@@ -64,12 +69,19 @@ def requeue(
     if stored.asked:
         stop_jobs(session, [key], reason=reason)
         return None
-    seconds = min(longest, first * 2.0 ** min(stored.run_number_minor, 64))
-    return restart_if_possible(session, key, reason=reason, delay=seconds, most_restarts=most_restarts)
+    return restart_if_possible(
+        session,
+        key,
+        reason=reason,
+        delay=delay,
+        longest_delay=longest_delay,
+        most_restarts=most_restarts,
+    )
 
 
 _LOCK = sa.text(f"""
-    SELECT run_number_minor, {is_asked("workflow")} AS asked FROM platform.workflow
+    WITH held AS MATERIALIZED ({LOCK_OWNER})
+    SELECT {is_asked("workflow")} AS asked FROM platform.workflow, held
     WHERE owner_id = CAST(:owner AS uuid) AND id_ = CAST(:id AS uuid)
-    FOR NO KEY UPDATE
+    FOR NO KEY UPDATE OF workflow
     """)
