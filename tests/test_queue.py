@@ -279,8 +279,9 @@ def test_a_limit_is_set_alone_and_recorded(session: Session, ada: User, bob: Use
     assert (second.owner_id, second.actor_id) == (ada.id_, bob.id_)
     assert second.details is not None
     assert second.details["limits"] == {"concurrent_runs": 2, "starts_per_minute": None}
-    with pytest.raises(errors.InvalidArgument, match="concurrent runs must be a number from 0"):
-        set_limits(session, ada, concurrent_runs=-1)
+    for limit in (-1, 2**31, "3", 1.5, True):
+        with pytest.raises(errors.InvalidArgument, match="concurrent runs must be a number from 0"):
+            set_limits(session, ada, concurrent_runs=limit)  # type: ignore[arg-type]
     with pytest.raises(errors.UserNotFound):
         set_limits(session, InteractiveSession().id_, concurrent_runs=1)
 
@@ -345,6 +346,8 @@ def test_what_a_dead_worker_has_claimed_is_handed_out_again(session: Session, ad
     session.commit()
     assert recover(session, timedelta(hours=1)).ids == []
     assert recover(session, timedelta(0)).by_status == {"queued": 2}
+    assert [obstacle.code for obstacle in explain(session, run).obstacles] == ["start_after"]
+    run.start_after = None
     session.commit()
     assert ids(claim(session, "n2/1", limit=9)) == [run.id_]
     assert ids(claim(session, "n2/1", limit=9, model=Job)) == [job.id_]
@@ -396,6 +399,27 @@ def test_jobs_are_handed_out_the_same_way_and_stay_queued(session: Session, ada:
         claim(session, "w", limit=1, model=Job, labels="team=a")
     with pytest.raises(errors.InvalidArgument, match="there is no queue of InteractiveSession"):
         claim(session, "w", limit=1, model=InteractiveSession)  # type: ignore[arg-type]
+
+
+def test_one_kind_needs_no_list(session: Session, ada: User) -> None:
+    enqueue(session, ada, type_="cwl")
+    (run,) = enqueue(session, ada, type_="serial")
+    assert ids(claim(session, "w", limit=9, kinds="serial")) == [run.id_]
+
+
+@pytest.mark.parametrize("worker", [None, "", 7])
+def test_a_worker_has_a_name(session: Session, ada: User, worker: Any) -> None:
+    (run,) = enqueue(session, ada)
+    with pytest.raises(errors.InvalidArgument, match="who holds leases has a name"):
+        claim(session, worker, limit=1)
+    if worker is not None:
+        with pytest.raises(errors.InvalidArgument, match="who holds leases has a name"):
+            heartbeat(session, [run], worker)
+
+
+def test_what_has_no_queue_cannot_be_handed_back(session: Session, ada: User) -> None:
+    with pytest.raises(errors.InvalidArgument, match="there is no queue of UUID"):
+        finish(session, ada.id_, "finished", "w")  # type: ignore[arg-type]
 
 
 def test_jobs_of_runs_that_do_not_go_on_are_not_handed_out(session: Session, ada: User) -> None:

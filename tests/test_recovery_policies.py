@@ -410,6 +410,14 @@ def test_a_creator_may_then_write_a_dead_workers_row(
     assert ended == [{}]
 
 
+@pytest.mark.parametrize("node", [None, ""])
+def test_a_node_without_a_name_recovers_nothing(session: Session, node: str | None) -> None:
+    run = hold(session, make_run(session, make_user(session), status="running"))
+    with pytest.raises(errors.InvalidArgument, match="who holds leases has a name"):
+        recover_owned_by(session, node)  # type: ignore[arg-type]
+    assert run.status == RunStatus.running
+
+
 def test_recovery_that_restarts_nothing_waits_for_no_creator(
     session: Session, session_factory: sessionmaker[Session]
 ) -> None:

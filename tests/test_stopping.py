@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import database, errors
+from platform_db import database, errors, quota
 from platform_db.database.session import PlatformSession
 from platform_db.identifiers import new_id
 from platform_db.leases import heartbeat, recover, recover_owned_by
@@ -161,6 +161,17 @@ def test_what_stops_by_force_is_accounted_for(session: Session, owner: User) -> 
         sa.select(WorkflowResource.quota_used).where(WorkflowResource.workflow_id == run.id_)
     )
     assert used and used > 0
+
+
+def test_the_workspace_of_a_run_that_waited_is_measured_again(session: Session, owner: User) -> None:
+    waiting = make_run(session, owner, status="queued")
+    disk = quota.get_default_quota_resource(session, "disk")
+    figure = WorkflowResource(workflow_id=waiting.id_, resource_id=disk.id_, quota_used=1)
+    session.add(figure)
+    session.commit()
+    assert not figure.stale
+    cancel(session, waiting)
+    assert figure.stale
 
 
 def test_the_jobs_of_a_run_follow_where_its_worker_sets_its_status(session: Session, owner: User) -> None:

@@ -13,6 +13,7 @@ from functools import cache
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db import errors
 from platform_db.database.session import takes_session
 from platform_db.lifecycle.stopping import is_asked
 from platform_db.lifecycle.target import arrays_of
@@ -42,9 +43,23 @@ class Held(set[uuid.UUID]):
         self.stop_requested = set(stop_requested)
 
 
+def require_holder(holder: str) -> str:
+    """Return the name of a holder.
+
+    :raises errors.InvalidArgument: it is none, such as that of a variable which is not set.
+    """
+    if not isinstance(holder, str) or not holder:
+        raise errors.InvalidArgument(f"who holds leases has a name, such as node/process, not {holder!r}")
+    return holder
+
+
 def this_worker() -> str:
     """Return the name by which this process holds leases: ``node/process``."""
     return f"{socket.gethostname()}/{os.getpid()}"
+
+
+def _name_of(holder: str | None) -> str:
+    return this_worker() if holder is None else require_holder(holder)
 
 
 @takes_session
@@ -63,7 +78,10 @@ def heartbeat(session: Session, rows: Iterable[Leased], holder: str | None = Non
         by_table[row.__tablename__].append(row)
     held = Held()
     for table in sorted(by_table):
-        parameters = {**_keys(by_table[table]), "holder": holder or this_worker()}
+        parameters = {
+            **_keys(by_table[table]),
+            "holder": _name_of(holder),
+        }
         for id_, stop_requested in session.connection().execute(_heartbeat(table), parameters):
             held.add(id_)
             if stop_requested:
@@ -75,7 +93,7 @@ def heartbeat(session: Session, rows: Iterable[Leased], holder: str | None = Non
 def release(session: Session, rows: Iterable[Leased], holder: str | None = None) -> None:
     """Give the leases of the rows back."""
     session.flush()
-    session.connection().execute(_RELEASE, {**_keys(rows), "holder": holder or this_worker()})
+    session.connection().execute(_RELEASE, {**_keys(rows), "holder": _name_of(holder)})
 
 
 def _keys(rows: Iterable[Leased]) -> dict[str, list[str]]:

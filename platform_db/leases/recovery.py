@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.database.session import SessionFactory, takes_session
-from platform_db.leases.holding import CLOCK_ERROR, JOIN_RUN, MODELS, RUN_OF
+from platform_db.leases.holding import CLOCK_ERROR, JOIN_RUN, MODELS, RUN_OF, require_holder
 from platform_db.leases.policies import DEFAULT_POLICIES, NODE_POLICIES, Action, Chosen, Policies
 from platform_db.lifecycle.job_restarts import restart_job
 from platform_db.lifecycle.restarts import restart_if_possible
@@ -57,10 +57,10 @@ class Recovery:
 @takes_session
 def recover(
     session: Session,
-    older_than: timedelta,
+    older_than: timedelta | float,
     policies: Policies = DEFAULT_POLICIES,
     *,
-    grace: timedelta | None = None,
+    grace: timedelta | float | None = None,
     batch: int = BATCH,
 ) -> Recovery:
     """Recover up to ``batch`` rows of each kind whose heartbeat is older, each by the policy of its kind.
@@ -69,17 +69,21 @@ def recover(
     that have ended. Rows that a worker has locked are left alone. Call it again, in a new transaction, until
     it recovers nothing. Where runs are to be restarted, it waits for those who create runs of their owners.
 
+    :param older_than: in seconds where it is a number, as ``grace``.
     :param policies: by table, or for ``workflow:TYPE`` (see :mod:`platform_db.leases.policies`); what is not
         there is left alone.
     :param grace: how long a run may take to stop after it was asked, and a job to end after its run; by
         default as long as a worker may be silent.
     :raises errors.InvalidArgument: a policy that the kind of row does not have.
     """
-    require_seconds(older_than, "age of a heartbeat")
-    grace = older_than if grace is None else grace
-    require_seconds(grace, "grace time")
-    batch = require_limit(batch, "batch")
-    chosen, bounds = Chosen(policies), {**_BOUNDS, "age": older_than, "grace": grace, "batch": batch}
+    age = timedelta(seconds=require_seconds(older_than, "age of a heartbeat"))
+    bounds = {
+        **_BOUNDS,
+        "age": age,
+        "grace": age if grace is None else timedelta(seconds=require_seconds(grace, "grace time")),
+        "batch": require_limit(batch, "batch"),
+    }
+    chosen = Chosen(policies)
     bounds["owners"] = _lock_owners(session, chosen, bounds)
     recovery = _recover_dead(session, chosen, None, bounds)
     _stop_overdue(session, recovery, bounds)
@@ -88,14 +92,14 @@ def recover(
 
 def recover_all(
     factory: SessionFactory,
-    older_than: timedelta,
+    older_than: timedelta | float,
     policies: Policies = DEFAULT_POLICIES,
     *,
-    grace: timedelta | None = None,
+    grace: timedelta | float | None = None,
 ) -> dict[str, int]:
     """Recover all rows whose heartbeat is older, and return how many rows have which status now.
 
-    Each batch of :func:`recover` is a transaction of its own.
+    Each batch of :func:`recover`, which takes the same, is a transaction of its own.
 
     :param factory: makes the sessions.
     """
@@ -116,7 +120,9 @@ def recover_owned_by(session: Session, node: str, policies: Policies = NODE_POLI
 
     :param node: the holder, or what stands before the ``/`` of it.
     :param policies: by table, or for ``workflow:TYPE`` (see :mod:`platform_db.leases.policies`).
+    :raises errors.InvalidArgument: the node has no name, or a policy is not one of the kind of row.
     """
+    require_holder(node)  # Without one, all workers' rows would be recovered.
     chosen, total = Chosen(policies), Counter[str]()
     bounds = {**_BOUNDS, "node": node, "batch": BATCH}
     bounds["owners"] = _lock_owners(session, chosen, {**bounds, "batch": None})

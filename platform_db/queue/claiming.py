@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 
 from platform_db.bounds import LARGEST_LIMIT, require_limit
 from platform_db.database.session import takes_session
+from platform_db.leases.holding import require_holder
 from platform_db.lifecycle.target import Key
 from platform_db.models import Job, OwnerLimit, Workflow
 from platform_db.models.expiry import expire_row
@@ -94,12 +95,14 @@ def claim(
     :param labels: only runs that meet this selector, such as ``team=a,gpu in (a100,h100)``. An owner's queue
         is read until enough is found, so a rare label is slow to find in a long queue.
     :returns: in the order of the turns.
-    :raises errors.InvalidArgument: the limit is out of range, or rows of this model have no queue.
+    :raises errors.InvalidArgument: the limit is out of range, the worker has no name, or rows of this model
+        have no queue.
     :raises errors.InvalidFilter: the selector is wrong, or jobs were asked for by labels.
     :raises errors.Refused: in a tenant's scope.
     """
     refuse_tenant_scope(session, "the queue is of all owners")
     require_limit(limit)
+    require_holder(worker)
     wanted, values = wanted_rows(model, labels)
     session.flush()
     queue = _Queue(
@@ -112,7 +115,7 @@ def claim(
             "limit": limit,
             "worker": worker,
             "reason": f"claimed by {worker}",
-            "kinds": None if kinds is None else list(kinds),
+            "kinds": [kinds] if isinstance(kinds, str) else None if kinds is None else list(kinds),
         },
     )
     claims: list[Claim] = []

@@ -95,7 +95,10 @@ def finish(
 
 
 def _identify(row: Claimed) -> tuple[type[Workflow] | type[Job], Key]:
-    return (row.model, row.key) if isinstance(row, Claim) else (type(row), identity_of(row))
+    if isinstance(row, Claim):
+        return row.model, row.key
+    source_of(type(row))  # It refuses what has no queue.
+    return type(row), identity_of(row)
 
 
 # A worker that hands back waits for the row before its lease, as all who change both.

@@ -61,7 +61,7 @@ def set_limits(
     refuse_tenant_scope(session, "limits are the platform's to set")
     given = {"concurrent_runs": concurrent_runs, "starts_per_minute": starts_per_minute}
     for name, limit in given.items():
-        if isinstance(limit, int):
+        if limit is not None and limit is not ...:
             require_amount(limit, name.replace("_", " "), largest=LARGEST_LIMIT)
     session.flush()
     owner_id = user_id_of(owner)

@@ -104,7 +104,9 @@ def source_of(model: type[Base]) -> Source:
         return RUNS
     if model is Job:
         return JOBS
-    raise errors.InvalidArgument(f"there is no queue of {model.__name__}, only of Workflow and Job")
+    raise errors.InvalidArgument(
+        f"there is no queue of {getattr(model, '__name__', model)}, only of Workflow and Job"
+    )
 
 
 def owners_with(table: str, condition: str, order: str, name: str) -> str:
