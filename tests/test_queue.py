@@ -50,6 +50,7 @@ from tests.processes import in_processes
 from tests.test_plans import RUNS, USERS, plans_of
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=timezone.utc)
+FAR = datetime(2100, 1, 1, tzinfo=timezone.utc)
 
 
 @pytest.fixture
@@ -135,6 +136,25 @@ def test_within_an_owner_the_priority_decides_and_then_the_age(session: Session,
     )
     taken = [claimed.id_ for _ in range(2) for claimed in claim(session, "w", limit=2)]
     assert taken == ids([high, also_high, low, none])
+
+
+def test_a_run_that_waited_for_its_time_has_its_place_among_the_others(session: Session, ada: User) -> None:
+    low, high = (enqueue(session, ada, priority=priority)[0] for priority in (1, 5))
+    due, later = (enqueue(session, ada, priority=3, start_after=when)[0] for when in (LONG_AGO, FAR))
+    (first_due,) = enqueue(session, ada, start_after=LONG_AGO + timedelta(days=1), priority=9)
+    taken = [claimed.id_ for _ in range(2) for claimed in claim(session, "w", limit=2)]
+    assert taken == ids([first_due, high, due, low])
+    assert claim(session, "w", limit=9) == []
+    assert [o.code for o in explain(session, later).obstacles] == ["start_after"]
+
+
+def test_an_owner_whose_runs_all_wait_for_their_time_is_passed_over(
+    session: Session, ada: User, bob: User
+) -> None:
+    enqueue(session, ada, 3, start_after=FAR)
+    (run,) = enqueue(session, bob)
+    assert ids(claim(session, "w", limit=2)) == [run.id_]
+    assert (queue_status(session, ada)[0].queued, claim(session, "w", limit=2)) == (3, [])
 
 
 def test_a_turn_from_before_the_clock_was_set_back_is_none(session: Session, ada: User, bob: User) -> None:
@@ -728,6 +748,10 @@ JOBS = """
 """
 
 # Half of the owners have something in the queue.
+SOME_WAIT = """
+    UPDATE platform.workflow SET start_after = now() + interval '1 day' * (random() - 0.5)
+    WHERE status = 'queued' AND random() < 0.3
+"""
 BURST = """
     UPDATE platform.{} SET status = 'queued'
     WHERE status <> 'running' AND owner_id IN (SELECT owner_id FROM platform.owner_limit LIMIT 150)
@@ -749,6 +773,7 @@ def test_what_is_asked_of_the_queue_reads_its_indexes_alone(
         session.execute(sa.text("ANALYZE"))
     session.execute(sa.text(BURST.format("workflow")))
     session.execute(sa.text(BURST.format("job")))
+    session.execute(sa.text(SOME_WAIT))
     if statistics == "fresh":
         session.execute(sa.text("ANALYZE"))
     session.commit()
@@ -761,9 +786,14 @@ def test_what_is_asked_of_the_queue_reads_its_indexes_alone(
         found = re.findall(rf"(\S+ Scan.*?) on {table}\b.*\n((?:.*Cond: .*\n)?)", plan)
         return {scan for scan, condition in found if "id_ = ANY" not in condition}
 
-    of_runs, at_work = "Index Scan using ix_workflow_queue", "Index Scan using ix_workflow_at_work"
-    assert scans(lambda: claim(session, "w", limit=2), "workflow") == {of_runs, at_work}
-    assert scans(lambda: claim(session, "w", limit=2, labels="a=b"), "workflow") == {of_runs, at_work}
+    queue = {f"Index Scan using ix_workflow_{name}" for name in ("ready", "delayed", "at_work")}
+    assert scans(lambda: claim(session, "w", limit=2), "workflow") == queue
+    # What an owner has queued for later is passed over by the index, and not run by run.
+    plan = plans_of(session, lambda: claim(session, "w", limit=2))
+    of_time = [line.strip() for line in plan.split("\n") if "start_after <= " in line]
+    assert of_time
+    assert all(line.startswith("Index Cond") for line in of_time)
+    assert scans(lambda: claim(session, "w", limit=2, labels="a=b"), "workflow") == queue
     assert scans(lambda: claim(session, "w", limit=2, model=Job), "job") == {"Index Scan using ix_job_queue"}
-    assert scans(lambda: queue_status(session), "workflow") >= {of_runs, at_work}
+    assert scans(lambda: queue_status(session), "workflow") >= queue
     assert "Seq Scan" not in scans(lambda: explain(session, some), "workflow")
