@@ -64,9 +64,11 @@ def test_a_limit_is_set_and_taken_back(database_uri: str, ada: User) -> None:
     assert (shown["concurrent_runs"], shown["starts_per_minute"]) == (0, 30)
     back = run(database_uri, "queue", "limit", str(ada.id_), "--concurrent", "default")
     assert "0 concurrent runs, 30 starts per minute -> default concurrent runs, 30 starts" in back.stdout
+    free = run(database_uri, "queue", "limit", ada.email, "--concurrent", "unlimited")
+    assert "default concurrent runs, 30 starts per minute -> unlimited concurrent runs" in free.stdout
     assert run(database_uri, "queue", "limit", ada.email).exit_code == 2
     wrong = run(database_uri, "queue", "limit", ada.email, "--concurrent", "many")
-    assert "'many' is neither a number nor default" in wrong.stderr
+    assert "'many' is neither a number nor unlimited or default" in wrong.stderr
     negative = run(database_uri, "queue", "limit", ada.email, "--concurrent", "-1")
     assert (negative.exit_code, one_line(negative.stderr)) == (
         2,

@@ -31,6 +31,7 @@ from platform_db.models import (
     WorkflowResource,
 )
 from platform_db.queue import (
+    UNLIMITED,
     Claim,
     Limits,
     claim,
@@ -285,6 +286,19 @@ def test_an_owner_over_a_hard_quota_waits(session: Session, ada: User, bob: User
     assert [c.owner_id for c in claim(session, "w", limit=10)] == [bob.id_]
     quota.set_limit(session, ada, "disk", 11)
     assert len(claim(session, "w", limit=10)) == 2
+
+
+def test_an_owner_may_have_no_limit_against_a_default_that_is_set(
+    session: Session, ada: User, bob: User, defaults: pytest.MonkeyPatch
+) -> None:
+    set_default(defaults, "CONCURRENT_RUNS", "1")
+    set_default(defaults, "STARTS_PER_MINUTE", "1")
+    for owner in (ada, bob):
+        enqueue(session, owner, 5)
+    set_limits(session, ada, concurrent_runs=UNLIMITED, starts_per_minute=UNLIMITED)
+    session.commit()
+    taken = [claimed.owner_id for _ in range(2) for claimed in claim(session, "w", limit=9)]
+    assert Counter(taken) == {ada.id_: 5, bob.id_: 1}
 
 
 def test_a_limit_is_set_alone_and_recorded(session: Session, ada: User, bob: User) -> None:

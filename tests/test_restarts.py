@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors
 from platform_db.identifiers import new_id
+from platform_db.leases import heartbeat
 from platform_db.lifecycle import history, restart, transition
 from platform_db.models import Job, JobStatus, RunStatus, Workflow
 from platform_db.queue import requeue
@@ -140,6 +141,15 @@ def test_of_two_that_requeue_a_run_one_is_refused(
         thread.join()
     assert sorted(ended) == ["refused", "refused", "refused", "requeued"]
     assert session.scalar(sa.select(sa.func.count()).select_from(Workflow)) == 2
+
+
+def test_a_worker_that_has_lost_its_run_does_not_requeue_it(session: Session, start) -> None:
+    run = start()
+    heartbeat(session, [run], "n2/1")
+    with pytest.raises(errors.Conflict, match="expected holder n1/1, stored is running"):
+        requeue(session, run, reason="no GPU", worker="n1/1")
+    assert run.status is RunStatus.running
+    assert requeue(session, run, reason="no GPU", worker="n2/1") is not None
 
 
 def test_a_run_that_was_asked_to_stop_is_not_requeued(session: Session, start) -> None:

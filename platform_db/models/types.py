@@ -81,6 +81,11 @@ def is_text(text: str) -> bool:
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
+def storable(text: str) -> str:
+    """Return the text with what the database has no place for, NUL and half surrogate pairs, spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
+
+
 def native_enum(members: type[enum.Enum], name: str) -> ENUM:
     """Return the native enumeration ``platform.<name>`` that stores the members' values."""
     return ENUM(

@@ -8,6 +8,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db import errors
 from platform_db.bounds import require_seconds
 from platform_db.database.session import takes_session
 from platform_db.lifecycle.restarts import (
@@ -32,6 +33,7 @@ def requeue(
     run: Workflow | Key | uuid.UUID | str,
     *,
     reason: str,
+    worker: str | None = None,
     delay: timedelta | float = DELAY,
     longest_delay: timedelta | float = LONGEST_DELAY,
     most_restarts: int = MOST_RESTARTS,
@@ -44,11 +46,12 @@ def requeue(
 
     :param run: the run, its key ``(owner_id, id_)``, or its id.
     :param reason: why, for the history of both runs.
+    :param worker: only while this worker holds it. One that stood still may have lost it to another.
     :param delay: how long the first restart waits, in seconds where it is a number; 0 is not at all.
     :param longest_delay: no restart waits longer.
     :param most_restarts: after how many restarts the run only fails; a note in its history says so.
     :returns: the restart, or None where the run only fails, or stops.
-    :raises errors.Conflict: it is neither pending nor running.
+    :raises errors.Conflict: it is neither pending nor running, or the worker does not hold it.
     :raises errors.WorkflowNotFound: there is no such run.
     """
     require_seconds(delay, "delay")
@@ -61,6 +64,8 @@ def requeue(
     stored = session.connection().execute(_LOCK, {"owner": key[0], "id": key[1]}).one_or_none()
     if stored is None:
         raise target.not_found()
+    if worker not in (None, stored.holder):
+        raise errors.Conflict(target.table, str(key[1]), "holder", worker, stored.status, stored.revision)
     held, wanted = (RunStatus.pending, RunStatus.running), RunStatus.failed
     if stored.asked:
         wanted = RunStatus.stopped
@@ -81,7 +86,9 @@ def requeue(
 
 _LOCK = sa.text(f"""
     WITH held AS MATERIALIZED ({LOCK_OWNER})
-    SELECT {is_asked("workflow")} AS asked FROM platform.workflow, held
-    WHERE owner_id = CAST(:owner AS uuid) AND id_ = CAST(:id AS uuid)
+    SELECT {is_asked("workflow")} AS asked, status, revision, lease.holder
+    FROM held CROSS JOIN platform.workflow
+    LEFT JOIN platform.lease ON lease.owner_id = workflow.owner_id AND lease.entity_id = workflow.id_
+    WHERE workflow.owner_id = CAST(:owner AS uuid) AND id_ = CAST(:id AS uuid)
     FOR NO KEY UPDATE OF workflow
     """)
