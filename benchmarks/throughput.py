@@ -31,9 +31,11 @@ from floor import SPECIFICATION, WALK
 from sqlalchemy import orm
 
 from platform_db import database, schema
+from platform_db.identifiers import new_id
 from platform_db.lifecycle.transitions import transition
 from platform_db.models import RunStatus, User, Workflow
 from platform_db.workflows import create_workflow, create_workflows
+from platform_db.workspaces import build_workspace_path
 
 MANY = 100  # runs that are created by one call
 
@@ -61,6 +63,16 @@ class Measured(NamedTuple):
     def rate(self) -> float:
         """Rows a second."""
         return self.rows / self.seconds
+
+
+class Bare(orm.DeclarativeBase):
+    """The base of a mapping without platform-db's."""
+
+
+class BareWorkflow(Bare):
+    """A run's columns, as SQLAlchemy maps them by itself: what the unit of work takes, whatever is mapped."""
+
+    __table__ = Workflow.__table__
 
 
 class Operation(NamedTuple):
@@ -207,6 +219,7 @@ class Bench:
         return [
             Operation("transition()", self.transition, self.floor.transition, 1),
             Operation("creating by the ORM", self.create, self.floor.create, 1),
+            Operation("creating by a bare mapping", self.create_bare, self.floor.create, 1),
             Operation("create_workflow()", self.create_one, self.floor.create, 1),
             Operation(f"create_workflows(), of {MANY}", self.create_many, self.floor.create, MANY),
         ]
@@ -219,6 +232,15 @@ class Bench:
     def create(self) -> None:
         """A new run of a new name."""
         self.session.add(Workflow(owner_id=self.owner_id, **self.asked()))
+        self.session.commit()
+
+    def create_bare(self) -> None:
+        """The same by SQLAlchemy alone: the table's columns, and nothing else that a model has."""
+        id_ = new_id()
+        values = {"git_ref": "", "labels": {}, "job_progress": {}, "restart": False, **self.asked()}
+        path = build_workspace_path(self.owner_id, str(id_))
+        row = BareWorkflow(id_=id_, owner_id=uuid.UUID(self.owner_id), workspace_path=path, **values)
+        self.session.add(row)
         self.session.commit()
 
     def create_one(self) -> None:

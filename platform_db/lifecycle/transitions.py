@@ -20,7 +20,7 @@ from platform_db.crypto.token_format import require_no_token
 from platform_db.database.session import takes_session
 from platform_db.database.transaction_settings import say, saying
 from platform_db.lifecycle import statements
-from platform_db.lifecycle.target import GuardedTarget, Key
+from platform_db.lifecycle.target import GuardedTarget, RowOrId
 from platform_db.models import InteractiveSession, Job, Service, UserToken, Workflow, WorkspaceRetentionRule
 from platform_db.models.base import Base, identity_of
 from platform_db.models.expiry import expire_on_rollback, expire_row, expire_rows, held_keys
@@ -55,7 +55,7 @@ class TransitionResult(NamedTuple):
 @takes_session
 def transition(
     session: Session,
-    row_or_id: Guarded | Key | uuid.UUID | str,
+    row_or_id: RowOrId,
     status: Status | str,
     *,
     model: type[Guarded] | None = None,
@@ -122,7 +122,7 @@ def transition(
 @takes_session
 def transition_many(
     session: Session,
-    rows_or_ids: Iterable[Guarded | Key | uuid.UUID | str],
+    rows_or_ids: Iterable[RowOrId],
     status: Status | str,
     *,
     model: type[Guarded] | None = None,

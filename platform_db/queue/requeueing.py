@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import timedelta
 
 import sqlalchemy as sa
@@ -11,6 +10,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.bounds import require_seconds
 from platform_db.database.session import takes_session
+from platform_db.leases.holding import Claim
 from platform_db.lifecycle.restarts import (
     DELAY,
     LOCK_OWNER,
@@ -20,7 +20,7 @@ from platform_db.lifecycle.restarts import (
     restart_if_possible,
 )
 from platform_db.lifecycle.stopping import is_asked, stop_jobs
-from platform_db.lifecycle.target import Key, RunTarget
+from platform_db.lifecycle.target import RunOrId, RunTarget
 from platform_db.lifecycle.transitions import transition
 from platform_db.models import Workflow
 from platform_db.quota.termination import account_for_ended_run
@@ -30,7 +30,7 @@ from platform_db.states import RunStatus
 @takes_session
 def requeue(
     session: Session,
-    run: Workflow | Key | uuid.UUID | str,
+    run: RunOrId,
     *,
     reason: str,
     worker: str | None = None,
@@ -46,7 +46,8 @@ def requeue(
 
     :param run: the run, its key ``(owner_id, id_)``, or its id.
     :param reason: why, for the history of both runs.
-    :param worker: only while this worker holds it. One that stood still may have lost it to another.
+    :param worker: only while this worker holds it; of a claim, who made it. One that stood still may have
+        lost it to another.
     :param delay: how long the first restart waits, in seconds where it is a number; 0 is not at all.
     :param longest_delay: no restart waits longer.
     :param most_restarts: after how many restarts the run only fails; a note in its history says so.
@@ -64,7 +65,10 @@ def requeue(
     stored = session.connection().execute(_LOCK, {"owner": key[0], "id": key[1]}).one_or_none()
     if stored is None:
         raise target.not_found()
-    if worker not in (None, stored.holder):
+    if worker is None and isinstance(run, Claim):
+        worker = run.worker
+    # Read after the row was locked: whoever takes the lease locks the row, too.
+    if worker not in (None, session.connection().scalar(_HOLDER, {"owner": key[0], "id": key[1]})):
         raise errors.Conflict(target.table, str(key[1]), "holder", worker, stored.status, stored.revision)
     held, wanted = (RunStatus.pending, RunStatus.running), RunStatus.failed
     if stored.asked:
@@ -86,9 +90,11 @@ def requeue(
 
 _LOCK = sa.text(f"""
     WITH held AS MATERIALIZED ({LOCK_OWNER})
-    SELECT {is_asked("workflow")} AS asked, status, revision, lease.holder
-    FROM held CROSS JOIN platform.workflow
-    LEFT JOIN platform.lease ON lease.owner_id = workflow.owner_id AND lease.entity_id = workflow.id_
-    WHERE workflow.owner_id = CAST(:owner AS uuid) AND id_ = CAST(:id AS uuid)
+    SELECT {is_asked("workflow")} AS asked, status, revision FROM platform.workflow, held
+    WHERE owner_id = CAST(:owner AS uuid) AND id_ = CAST(:id AS uuid)
     FOR NO KEY UPDATE OF workflow
+    """)
+
+_HOLDER = sa.text("""
+    SELECT holder FROM platform.lease WHERE owner_id = CAST(:owner AS uuid) AND entity_id = CAST(:id AS uuid)
     """)

@@ -49,3 +49,26 @@ DROP FUNCTION platform.record_queue_limits;
 ALTER TABLE platform.job DROP COLUMN phase;
 
 ALTER TABLE platform.workflow DROP COLUMN version, DROP COLUMN start_after, DROP COLUMN stop_requested_at;
+
+CREATE OR REPLACE FUNCTION platform.lock_owner(owner uuid) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('platform owner ' || owner, 0));
+END
+$$;
+
+CREATE OR REPLACE FUNCTION platform.number_run() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'INSERT' AND NEW.run_number_minor IS NULL
+        AND (NEW.restart OR NEW.run_number_major IS NULL)
+    THEN
+        SELECT major, minor INTO NEW.run_number_major, NEW.run_number_minor
+        FROM platform.take_run_number(NEW.owner_id, NEW.name, NEW.restart, NEW.run_number_major);
+    ELSE
+        NEW.run_number_minor := coalesce(NEW.run_number_minor, 0);
+        PERFORM platform.note_run_number(
+            NEW.owner_id, NEW.name, NEW.run_number_major, NEW.run_number_minor);
+    END IF;
+    RETURN NEW;
+END
+$$;

@@ -7,11 +7,8 @@
 -- Creators wait per owner and not per counter: transactions that create runs of two names in opposite orders would
 -- deadlock on the counters, and with a dozen of them, retries get nowhere (seen: less than one transaction a second).
 -- Writers of a user's tokens take the same lock. It is an advisory one, which needs no write to the user's row.
-CREATE FUNCTION platform.lock_owner(owner uuid) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_advisory_xact_lock(hashtextextended('platform owner ' || owner, 0));
-END
-$$;
+CREATE FUNCTION platform.lock_owner(owner uuid) RETURNS void LANGUAGE sql
+    RETURN pg_advisory_xact_lock(hashtextextended('platform owner ' || owner, 0));
 
 CREATE FUNCTION platform.take_run_number(
     owner uuid, run_name text, is_restart boolean, INOUT major integer, OUT minor integer
@@ -68,18 +65,27 @@ BEGIN
 END
 $$;
 
+-- The usual case, a new run that is no restart, is written out: to call take_run_number for it takes a tenth of the
+-- whole INSERT.
 CREATE FUNCTION platform.number_run() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF TG_OP = 'INSERT' AND NEW.run_number_minor IS NULL
-        AND (NEW.restart OR NEW.run_number_major IS NULL)
+    IF TG_OP = 'UPDATE' OR NEW.run_number_minor IS NOT NULL
+        OR (NOT NEW.restart AND NEW.run_number_major IS NOT NULL)
     THEN
-        SELECT major, minor INTO NEW.run_number_major, NEW.run_number_minor
-        FROM platform.take_run_number(NEW.owner_id, NEW.name, NEW.restart, NEW.run_number_major);
-    ELSE
         NEW.run_number_minor := coalesce(NEW.run_number_minor, 0);
         PERFORM platform.note_run_number(
             NEW.owner_id, NEW.name, NEW.run_number_major, NEW.run_number_minor);
+    ELSIF NEW.restart THEN
+        SELECT major, minor INTO NEW.run_number_major, NEW.run_number_minor
+        FROM platform.take_run_number(NEW.owner_id, NEW.name, true, NEW.run_number_major);
+    ELSE
+        PERFORM platform.lock_owner(NEW.owner_id);
+        INSERT INTO platform.run_counter AS counter (owner_id, name, run_number_major, last)
+        VALUES (NEW.owner_id, NEW.name, 0, 1)
+        ON CONFLICT (owner_id, name, run_number_major) DO UPDATE SET last = counter.last + excluded.last
+        RETURNING last INTO NEW.run_number_major;
+        NEW.run_number_minor := 0;
     END IF;
     RETURN NEW;
 END
