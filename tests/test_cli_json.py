@@ -26,6 +26,7 @@ LISTS = {
     "db prune": ["--dry-run"],
     "db tables": [],
     "events watchers": [],
+    "guard list": [],
     "job list": [RUN],
     "queue status": [],
     "quota reconcile": [],

@@ -110,7 +110,6 @@ def test_a_block_runs(block: Block, database_uri: str, postgres_server_uri: str,
     ("shown", "effect"),
     [
         ("platform.guard", "SELECT overridden AND reason <> '' FROM platform.status_change"),
-        ("extra_transition", "UPDATE platform.workflow SET status = 'deleted' RETURNING true"),
         (
             "platform.import",
             """SELECT created = '2019-12-09 09:00+00' AND NOT EXISTS (

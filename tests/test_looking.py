@@ -38,6 +38,7 @@ COMMANDS = [
     "db prune --older-than 0d --dry-run",
     "db stats",
     "db tables",
+    "guard list",
     "audit list",
     "workflow list",
 ]

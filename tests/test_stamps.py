@@ -69,24 +69,6 @@ def test_a_servers_clock_that_steps_back_leaves_a_history_in_order(session: Plat
     assert [entry.revision for entry in history(session, run).rows] == [1, 2, 3, 4]
 
 
-def test_an_extra_transition_is_legal_by_every_way(session: PlatformSession) -> None:
-    owner = make_user(session)
-    one, other, third = (make_run(session, owner, status="stopped") for _ in range(3))
-    with pytest.raises(errors.InvalidTransition):
-        transition(session, one, "running")
-    session.add(
-        ExtraTransition(entity="workflow", from_status="stopped", to_status="running", reason="as before")
-    )
-    session.commit()
-    assert transition(session, one, "running") is RunStatus.running
-    other.status = RunStatus.running
-    session.execute(sa.update(Workflow).where(Workflow.id_ == third.id_).values(status="running"))
-    session.commit()
-    assert {run.status for run in (one, other, third)} == {RunStatus.running}
-    with pytest.raises(errors.InvalidTransition):
-        transition(session, one, "created")
-
-
 def test_an_import_keeps_its_times_and_is_silent(session: PlatformSession) -> None:
     session.execute(sa.text("SET LOCAL platform.import = 'on'"))
     user = User(email="moved@example.org", created=LONG_AGO, updated=LONG_AGO)

@@ -28,7 +28,7 @@ def say(connection: sa.Connection, values: Mapping[str, str | None]) -> None:
             connection.execute(_SET[name], {"value": value})
 
 
-_NAMES = ("actor", "actor_id", "address", "details", "guard", "reason", "request_id", "service")
+_NAMES = ("actor", "actor_id", "address", "details", "guard", "import", "reason", "request_id", "service")
 _SET = {name: sa.text(f"SET LOCAL platform.{name} = :value") for name in _NAMES}
 _READ = sa.text(
     "SELECT " + ", ".join(f"coalesce(current_setting('platform.{n}', true), '') AS {n}" for n in _NAMES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 class Health:
     """What a check found of a database whose schema is current.
 
+    :param extra_transitions: what the guard lets through beyond the states.
     :param findings: what a deep check found; None where none was made.
     """
 
     state: str
     revision: str | None
     head: str
+    extra_transitions: list[dict[str, str]]
     findings: list[Finding] | None
 
     def raise_for_problems(self) -> None:
@@ -53,11 +56,18 @@ def check_database(url: URL | str | None = None, *, deep: bool = False) -> Healt
         found = schema.status(connection)
         found.require_current()
         require_secret_keys(connection)
+        extra = [dict(row) for row in connection.execute(_EXTRA_TRANSITIONS).mappings()]
         if deep:
             from platform_db.health.deep_check import check_deeply
 
             findings = check_deeply(Session(connection))
-    return Health(found.state.value, found.revision, found.head, findings)
+    return Health(found.state.value, found.revision, found.head, extra, findings)
+
+
+_EXTRA_TRANSITIONS = sa.text("""
+    SELECT entity, from_status AS from, to_status AS to, reason FROM platform.extra_transition
+    ORDER BY entity, from_status, to_status
+    """)
 
 
 def read_versions(url: URL | str | None = None) -> dict[str, str | None]:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from platform_db import cursors, errors
 from platform_db.crypto.column import Sealed
 from platform_db.cursors import Page
+from platform_db.database.id_column import Id
 from platform_db.database.paging import page_statement, read_page
 from platform_db.database.session import takes_session
 from platform_db.health.tables import table_of
@@ -85,7 +86,7 @@ def _where(session: Session, table: sa.Table, key: Sequence[str]) -> sa.ColumnEl
     """Return the condition that finds the row of this key alone."""
     columns = _key_of(table)
     id_ = table.columns.get("id_")
-    if len(key) == 1 and "/" not in key[0] and id_ is not None and isinstance(id_.type, sa.Uuid):
+    if len(key) == 1 and "/" not in key[0] and id_ is not None and isinstance(id_.type, Id):
         ids = sa.select(id_).where(id_.between(*id_range(key[0]))).order_by(id_).limit(SHOWN_CANDIDATES + 1)
         found = session.scalars(ids).all()
         require_one(table.name, key[0], found)
@@ -104,7 +105,7 @@ def _begin(table: sa.Table, columns: Sequence[sa.Column[Any]], prefix: str) -> l
     column = columns[len(whole)]
     if not last:
         return conditions
-    if isinstance(column.type, sa.Uuid):
+    if isinstance(column.type, Id):
         try:
             return [*conditions, column.between(*id_range(last))]
         except errors.InvalidIdentifier as error:
@@ -136,7 +137,7 @@ def _read(column: sa.Column[Any], part: str) -> Any:
 
 
 _READERS: dict[Any, tuple[str, Callable[[str], Any]]] = {
-    sa.Uuid: ("a whole id", cursors.id_),
+    Id: ("a whole id", cursors.id_),
     sa.Integer: ("a number", cursors.number),
     sa.Boolean: ("true or false", {"true": True, "false": False}.__getitem__),
     sa.Text: ("a text without NUL", cursors.text),

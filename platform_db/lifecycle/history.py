@@ -31,6 +31,8 @@ class Entry:
     :param kind: ``status`` or ``note``.
     :param entity: the table of the row it speaks of, such as ``workflow`` or ``job``.
     :param revision: the revision that a status change led to.
+    :param overridden: whether an override of the guard was in force.
+    :param extra: true where an extra transition let it through, otherwise None.
     """
 
     kind: Literal["status", "note"]
@@ -43,6 +45,7 @@ class Entry:
     actor: str | None = None
     reason: str | None = None
     overridden: bool | None = None
+    extra: bool | None = None
     topic: str | None = None
     message: str | None = None
     details: dict[str, Any] | None = None
@@ -166,12 +169,13 @@ _CANDIDATES = """
     ),
     candidates AS (
         SELECT 'status' AS kind, number, at, entity, entity_id, revision, from_status, to_status, actor,
-               reason, overridden, NULL AS topic, NULL AS message, NULL::jsonb AS details, transaction_id
+               reason, overridden, extra, NULL AS topic, NULL AS message, NULL::jsonb AS details,
+               transaction_id
         FROM platform.status_change
         WHERE owner_id = CAST(:owner AS uuid) AND entity_id IN (SELECT id_ FROM entities)
           AND at >= CAST(:since AS timestamptz)
         UNION ALL
-        SELECT 'note', number, at, entity, entity_id, NULL, NULL, NULL, NULL, NULL, NULL,
+        SELECT 'note', number, at, entity, entity_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
                topic, message, details, transaction_id
         FROM platform.note
         WHERE owner_id = CAST(:owner AS uuid) AND entity_id IN (SELECT id_ FROM entities)

@@ -24,7 +24,7 @@ from platform_db.lifecycle.target import GuardedTarget, RowOrId
 from platform_db.models import InteractiveSession, Job, Service, UserToken, Workflow, WorkspaceRetentionRule
 from platform_db.models.base import Base, identity_of
 from platform_db.models.expiry import expire_on_rollback, expire_row, expire_rows, held_keys
-from platform_db.states import MACHINES, RunStatus, Status
+from platform_db.states import MACHINES, Status
 
 Guarded = Workflow | Job | InteractiveSession | Service | UserToken | WorkspaceRetentionRule
 """A row that has a guarded status."""
@@ -101,7 +101,7 @@ def transition(
         if result.rowcount:
             if row is not None:
                 target.take_over(session, row, wanted, result.one())
-            target.forget_followers(session, wanted)
+            target.forget_followers(session)
             return wanted
         read = statements.read(target.table, conditions)
         stored = connection.exec_driver_sql(read, parameters).one_or_none()
@@ -179,7 +179,7 @@ def transition_many(
         results.append(TransitionResult(target.id_, changed, stored, revision, refusal))
         if target.id_ in held:
             target.forget(session, held[target.id_])
-    first.forget_followers(session, wanted)
+    first.forget_followers(session)
     return results
 
 
@@ -299,11 +299,7 @@ class _Target(GuardedTarget):
         """Let the session's object read its status again when it is next asked."""
         expire_row(session, self.model, key, ["status", "revision", "updated", *MACHINES[self.table].times])
 
-    def forget_followers(self, session: Session, status: Status) -> None:
-        """Let the session's retention rules be read again where they follow runs with this new status."""
-        if self.model is Workflow and status in _RULES_FOLLOW:
+    def forget_followers(self, session: Session) -> None:
+        """Let the session's retention rules be read again: they may follow a run."""
+        if self.model is Workflow:
             expire_rows(session, WorkspaceRetentionRule)
-
-
-# schema/sql/workspace_retention.sql: an end activates rules, a restart inactivates them.
-_RULES_FOLLOW = (RunStatus.finished, RunStatus.failed, RunStatus.running)

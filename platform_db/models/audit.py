@@ -38,6 +38,8 @@ class AuditLogAction(str, enum.Enum):
     share_workflow = "share_workflow"
     unshare_workflow = "unshare_workflow"
     override_guard = "override_guard"
+    allow_transition = "allow_transition"
+    forbid_transition = "forbid_transition"
     rotate_keys = "rotate_keys"
     apply_retention = "apply_retention"
 

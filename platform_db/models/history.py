@@ -21,6 +21,7 @@ class StatusChange(Base):
     :param actor: who did it, where the transaction said so (``SET LOCAL platform.actor``).
     :param reason: why, where the transaction or the transition said so (``SET LOCAL platform.reason``).
     :param overridden: whether an operator's override of the guard was in force.
+    :param extra: true where an extra transition let it through, otherwise NULL, which takes no room.
     :param number: its place among all entries; readers page by it, since no clock turns it back.
     :param transaction_id: the transaction that wrote it, by which a reader finds what commits late.
     """
@@ -36,6 +37,7 @@ class StatusChange(Base):
     actor: Mapped[str | None] = mapped_column(sa.Text)
     reason: Mapped[str | None] = mapped_column(sa.Text)
     overridden: Mapped[bool] = mapped_column(server_default="false")
+    extra: Mapped[bool | None]
     transaction_id: Mapped[int] = mapped_column(sa.BigInteger)
 
     __table_args__ = (
@@ -70,7 +72,8 @@ class Note(Identified, Base):
 
 
 # A revoked token stays revoked: who was shut out must not come back by a row of configuration.
-_EXTENSIBLE = sorted(set(MACHINES) - {"user_token"})
+EXTENSIBLE = sorted(set(MACHINES) - {"user_token"})
+"""The tables that may have extra transitions."""
 
 
 class ExtraTransition(Base):
@@ -88,7 +91,7 @@ class ExtraTransition(Base):
 
     __table_args__ = (
         sa.PrimaryKeyConstraint("entity", "from_status", "to_status"),
-        sa.CheckConstraint(sa.column("entity").in_(_EXTENSIBLE), name="known_entity"),
+        sa.CheckConstraint(sa.column("entity").in_(EXTENSIBLE), name="known_entity"),
         sa.CheckConstraint("reason <> ''", name="has_reason"),
     )
 

@@ -39,6 +39,7 @@ AFTER_TABLES = (
     "events",
     "queue",
     "versions",
+    "completed_results",
 )
 
 _SQL = files("platform_db.schema") / "sql"
@@ -109,7 +110,7 @@ CREATE TRIGGER guard_identity BEFORE UPDATE OF owner_id, id_ ON platform.{entity
     yield f"""\
 CREATE TRIGGER record_status AFTER UPDATE OF status ON platform.{entity}
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
-    EXECUTE FUNCTION platform.record_status('{entity}')"""
+    EXECUTE FUNCTION platform.record_status('{entity}', {legal})"""
     yield f"""\
 CREATE TRIGGER forget AFTER DELETE ON platform.{entity}
     REFERENCING OLD TABLE AS deleted

@@ -78,7 +78,7 @@ _SPECIAL: dict[str, dict[Role, Verbs]] = {
     # Written by the database alone: the digests of secrets, by which services find an interactive session.
     "secret_digest": {Role.service: READ},
     # What the guard lets through beyond the states; its owner decides.
-    "extra_transition": dict.fromkeys((Role.service, Role.tenant, Role.readonly), READ),
+    "extra_transition": _READ_BY_ALL,
     # A tenant's session counts what is used and reserved; limits and periods are the platform's to set.
     "user_resource": {
         Role.service: ALL,

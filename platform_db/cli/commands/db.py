@@ -24,8 +24,8 @@ db = group("db")
 def check(deep: bool, as_json: bool) -> None:
     """Check that the schema is current and no secret key is missing.
 
-    The exit code says it, too. Secret keys are checked where one is configured. --deep also finds triggers,
-    functions and policies that are not those of the release.
+    The exit code says it, too. Secret keys are checked where one is configured. What guard allow allows is
+    printed. --deep also finds triggers, functions and policies that are not those of the release.
     """
     from platform_db import errors
     from platform_db.health.check import check_database
@@ -40,6 +40,9 @@ def check(deep: bool, as_json: bool) -> None:
     text = f"current: the database is at revision {health.revision}"
     if deep and not health.findings:
         text += "; all rows agree with each other, and all triggers, functions and policies are there"
+    for extra in health.extra_transitions:
+        text += f"\nextra transition: {extra['entity']} from {extra['from']} to {extra['to']}"
+        text += escaped(f" ({extra['reason']})")
     show_row(asdict(health), as_json, text)
     health.raise_for_problems()
 

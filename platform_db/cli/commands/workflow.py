@@ -135,7 +135,7 @@ def history(run: str, user: str | None, since: datetime | None, level: Any, as_j
             "at": row["at"],
             "entity": row["entity"],
             "id": row["entity_id"],
-            "what": row.get("topic") or f"{row['from_status']} → {row['to_status']}",
+            "what": row.get("topic") or f"{row['from_status']} → {row['to_status']}{_mark(row)}",
             "why": row.get("message") or row.get("reason"),
             "who": row.get("actor"),
         }
@@ -143,6 +143,11 @@ def history(run: str, user: str | None, since: datetime | None, level: Any, as_j
     with session_scope() as session:
         entries = whole_history(session, find_run(session, run, user), since=since, level=level)
     show_rows((entry.as_dict() for entry in entries), as_json, table)
+
+
+def _mark(change: Row) -> str:
+    """Return what let a change of a status through, where it was not the states."""
+    return " (override)" if change["overridden"] else " (extra)" if change.get("extra") else ""
 
 
 @workflow.command(example="workflow logs analysis --user ada@example.org --follow")

@@ -38,6 +38,21 @@ $$;
 CREATE TRIGGER record_guard_override AFTER INSERT ON platform.status_change
     FOR EACH ROW WHEN (NEW.overridden) EXECUTE FUNCTION platform.record_guard_override();
 
+-- What the guard lets through is about no user in particular. An update ends one permission and gives another.
+CREATE FUNCTION platform.record_extra_transition() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO platform.audit_log (id_, owner_id, action, details)
+    SELECT gen_random_uuid(), 'ffffffff-ffff-ffff-ffff-ffffffffffff', done.action, done.details
+    FROM (VALUES ('forbid_transition', to_jsonb(OLD)), ('allow_transition', to_jsonb(NEW))) AS done (action, details)
+    WHERE done.details IS NOT NULL;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER record_extra_transition AFTER INSERT OR UPDATE OR DELETE ON platform.extra_transition
+    FOR EACH ROW EXECUTE FUNCTION platform.record_extra_transition();
+
 -- Argument: the action.
 CREATE FUNCTION platform.record_user() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $$

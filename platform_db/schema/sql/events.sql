@@ -5,11 +5,13 @@
 CREATE FUNCTION platform.record_creation() RETURNS trigger LANGUAGE plpgsql
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO platform.row_event
-        (number, owner_id, entity, entity_id, kind, status, revision, at, transaction_id)
-    SELECT nextval('platform.history_number'), owner_id, TG_ARGV[0], id_, 'created', status, revision,
-           clock_timestamp(), pg_current_xact_id()::text::bigint
-    FROM created;
+    IF NOT platform.is_import() THEN
+        INSERT INTO platform.row_event
+            (number, owner_id, entity, entity_id, kind, status, revision, at, transaction_id)
+        SELECT nextval('platform.history_number'), owner_id, TG_ARGV[0], id_, 'created', status, revision,
+               clock_timestamp(), pg_current_xact_id()::text::bigint
+        FROM created;
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -18,11 +20,13 @@ $$;
 CREATE FUNCTION platform.record_deletion() RETURNS trigger LANGUAGE plpgsql
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO platform.row_event
-        (number, owner_id, entity, entity_id, kind, status, revision, at, transaction_id)
-    SELECT nextval('platform.history_number'), owner_id, TG_ARGV[0], id_, 'deleted', status, revision,
-           clock_timestamp(), pg_current_xact_id()::text::bigint
-    FROM deleted;
+    IF NOT platform.is_import() THEN
+        INSERT INTO platform.row_event
+            (number, owner_id, entity, entity_id, kind, status, revision, at, transaction_id)
+        SELECT nextval('platform.history_number'), owner_id, TG_ARGV[0], id_, 'deleted', status, revision,
+               clock_timestamp(), pg_current_xact_id()::text::bigint
+        FROM deleted;
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -31,9 +35,11 @@ $$;
 CREATE FUNCTION platform.record_phase() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO platform.note (id_, owner_id, entity, entity_id, topic, message, details)
-    VALUES (gen_random_uuid(), NEW.owner_id, 'job', NEW.id_, 'phase', coalesce(NEW.phase, ''),
-            jsonb_build_object('from', OLD.phase, 'status', NEW.status));
+    IF NOT platform.is_import() THEN
+        INSERT INTO platform.note (id_, owner_id, entity, entity_id, topic, message, details)
+        VALUES (gen_random_uuid(), NEW.owner_id, 'job', NEW.id_, 'phase', coalesce(NEW.phase, ''),
+                jsonb_build_object('from', OLD.phase, 'status', NEW.status));
+    END IF;
     RETURN NULL;
 END
 $$;

@@ -1,5 +1,5 @@
--- History: one row for each status change, and none for a row that is gone. Argument of both functions: the entity.
--- Both run as their owner, so that a tenant can write no history and delete none.
+-- History: one row for each status change, and none for a row that is gone. Arguments of both functions: the entity, and
+-- of the first one each legal transition as from>to. Both run as their owner, so that a tenant can write no history and delete none.
 
 CREATE FUNCTION platform.record_status() RETURNS trigger LANGUAGE plpgsql
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -7,20 +7,32 @@ DECLARE
     change_reason text := nullif(current_setting('platform.reason', true), '');
     statement_reason text := nullif(current_setting('platform.statement_reason', true), '');
     this_statement text;
+    -- Up here, since what stands in the INSERT is prepared again for each row.
+    change_actor text := nullif(current_setting('platform.actor', true), '');
+    is_overridden boolean := platform.guard_is_overridden();
+    is_extra boolean;
 BEGIN
+    IF NEW.revision = OLD.revision THEN -- An import's change.
+        RETURN NULL;
+    END IF;
     IF statement_reason IS NOT NULL THEN
         this_statement := statement_timestamp()::text || ' ';
         IF starts_with(statement_reason, this_statement) THEN
             change_reason := substr(statement_reason, length(this_statement) + 1);
         END IF;
     END IF;
+    -- What neither the states nor an override let through, an extra transition did.
+    IF OLD.status::text || '>' || NEW.status::text <> ALL (TG_ARGV) AND OLD.status <> NEW.status AND NOT is_overridden
+    THEN
+        is_extra := true;
+    END IF;
     INSERT INTO platform.status_change
-        (owner_id, entity_id, revision, entity, number, from_status, to_status, at, actor, reason, overridden,
+        (owner_id, entity_id, revision, entity, number, from_status, to_status, at, actor, reason, overridden, extra,
          transaction_id)
     VALUES (
         NEW.owner_id, NEW.id_, NEW.revision, TG_ARGV[0], nextval('platform.history_number'),
-        OLD.status, NEW.status, clock_timestamp(), nullif(current_setting('platform.actor', true), ''),
-        change_reason, platform.guard_is_overridden(), pg_current_xact_id()::text::bigint
+        OLD.status, NEW.status, clock_timestamp(), change_actor, change_reason, is_overridden, is_extra,
+        pg_current_xact_id()::text::bigint
     );
     RETURN NULL;
 END

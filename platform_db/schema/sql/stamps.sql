@@ -1,21 +1,24 @@
 -- Times come from the database's clock, whatever a client sends: lists are ordered by them.
 
--- An import from another system keeps its times, and its rows leave no audit rows: SET LOCAL platform.import = 'on'.
--- The switch works for the tables' owner alone, since no other role may truncate them.
+-- An import from another system only moves rows: SET LOCAL platform.import = 'on'. They keep the times and statuses
+-- that they bring, and leave no history, no events, no audit rows; no rule follows from them.
+-- Anyone can set it, but it works for a login with the rights of the tables' owner alone, outside any tenant's scope:
+-- no other role may truncate them. The current user alone says nothing, since functions that run as their owner ask.
 CREATE FUNCTION platform.is_import() RETURNS boolean LANGUAGE sql STABLE
     RETURN coalesce(current_setting('platform.import', true), '') = 'on'
-       AND has_table_privilege('platform.user_', 'TRUNCATE');
+       AND has_table_privilege(session_user, 'platform.user_'::regclass, 'TRUNCATE')
+       AND has_table_privilege('platform.user_'::regclass, 'TRUNCATE');
 
 -- Keeps created and updated. clock_timestamp() and not now(): rows of one transaction have an order, too. Functions
 -- are named with their schema, as whatever the writer's search_path finds first would have a say in the times.
 CREATE FUNCTION platform.stamp_row() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF TG_OP = 'UPDATE' THEN
-        NEW.created := OLD.created;
-        NEW.updated := pg_catalog.clock_timestamp();
-    ELSIF platform.is_import() THEN
+    IF platform.is_import() THEN
         NEW.created := coalesce(NEW.created, pg_catalog.clock_timestamp());
         NEW.updated := coalesce(NEW.updated, NEW.created);
+    ELSIF TG_OP = 'UPDATE' THEN
+        NEW.created := OLD.created;
+        NEW.updated := pg_catalog.clock_timestamp();
     ELSE
         NEW.created := pg_catalog.clock_timestamp();
         NEW.updated := NEW.created;

@@ -38,6 +38,8 @@ CREATE FUNCTION platform.follow_run_with_retention() RETURNS trigger LANGUAGE pl
 BEGIN
     IF NOT EXISTS (SELECT FROM platform.workspace_retention_rule WHERE owner_id = NEW.owner_id) THEN
         RETURN NULL;
+    ELSIF platform.is_import() THEN
+        RETURN NULL;
     ELSIF NEW.status IN ('finished', 'failed') THEN
         PERFORM platform.activate_workspace_retention_rules(NEW.owner_id, NEW.id_);
     ELSE
@@ -50,7 +52,7 @@ $$;
 CREATE TRIGGER retention_on_end AFTER UPDATE OF status ON platform.workflow
     FOR EACH ROW WHEN (OLD.status <> NEW.status AND (
         NEW.status IN ('finished', 'failed')
-        OR (NEW.status = 'running' AND OLD.status IN ('finished', 'failed'))))
+        OR (OLD.status IN ('finished', 'failed') AND NEW.status IN ('created', 'queued', 'pending', 'running'))))
     EXECUTE FUNCTION platform.follow_run_with_retention();
 
 CREATE TRIGGER retention_on_restart AFTER INSERT ON platform.workflow
@@ -60,7 +62,9 @@ CREATE TRIGGER retention_on_restart AFTER INSERT ON platform.workflow
 -- A rule whose days change is moved by the difference.
 CREATE FUNCTION platform.move_retention_date() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.apply_on := OLD.apply_on + make_interval(days => NEW.retention_days - OLD.retention_days);
+    IF NOT platform.is_import() THEN
+        NEW.apply_on := OLD.apply_on + make_interval(days => NEW.retention_days - OLD.retention_days);
+    END IF;
     RETURN NEW;
 END
 $$;
