@@ -7,8 +7,8 @@ Lock: SHARE UPDATE EXCLUSIVE on workflow and job, which no reader or writer wait
 Duration: it waits for the transactions that are open; then two passes over the table for each index.
 Recovery: run it again.
 
-Revision ID: 0009
-Revises: 0008
+Revision ID: 0010
+Revises: 0009
 Create Date: 2026-11-26
 """
 
@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "0010"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 phase = "pre"
