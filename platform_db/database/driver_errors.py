@@ -38,6 +38,9 @@ CONSTRAINT_ERRORS: dict[str, Callable[[], errors.PlatformDBError]] = {
     "pk_secret_digest": lambda: errors.TokenError("this value is in use already"),
 }
 
+# That what a user owns has an owner.
+OWNERS = frozenset({"fk_workflow_owner_id", "fk_interactive_session_owner_id", "fk_service_owner_id"})
+
 # What the functions of the database refuse, beside status changes.
 RAISED_ERRORS: dict[str, Callable[[str], errors.PlatformDBError]] = {
     sqlstates.APPEND_ONLY: errors.AppendOnly,
@@ -71,7 +74,7 @@ def raise_own_error(context: ExceptionContext) -> None:
     if diagnostics.sqlstate in RAISED_ERRORS:
         raise RAISED_ERRORS[diagnostics.sqlstate](diagnostics.message_primary)
     if (
-        diagnostics.constraint_name == f"fk_{diagnostics.table_name}_owner_id"
+        diagnostics.constraint_name in OWNERS
         and diagnostics.message_primary.startswith("insert or update")  # and not the deletion of a user
     ):
         raise errors.UserNotFound("the owner is no user")
