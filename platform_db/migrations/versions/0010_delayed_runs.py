@@ -1,10 +1,11 @@
-"""Index delayed runs by their time, and the jobs in progress by their runs.
+"""Index delayed runs by their time and jobs in progress by their runs; validate the check of cached jobs.
 
 Motive: a claim read over all runs that an owner had queued for later. Recovery stops the jobs that are left
     of runs that have ended: it looks at each run that has jobs alive, and not at each job.
 Phase: pre; the new code is slow without them. The code before it claims slowly with them.
-Lock: SHARE UPDATE EXCLUSIVE on workflow and job, which no reader or writer waits for.
-Duration: it waits for the transactions that are open; then two passes over the table for each index.
+Lock: SHARE UPDATE EXCLUSIVE on workflow, job and job_cache, which no reader or writer waits for.
+Duration: it waits for the transactions that are open; then two passes over the table for each index,
+    and one over job_cache.
 Recovery: run it again.
 
 Revision ID: 0010
@@ -38,8 +39,10 @@ OLD = {
 
 
 def upgrade() -> None:
-    """Create the new indexes, then drop those that they replace."""
+    """Create the new indexes, drop those that they replace, and validate what 0009 has added."""
     _replace(OLD, NEW)
+    with op.get_context().autocommit_block():
+        op.execute("ALTER TABLE platform.job_cache VALIDATE CONSTRAINT ck_job_cache_result_has_path")
 
 
 def downgrade() -> None:
