@@ -6,7 +6,8 @@ Phase: pre; the code before it sets no switch and reads no mark. It finds no res
     may evict one.
 Lock: SHARE ROW EXCLUSIVE on the tables with a status and on extra_transition, for triggers, then ACCESS
     EXCLUSIVE on status_change and job_cache, for columns: transactions that write them are waited for.
-Duration: below a second; the column is NULL in the rows that are there. The next revision validates the check.
+Duration: below a second; the column is NULL in the rows that are there. The next revision validates the
+    check.
 Recovery: run it again; it is one transaction.
 
 Revision ID: 0009
