@@ -68,8 +68,8 @@ OBJECTS = {
     "workflow show": [RUN],
 }
 
-# The first needs roles, which belong to the whole server; the second prints an object a line; the third moves a
-# database of its own.
+# The first needs roles, which belong to the whole server; the second prints an object a line; the third moves
+# a database of its own.
 ELSEWHERE = {"roles show", "events tail", "import reana"}
 
 
