@@ -232,9 +232,13 @@ def _log(run: str) -> Table:
                 UNION ALL
                 SELECT j.workflow_uuid, j.id_, j.updated, j.logs FROM __reana.job AS j WHERE j.logs <> ''
             ) AS log JOIN ({run}) AS run ON run.id_ = log.workflow_id
-            CROSS JOIN LATERAL (SELECT convert_to(log.logs, 'UTF8') OFFSET 0) AS whole (data)
-            CROSS JOIN LATERAL unnest(ARRAY(
-                SELECT generate_series(1, octet_length(whole.data), {PIECE}))) AS piece (start)""",
+            CROSS JOIN LATERAL (
+                SELECT start, substring(whole.data FROM start FOR {PIECE})
+                FROM (SELECT convert_to(log.logs, 'UTF8') OFFSET 0) AS whole (data)
+                CROSS JOIN LATERAL unnest(ARRAY(
+                    SELECT generate_series(1, octet_length(whole.data), {PIECE}))) AS start
+                OFFSET 0
+            ) AS piece (start, data)""",
         keys=("log.workflow_id", "run.id_"),
         target=of("workflow", "log_chunk", "workflow_id"),
         id_="coalesce(log.job_id, log.workflow_id)",
@@ -243,7 +247,7 @@ def _log(run: str) -> Table:
             "workflow_id": "log.workflow_id",
             "job_id": "log.job_id",
             "at": utc("log.updated"),
-            "data": f"substring(whole.data FROM piece.start FOR {PIECE})",
+            "data": "piece.data",
         },
         compared={"data": "md5(row.data)"},
         order="log.workflow_id, log.updated, piece.start",
