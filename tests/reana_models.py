@@ -9,8 +9,9 @@ import sys
 import uuid
 from pathlib import Path
 
-import reana_db
 from alembic import command, config
+
+import reana_db
 from reana_db import models
 from reana_db.database import Session, init_db
 
