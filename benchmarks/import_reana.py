@@ -73,11 +73,12 @@ def import_all(uri: str) -> tuple[float, int]:
     """Return how many seconds the command takes, and its peak memory in KiB."""
     execute(uri, EMPTY)
     with tempfile.TemporaryDirectory() as directory:
-        command = [sys.executable, "-m", "platform_db", "import", "reana", "--from", uri]
+        command = [sys.executable, "-m", "platform_db", "import", "reana"]
         command += ["--report", str(Path(directory) / "report"), "--json"]
         environment = {
             **os.environ,
             "PLATFORM_DB_URI": uri,
+            "REANA_SQLALCHEMY_DATABASE_URI": uri,
             "PLATFORM_DB_SECRET_KEY": generate_key(),
             "REANA_SECRET_KEY": OLD_KEY,
         }

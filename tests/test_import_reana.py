@@ -19,6 +19,8 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from platform_db import settings, tokens, workflows
+from platform_db.cli.commands.import_ import SOURCE_VARIABLE
+from platform_db.integrations.reana import moving
 from platform_db.models import AuditLog, Job, Note, RowEvent, StatusChange, User, Workflow
 from platform_db.testing import databases
 from tests import command_line
@@ -55,7 +57,9 @@ class Target:
         return command_line.run(self.uri, *arguments, **{**self.variables, **variables})
 
     def bring(self, source: ReanaDatabase, *options: str, **variables: str) -> Any:
-        return self.run("import", "reana", "--from", source.uri, "--json", *options, **variables)
+        """Run the import; the source's URI is no argument, since it may hold a password."""
+        variables = {SOURCE_VARIABLE: source.uri, **variables}
+        return self.run("import", "reana", "--json", *options, **variables)
 
     def contents(self) -> dict[str, list[str]]:
         """Return what is stored in every table, without what is another at each move."""
@@ -272,7 +276,8 @@ def test_another_pass_brings_what_has_changed_since(
 
 def killed_and_resumed(source: ReanaDatabase, target: Target, times: int, seconds: float) -> Any:
     """Kill the command so often, after a random part of so many seconds, and then let it end."""
-    arguments = ("import", "reana", "--from", source.uri, "--json", "--batch", "20")
+    arguments = ("import", "reana", "--json", "--batch", "20")
+    target.variables[SOURCE_VARIABLE] = source.uri
     for _ in range(times):
         process = command_line.start(target.uri, *arguments, **target.variables)
         time.sleep(random.uniform(seconds / 4, seconds))
@@ -297,7 +302,7 @@ def test_killed_at_ten_moments_it_is_the_same(
 ) -> None:
     whole = make_target()
     started = time.monotonic()
-    assert whole.run("import", "reana", "--from", reana.uri, "--batch", "20").exit_code == 0
+    assert whole.bring(reana, "--batch", "20").exit_code == 0
     resumed = killed_and_resumed(reana, target, 10, time.monotonic() - started + 3)
     assert resumed.exit_code == 0, resumed.output
     assert target.contents() == whole.contents()
@@ -509,6 +514,216 @@ def test_of_several_tokens_the_newest_stays(
     assert dict(map(tuple, statuses)) == {"active": 1, "requested": 1, "revoked": 2}
 
 
+def test_times_beyond_python_s_are_brought_within(
+    newer: ReanaDatabase, target: Target, root: Path, session: orm.Session
+) -> None:
+    for change in (
+        "workflow SET created = '0044-03-15 BC', run_finished_at = 'infinity', status = 'finished'",
+        "user_token SET created = '0044-03-15 BC', updated = 'infinity' WHERE status = 'active'",
+        "audit_log SET created = '-infinity'",
+        "user_workflow SET valid_until = '294276-12-31 23:59'",
+        "workspace_retention_rule SET apply_on = NULL, status = 'active', retention_days = 2000000000",
+        "service_logs SET event_time = '0001-01-01 BC'",
+        "interactive_session SET updated = 'infinity'",
+    ):
+        newer.execute(f"UPDATE __reana.{change}")
+    moved = target.bring(newer, "--time-zone", "America/New_York", "--report", str(root / "report"))
+    assert moved.exit_code == 0, moved.output
+    times = session.execute(sa.select(Workflow.created, Workflow.run_finished_at)).all()
+    assert {(created.year, finished.year) for created, finished in times} == {(1, 9999)}
+    session.rollback()
+    told = {row.split()[0] for row, why in reported(root / "report", "transformed").items() if "years" in why}
+    assert {"workflow", "user_token", "audit_log", "user_workflow", "service_log"} <= told
+    assert target.run("db", "check", "--deep").exit_code == 0
+    assert counted(target.bring(newer, "--time-zone", "America/New_York"), "written") == {}
+
+
+@pytest.mark.parametrize(
+    "details",
+    ["""'{"n": ' || repeat('9', 5000) || '}'""", "repeat('[', 3000) || repeat(']', 3000)"],
+    ids=["a long number", "deep"],
+)
+def test_audit_details_that_python_cannot_read_are_dropped(
+    newer: ReanaDatabase, target: Target, root: Path, details: str
+) -> None:
+    newer.execute(f"UPDATE __reana.audit_log SET details = ({details})::json WHERE id_ = md5('audit1')::uuid")
+    assert target.bring(newer, "--report", str(root / "report")).exit_code == 0
+    dropped = "its details were too large or too deeply nested: they are dropped"
+    assert dropped in reported(root / "report", "transformed").values()
+
+
+def test_a_token_in_quotes_is_cut_from_audit_details(
+    newer: ReanaDatabase, target: Target, session: orm.Session
+) -> None:
+    details = json.dumps({"sent": json.dumps({"token": "abc-def"})})
+    newer.execute("UPDATE __reana.audit_log SET details = %s", details)
+    assert target.bring(newer).exit_code == 0
+    stored = session.scalar(sa.text("SELECT string_agg(a::text, '') FROM platform.audit_log AS a"))
+    assert ("sent" in stored, "abc-def" in stored) == (True, False)
+
+
+def test_characters_that_jsonb_has_no_place_for_are_found_behind_escaped_backslashes(
+    newer: ReanaDatabase, target: Target, session: orm.Session
+) -> None:
+    text = r'"x\\ud83d\ude00\\\u0000"'  # the second half of the pair stands alone
+    newer.execute("UPDATE __reana.job SET env_vars = %s WHERE id_ = md5('job7')::uuid", text)
+    assert target.bring(newer).exit_code == 0
+    stored = session.scalar(sa.text("SELECT environment #>> '{}' FROM platform.job WHERE job_name = 'step7'"))
+    assert stored == r"x\ud83d" + "\\"
+
+
+def test_a_log_is_moved_in_pieces_and_goes_with_its_size(
+    newer: ReanaDatabase, target: Target, session: orm.Session
+) -> None:
+    lines = "SELECT string_agg(n || ' é', chr(10)) FROM generate_series(1, 300000) AS n"
+    newer.execute(f"UPDATE __reana.workflow SET logs = ({lines}) WHERE id_ = md5('run8')::uuid")
+    ((id_, text),) = newer.execute("SELECT id_, logs FROM __reana.workflow WHERE id_ = md5('run8')::uuid")
+    assert target.bring(newer).exit_code == 0
+    longest = sa.text("SELECT max(octet_length(data)) FROM platform.log_chunk")
+    assert session.scalar(longest) == 1024 * 1024
+    run = session.get(Workflow, id_)
+    assert run is not None
+    assert run.logs == text
+    session.rollback()
+    newer.execute("UPDATE __reana.workflow SET logs = ''; UPDATE __reana.job SET logs = NULL")
+    assert target.bring(newer).exit_code == 0
+    assert session.scalar(sa.text("SELECT count(*) FROM platform.log_size")) == 0
+
+
+def test_what_was_exchanged_or_taken_over_moves_in_one_pass(newer: ReanaDatabase, target: Target) -> None:
+    first, last = "00000000-0000-0000-0000-000000000001", "ffffffff-0000-0000-0000-000000000001"
+    assert target.bring(newer).exit_code == 0
+    for name, email in (("user3", "x"), ("user4", "user3@example.org"), ("user3", "user4@example.org")):
+        newer.execute("UPDATE __reana.user_ SET email = %s WHERE username = %s", email, name)
+    # Runs take the numbers of others that went, before and after them, and one run takes the jobs of another.
+    for name, new in (("run59", first), ("run58", last)):
+        old = f"md5('{name}')::uuid"
+        newer.execute(
+            f"UPDATE __reana.job SET workflow_uuid = md5('run1')::uuid WHERE workflow_uuid = {old};"
+            "DELETE FROM __reana.workspace_retention_audit_log AS l"
+            " USING __reana.workspace_retention_rule AS r"
+            f" WHERE r.id_ = l.workspace_retention_rule_id AND r.workflow_id = {old};"
+            f"DELETE FROM __reana.workspace_retention_rule WHERE workflow_id = {old};"
+            f"DELETE FROM __reana.user_workflow WHERE workflow_id = {old};"
+            f"DELETE FROM __reana.workflow_resource WHERE workflow_id = {old};"
+            f"UPDATE __reana.workflow SET id_ = '{new}' WHERE id_ = {old}"
+        )
+    again = target.bring(newer, "--batch", "25")
+    assert again.exit_code == 0, again.output
+    assert counted(target.bring(newer), "written") == {}
+
+
+def test_a_decided_owner_takes_no_number_from_another_run(
+    newer: ReanaDatabase, target: Target, root: Path, session: orm.Session
+) -> None:
+    ((lowest, run, owner),) = newer.execute(
+        "SELECT (SELECT min(id_::text) FROM __reana.workflow), id_, owner_id FROM __reana.workflow"
+        " WHERE id_ = md5('run3')::uuid"
+    )
+    newer.execute(
+        "UPDATE __reana.workflow AS w SET owner_id = NULL, name = r.name,"
+        " run_number_major = r.run_number_major, run_number_minor = r.run_number_minor"
+        " FROM __reana.workflow AS r WHERE w.id_ = %s AND r.id_ = %s",
+        lowest,
+        run,
+    )
+    (root / "decisions").write_text(json.dumps({f"workflow {lowest}": {"answer": owner}}))
+    options = ("--decisions", str(root / "decisions"), "--report", str(root / "report"))
+    assert target.bring(newer, *options).exit_code == 9
+    assert reported(root / "report", "refused")[f"workflow {lowest}"] == "another run has its number"
+    assert session.get(Workflow, run) is not None
+
+
+def test_a_run_that_is_made_here_during_a_pass_stays(
+    newer: ReanaDatabase, target: Target, session: orm.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert target.bring(newer).exit_code == 0
+    ((owner,),) = newer.execute("SELECT owner_id FROM __reana.workflow WHERE id_ = md5('run3')::uuid")
+
+    def work_here(*_: Any) -> None:
+        session.add(Workflow(name="made here", owner_id=owner, type_="serial", specification={}))
+        session.commit()
+
+    monkeypatch.setattr(moving, "create_resources", work_here)  # after the checks, before the first page
+    refused = target.bring(newer)
+    assert refused.exit_code == 11
+    assert "a pass would take that back" in refused.stderr
+    assert session.scalar(sa.select(sa.func.count()).where(Workflow.name == "made here")) == 1
+
+
+def test_the_report_names_no_audit_row_as_removed(newer: ReanaDatabase, target: Target, root: Path) -> None:
+    assert target.bring(newer).exit_code == 0
+    assert target.run("guard", "allow", "workflow", "failed", "pending", "--reason", "again").exit_code == 0
+    assert target.bring(newer, "--report", str(root / "report")).exit_code == 0
+    assert reported(root / "report", "removed") == {}
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_connection_that_is_lost_ends_the_pass_in_one_line(
+    newer: ReanaDatabase, target: Target, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[int] = []
+
+    class Sql(moving.Sql):
+        def copy(self, source: Any, session: orm.Session, keys: list[str]) -> int:
+            if self.name == "job" and not lost:
+                connection = source.connection if side == "source" else session.connection()
+                lost.append(connection.scalar(sa.text("SELECT pg_backend_pid()")))
+                newer.execute("SELECT pg_terminate_backend(%s, 5000)", lost[0])
+            return super().copy(source, session, keys)
+
+    monkeypatch.setattr(moving, "Sql", Sql)
+    ended = target.bring(newer)
+    assert lost
+    assert ended.exit_code == 4, ended.output
+    assert "the server ended the connection" in ended.stderr
+    assert target.bring(newer).exit_code == 0
+
+
+def test_a_table_that_may_not_be_read_is_named(newer: ReanaDatabase, target: Target) -> None:
+    role = f"reader_{random.randrange(10**9)}"
+    newer.execute(
+        f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA __reana TO {role};"
+        f"GRANT SELECT ON ALL TABLES IN SCHEMA __reana TO {role};"
+        f"REVOKE SELECT ON __reana.job_cache FROM {role}"
+    )
+    uri = sa.make_url(newer.uri).set(username=role).render_as_string(hide_password=False)
+    try:
+        refused = target.run("import", "reana", "--json", REANA_SQLALCHEMY_DATABASE_URI=uri)
+        assert (refused.exit_code, "permission denied for table job_cache" in refused.stderr) == (1, True)
+        newer.execute(f"GRANT SELECT ON __reana.job_cache TO {role}")
+        assert target.run("import", "reana", "--json", REANA_SQLALCHEMY_DATABASE_URI=uri).exit_code == 0
+    finally:
+        newer.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[[" * 50000, '{"a": {"answer": {"b": 1}}}', r'{"a": {"answer": "\ud800"}}', '{"a": 1}'],
+    ids=["deep", "no text", "no character", "no answer"],
+)
+def test_a_file_that_holds_no_decisions_is_wrong_usage(
+    newer: ReanaDatabase, target: Target, root: Path, content: str
+) -> None:
+    (root / "decisions").write_text(content)
+    refused = target.bring(newer, "--decisions", str(root / "decisions"))
+    assert refused.exit_code == 2
+    assert "decisions" in command_line.one_line(refused.stderr)
+
+
+def test_a_key_file_that_is_no_text_is_refused(newer: ReanaDatabase, target: Target, root: Path) -> None:
+    (root / "key").write_bytes(b"\xff\xfe")
+    assert target.bring(newer, "--old-key-file", str(root / "key")).exit_code == 12
+
+
+def test_a_password_among_the_arguments_is_refused(target: Target) -> None:
+    for uri in ("postgresql://u:secret@127.0.0.1:1/d", "postgresql://127.0.0.1:1/d?password=secret"):
+        refused = target.run("import", "reana", "--from", uri)
+        assert (refused.exit_code, "secret" in refused.output) == (2, False)
+        by_variable = target.run("import", "reana", REANA_SQLALCHEMY_DATABASE_URI=uri)
+        assert (by_variable.exit_code, "secret" in by_variable.output) == (4, False)
+
+
 def test_the_commands_of_the_page_run(newer: ReanaDatabase, target: Target, root: Path) -> None:
     page = (Path(__file__).parents[1] / "docs" / "moving-from-reana.rst").read_text(encoding="utf-8")
     commands = re.findall(r"^ +\$ platform-db (import .*)$", page, re.MULTILINE)
@@ -543,7 +758,7 @@ def test_what_reana_db_itself_stored_moves(
         check=False,
     )
     assert filled.returncode == 0, filled.stderr
-    moved = target.run("import", "reana", "--from", empty_database_uri, "--json")
+    moved = target.run("import", "reana", "--json", **{SOURCE_VARIABLE: empty_database_uri})
     assert moved.exit_code == 0, moved.output
     assert counted(moved, "written")["workflow"] == 500
     keys_of(target)
@@ -565,5 +780,5 @@ def test_what_reana_db_itself_stored_moves(
     session.rollback()
     for check in (("db", "check", "--deep"), ("audit", "seal"), ("audit", "verify")):
         assert target.run(*check).exit_code == 0
-    again = target.run("import", "reana", "--from", empty_database_uri, "--json")
+    again = target.run("import", "reana", "--json", **{SOURCE_VARIABLE: empty_database_uri})
     assert counted(again, "written") == {}

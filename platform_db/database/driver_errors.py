@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg2
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import ExceptionContext
@@ -93,16 +94,22 @@ def hide_values(context: ExceptionContext) -> None:
         wrapper.params = None  # They would be pickled with it.
     if isinstance(original, UnicodeEncodeError) or "NUL (0x00)" in str(original):
         raise errors.InvalidText from None
-    message = getattr(getattr(original, "diag", None), "message_primary", None)
+    message = _hide_values(original)
+    if wrapper is not None and message is not None:
+        kind = type(original)
+        wrapper.args = (f"({kind.__module__}.{kind.__name__}) {message}",)
+
+
+def _hide_values(original: Any) -> str | None:
+    """Leave the server's message alone of an error of the driver, and return it."""
+    message: str | None = getattr(getattr(original, "diag", None), "message_primary", None)
     if message is None:  # the client's own, of a connection that failed
-        return
+        return None
     if original.pgcode.startswith(sqlstates.DATA_EXCEPTION_CLASS):
         message = _QUOTED.sub('"…"', message)  # Such as: invalid input syntax for type integer: "…".
     original.args = (message,)
     original.__setstate__({"pgerror": message, "pgcode": original.pgcode})
-    if wrapper is not None:
-        kind = type(original)
-        wrapper.args = (f"({kind.__module__}.{kind.__name__}) {message}",)
+    return message
 
 
 @contextmanager
@@ -119,6 +126,30 @@ def own_connection_errors() -> Iterator[None]:
         if own is None:
             raise
         raise own from None
+
+
+@contextmanager
+def own_driver_errors() -> Iterator[None]:
+    """Do the same for a block that uses the driver past SQLAlchemy, and leave no value in its other errors.
+
+    The first error is the reason: after it a lost connection refuses each rollback on the way out.
+
+    :raises errors.Unreachable: a connection was lost.
+    :raises sqlalchemy.exc.DBAPIError: the database refused something.
+    """
+    try:
+        yield
+    except (psycopg2.Error, sa.exc.DBAPIError) as error:
+        first = [cause for cause in _causes(error) if isinstance(cause, psycopg2.Error)][-1]
+        _hide_values(first)
+        wrapper: Any = sa.exc.DBAPIError.instance(None, None, first, psycopg2.Error)
+        raise as_connection_error(wrapper) or wrapper from None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def as_connection_error(error: sa.exc.DBAPIError) -> errors.PlatformDBError | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from platform_db.cli.command import group
 from platform_db.cli.database import session_factory
@@ -14,6 +16,20 @@ from platform_db.cli.show import columns, show_rows
 SOURCE_VARIABLE = "REANA_SQLALCHEMY_DATABASE_URI"
 
 import_ = group("import")
+
+
+def refuse_password(context: click.Context, parameter: click.Parameter, uri: str) -> str:
+    """Refuse a password among the arguments, which other users of the machine see."""
+    is_argument = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    if is_argument and _PASSWORD.search(uri):
+        raise click.BadParameter(
+            "it has a password, which other users of the machine have now seen. "
+            f"Passwords come from {SOURCE_VARIABLE}, PGPASSWORD or ~/.pgpass."
+        )
+    return uri
+
+
+_PASSWORD = re.compile(r"//[^/@]*:[^/]+@|[?&](?:ssl)?password=", re.IGNORECASE)
 
 _file = click.Path(path_type=Path, dir_okay=False)
 
@@ -26,7 +42,8 @@ _file = click.Path(path_type=Path, dir_okay=False)
     envvar=SOURCE_VARIABLE,
     show_envvar=True,
     required=True,
-    help="REANA's database. Its password may come from PGPASSWORD or ~/.pgpass.",
+    callback=refuse_password,
+    help="REANA's database. Its password comes from the variable, PGPASSWORD or ~/.pgpass.",
 )
 @click.option("--dry-run", is_flag=True, help="Check every row, and write nothing.")
 @click.option("--report", type=_file, help="Write a line of JSON here for each row that moves or does not.")

@@ -14,13 +14,13 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.identifiers import parse_id
-from platform_db.integrations.reana.expressions import utc
+from platform_db.integrations.reana.expressions import BEYOND_CALENDAR, beyond_calendar, utc
 from platform_db.integrations.reana.source import Source
 from platform_db.integrations.reana.table import Page
 from platform_db.models import AuditLog
 from platform_db.models.types import is_text
 
-_TOKEN = re.compile(r"(token\s*[:=]\s*)\S+", re.IGNORECASE)
+_TOKEN = re.compile(r"(token[\"']?\s*[:=]\s*)\S+", re.IGNORECASE)
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+")
 _LARGEST = 65536  # bytes, as the table's constraint has it
 
@@ -47,7 +47,7 @@ class Audits:
         """Yield the rows that meet a condition, oldest first."""
         query = f"""
             SELECT a.id_, a.user_id, a.action::text AS action, a.details::text AS details,
-                   {utc("a.created")} AS created
+                   {utc("a.created")} AS created, {beyond_calendar("a.created")} AS beyond
             FROM __reana.audit_log AS a WHERE {condition.format(key="a.id_")} ORDER BY a.created, a.id_
         """
         for row in source.stream(query):
@@ -94,8 +94,17 @@ class Audits:
 
 def mapped(row: Any) -> Entry:
     """Return what a row becomes. Its user is who acted, where the details name another one it was about."""
-    details = None if row.details is None else json.loads(row.details)
-    notes: list[str] = []
+    try:
+        return _mapped(row, None if row.details is None else json.loads(row.details))
+    except (ValueError, RecursionError):  # A number is longer, or the nesting deeper, than Python takes.
+        return _mapped(row, {}, TOO_LARGE)
+
+
+TOO_LARGE = "its details were too large or too deeply nested: they are dropped"
+
+
+def _mapped(row: Any, details: Any, *noted: str) -> Entry:
+    notes = [*noted, *([BEYOND_CALENDAR] if row.beyond else [])]
     owner_id, actor_id = str(row.user_id), None
     if details is not None and not isinstance(details, dict):
         details = {"details": details}
@@ -114,7 +123,7 @@ def mapped(row: Any) -> Entry:
             notes.append("e-mail addresses, tokens' values and what cannot be stored are cut")
         if len(json.dumps(cleaned).encode()) > _LARGEST // 2 or _depth(cleaned) > 30:
             cleaned = {}
-            notes.append("its details were too large or too deeply nested: they are dropped")
+            notes.append(TOO_LARGE)
         details = cleaned
     return Entry(str(row.id_), owner_id, actor_id, row.action, details, row.created, tuple(notes))
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from platform_db.integrations.reana.expressions import Mapping, utc
+from platform_db.integrations.reana.expressions import (
+    BEYOND_CALENDAR,
+    Mapping,
+    beyond_calendar,
+    utc,
+    within_calendar,
+)
 from platform_db.integrations.reana.runs import NOT_MOVED, OF_DISK, runs
 from platform_db.integrations.reana.table import Table, of, own
 from platform_db.integrations.reana.users import resources
@@ -40,6 +46,7 @@ def cache_tables(mapping: Mapping) -> list[Table]:
                 ),
                 "c.run_id IS NOT NULL AND c.place > 1": "a newer result stands for the same job",
             },
+            changed={beyond_calendar("c.created", "c.updated"): BEYOND_CALENDAR},
         )
     ]
 
@@ -86,6 +93,7 @@ def session_tables(mapping: Mapping) -> list[Table]:
             "s.status IN ('running', 'finished', 'failed', 'stopped')": (
                 "REANA keeps no times of sessions: the time of its status is its last change"
             ),
+            beyond_calendar("s.created", "s.updated"): BEYOND_CALENDAR,
         },
     )
     moved = session.mapped("s.id_, owner.id_ AS owner_id")
@@ -108,6 +116,7 @@ def session_tables(mapping: Mapping) -> list[Table]:
                 "measured_at": utc("r.updated"),
             },
             refused={"session.id_ IS NULL": "its session is not moved"},
+            changed={beyond_calendar("r.updated"): BEYOND_CALENDAR},
         ),
         _link("session", "interactive_session", moved, run),
     ]
@@ -168,10 +177,11 @@ def service_tables(mapping: Mapping) -> list[Table]:
             columns={
                 "owner_id": "service.owner_id",
                 "service_id": "l.service_id",
-                "at": "l.event_time",
+                "at": within_calendar("l.event_time"),
                 "data": "convert_to(l.log::text || E'\\n', 'UTF8')",
             },
             refused={"service.id_ IS NULL": "its service is not moved"},
+            changed={beyond_calendar("l.event_time"): BEYOND_CALENDAR},
             order="l.service_id, l.event_time, l.id",
         ),
         _link("service", "service", moved, run),

@@ -7,20 +7,27 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 
+_LOCK = sa.text("LOCK TABLE platform.status_change, platform.row_event IN SHARE MODE")
 _USED = sa.text("""
     SELECT EXISTS (SELECT FROM platform.status_change) OR EXISTS (SELECT FROM platform.row_event)
 """)
 
 
+class InUse(errors.Refused):
+    """Services work with the target."""
+
+
 def require_unused(session: Session) -> None:
     """Refuse a target whose runs have changed here: a pass would take that back.
 
-    An import leaves neither history nor events, so what has left some was not an import.
+    An import leaves neither history nor events, so what has left some was not an import. Whatever would leave
+    some waits until this transaction ends.
 
-    :raises errors.Refused: services have worked with it.
+    :raises InUse: services have worked with it.
     """
+    session.connection().execute(_LOCK)
     if session.connection().scalar(_USED):
-        raise errors.Refused(
+        raise InUse(
             "runs were created or changed here, and a pass would take that back",
             hint="once services work here the move is over; to try it again, begin with a new database",
         )

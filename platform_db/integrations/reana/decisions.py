@@ -14,6 +14,7 @@ from typing import Any
 
 from platform_db import errors
 from platform_db.integrations.reana.source import Source
+from platform_db.models.types import is_text
 
 LEAVE_OUT = "leave out"
 
@@ -44,11 +45,15 @@ class Decisions:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             answers = {about: entry["answer"] for about, entry in content.items()}
-        except (ValueError, AttributeError, TypeError, KeyError):
+        except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
             raise errors.WrongUsage(
                 f"{file} holds no decisions", hint="give the file that this command wrote, or a new one"
             ) from None
-        return cls({about: str(answer).strip() for about, answer in answers.items() if answer is not None})
+        given = {about: answer for about, answer in answers.items() if answer is not None}
+        for about, answer in given.items():
+            if not isinstance(answer, str) or not is_text(answer):
+                raise errors.WrongUsage(f"{file}: the answer about {about!r} is no text")
+        return cls({about: answer.strip() for about, answer in given.items()})
 
     def ask(self, source: Source) -> None:
         """Look for what is to be decided, and take the answers that there are."""
@@ -128,8 +133,8 @@ _TAKEN = """
 """
 
 _OWNERLESS = """
-    SELECT id_, name, run_number_major AS major, created FROM __reana.workflow
-    WHERE owner_id IS NULL ORDER BY created, id_
+    SELECT id_, name, run_number_major AS major, created::text FROM __reana.workflow
+    WHERE owner_id IS NULL ORDER BY workflow.created, id_
 """
 
 _USER = "SELECT id_ FROM __reana.user_ WHERE id_::text = %(answer)s OR email = %(answer)s"

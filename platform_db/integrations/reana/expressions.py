@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-# \\u0000, which jsonb has no place for, and halves of surrogate pairs; neither after an escaped backslash.
+# \\u0000, which jsonb has no place for, and halves of surrogate pairs. An escaped backslash and a whole pair
+# match, too, and are kept: nothing in them is taken for one of these.
 _HIGH = r"\\u[dD][89abAB][0-9a-fA-F]{2}"
 _LOW = r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-_EVEN = r"(?<!\\)((?:\\\\)*)"
-_UNSTORABLE = rf"{_EVEN}(?:\\u0000|{_HIGH}(?!{_LOW})|(?<!{_HIGH}){_LOW})"
+_UNSTORABLE = rf"(\\\\|{_HIGH}{_LOW})|\\u0000|{_HIGH}|{_LOW}"
 
 # An object of JSON without others in it, as REANA writes a job's environment.
 _STRING = r'"(?:[^"\\[:cntrl:]]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*"'
@@ -38,12 +38,29 @@ class Mapping:
 
     def time(self, expression: str) -> str:
         """Return a time that REANA took from a clock of its containers."""
-        return f"({expression} AT TIME ZONE {literal(self.zone)})"
+        return f"({within_calendar(expression)} AT TIME ZONE {literal(self.zone)})"
 
 
 def utc(expression: str) -> str:
     """Return a time that REANA stored in UTC."""
-    return f"({expression} AT TIME ZONE 'UTC')"
+    return f"({within_calendar(expression)} AT TIME ZONE 'UTC')"
+
+
+# Python's years, less a day on either side for time zones. PostgreSQL's go further, up to infinity.
+_FIRST, _LAST = "'0001-01-02'", "'9999-12-30'"
+
+BEYOND_CALENDAR = "a time of it is outside the years 1 to 9999: it is the first or the last of these"
+
+
+def within_calendar(expression: str) -> str:
+    """Return a time that any program can read."""
+    first, last = (f"WHEN {expression} {beyond} THEN {beyond[1:]}" for beyond in (f"<{_FIRST}", f">{_LAST}"))
+    return f"CASE {first} {last} ELSE {expression} END"
+
+
+def beyond_calendar(*columns: str) -> str:
+    """Return the condition that :func:`within_calendar` changes one of the columns."""
+    return "(" + " OR ".join(f"{column} NOT BETWEEN {_FIRST} AND {_LAST}" for column in columns) + ") IS TRUE"
 
 
 def literal(text: str) -> str:
@@ -82,9 +99,7 @@ def _is_suspect(text: str) -> str:
 
 
 def _clean(text: str) -> str:
-    # Twice: of two that follow one another, the second begins where the first one's match ends.
-    once = f"regexp_replace({text}, '{_UNSTORABLE}', '\\1', 'g')"
-    return f"regexp_replace({once}, '{_UNSTORABLE}', '\\1', 'g')"
+    return f"regexp_replace({text}, '{_UNSTORABLE}', '\\1', 'g')"
 
 
 def text_of(column: str) -> str:

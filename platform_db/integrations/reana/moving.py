@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors, settings
 from platform_db.bounds import require_limit
 from platform_db.database import sqlstates
+from platform_db.database.driver_errors import own_driver_errors
 from platform_db.database.session import SessionFactory
 from platform_db.integrations.reana import beside_runs, checks, runs, users
 from platform_db.integrations.reana.audits import Audits
@@ -106,7 +107,7 @@ def import_reana(
     :raises errors.AlreadyRunning: another import is going on.
     """
     require_limit(options.keys_per_page, "number of keys in a page")
-    with open_source(uri) as source, only_one(factory):
+    with own_driver_errors(), open_source(uri) as source, only_one(factory):
         tokens, decisions = Tokens(options.old_key), Decisions.read(options.decisions)
         decisions.ask(source)
         with factory() as session, session.begin(), importing(session):
@@ -205,6 +206,8 @@ class Sql:
         for owned in self.table.owned:
             statement = f"DELETE FROM platform.{owned} WHERE owner_id = ANY(%(keys)s::uuid[])"
             session.connection().exec_driver_sql(statement, {"keys": keys})
+        if self.name == "log_chunk":
+            session.connection().exec_driver_sql(runs.FORGET_SIZES, {"keys": keys})
         return session.connection().exec_driver_sql(self.table.deleted(), {"keys": keys}).rowcount
 
     def copy(self, source: Source, session: Session, keys: list[str]) -> int:
@@ -215,6 +218,9 @@ class Sql:
             if self.table.kept:
                 cursor.execute(f"CREATE TEMP TABLE brought (LIKE {into}) ON COMMIT DROP")
                 _pipe(source, query, cursor, f"COPY brought ({columns}) FROM STDIN (FORMAT binary)")
+                if self.table.parked:
+                    parked = f"UPDATE {into} SET {self.table.parked} = id_ WHERE id_ = ANY(%(keys)s::uuid[])"
+                    cursor.execute(parked, {"keys": keys})
                 changes = ", ".join(f"{column} = excluded.{column}" for column in self.table.columns)
                 cursor.execute(
                     f"INSERT INTO {into} ({columns}) SELECT {columns} FROM brought"
@@ -280,13 +286,15 @@ class _Mover:
         for group, count in zip(groups, counts, strict=True):
             size = self.keys_per_page * group.pages
             start: str | None = FIRST_KEY
+            refused: list[Page] = []
             while start is not None:
                 page = self._page(group, start, None, size)
-                self._move(group, page, size)
+                refused += self._move(group, page, size)
                 done, start = done + min(count, size), page.until
                 count -= min(count, size)
                 if self.progress:
                     self.progress(done, sum(counts))
+            self._retry(group, refused)
 
     def _page(self, group: Group, start: str, until: str | None, size: int) -> Page:
         """Return the page of so many keys from this one on."""
@@ -297,8 +305,34 @@ class _Mover:
         )
         return Page(start, str(next_keys[0].id_) if next_keys else until)
 
-    def _move(self, group: Group, page: Page, size: int) -> None:
-        """Move a page; where a row of it is refused, move its halves: it keeps back no other."""
+    def _move(self, group: Group, page: Page, size: int) -> list[Page]:
+        """Move a page; where a row of it is refused, move its halves: it keeps back no other.
+
+        :returns: the pages of one key that were refused.
+        """
+        if self._try(group, page) is None:
+            return []
+        if size == 1:
+            return [page]
+        half = self._page(group, page.start, page.until, size // 2)
+        refused = self._move(group, half, size // 2)
+        if half.until != page.until:
+            refused += self._move(group, Page(str(half.until), page.until), size - size // 2)
+        return refused
+
+    def _retry(self, group: Group, refused: list[Page]) -> None:
+        """Move refused pages again: what was in their way may have gone after them."""
+        while refused:
+            reasons = [(page, self._try(group, page)) for page in refused]
+            still = [page for page, reason in reasons if reason is not None]
+            if len(still) == len(refused):
+                for page, reason in reasons:
+                    self._fail(group, page, str(reason))
+                return
+            refused = still
+
+    def _try(self, group: Group, page: Page) -> str | None:
+        """Move a page, and return why a row of it was refused, if one was."""
         try:
             with self.source.attempt():
                 if self.dry_run:
@@ -308,19 +342,15 @@ class _Mover:
         except (psycopg2.Error, sa.exc.DBAPIError, errors.Refused) as error:
             if not _is_of_rows(error):
                 raise
-            if size == 1:
-                self._fail(group, page, error)
-                return
-            half = self._page(group, page.start, page.until, size // 2)
-            self._move(group, half, size // 2)
-            if half.until != page.until:
-                self._move(group, Page(str(half.until), page.until), size - size // 2)
+            return _reason(error)
+        return None
 
     def _bring(self, group: Group, page: Page) -> None:
         steps = []
         with self.factory() as session, session.begin(), importing(session):
             for setting in (*SETTINGS, *_TARGET_SETTINGS):
                 session.connection().exec_driver_sql(f"SET LOCAL {setting}")
+            checks.require_unused(session)
             for table in group.tables:
                 steps.append((table.name, *self._bring_table(session, table, page)))
         for name, digests, written, removed, new, gone in steps:  # Only now is it true.
@@ -343,19 +373,19 @@ class _Mover:
             arrived = table.target_digests(session, page)
             if any(arrived.get(key) != wanted[key] for key in new):
                 raise _NotArrived(f"what arrived in {table.name} is not what was sent")
-        return wanted, written, removed, new, gone
+        return wanted, written, removed, new, gone if removed else []
 
     def _compare(self, group: Group, page: Page) -> None:
         for table in group.tables:
             digests = table.source_digests(self.source, page)
             self.report.rows[table.name] += sum(rows for rows, _ in digests.values())
 
-    def _fail(self, group: Group, page: Page, error: Exception) -> None:
+    def _fail(self, group: Group, page: Page, reason: str) -> None:
         keys = self.source.rows(
             f"SELECT id_ FROM __reana.{group.source} WHERE {page.condition('id_')} ORDER BY id_"
         )
         for row in keys:
-            self.report.note(group.tables[0].name, str(row.id_), "refused", _reason(error))
+            self.report.note(group.tables[0].name, str(row.id_), "refused", reason)
 
 
 # The plans of triggers and foreign keys are kept: made while a table is empty, they would read all of it for
@@ -370,6 +400,8 @@ class _NotArrived(errors.Refused):
 def _is_of_rows(error: Exception) -> bool:
     """Tell whether a row is at fault, and not the connection or the right to write."""
     state = getattr(getattr(error, "orig", error), "pgcode", None)
+    if isinstance(error, checks.InUse):
+        return False
     return isinstance(error, errors.Refused) or (state is not None and state[:2] in _CLASSES_OF_ROWS)
 
 

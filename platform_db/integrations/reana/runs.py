@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from platform_db.integrations.reana.expressions import (
+    BEYOND_CALENDAR,
     Mapping,
+    beyond_calendar,
     by_key,
     canonical,
     is_object,
@@ -17,6 +19,7 @@ from platform_db.integrations.reana.expressions import (
 )
 from platform_db.integrations.reana.table import Table, of, own
 from platform_db.integrations.reana.users import resources
+from platform_db.logs.appending import PIECE
 
 LOST_CHARACTERS = "NUL characters or halves of surrogate pairs are taken out of its JSON"
 NOT_MOVED = "its run is not moved"
@@ -46,6 +49,10 @@ def runs(mapping: Mapping) -> str:
 
 def _workflow(mapping: Mapping) -> Table:
     decided = {run: owner for run, owner in mapping.owners.items() if owner is not None}
+
+    def owner_of(workflow: str) -> str:
+        return f"CASE WHEN {workflow}.owner_id IS NULL THEN {by_key(decided, f'{workflow}.id_')}::uuid END"
+
     left_out = ", ".join(f"{literal(run)}" for run, owner in mapping.owners.items() if owner is None)
     is_left_out = f"w.id_::text IN ({left_out or 'NULL'})"
     updated = utc("w.updated")
@@ -55,8 +62,7 @@ def _workflow(mapping: Mapping) -> Table:
         "workflow",
         rows=f"""__reana.workflow AS w
             CROSS JOIN LATERAL (
-                SELECT coalesce(w.owner_id, CASE WHEN w.owner_id IS NULL
-                    THEN {by_key(decided, "w.id_")}::uuid END)
+                SELECT coalesce(w.owner_id, {owner_of("w")})
             ) AS owner (id_)
             CROSS JOIN LATERAL (
                 SELECT coalesce(w.status::text, 'created'), CASE WHEN w.status = 'running'
@@ -110,12 +116,14 @@ def _workflow(mapping: Mapping) -> Table:
             "w.run_number_major IS NULL OR w.run_number_major < 1 OR w.run_number_minor < 0": (
                 "it has no run number, or none that counts from 1"
             ),
-            """w.run_number_minor IS NULL AND EXISTS (
+            f"""(w.run_number_minor IS NULL OR w.owner_id IS NULL) AND EXISTS (
                 SELECT FROM __reana.workflow AS other
-                WHERE other.owner_id = w.owner_id AND other.name = w.name
+                WHERE (other.owner_id = owner.id_ OR {owner_of("other")} = owner.id_)
+                  AND other.name = w.name
                   AND other.run_number_major = w.run_number_major
-                  AND (other.run_number_minor = 0
-                       OR (other.run_number_minor IS NULL AND other.id_ < w.id_)))""": (
+                  AND coalesce(other.run_number_minor, 0) = coalesce(w.run_number_minor, 0)
+                  AND (other.owner_id IS NULL, other.run_number_minor IS NULL, other.id_)
+                      < (w.owner_id IS NULL, w.run_number_minor IS NULL, w.id_))""": (
                 "another run has its number"
             ),
             "NOT starts_with(workspace.path, '/') OR strpos(workspace.path || '/', '/../') > 0": (
@@ -151,6 +159,9 @@ def _workflow(mapping: Mapping) -> Table:
                 "w.engine_specific",
                 "w.job_progress",
             ): LOST_CHARACTERS,
+            beyond_calendar(
+                "w.created", "w.updated", "w.run_started_at", "w.run_finished_at", "w.run_stopped_at"
+            ): BEYOND_CALENDAR,
         },
         # The last of a name comes first, so that the others leave its counter as it is.
         order="owner.id_, w.name, w.run_number_major DESC, w.run_number_minor DESC",
@@ -203,12 +214,16 @@ def _job(mapping: Mapping, run: str) -> Table:
                 "its environment is no JSON object: it stays the text that it was"
             ),
             loses_characters("j.cmd", "j.env_vars", "j.prettified_cmd"): LOST_CHARACTERS,
+            beyond_calendar("j.created", "j.updated", "j.started_at", "j.finished_at"): BEYOND_CALENDAR,
         },
     )
 
 
 def _log(run: str) -> Table:
-    """Return the logs of runs and of their jobs: each is one piece, of the time of its row's last change."""
+    """Return the logs of runs and of their jobs in pieces, of the time of their row's last change.
+
+    The driver holds a row at a time, and a reader a piece.
+    """
     return Table(
         "log_chunk",
         rows=f"""(
@@ -216,7 +231,14 @@ def _log(run: str) -> Table:
                 FROM __reana.workflow AS w WHERE w.logs <> ''
                 UNION ALL
                 SELECT j.workflow_uuid, j.id_, j.updated, j.logs FROM __reana.job AS j WHERE j.logs <> ''
-            ) AS log JOIN ({run}) AS run ON run.id_ = log.workflow_id""",
+            ) AS log JOIN ({run}) AS run ON run.id_ = log.workflow_id
+            CROSS JOIN LATERAL (
+                SELECT start, substring(whole.data FROM start FOR {PIECE})
+                FROM (SELECT convert_to(log.logs, 'UTF8') OFFSET 0) AS whole (data)
+                CROSS JOIN LATERAL unnest(ARRAY(
+                    SELECT generate_series(1, octet_length(whole.data), {PIECE}))) AS start
+                OFFSET 0
+            ) AS piece (start, data)""",
         keys=("log.workflow_id", "run.id_"),
         target=of("workflow", "log_chunk", "workflow_id"),
         id_="coalesce(log.job_id, log.workflow_id)",
@@ -225,13 +247,14 @@ def _log(run: str) -> Table:
             "workflow_id": "log.workflow_id",
             "job_id": "log.job_id",
             "at": utc("log.updated"),
-            "data": "convert_to(log.logs, 'UTF8')",
+            "data": "piece.data",
         },
         compared={"data": "md5(row.data)"},
-        order="log.workflow_id, log.updated",
+        order="log.workflow_id, log.updated, piece.start",
     )
 
 
+FORGET_SIZES = "DELETE FROM platform.log_size WHERE workflow_id = ANY(%(keys)s::uuid[])"
 SIZES = """
     INSERT INTO platform.log_size (owner_id, workflow_id, bytes_, first_number, last_number)
     SELECT root.owner_id, root.id_, sum(octet_length(row.data)), min(row.number), max(row.number)
@@ -261,7 +284,10 @@ def _workflow_resource(mapping: Mapping, run: str) -> Table:
             "method": "'du'::text",
         },
         refused={"run.id_ IS NULL": NOT_MOVED},
-        changed={"r.quota_used < 0": "it was below 0: it is 0"},
+        changed={
+            "r.quota_used < 0": "it was below 0: it is 0",
+            beyond_calendar("r.updated"): BEYOND_CALENDAR,
+        },
     )
 
 
@@ -285,6 +311,7 @@ def _share(mapping: Mapping, run: str) -> Table:
         },
         refused={"run.id_ IS NULL": NOT_MOVED},
         left_out={"run.owner_id = s.user_id": "it shares a run with its own owner"},
+        changed={beyond_calendar("s.valid_until"): BEYOND_CALENDAR},
     )
 
 
@@ -307,7 +334,7 @@ def _rule(mapping: Mapping, run: str) -> Table:
             "workspace_files": "r.workspace_files::text",
             "retention_days": "state.days",
             "apply_on": f"""CASE WHEN state.name = 'active' THEN coalesce(
-                {mapping.time("r.apply_on")}, ({day_after}) AT TIME ZONE 'UTC')
+                {mapping.time("r.apply_on")}, {utc(f"({day_after})")})
                 ELSE {mapping.time("r.apply_on")} END""",
             "status": "state.name",
             "created": utc("run.created"),
@@ -320,6 +347,7 @@ def _rule(mapping: Mapping, run: str) -> Table:
             "state.name = 'active' AND r.apply_on IS NULL": (
                 "it was active without a date: that is so many days after the end of the run"
             ),
+            beyond_calendar("r.apply_on"): BEYOND_CALENDAR,
         },
     )
 
@@ -348,5 +376,6 @@ def _rule_log(mapping: Mapping, run: str) -> Table:
             "run.id_ IS NULL": NOT_MOVED,
             "r.retention_days < 0": "its rule is not moved",
         },
+        changed={beyond_calendar("l.timestamp"): BEYOND_CALENDAR},
         order="l.workspace_retention_rule_id, l.timestamp, l.action",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import crypto, errors
 from platform_db.crypto.token_format import require_well_formed
-from platform_db.integrations.reana.expressions import utc
+from platform_db.integrations.reana.expressions import BEYOND_CALENDAR, beyond_calendar, utc
 from platform_db.integrations.reana.source import Source
 from platform_db.integrations.reana.table import Page
 from platform_db.models import UserToken
@@ -28,7 +28,10 @@ def read_old_key(file: Path | None) -> str:
 
     :raises errors.SecretKeyError: neither is there.
     """
-    text = file.read_text(encoding="utf-8") if file else os.environ.get(KEY_VARIABLE, "")
+    try:
+        text = file.read_text(encoding="utf-8") if file else os.environ.get(KEY_VARIABLE, "")
+    except UnicodeDecodeError:
+        raise errors.SecretKeyError(f"{file} holds no key: it is no text in UTF-8") from None
     key = text.removesuffix("\n")
     if not key:
         raise errors.SecretKeyError(
@@ -66,7 +69,7 @@ class Token:
     status: str
     created: Any
     updated: Any
-    value: str | None
+    value: str | None = field(repr=False)
     notes: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -95,6 +98,7 @@ class Tokens:
         query = f"""
             SELECT t.id_, t.user_id, t.status::text AS status, {utc("t.created")} AS created,
                    {utc("t.updated")} AS updated, t.token,
+                   {beyond_calendar("t.created", "t.updated")} AS beyond,
                    row_number() OVER (
                        PARTITION BY t.user_id, t.status ORDER BY t.created DESC, t.id_ DESC) AS place
             FROM __reana.user_token AS t WHERE {condition.format(key="t.user_id")}
@@ -104,7 +108,7 @@ class Tokens:
             yield self._mapped(row)
 
     def _mapped(self, row: Any) -> Token:
-        status, notes = row.status, []
+        status, notes = row.status, [("transformed", BEYOND_CALENDAR)] if row.beyond else []
         value = None if row.token is None else self.key.decrypt(row.token)
         if status is None:
             notes.append(("left out", "it has no status"))

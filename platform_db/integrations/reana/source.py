@@ -96,6 +96,7 @@ SETTINGS = (
     "timezone = 'UTC'",
     "datestyle = 'ISO'",
     "bytea_output = 'hex'",
+    "standard_conforming_strings = on",
 )
 """What the transactions on both sides are set to: a pass may last, and digests are compared as text.
 

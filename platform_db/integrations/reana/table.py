@@ -45,6 +45,7 @@ class Table:
     :param compared: the expression that is compared in place of a column, of a long one for instance.
     :param order: the order in which rows are stored, where the database numbers them.
     :param kept: rows that others refer to are updated; those of other tables are replaced.
+    :param parked: the unique column that rows may have exchanged; theirs give way before they are updated.
     :param owned: tables whose rows go before their owner does.
     """
 
@@ -60,6 +61,7 @@ class Table:
     compared: Mapping[str, str] = field(default_factory=dict)
     order: str = ""
     kept: bool = False
+    parked: str = ""
     owned: tuple[str, ...] = ()
 
     def mapped(self, columns: str, condition: str = "true") -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from platform_db.integrations.reana.expressions import Mapping, by_key, utc
+from platform_db.integrations.reana.expressions import BEYOND_CALENDAR, Mapping, beyond_calendar, by_key, utc
 from platform_db.integrations.reana.table import Table, own
 
 
@@ -25,9 +25,11 @@ def user_tables(mapping: Mapping) -> list[Table]:
                 "updated": utc("u.updated"),
             },
             changed={
-                f"{by_key(mapping.emails, 'u.id_')} <> u.email": "it has the e-mail address that was decided"
+                f"{by_key(mapping.emails, 'u.id_')} <> u.email": "it has the e-mail address that was decided",
+                beyond_calendar("u.created", "u.updated"): BEYOND_CALENDAR,
             },
             kept=True,
+            parked="email",
             owned=("workflow", "interactive_session", "service"),
         ),
         Table(
