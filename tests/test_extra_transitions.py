@@ -14,14 +14,11 @@ from sqlalchemy import orm
 from platform_db import errors, states
 from platform_db.audit import list_audit
 from platform_db.database.session import PlatformSession
-from platform_db.lifecycle import (
+from platform_db.lifecycle import history, override_guard, transition, transition_many
+from platform_db.lifecycle.extra_transitions import (
     allow_transition,
     forbid_transition,
-    history,
     list_extra_transitions,
-    override_guard,
-    transition,
-    transition_many,
 )
 from platform_db.models import NOBODY, ExtraTransition, Job, RunStatus, Workflow, WorkspaceRetentionRule
 from platform_db.tenancy.privileges import Role

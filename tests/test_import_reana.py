@@ -361,6 +361,8 @@ def test_what_only_a_person_can_decide_is_asked_for(
     questions[other]["answer"] = "user2@EXAMPLE.org"  # still the same address
     file.write_text(json.dumps(questions))
     assert "2 questions wait" in target.bring(newer, "--decisions", str(file)).stderr
+    kept = json.loads(file.read_text())[other]
+    assert (kept["answer"], kept["problem"][:14]) == ("user2@EXAMPLE.org", "another answer")
     questions[other]["answer"] = "user1@example.org"
     file.write_text(json.dumps(questions))
     moved = target.bring(newer, "--decisions", str(file), "--report", str(root / "report"))

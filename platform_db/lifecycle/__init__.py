@@ -1,10 +1,5 @@
 """The life of a row: transitions of its status, restarts, phases of jobs, and their history."""
 
-from platform_db.lifecycle.extra_transitions import (
-    allow_transition,
-    forbid_transition,
-    list_extra_transitions,
-)
 from platform_db.lifecycle.history import Entry, add_note, history, whole_history
 from platform_db.lifecycle.importing import importing
 from platform_db.lifecycle.phases import set_phase
@@ -22,11 +17,8 @@ __all__ = [
     "Entry",
     "TransitionResult",
     "add_note",
-    "allow_transition",
-    "forbid_transition",
     "history",
     "importing",
-    "list_extra_transitions",
     "override_guard",
     "restart",
     "set_actor",

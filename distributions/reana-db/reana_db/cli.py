@@ -13,9 +13,9 @@ import click
 from platform_db import errors
 from platform_db.cli.commands.alembic import alembic
 from platform_db.cli.errors import as_failure
-from reana_db import utils
+from reana_db import config, utils
 from reana_db.database import init_db
-from reana_db.models import Resource
+from reana_db.models import Resource, ResourceType
 
 LOG_FORMAT = "%(asctime)s | %(name)s | %(threadName)s | %(levelname)s | %(message)s"
 
@@ -56,8 +56,14 @@ def init() -> None:
 def migrate_secret_key(old_key: str) -> None:
     """Encrypt all secrets with today's REANA_SECRET_KEY that are encrypted with another one.
 
-    It can be stopped and run again. Until it ends, services cannot use what it has not reached.
+    It can be stopped and run again. Until it ends, services cannot use what it has not reached. Where
+    PLATFORM_DB_SECRET_KEY is given, that is the key of the secrets: platform-db secret rotate changes it.
     """
+    if not config.key_is_reanas():
+        raise errors.WrongUsage(
+            "PLATFORM_DB_SECRET_KEY is the key of the secrets, and not REANA_SECRET_KEY",
+            hint="change it by platform-db secret rotate",
+        )
     utils.change_key_encrypted_columns(old_key)
     click.echo("All secrets are encrypted with today's key.")
 
@@ -80,6 +86,8 @@ def create_default_resources() -> None:
 @quota.command()
 def resource_usage_update() -> None:
     """Count the disk space and the processing time of all runs and users, as the policies say."""
+    if not utils.PERIODIC_RESOURCE_QUOTA_UPDATE_POLICY:
+        click.secho("Off: REANA_PERIODIC_RESOURCE_QUOTA_UPDATE_POLICY is not true.", fg="yellow")
     steps: dict[str, tuple[Callable[[], None], ...]] = {
         "disk": (utils.update_workflows_disk_quota, utils.update_users_disk_quota),
         "cpu": (utils.update_workflows_cpu_quota, utils.update_users_cpu_quota),
@@ -92,6 +100,7 @@ def resource_usage_update() -> None:
         except errors.PlatformDBError as error:
             failure = error  # What could be counted is stored, and so is what follows.
         else:
-            click.secho(f"The {resource} usage of all runs and users is up to date.", fg="green")
+            if not utils.should_skip_quota_update(ResourceType[resource]):
+                click.secho(f"The {resource} usage of all runs and users is up to date.", fg="green")
     if failure:
         raise failure

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from platform_db.models import AuditLog, AuditLogAction, Base, UserResource
+from platform_db.models import AuditLog, AuditLogAction, Base, User, UserResource
 from platform_db.models.audit import ReadableTime
 
 
@@ -67,6 +67,25 @@ class Limit(sa.TypeDecorator[int]):
         return 0 if value is None else value or -1
 
 
+class Email(sa.TypeDecorator[str]):
+    """An e-mail address: platform-db lets no two differ in case alone, so they are found in any case."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    class Comparator(sa.TypeDecorator.Comparator[str]):
+        """Compares by the index that says so."""
+
+        def __eq__(self, other: object) -> Any:
+            if not isinstance(other, str):
+                return super().__eq__(other)
+            return sa.func.lower(self.expr) == sa.func.lower(other)
+
+        __hash__ = sa.TypeDecorator.Comparator.__hash__
+
+    comparator_factory = Comparator
+
+
 def _is_zero(value: object) -> bool:
     return isinstance(value, int) and value == 0
 
@@ -91,4 +110,5 @@ def install() -> None:
             elif isinstance(column.type, sa.DateTime):
                 column.type = LocalTime()
     UserResource.__table__.c.quota_limit.type = Limit()
+    User.__table__.c.email.type = Email()
     AuditLog.__table__.c.action.type = Action()

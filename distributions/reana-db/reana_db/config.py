@@ -83,6 +83,12 @@ def derived_key(secret: str) -> str:
     return base64.b64encode(hashlib.sha256(secret.encode()).digest()).decode()
 
 
+def key_is_reanas() -> bool:
+    """Tell whether the key of the secrets is the one that ``REANA_SECRET_KEY`` gives."""
+    configured, reanas = settings.get_settings().secret_key, os.environ.get("REANA_SECRET_KEY", "")
+    return configured is not None and configured.get_secret_value() == derived_key(reanas)
+
+
 def _translated() -> dict[str, object]:
     """Return platform-db's settings by their names without the prefix; None leaves platform-db's default."""
     named = os.environ.keys() & {"PLATFORM_DB_URI", "PLATFORM_DB_URI_FILE", "PLATFORM_DB_HOST"}

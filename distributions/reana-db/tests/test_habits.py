@@ -328,12 +328,28 @@ def test_a_new_secret_key_takes_the_place_of_the_old_one(
     user = User(email="ada@example.org", access_token="a token")
     session.add(user)
     session.commit()
-    configure(PLATFORM_DB_SECRET_KEY=derived_key("new"))
+    configure(PLATFORM_DB_SECRET_KEY=derived_key("new"), REANA_SECRET_KEY="new")
 
     ran = invoke("migrate-secret-key", "--old-key", "old")
 
     assert ran.exit_code == 0, ran.output
     assert user.access_token == "a token"
+    configure(PLATFORM_DB_SECRET_KEY=derived_key("the platform's own"))
+    refused = invoke("migrate-secret-key", "--old-key", "new")
+    assert refused.exit_code == 2
+    assert "platform-db secret rotate" in refused.output
+
+
+def test_a_user_is_found_by_an_address_in_any_case(session: Any, user: User) -> None:
+    assert session.query(User).filter_by(email=user.email.upper()).one() is user
+
+
+def test_a_cronjob_that_is_off_says_so(policy: Callable[..., None]) -> None:
+    policy(periodic=False)
+    ran = invoke("quota", "resource-usage-update")
+    assert ran.exit_code == 0
+    assert ran.output.startswith("Off: REANA_PERIODIC_RESOURCE_QUOTA_UPDATE_POLICY is not true")
+    assert "up to date" not in ran.output
 
 
 def test_an_error_is_one_line(configure: Callable[..., None]) -> None:

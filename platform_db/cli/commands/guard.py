@@ -37,7 +37,7 @@ def allow(entity: str, from_status: str, to_status: str, reason: str) -> None:
     It holds at once, for every writer; the history marks what comes through it. It takes the login of the
     tables' owner: PLATFORM_DB_MIGRATION_URI's, where that is set.
     """
-    from platform_db.lifecycle import allow_transition
+    from platform_db.lifecycle.extra_transitions import allow_transition
 
     with _owner_scope() as session:
         changed = allow_transition(session, entity, from_status, to_status, reason=reason)
@@ -51,7 +51,7 @@ def forbid(entity: str, from_status: str, to_status: str) -> None:
 
     It takes the login of the tables' owner, as guard allow does. What came through it stays as it is.
     """
-    from platform_db.lifecycle import forbid_transition
+    from platform_db.lifecycle.extra_transitions import forbid_transition
 
     with _owner_scope() as session:
         changed = forbid_transition(session, entity, from_status, to_status)
@@ -62,7 +62,7 @@ def forbid(entity: str, from_status: str, to_status: str) -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """List the transitions that are allowed beyond the states."""
-    from platform_db.lifecycle import list_extra_transitions
+    from platform_db.lifecycle.extra_transitions import list_extra_transitions
 
     with session_scope() as session:
         show_rows(map(_facts, list_extra_transitions(session)), as_json)

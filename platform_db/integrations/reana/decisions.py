@@ -26,12 +26,14 @@ class Decisions:
     """The questions that a source has, and the answers so far.
 
     :param answers: by what is asked about, such as ``user ID`` or ``workflow ID``.
+    :param problems: why an answer cannot be taken.
     """
 
     answers: dict[str, str] = field(default_factory=dict)
     emails: dict[str, str] = field(default_factory=dict)
     owners: dict[str, str | None] = field(default_factory=dict)
     open: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
     asked: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -74,9 +76,15 @@ class Decisions:
         addresses = [self.emails.get(id_, "").lower() for id_ in known]
         for id_ in known:
             address = self.emails.get(id_, "")
-            taken = address and source.rows(_TAKEN, email=address.lower(), known=list(known))
-            if not _EMAIL.fullmatch(address) or addresses.count(address.lower()) > 1 or taken:
-                self.open[f"user {id_}"] = self.asked[f"user {id_}"]
+            if not _EMAIL.fullmatch(address):
+                problem = "this is no e-mail address"
+            elif addresses.count(address.lower()) > 1:
+                problem = "another answer gives the same address, or one that differs in case only"
+            elif source.rows(_TAKEN, email=address.lower(), known=list(known)):
+                problem = "another user of REANA has this address"
+            else:
+                continue
+            self._leave_open(f"user {id_}", problem)
 
     def _ask_owners(self, source: Source) -> None:
         for row in source.stream(_OWNERLESS):
@@ -91,12 +99,21 @@ class Decisions:
             elif answer and (users := source.rows(_USER, answer=answer)) and len(users) == 1:
                 self.owners[str(row.id_)] = str(users[0].id_)
             else:
-                self.open[about] = self.asked[about]
+                self._leave_open(about, "REANA has no user with this id or address")
+
+    def _leave_open(self, about: str, problem: str) -> None:
+        self.open[about] = self.asked[about]
+        if about in self.answers:
+            self.problems[about] = problem
 
     def write(self, file: Path) -> None:
         """Write all questions with the answers so far."""
         content: dict[str, Any] = {
-            about: {"question": question, "answer": None if about in self.open else self.answers[about]}
+            about: {
+                "question": question,
+                "answer": self.answers.get(about),
+                **({"problem": self.problems[about]} if about in self.problems else {}),
+            }
             for about, question in self.asked.items()
         }
         file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -117,7 +134,7 @@ class Decisions:
         self.write(file)
         raise errors.Refused(
             f"{count} wait{'s' if len(self.open) == 1 else ''} in {file}",
-            hint="write the answers there, and run this again",
+            hint="write the answers there, and run this again; beside one that cannot be taken is why",
         )
 
 
