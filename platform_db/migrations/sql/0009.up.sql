@@ -170,6 +170,9 @@ DECLARE
     change_reason text := nullif(current_setting('platform.reason', true), '');
     statement_reason text := nullif(current_setting('platform.statement_reason', true), '');
     this_statement text;
+    -- Up here, since what stands in the INSERT is prepared again for each row.
+    change_actor text := nullif(current_setting('platform.actor', true), '');
+    is_overridden boolean := platform.guard_is_overridden();
     is_extra boolean;
 BEGIN
     IF NEW.revision = OLD.revision THEN -- An import's change.
@@ -183,9 +186,7 @@ BEGIN
     END IF;
     -- The setting only spares the others this look-up: a session may say in it what it likes. A change that the states
     -- do not allow, and no override let through, was an extra transition, also if that was forbidden at this moment.
-    IF current_setting('platform.extra', true) = 'on' AND OLD.status <> NEW.status
-        AND NOT platform.guard_is_overridden()
-    THEN
+    IF current_setting('platform.extra', true) = 'on' AND OLD.status <> NEW.status AND NOT is_overridden THEN
         SELECT true INTO is_extra FROM pg_trigger
         WHERE tgrelid = TG_RELID AND tgname = 'guard_update'
           AND position('\x00'::bytea || convert_to(OLD.status || '>' || NEW.status, 'UTF8') || '\x00'::bytea
@@ -196,8 +197,8 @@ BEGIN
          transaction_id)
     VALUES (
         NEW.owner_id, NEW.id_, NEW.revision, TG_ARGV[0], nextval('platform.history_number'),
-        OLD.status, NEW.status, clock_timestamp(), nullif(current_setting('platform.actor', true), ''),
-        change_reason, platform.guard_is_overridden(), is_extra, pg_current_xact_id()::text::bigint
+        OLD.status, NEW.status, clock_timestamp(), change_actor, change_reason, is_overridden, is_extra,
+        pg_current_xact_id()::text::bigint
     );
     RETURN NULL;
 END
@@ -224,9 +225,9 @@ $$;
 -- Most owners have no rule: looking costs a third of an UPDATE that finds nothing.
 CREATE OR REPLACE FUNCTION platform.follow_run_with_retention() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF platform.is_import()
-        OR NOT EXISTS (SELECT FROM platform.workspace_retention_rule WHERE owner_id = NEW.owner_id)
-    THEN
+    IF NOT EXISTS (SELECT FROM platform.workspace_retention_rule WHERE owner_id = NEW.owner_id) THEN
+        RETURN NULL;
+    ELSIF platform.is_import() THEN
         RETURN NULL;
     ELSIF NEW.status IN ('finished', 'failed') THEN
         PERFORM platform.activate_workspace_retention_rules(NEW.owner_id, NEW.id_);

@@ -7,6 +7,9 @@ DECLARE
     change_reason text := nullif(current_setting('platform.reason', true), '');
     statement_reason text := nullif(current_setting('platform.statement_reason', true), '');
     this_statement text;
+    -- Up here, since what stands in the INSERT is prepared again for each row.
+    change_actor text := nullif(current_setting('platform.actor', true), '');
+    is_overridden boolean := platform.guard_is_overridden();
     is_extra boolean;
 BEGIN
     IF NEW.revision = OLD.revision THEN -- An import's change.
@@ -20,9 +23,7 @@ BEGIN
     END IF;
     -- The setting only spares the others this look-up: a session may say in it what it likes. A change that the states
     -- do not allow, and no override let through, was an extra transition, also if that was forbidden at this moment.
-    IF current_setting('platform.extra', true) = 'on' AND OLD.status <> NEW.status
-        AND NOT platform.guard_is_overridden()
-    THEN
+    IF current_setting('platform.extra', true) = 'on' AND OLD.status <> NEW.status AND NOT is_overridden THEN
         SELECT true INTO is_extra FROM pg_trigger
         WHERE tgrelid = TG_RELID AND tgname = 'guard_update'
           AND position('\x00'::bytea || convert_to(OLD.status || '>' || NEW.status, 'UTF8') || '\x00'::bytea
@@ -33,8 +34,8 @@ BEGIN
          transaction_id)
     VALUES (
         NEW.owner_id, NEW.id_, NEW.revision, TG_ARGV[0], nextval('platform.history_number'),
-        OLD.status, NEW.status, clock_timestamp(), nullif(current_setting('platform.actor', true), ''),
-        change_reason, platform.guard_is_overridden(), is_extra, pg_current_xact_id()::text::bigint
+        OLD.status, NEW.status, clock_timestamp(), change_actor, change_reason, is_overridden, is_extra,
+        pg_current_xact_id()::text::bigint
     );
     RETURN NULL;
 END

@@ -36,9 +36,9 @@ $$;
 -- Most owners have no rule: looking costs a third of an UPDATE that finds nothing.
 CREATE FUNCTION platform.follow_run_with_retention() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF platform.is_import()
-        OR NOT EXISTS (SELECT FROM platform.workspace_retention_rule WHERE owner_id = NEW.owner_id)
-    THEN
+    IF NOT EXISTS (SELECT FROM platform.workspace_retention_rule WHERE owner_id = NEW.owner_id) THEN
+        RETURN NULL;
+    ELSIF platform.is_import() THEN
         RETURN NULL;
     ELSIF NEW.status IN ('finished', 'failed') THEN
         PERFORM platform.activate_workspace_retention_rules(NEW.owner_id, NEW.id_);
