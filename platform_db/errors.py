@@ -34,6 +34,7 @@ Exit code Meaning
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import uuid
@@ -267,10 +268,18 @@ class InvalidTransition(Refused):
     :param entity_id: the row's id, as text.
     :param stored_status: the status that the row has.
     :param status: the status that was asked for.
+
+    The hint names what may follow.
     """
 
     def __init__(self, entity: str, entity_id: str, stored_status: str, status: str) -> None:
-        super().__init__(f"{entity} {entity_id} cannot go from {stored_status} to {status}")
+        # Found when it is needed: this file imports nothing from above.
+        machine = importlib.import_module("platform_db.states").MACHINES[entity]
+        follow = [
+            one for one in machine.statuses if one in machine.transitions[machine.status(stored_status)]
+        ]
+        hint = f"after {stored_status} may come {', '.join(follow) or 'nothing'}"
+        super().__init__(f"{entity} {entity_id} cannot go from {stored_status} to {status}", hint=hint)
         self.entity, self.entity_id = entity, entity_id
         self.stored_status, self.status = stored_status, status
 

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from platform_db import database, schema
+from platform_db.database.id_column import Id
 from platform_db.models import Base
 from platform_db.schema import compare, objects
 
@@ -109,7 +110,7 @@ def test_every_tenant_table_starts_its_keys_with_the_tenant() -> None:
             continue
         owner = table.c["owner_id"]
         assert not owner.nullable
-        assert isinstance(owner.type, sa.Uuid)
+        assert isinstance(owner.type, Id)
         assert next(iter(table.primary_key.columns)) is owner, table.name
         for constraint in table.constraints:
             if isinstance(constraint, sa.ForeignKeyConstraint) and len(constraint.columns) > 1:

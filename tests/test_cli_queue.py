@@ -41,12 +41,12 @@ def test_who_waits_is_shown_by_owner(database_uri: str, session: Session, ada: U
 def test_a_run_that_waits_says_why(database_uri: str, ada: User) -> None:
     of_ada = ("--user", ada.email)
     assert run(database_uri, "queue", "explain", "analysis.2", *of_ada).stdout == (
-        "it is the next run of its owner\n"
+        "it is the next run of its owner, for a worker that takes runs of type serial\n"
     )
     limited = run(database_uri, "queue", "limit", ada.email, "--concurrent", "1")
     assert limited.stdout == (
-        "queue of ada@example.org: default concurrent runs, default starts per minute"
-        " -> 1 concurrent runs, default starts per minute\n"
+        "queue of ada@example.org: concurrent runs: default, starts per minute: default"
+        " → concurrent runs: 1, starts per minute: default\n"
     )
     assert run(database_uri, "queue", "explain", "analysis.3", *of_ada).stdout.splitlines() == [
         "its owner has 1 of 1 pending and running runs",
@@ -63,8 +63,13 @@ def test_a_limit_is_set_and_taken_back(database_uri: str, ada: User) -> None:
     (shown,) = json.loads(run(database_uri, "queue", "status", "--json").stdout)
     assert (shown["concurrent_runs"], shown["starts_per_minute"]) == (0, 30)
     back = run(database_uri, "queue", "limit", str(ada.id_), "--concurrent", "default")
-    assert "0 concurrent runs, 30 starts per minute -> default concurrent runs, 30 starts" in back.stdout
-    assert run(database_uri, "queue", "limit", ada.email).exit_code == 2
+    assert (
+        "concurrent runs: 0, starts per minute: 30 → concurrent runs: default, starts per minute: 30"
+        in back.stdout
+    )
+    assert run(database_uri, "queue", "limit", ada.email).stdout == (
+        "queue of ada@example.org: concurrent runs: default, starts per minute: 30\n"
+    )
     wrong = run(database_uri, "queue", "limit", ada.email, "--concurrent", "many")
     assert "'many' is neither a number nor default" in wrong.stderr
     negative = run(database_uri, "queue", "limit", ada.email, "--concurrent", "-1")

@@ -17,7 +17,7 @@ SAYS = {
         "4: running -> finished (the tutorial)",
         "the restart is analysis.1.1",
     ],
-    "worker.py": ["nightly.1 is finished", "starting", "done"],
+    "worker.py": ["first.1 is finished", "third.1 is finished", "did step 3", "cancelled.1 is stopped"],
     "bulk_transitions.py": ["8 of 10 were stopped", "one is finished and stays so", "is queued again"],
 }
 

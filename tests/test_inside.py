@@ -171,6 +171,7 @@ def test_a_row_is_named_by_its_id_the_beginning_of_it_or_its_key(
 
     assert read_row(session, "job", id_)["id_"] == id_
     assert read_row(session, "job", owner, id_) == read_row(session, "job", id_)
+    assert read_row(session, "job", f"{owner}/{id_}") == read_row(session, "job", id_)
     assert list(read_row(session, "job", id_)) == [column.name for column in table_of("job").columns]
     assert read_row(session, "owner_limit", owner)["claims"] == 0
     assert json.loads(run(database_uri, "db", "get", "user", owner, "--json").stdout)["id_"] == owner

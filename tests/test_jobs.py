@@ -13,6 +13,7 @@ from platform_db import errors
 from platform_db.jobs.cache import evict_cached_results, find_cached_result, store_result
 from platform_db.models import Job, JobCache, JobCacheUse
 from tests.factories import make_run, make_user
+from tests.locks import wait_for_a_lock
 
 
 def make_job(session: Session) -> Job:
@@ -149,3 +150,67 @@ def test_finding_a_result_uses_the_index(session: Session) -> None:
         {"owner": str(uuid.uuid4()), "parameters": "p", "workspace_hash": "h"},
     ).scalars()
     assert "uq_job_cache_owner_id_digest" in "\n".join(plan)
+
+
+def test_a_job_is_cached_first_and_its_result_completed_later(session: Session) -> None:
+    job = make_job(session)
+    session.add(cached := JobCache(job_id=job.id_))
+    session.commit()
+    assert evict_cached_results(session, job.owner_id, keep=0) == []
+    cached.parameters = "p"
+    session.flush()
+    cached.workspace_hash, cached.result_path = "h", "/1"
+    session.commit()
+    found = find_cached_result(session, job.owner_id, "p", "h")
+    assert found == (cached.id_, job.id_, "/1")
+    assert evict_cached_results(session, job.owner_id, keep=0) == [found]
+
+
+def test_what_can_be_found_has_a_path(session: Session) -> None:
+    session.add(JobCache(job_id=make_job(session).id_, parameters="p", workspace_hash="h"))
+    with pytest.raises(sa.exc.IntegrityError, match="result_has_path"):
+        session.commit()
+
+
+def test_storing_a_result_completes_the_job_that_was_cached_first(session: Session) -> None:
+    job, other = make_job(session), make_job(session)
+    begun = [JobCache(job_id=job.id_) for _ in range(2)]
+    session.add_all([*begun, JobCache(job_id=other.id_)])
+    session.commit()
+    stored = store_result(session, job, "p", "h", "/1")
+    assert (stored.id_, begun[0].result_path, begun[1].result_path) == (begun[0].id_, "/1", None)
+    assert find_cached_result(session, job.owner_id, "p", "h") == stored
+    session.commit()
+    assert session.scalars(sa.select(JobCacheUse.hits)).all() == [1]
+    again = store_result(session, job.id_, "p", "h", "/2")
+    session.commit()
+    assert (again.id_, find_cached_result(session, job.owner_id, "p", "h")) == (begun[1].id_, again)
+    assert session.scalars(
+        sa.select(JobCache.result_path).where(JobCache.owner_id == job.owner_id)
+    ).all() == ["/2"]
+
+
+def test_of_two_that_complete_the_same_at_once_the_second_ones_result_stays(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    run_id = make_job(session).workflow_id
+    jobs = [Job(workflow_id=run_id) for _ in range(2)]
+    cached = [JobCache(job_id=job.id_) for job in jobs]
+    session.add_all([*jobs, *cached])
+    session.commit()
+    result = {"parameters": "p", "workspace_hash": "h"}
+    second, owner_id = cached[1].id_, cached[1].owner_id
+    session.execute(sa.update(JobCache).filter_by(id_=cached[0].id_).values(**result, result_path="/1"))
+
+    def complete() -> None:
+        with session_factory() as other, other.begin():
+            other.execute(sa.update(JobCache).filter_by(id_=second).values(**result, result_path="/2"))
+
+    thread = threading.Thread(target=complete)
+    thread.start()
+    wait_for_a_lock(session_factory)
+    session.commit()
+    thread.join()
+    found = find_cached_result(session, owner_id, "p", "h")
+    assert found is not None
+    assert (found.id_, found.result_path) == (second, "/2")

@@ -19,6 +19,7 @@ from sqlalchemy.dialects import postgresql
 
 from platform_db import database, errors, schema
 from platform_db.crypto.column import Sealed
+from platform_db.database.id_column import Id
 from platform_db.models import Base
 from platform_db.models.types import Json
 from tests.command_line import one_line, run, start
@@ -60,7 +61,7 @@ def _row(table: sa.Table) -> dict[str, Any]:
 def _value(column: sa.Column[Any]) -> Any:
     if isinstance(column.type, sa.Enum):
         return next(iter(column.type.enum_class or column.type.enums))
-    if isinstance(column.type, sa.Uuid):
+    if isinstance(column.type, Id):
         return ONE
     if isinstance(column.type, sa.DateTime):
         return datetime.now(timezone.utc)

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors, settings
+from platform_db.jobs import should_cleanup_job
 from platform_db.models import (
     AuditLog,
     AuditLogAction,
@@ -202,7 +203,7 @@ def test_a_workflow_takes_all_its_arguments_by_place(session: Session) -> None:
 
 @pytest.mark.parametrize("malformed", ["nonsense", 7, b"bytes", ["list"]])
 def test_a_malformed_id_is_refused_before_it_reaches_the_server(malformed: object) -> None:
-    refused = re.escape(f"{malformed!r} is not a valid user id")
+    refused = re.escape(f"{malformed!r} is not a valid owner id")
     with pytest.raises(errors.InvalidIdentifier, match=refused):
         Workflow(name="x", owner_id=malformed, type_="serial", specification={})
 
@@ -349,6 +350,7 @@ def test_jobs_are_kept_alive_by_status(monkeypatch: pytest.MonkeyPatch, statuses
     monkeypatch.setenv("PLATFORM_DB_KEEP_ALIVE_JOBS_WITH_STATUSES", statuses)
     settings.reset_settings()
     assert JobStatus.should_cleanup_job(JobStatus.failed) == cleaned
+    assert should_cleanup_job("failed") == should_cleanup_job(JobStatus.failed) == cleaned
 
 
 def test_updated_moves_with_any_change(session: Session) -> None:

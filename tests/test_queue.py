@@ -19,6 +19,7 @@ from platform_db.audit import list_audit
 from platform_db.leases import heartbeat, recover
 from platform_db.lifecycle import transition
 from platform_db.lifecycle.history import history
+from platform_db.logs import append_log
 from platform_db.models import (
     InteractiveSession,
     Job,
@@ -39,6 +40,7 @@ from platform_db.queue import (
     finish,
     queue_status,
     release,
+    requeue,
     set_limits,
 )
 from platform_db.tenancy import tenant_scope
@@ -90,7 +92,7 @@ def obstacles(session: Session, run: Workflow) -> list[str]:
 def test_a_claimed_run_is_pending_and_its_lease_is_the_workers(session: Session, ada: User) -> None:
     (run,) = enqueue(session, ada)
     (taken,) = claim(session, "n1/7", limit=10)
-    assert taken == Claim(Workflow, ada.id_, run.id_, "analysis", "1", revision=1)
+    assert taken == Claim(Workflow, ada.id_, run.id_, "analysis", "1", revision=1, worker="n1/7")
     assert (run.status, run.revision) == (RunStatus.pending, 1)
     assert session.get(taken.model, taken.key) is run
     session.commit()
@@ -318,6 +320,25 @@ def test_the_holder_alone_says_how_a_run_ended(session: Session, ada: User) -> N
     assert session.scalars(sa.select(WorkflowResource)).one().measured_at is not None, "its time is counted"
     with pytest.raises(errors.Conflict, match="expected holder w"):
         finish(session, taken, "failed", "w")
+
+
+def test_a_claim_stands_for_its_row_and_its_worker(session: Session, ada: User) -> None:
+    enqueue(session, ada, 4)
+    works, waits, asked, late = claim(session, "n7/1", limit=4)
+
+    transition(session, works, "running", expected_revision=works.revision)
+    append_log(session, works, "at work\n")
+    transition(session, asked, "running")
+    cancel(session, asked, reason="not needed")
+    held = heartbeat(session, [works, waits, asked])
+
+    assert (held, held.stop_requested) == ({works.id_, waits.id_, asked.id_}, {asked.id_})
+    assert release(session, [waits]) == {waits.id_}
+    assert requeue(session, late, reason="no GPU is free") is not None
+    assert finish(session, asked, "stopped") is RunStatus.stopped
+    assert finish(session, works, "finished") is RunStatus.finished
+    assert session.get_one(works.model, works.key).logs == "at work\n"
+    assert heartbeat(session, [works, waits], "other") == {waits.id_}, "given back, it is anybody's"
 
 
 def test_a_refused_end_leaves_the_lease(session: Session, ada: User) -> None:
@@ -593,6 +614,10 @@ def test_a_run_that_waits_says_why(session: Session, ada: User) -> None:
     assert obstacles(session, first) == ["it is pending, held by n1/7"]
     transition(session, first, "running")
     assert obstacles(session, first) == ["it is running, held by n1/7"]
+    new = make_run(session, ada, status="created")
+    assert obstacles(session, new) == ["it is created: nobody has queued it yet"]
+    transition(session, new, "failed")
+    assert obstacles(session, new) == ["it is failed: only a restart of it can be queued"]
 
     set_limits(session, ada, concurrent_runs=1)
     assert obstacles(session, second) == ["its owner has 1 of 1 pending and running runs"]
@@ -615,6 +640,8 @@ def test_a_run_that_waits_says_why(session: Session, ada: User) -> None:
     assert explain(session, (ada.id_, third.id_)).as_dict() == {
         "id": str(third.id_),
         "owner_id": str(ada.id_),
+        "type": "serial",
+        "labels": {},
         "is_next": False,
         "obstacles": [
             {

@@ -75,6 +75,25 @@ def test_runs_that_share_a_workspace_count_once_deleted_ones_what_is_left(
     assert disk_of(session, user) == du(shared) + disk_of(session, kept)
 
 
+def test_a_figure_that_somebody_else_measured_is_stored_like_ones_own(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path
+) -> None:
+    user = make_user(session)
+    shared = str(tmp_path / "nothing is read here")
+    first, second = (make_run(session, user, workspace_path=shared) for _ in range(2))
+    figure = quota.store_workflow_disk_quota(session, first, measured=7000)
+    session.commit()
+    assert (figure.quota_used, figure.method, figure.measured_at is None) == (7000, "given", False)
+    assert [disk_of(session, row) for row in (first, second, user)] == [7000] * 3
+    quota.store_workflow_disk_quota(session, second, measured=0)
+    session.commit()
+    assert [disk_of(session, row) for row in (first, second, user)] == [0] * 3
+    assert quota.store_workflow_disk_quota(session, first, measured=2**63 - 1).quota_used == 2**62
+    for values in ({"measured": -1}, {"measured": 2**63}, {"measured": 5, "bytes_to_sum": 5}):
+        with pytest.raises(errors.InvalidArgument):
+            quota.store_workflow_disk_quota(session, first, **values)
+
+
 def test_a_delta_of_a_shared_workspace_counts_once_too(session: Session, tmp_path: Path) -> None:
     user = make_user(session)
     shared = make_workspace(tmp_path / "shared")

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, aliased, sessionmaker
 
 from platform_db import crypto, errors, settings, tokens
 from platform_db.crypto.token_format import generate
@@ -496,3 +496,53 @@ def test_a_token_that_was_granted_keeps_its_value(session: Session) -> None:
             session.flush()
         session.rollback()
     assert tokens.authenticate(session, value)
+
+
+def test_a_token_is_found_by_its_value_in_any_query(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, other = make_user(session, access_token="own"), make_user(session, access_token="other's")
+    requested = tokens.request(session, make_user(session))
+    session.commit()
+    token, others = user.active_token, other.active_token
+    found = session.scalars
+    assert found(sa.select(UserToken).where(UserToken.token == "own")).all() == [token]
+    assert found(sa.select(UserToken).filter_by(token="own", status="active")).all() == [token]
+    assert session.query(User).join(User.tokens).filter_by(token="other's").all() == [other]
+    named = aliased(UserToken)
+    assert found(sa.select(User).join(named, User.tokens).where(named.token == "own")).all() == [user]
+    assert set(found(sa.select(UserToken).where(UserToken.token.in_(["own", "other's"])))) == {token, others}
+    assert found(sa.select(UserToken).where(UserToken.token != "own")).all() == [others]
+    assert found(sa.select(UserToken.id_).filter_by(token=None)).all() == [requested.id_]
+    for unknown in ("nobody's", "", "pdb_mistyped", "\ud800"):
+        assert found(sa.select(UserToken).filter_by(token=unknown)).all() == [], unknown
+    use_keys(monkeypatch, NEW, settings.get_settings().secret_key.get_secret_value())
+    assert found(sa.select(UserToken).filter_by(token="own")).all() == [token]
+
+
+def test_a_value_that_a_query_compares_is_no_parameter(session: Session) -> None:
+    query = sa.select(UserToken).where(UserToken.token == "open sesame").compile()
+    assert "open sesame" not in f"{query} {query.params}"
+    with pytest.raises(errors.InvalidArgument, match="equality alone"):
+        UserToken.token.like("open%")
+    with pytest.raises(errors.InvalidArgument, match="texts alone"):
+        UserToken.token == b"open sesame"  # noqa: B015
+    with pytest.raises(sa.exc.ArgumentError):
+        sa.select(UserToken.token)
+
+
+def test_the_value_in_a_query_is_found_by_the_index(session: Session) -> None:
+    session.execute(sa.text("SET LOCAL enable_seqscan = off"))
+    query = sa.select(UserToken.id_).where(UserToken.token == "value")
+    compiled = query.compile(session.get_bind(), compile_kwargs={"render_postcompile": True})
+    plan = session.connection().exec_driver_sql(f"EXPLAIN {compiled}", compiled.params).scalars()
+    assert "uq_user_token_token_digest" in "\n".join(plan)
+
+
+def test_an_interactive_session_is_found_by_its_secret_in_a_query(session: Session) -> None:
+    owner = make_user(session)
+    notebook = InteractiveSession(name="n", path="/n", owner_id=owner.id_, secret="open sesame")
+    session.add_all([notebook, InteractiveSession(name="m", path="/m", owner_id=owner.id_)])
+    session.commit()
+    query = sa.select(InteractiveSession).filter_by(owner_id=owner.id_, secret="open sesame")
+    assert session.scalars(query).all() == [notebook]

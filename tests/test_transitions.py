@@ -45,6 +45,7 @@ def test_a_refusal_names_the_stored_status_and_leaves_the_transaction_usable(ses
     with pytest.raises(errors.InvalidTransition, match="cannot go from finished to queued") as refusal:
         transition(session, run, RunStatus.queued)
     assert refusal.value.stored_status == "finished"
+    assert refusal.value.hint == "after finished may come running, deleted"
     assert transition(session, run, RunStatus.queued, on_conflict="report") is RunStatus.finished
     assert transition(session, run, RunStatus.deleted) is RunStatus.deleted
 

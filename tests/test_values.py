@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +15,16 @@ from platform_db import errors
 from platform_db.database.session import PlatformSession
 from platform_db.leases.tasks import lease
 from platform_db.lifecycle import add_note, transition
-from platform_db.models import LogSize, RunStatus, UserResource, UserToken, UserTokenStatus, Workflow
+from platform_db.models import (
+    Job,
+    LogSize,
+    RunStatus,
+    UserResource,
+    UserToken,
+    UserTokenStatus,
+    Workflow,
+)
+from platform_db.testing.statements import assert_num_statements
 from platform_db.users import find_user
 from tests.factories import make_run, make_user
 
@@ -113,3 +123,42 @@ def test_a_lease_from_before_the_servers_clock_was_set_back_blocks_no_job(
         else:
             with pytest.raises(errors.AlreadyRunning), lease(session_factory, "job"):
                 pass
+
+
+@pytest.mark.parametrize("malformed", ["nonsense", "", 7, b"bytes"])
+def test_a_malformed_id_never_reaches_the_server(session: PlatformSession, malformed: Any) -> None:
+    run = make_run(session, make_user(session))
+    assert run.version == 1  # A transaction is open.
+    statements = (
+        sa.select(Workflow).where(Workflow.id_ == malformed),
+        sa.select(Workflow).where(Workflow.id_.in_([run.id_, malformed])),
+        sa.select(Workflow).filter_by(owner_id=malformed),
+        sa.update(Workflow).where(Workflow.id_ == malformed).values(name="renamed"),
+        sa.insert(Job).values(id_=uuid.uuid4(), owner_id=run.owner_id, workflow_id=malformed),
+    )
+    with assert_num_statements(0):
+        for statement in statements:
+            with pytest.raises(errors.InvalidIdentifier, match="is not a valid id: a UUID is needed"):
+                session.execute(statement)
+        with pytest.raises(errors.InvalidIdentifier, match="is not a valid workflow id"):
+            Job(workflow_id=malformed)
+    assert session.scalars(sa.select(Workflow.id_)).all() == [run.id_]
+
+
+def test_the_text_of_an_id_is_as_good_as_the_id(session: PlatformSession) -> None:
+    run = make_run(session, make_user(session))
+    ids = [uuid.uuid4() for _ in range(3)]
+    jobs = [Job(id_=str(id_), workflow_id=str(run.id_)) for id_ in ids]
+    session.add_all(jobs)
+    session.commit()
+    assert [(job.id_, job.workflow_id) for job in jobs] == [(id_, run.id_) for id_ in ids]
+    for find in (ids[0], str(ids[0])):
+        assert session.scalars(sa.select(Job).where(Job.id_ == find)).one() is jobs[0]
+
+
+def test_an_id_may_be_what_a_query_finds(session: PlatformSession) -> None:
+    run = make_run(session, make_user(session))
+    job = Job(owner_id=run.owner_id, workflow_id=sa.select(Workflow.id_).scalar_subquery())
+    session.add(job)
+    session.commit()
+    assert job.workflow_id == run.id_

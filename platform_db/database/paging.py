@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from platform_db import cursors
 from platform_db.bounds import require_limit
 from platform_db.cursors import Page
+from platform_db.database.id_column import Id
 
 T = TypeVar("T")
 
@@ -191,7 +192,7 @@ def _reader_of(column: Any) -> Callable[[str], Any]:
     type_ = column.type
     if isinstance(type_, sa.Integer):
         return cursors.number
-    if isinstance(type_, sa.Uuid):
+    if isinstance(type_, Id):
         return cursors.id_
     if isinstance(type_, ENUM):
         return type_.enum_class or cursors.text

@@ -27,7 +27,7 @@ class Watcher(NamedTuple):
 
     :param number: the last event that it has passed.
     :param behind: how many numbers have been drawn since, for events that it may want or not.
-    :param seen_at: it has seen what was committed a day before this.
+    :param seen_at: it has seen what was written a day before this; None until it has passed a page.
     :param moved_at: when it last stored its checkpoint.
     :param failed: how many events its handler failed on and were skipped.
     :param holds: whether pruning keeps what it has not seen.
@@ -36,7 +36,7 @@ class Watcher(NamedTuple):
     name: str
     number: int
     behind: int
-    seen_at: datetime
+    seen_at: datetime | None
     moved_at: datetime
     failed: int
     holds: bool
@@ -47,7 +47,7 @@ def watchers(session: Session) -> list[Watcher]:
     """Return the watchers that have a checkpoint, by their names."""
     connection = session.connection()
     last = last_number(connection)
-    rows = connection.execute(_WATCHERS, {"hold": hold(), "last": last})
+    rows = connection.execute(_WATCHERS, {"hold": hold(), "last": last, "unmoved": BEGINNING.look.at})
     return [Watcher(*row) for row in rows]
 
 
@@ -140,7 +140,8 @@ HELD_SINCE = f"""(
 """SQL for the time from which on a watcher may not have seen what was written; ``:hold`` is :func:`hold`."""
 
 _WATCHERS = sa.text("""
-    SELECT name, number, greatest(0, :last - number), seen_at, moved_at, failed,
+    SELECT name, number, greatest(0, :last - number),
+           nullif(seen_at, CAST(:unmoved AS timestamptz)), moved_at, failed,
            moved_at > now() - CAST(:hold AS interval)
     FROM platform.event_checkpoint ORDER BY name
 """)

@@ -115,14 +115,18 @@ def last_number(connection: sa.Connection) -> int:
 def place_of(connection: sa.Connection, since: Since) -> Place:
     """Return where to begin. What is beyond the last event is the last event.
 
-    :raises errors.InvalidIdentifier: the text is no cursor.
+    :raises errors.InvalidIdentifier: the text is none of the words and no cursor.
     :raises errors.InvalidArgument: the number is out of range, or the time has no zone.
     """
     if since == "beginning":
         return BEGINNING
     last = last_number(connection)
     if isinstance(since, str) and since != "latest":
-        place = Place.of(since)
+        try:
+            place = Place.of(since)
+        except errors.InvalidIdentifier:
+            choice = "beginning, latest, an event's number, a time or a cursor of events"
+            raise errors.InvalidIdentifier(f"watch since {choice}, not {since!r}") from None
         return place if place.number <= last else Place(last, look(connection))
     if isinstance(since, datetime):
         if since.tzinfo is None:

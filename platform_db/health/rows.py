@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from platform_db import cursors, errors
 from platform_db.crypto.column import Sealed
 from platform_db.cursors import Page
+from platform_db.database.id_column import Id
 from platform_db.database.paging import page_statement, read_page
 from platform_db.database.session import takes_session
 from platform_db.health.tables import table_of
@@ -64,7 +65,7 @@ def read_row(session: Session, table: str, *key: str, full: bool = False) -> dic
     What the readers' role may not read is not read, and shown as :data:`WITHHELD`.
 
     :param key: the id, or the beginning of one, where the table's rows have ids; otherwise the values of the
-        primary key.
+        primary key, also as one text with ``/`` between them.
     :param full: also return long values whole, which otherwise are cut, with their size after them.
     :raises errors.NotFound: there is no such table or row.
     :raises errors.AmbiguousIdentifier: several ids begin so; names them.
@@ -85,11 +86,13 @@ def _where(session: Session, table: sa.Table, key: Sequence[str]) -> sa.ColumnEl
     """Return the condition that finds the row of this key alone."""
     columns = _key_of(table)
     id_ = table.columns.get("id_")
-    if len(key) == 1 and id_ is not None and isinstance(id_.type, sa.Uuid):
+    if len(key) == 1 and "/" not in key[0] and id_ is not None and isinstance(id_.type, Id):
         ids = sa.select(id_).where(id_.between(*id_range(key[0]))).order_by(id_).limit(SHOWN_CANDIDATES + 1)
         found = session.scalars(ids).all()
         require_one(table.name, key[0], found)
         return id_ == sa.literal(found[0])
+    if len(key) == 1 and len(columns) > 1:
+        key = [unquote(part) for part in key[0].split("/")]
     if len(key) != len(columns):
         raise errors.InvalidIdentifier(f"a row of {table.name} is named by {_named(columns)}")
     return sa.and_(*(column == _read(column, part) for column, part in zip(columns, key, strict=True)))
@@ -102,7 +105,7 @@ def _begin(table: sa.Table, columns: Sequence[sa.Column[Any]], prefix: str) -> l
     column = columns[len(whole)]
     if not last:
         return conditions
-    if isinstance(column.type, sa.Uuid):
+    if isinstance(column.type, Id):
         try:
             return [*conditions, column.between(*id_range(last))]
         except errors.InvalidIdentifier as error:
@@ -134,7 +137,7 @@ def _read(column: sa.Column[Any], part: str) -> Any:
 
 
 _READERS: dict[Any, tuple[str, Callable[[str], Any]]] = {
-    sa.Uuid: ("a whole id", cursors.id_),
+    Id: ("a whole id", cursors.id_),
     sa.Integer: ("a number", cursors.number),
     sa.Boolean: ("true or false", {"true": True, "false": False}.__getitem__),
     sa.Text: ("a text without NUL", cursors.text),

@@ -12,7 +12,8 @@ from platform_db.bounds import require_amount, require_limit
 from platform_db.database.session import takes_session
 from platform_db.identifiers import new_id, parse_id
 from platform_db.lifecycle.target import Target
-from platform_db.models import Job
+from platform_db.models import Job, JobCache
+from platform_db.models.expiry import expire_row
 
 
 class JobTarget(Target):
@@ -52,6 +53,7 @@ def store_result(
 ) -> CachedResult:
     """Store a job's result; one that is there for the same parameters and workspace is replaced.
 
+    A job that was cached before its result was known (:class:`~platform_db.models.JobCache`) is completed.
     One statement. Two jobs that store the same at once both succeed, and the later one's result stays.
 
     :raises errors.NotFound: there is no such job.
@@ -69,7 +71,9 @@ def store_result(
     row = session.connection().execute(_STORE[target.owner_id is not None], values).one_or_none()
     if row is None:
         raise target.not_found()
-    return CachedResult(*row)
+    owner_id, *result = row
+    expire_row(session, JobCache, (owner_id, row.id_))
+    return CachedResult(*result)
 
 
 @takes_session
@@ -79,7 +83,8 @@ def evict_cached_results(
     """Drop an owner's least recently used results beyond the newest ``keep``, and return what was dropped.
 
     A result counts as used when it was stored and at each hit. A result that another transaction has locked
-    is left to the next call, and what is beyond ``batch`` too. The caller removes the files, after commit.
+    is left to the next call, and what is beyond ``batch`` too. What is not completed is no result, and goes
+    with its job. The caller removes the files, after commit.
 
     :param keep: how many results stay.
     """
@@ -112,19 +117,34 @@ _FIND = sa.text("""
 # By whether the owner is known.
 _STORE = {
     known: sa.text(f"""
-    WITH stored AS (
+    WITH job AS MATERIALIZED (
+        SELECT owner_id, id_ FROM platform.job WHERE {of_owner}id_ = CAST(:job AS uuid)
+    ),
+    completed AS (
+        UPDATE platform.job_cache AS cache
+        SET parameters = :parameters, workspace_hash = :workspace_hash, result_path = :result_path
+        FROM (
+            SELECT cache.owner_id, cache.id_ FROM platform.job_cache AS cache
+            JOIN job ON job.owner_id = cache.owner_id AND job.id_ = cache.job_id
+            WHERE cache.digest IS NULL ORDER BY cache.created, cache.id_ LIMIT 1
+        ) AS begun
+        WHERE cache.owner_id = begun.owner_id AND cache.id_ = begun.id_
+        RETURNING cache.owner_id, cache.id_, cache.job_id, cache.result_path
+    ),
+    stored AS (
         INSERT INTO platform.job_cache (id_, owner_id, job_id, parameters, workspace_hash, result_path)
         SELECT CAST(:id AS uuid), owner_id, id_, :parameters, :workspace_hash, :result_path
-        FROM platform.job WHERE {of_owner}id_ = CAST(:job AS uuid)
+        FROM job WHERE NOT EXISTS (SELECT FROM completed)
         ON CONFLICT (owner_id, digest) DO UPDATE
         SET job_id = excluded.job_id, result_path = excluded.result_path
         RETURNING owner_id, id_, job_id, result_path
     ),
+    result AS (SELECT * FROM completed UNION ALL SELECT * FROM stored),
     counter AS (
-        INSERT INTO platform.job_cache_use (owner_id, job_cache_id) SELECT owner_id, id_ FROM stored
+        INSERT INTO platform.job_cache_use (owner_id, job_cache_id) SELECT owner_id, id_ FROM result
         ON CONFLICT DO NOTHING
     )
-    SELECT id_, job_id, result_path FROM stored
+    SELECT owner_id, id_, job_id, result_path FROM result
         """)
     for known, of_owner in ((False, ""), (True, "owner_id = CAST(:owner AS uuid) AND "))
 }
@@ -135,7 +155,7 @@ _EVICT = sa.text("""
         FROM platform.job_cache AS cache
         LEFT JOIN platform.job_cache_use AS used
           ON used.owner_id = cache.owner_id AND used.job_cache_id = cache.id_
-        WHERE cache.owner_id = CAST(:owner AS uuid)
+        WHERE cache.owner_id = CAST(:owner AS uuid) AND cache.digest IS NOT NULL
         ORDER BY used_at DESC, cache.id_ DESC
         OFFSET :keep
     ),

@@ -6,7 +6,7 @@ a lease has no holder, and is never recovered.
 """
 
 from platform_db.leases.counting import count_alive
-from platform_db.leases.holding import Held, Leased, heartbeat, release, this_worker
+from platform_db.leases.holding import Claim, Held, Leased, heartbeat, release, this_worker
 from platform_db.leases.policies import DEFAULT_POLICIES, NODE_POLICIES, Policy
 from platform_db.leases.recovery import (
     Recovery,
@@ -18,6 +18,7 @@ from platform_db.leases.recovery import (
 __all__ = [
     "DEFAULT_POLICIES",
     "NODE_POLICIES",
+    "Claim",
     "Held",
     "Leased",
     "Policy",

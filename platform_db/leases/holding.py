@@ -7,6 +7,7 @@ import socket
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 
@@ -15,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from platform_db.database.session import takes_session
 from platform_db.lifecycle.stopping import is_asked
-from platform_db.lifecycle.target import arrays_of
+from platform_db.lifecycle.target import Key, Reference, arrays_of
 from platform_db.models import InteractiveSession, Job, Service, Workflow
 from platform_db.models.base import identity_of
 from platform_db.states import MACHINES, WORKFLOW
@@ -28,6 +29,23 @@ MODELS: dict[str, type[Leased]] = {
 
 CLOCK_ERROR = timedelta(minutes=1)
 """A time further ahead than this was stored before the server's clock was set back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(Reference):
+    """A row that a worker has claimed, and holds by its lease. Functions take it in the row's place.
+
+    :param model: :class:`~platform_db.models.Workflow` or :class:`~platform_db.models.Job`.
+    :param name: the run's or the job's name.
+    :param run_number: of a run, such as ``"2.1"``.
+    :param revision: the row's revision since the claim.
+    :param worker: who claimed it.
+    """
+
+    name: str | None
+    run_number: str | None
+    revision: int
+    worker: str
 
 
 class Held(set[uuid.UUID]):
@@ -48,22 +66,20 @@ def this_worker() -> str:
 
 
 @takes_session
-def heartbeat(session: Session, rows: Iterable[Leased], holder: str | None = None) -> Held:
+def heartbeat(session: Session, rows: Iterable[Leased | Claim], holder: str | None = None) -> Held:
     """Note that the holder is alive and works on the rows; return the ids of those that it holds.
 
     One statement for each kind of row. The first heartbeat takes the lease. An id that does not come back is
     lost: it has ended, or was recovered, or another holder has it; the worker should let go of it. What is in
     ``stop_requested`` the worker should stop, and then set to *stopped*.
 
-    :param holder: ``node`` or ``node/process``; by default this process.
+    :param rows: rows, or what :func:`platform_db.queue.claim` returned.
+    :param holder: ``node`` or ``node/process``; by default who made the claim, and of rows this process.
     """
     session.flush()
-    by_table: dict[str, list[Leased]] = defaultdict(list)
-    for row in rows:
-        by_table[row.__tablename__].append(row)
     held = Held()
-    for table in sorted(by_table):
-        parameters = {**_keys(by_table[table]), "holder": holder or this_worker()}
+    for (table, by), keys in group_by_holder(rows, holder):
+        parameters = {**arrays_of(keys), "holder": by}
         for id_, stop_requested in session.connection().execute(_heartbeat(table), parameters):
             held.add(id_)
             if stop_requested:
@@ -72,14 +88,26 @@ def heartbeat(session: Session, rows: Iterable[Leased], holder: str | None = Non
 
 
 @takes_session
-def release(session: Session, rows: Iterable[Leased], holder: str | None = None) -> None:
-    """Give the leases of the rows back."""
+def release(session: Session, rows: Iterable[Leased | Claim], holder: str | None = None) -> None:
+    """Give the leases of the rows back; ``holder`` as with :func:`heartbeat`."""
     session.flush()
-    session.connection().execute(_RELEASE, {**_keys(rows), "holder": holder or this_worker()})
+    for (_, by), keys in group_by_holder(rows, holder):
+        session.connection().execute(_RELEASE, {**arrays_of(keys), "holder": by})
 
 
-def _keys(rows: Iterable[Leased]) -> dict[str, list[str]]:
-    return arrays_of([identity_of(row) for row in rows])
+def group_by_holder(
+    rows: Iterable[Leased | Claim], holder: str | None
+) -> list[tuple[tuple[str, str], list[Key]]]:
+    """Return the keys of the rows by their tables and holders, in the order in which they are locked."""
+    groups: dict[tuple[str, str], list[Key]] = defaultdict(list)
+    here = this_worker()
+    for row in rows:
+        if isinstance(row, Claim):
+            table, key, by = row.model.__tablename__, row.key, row.worker
+        else:
+            table, key, by = row.__tablename__, identity_of(row), here
+        groups[table, holder or by].append(key)
+    return sorted(groups.items())
 
 
 _GIVEN = "unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[])) AS given (owner_id, id_)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from functools import cache
 from types import EllipsisType
 
@@ -11,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.database.session import takes_session
-from platform_db.lifecycle.target import Key, Target
+from platform_db.lifecycle.target import RowOrId, Target
 from platform_db.models import Job
 from platform_db.models.expiry import expire_row, held_keys
 from platform_db.states import JOB, JobStatus
@@ -22,7 +21,7 @@ LARGEST = 255  # bytes; a constraint has it, too
 @takes_session
 def set_phase(
     session: Session,
-    job: Job | Key | uuid.UUID | str,
+    job: RowOrId,
     phase: str | None,
     *,
     expected_phase: str | EllipsisType | None = ...,

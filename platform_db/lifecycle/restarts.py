@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -14,7 +13,7 @@ from platform_db.bounds import require_amount, require_seconds
 from platform_db.database.session import takes_session
 from platform_db.identifiers import new_id
 from platform_db.lifecycle.history import add_note
-from platform_db.lifecycle.target import Key, RunTarget
+from platform_db.lifecycle.target import Key, RunOrId, RunTarget
 from platform_db.models import Workflow, WorkspaceRetentionRule
 from platform_db.models.expiry import expire_rows
 from platform_db.states import WORKFLOW, RunStatus
@@ -26,7 +25,7 @@ MOST_RESTARTS = 3
 @takes_session
 def restart(
     session: Session,
-    run: Workflow | Key | uuid.UUID | str,
+    run: RunOrId,
     *,
     reason: str | None = None,
     delay: timedelta | float = 0,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Iterable
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -27,6 +28,27 @@ def arrays_of(keys: Iterable[Key]) -> dict[str, list[str]]:
     return {"owners": [owner_id for owner_id, _ in pairs], "ids": [id_ for _, id_ in pairs]}
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A row by its model and its key, without an object of it."""
+
+    model: type[Any]
+    owner_id: uuid.UUID
+    id_: uuid.UUID
+
+    @property
+    def key(self) -> Key:
+        """The row's key, as ``session.get(reference.model, reference.key)`` takes it."""
+        return self.owner_id, self.id_
+
+
+RowOrId: TypeAlias = Base | Reference | Key | uuid.UUID | str
+"""A row, a reference to it such as a worker's claim, its key, or its id."""
+
+RunOrId: TypeAlias = Workflow | Reference | Key | uuid.UUID | str
+"""A run, a reference to it such as a worker's claim, its key, or its id."""
+
+
 T = TypeVar("T", bound="Target")
 
 
@@ -47,16 +69,16 @@ class Target:
         self.owner_id = owner_id
 
     @classmethod
-    def of(
-        cls: type[T], session: Session, row: Base | Key | uuid.UUID | str, model: type[Base] | None = None
-    ) -> T:
+    def of(cls: type[T], session: Session, row: RowOrId, model: type[Base] | None = None) -> T:
         """Return the target that is meant.
 
         :param session: in a tenant's scope, the tenant owns what an id alone names.
         :raises errors.InvalidIdentifier: this is no id, or one without a model.
         :raises errors.InvalidArgument: the model is none of those that may be meant.
         """
-        if isinstance(row, Base):
+        if isinstance(row, Reference):
+            model, row = row.model, row.key
+        elif isinstance(row, Base):
             model = type(row)
         if model is None:
             raise errors.InvalidIdentifier("an id alone does not say what it is the id of: give its model")

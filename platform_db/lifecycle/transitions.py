@@ -20,11 +20,11 @@ from platform_db.crypto.token_format import require_no_token
 from platform_db.database.session import takes_session
 from platform_db.database.transaction_settings import say, saying
 from platform_db.lifecycle import statements
-from platform_db.lifecycle.target import GuardedTarget, Key
+from platform_db.lifecycle.target import GuardedTarget, RowOrId
 from platform_db.models import InteractiveSession, Job, Service, UserToken, Workflow, WorkspaceRetentionRule
 from platform_db.models.base import Base, identity_of
 from platform_db.models.expiry import expire_on_rollback, expire_row, expire_rows, held_keys
-from platform_db.states import MACHINES, RunStatus, Status
+from platform_db.states import MACHINES, Status
 
 Guarded = Workflow | Job | InteractiveSession | Service | UserToken | WorkspaceRetentionRule
 """A row that has a guarded status."""
@@ -55,7 +55,7 @@ class TransitionResult(NamedTuple):
 @takes_session
 def transition(
     session: Session,
-    row_or_id: Guarded | Key | uuid.UUID | str,
+    row_or_id: RowOrId,
     status: Status | str,
     *,
     model: type[Guarded] | None = None,
@@ -95,28 +95,24 @@ def transition(
     connection = session.connection()
     row = target.held(session)
     conditions = statements.Conditions.of(parameters)
-    permitted = False  # Beyond the states: looked up only once they have refused it.
+    update = statements.update(target.table, wanted, conditions, returning=row is not None)
     for _ in range(ATTEMPTS):
-        update = statements.update(
-            target.table, wanted, conditions, permitted=permitted, returning=row is not None
-        )
-        result = _execute(connection, update, parameters, permitted=permitted)
-        if result is not None and result.rowcount:
+        result = connection.exec_driver_sql(update, parameters)
+        if result.rowcount:
             if row is not None:
                 target.take_over(session, row, wanted, result.one())
-            target.forget_followers(session, wanted, permitted=permitted)
+            target.forget_followers(session)
             return wanted
-        read = statements.read_refused(target.table, wanted, conditions)
+        read = statements.read(target.table, conditions)
         stored = connection.exec_driver_sql(read, parameters).one_or_none()
         if stored is None:
             raise target.not_found()
         stored_status, revision = target.status_type(stored.status), stored.revision
-        permitted = stored.permitted
-        refusal = target.refusal(stored_status, revision, wanted, expected, expected_revision, permitted)
+        refusal = target.refusal(stored_status, revision, wanted, expected, expected_revision)
         if row is not None:
             target.forget(session, identity_of(row))
         if refusal is None and stored_status != wanted:
-            continue  # The guard permits it, or another writer changed the row between the two statements.
+            continue  # Another writer changed the row between the two statements, and it is allowed now.
         if refusal is None or on_conflict == "report":
             return stored_status
         raise refusal
@@ -126,7 +122,7 @@ def transition(
 @takes_session
 def transition_many(
     session: Session,
-    rows_or_ids: Iterable[Guarded | Key | uuid.UUID | str],
+    rows_or_ids: Iterable[RowOrId],
     status: Status | str,
     *,
     model: type[Guarded] | None = None,
@@ -168,17 +164,9 @@ def transition_many(
         "expected_revision": None if all(revision is None for revision in revisions) else revisions,
         **expected.parameters(),
     }
-    conditions, connection = statements.Conditions.of(parameters), session.connection()
-    permitted = False
-    found: dict[str, list[Any]] = {}
-    for _ in range(ATTEMPTS):
-        statement = statements.update_many(first.table, wanted, conditions, permitted=permitted)
-        rows = _execute(connection, statement, parameters, permitted=permitted)
-        if rows is not None:
-            found |= {id_: values for id_, *values in rows if values[0] or not permitted}
-            if permitted or None not in {changed for changed, *_ in found.values()}:
-                break
-        permitted = True  # The rows are locked: what was changed or refused stays so.
+    statement = statements.update_many(first.table, wanted, statements.Conditions.of(parameters))
+    rows = session.connection().exec_driver_sql(statement, parameters)
+    found = {id_: values for id_, *values in rows}
     held = {key[-1]: key for key in held_keys(session, first.model)}
     results = []
     for target, id_, expected_one in zip(targets, ids, revisions, strict=True):
@@ -188,27 +176,11 @@ def transition_many(
             refusal = target.not_found()
         elif not changed:
             refusal = target.refusal(target.status_type(stored), revision, wanted, expected, expected_one)
-        results.append(TransitionResult(target.id_, bool(changed), stored, revision, refusal))
+        results.append(TransitionResult(target.id_, changed, stored, revision, refusal))
         if target.id_ in held:
             target.forget(session, held[target.id_])
-    first.forget_followers(session, wanted, permitted=permitted)
+    first.forget_followers(session)
     return results
-
-
-def _execute(
-    connection: sa.Connection, statement: str, parameters: dict[str, Any], *, permitted: bool
-) -> Any:
-    """Return the result, or None where the guard refused what it permitted when it was asked.
-
-    An extra transition may be forbidden at this moment. The savepoint keeps the transaction usable.
-    """
-    if not permitted:
-        return connection.exec_driver_sql(statement, parameters)
-    try:
-        with connection.begin_nested():
-            return connection.exec_driver_sql(statement, parameters)
-    except errors.InvalidTransition:
-        return None
 
 
 def _array(ids: Iterable[str]) -> str:
@@ -290,12 +262,8 @@ class _Target(GuardedTarget):
         wanted: Status,
         expected: _Expected,
         expected_revision: int | None,
-        permitted: bool = False,
     ) -> errors.Refused | None:
-        """Say why the stored row may not be changed, or None if it may.
-
-        :param permitted: whether the guard lets through what the states do not allow.
-        """
+        """Say why the stored row may not be changed, or None if it may."""
 
         def conflict(condition: str, wish: object) -> errors.Conflict:
             return errors.Conflict(
@@ -308,7 +276,7 @@ class _Target(GuardedTarget):
             return conflict("status", f"not {' or '.join(map(str, expected.unexpected))}")
         if expected_revision is not None and expected_revision != revision:
             return conflict("revision", expected_revision)
-        if not permitted and not MACHINES[self.table].allows(stored_status, wanted):
+        if not MACHINES[self.table].allows(stored_status, wanted):
             return errors.InvalidTransition(self.table, str(self.id_), stored_status.value, wanted.value)
         return None
 
@@ -331,14 +299,7 @@ class _Target(GuardedTarget):
         """Let the session's object read its status again when it is next asked."""
         expire_row(session, self.model, key, ["status", "revision", "updated", *MACHINES[self.table].times])
 
-    def forget_followers(self, session: Session, status: Status, *, permitted: bool) -> None:
-        """Let the session's retention rules be read again where they follow runs with this new status.
-
-        :param permitted: it went beyond the states, which let a run live again only as running.
-        """
-        if self.model is Workflow and (permitted or status in _RULES_FOLLOW):
+    def forget_followers(self, session: Session) -> None:
+        """Let the session's retention rules be read again: they may follow a run."""
+        if self.model is Workflow:
             expire_rows(session, WorkspaceRetentionRule)
-
-
-# schema/sql/workspace_retention.sql: an end activates rules, a restart inactivates them.
-_RULES_FOLLOW = (RunStatus.finished, RunStatus.failed, RunStatus.running)

@@ -15,6 +15,7 @@ from platform_db.logs.reading import (
     stream_log,
     tail_log,
 )
+from platform_db.logs.replacing import replace_log
 from platform_db.logs.target import Logged
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "read_log",
     "read_log_tail",
     "read_new_log",
+    "replace_log",
     "stream_log",
     "tail_log",
 ]

@@ -6,9 +6,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.database.session import takes_session
-from platform_db.logs.sizes import Sizes
 from platform_db.logs.target import Logged, LoggedOrId, LogTarget
 from platform_db.models.log_chunk import encode_log
+from platform_db.models.log_sizes import Sizes
 from platform_db.settings import get_settings
 
 CUT = b"\n[platform-db: the log was cut here"
@@ -39,7 +39,11 @@ def append_log(
     :raises errors.NotFound: there is no such row.
     """
     session.flush()
-    target = LogTarget.of(session, row, model)
+    return append_to(session, LogTarget.of(session, row, model), text, limit)
+
+
+def append_to(session: Session, target: LogTarget, text: str | bytes, limit: int | None = None) -> int:
+    """Append as :func:`append_log` does, without flushing."""
     if not text:
         target.has_ended(session)  # Only to look for the row: an empty chunk would hide that the log was cut.
         return 0

@@ -9,11 +9,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db.lifecycle.target import GuardedTarget, Key
+from platform_db.lifecycle.target import GuardedTarget, Key, Reference
 from platform_db.models import Job, Workflow
 
 Logged = Workflow | Job
-LoggedOrId = Logged | Key | uuid.UUID | str
+LoggedOrId = Logged | Reference | Key | uuid.UUID | str
 
 # By the table whose row's log it is: what templates of statements name a run's column, a job's, and the row
 # joined to its chunks.

@@ -10,12 +10,22 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, object_session, validates
+from sqlalchemy import event
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    QueryableAttribute,
+    Session,
+    mapped_column,
+    object_session,
+    validates,
+)
 
 from platform_db import errors
-from platform_db.identifiers import SCHEMA, new_id
+from platform_db.database.id_column import Id
+from platform_db.identifiers import SCHEMA, new_id, parse_id
 from platform_db.models.types import Timestamp, native_enum
-from platform_db.states import MACHINES, RunStatus, Status
+from platform_db.states import MACHINES, Machine, RunStatus, Status
 
 NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s",
@@ -50,6 +60,7 @@ class Base(DeclarativeBase):
     """The base of all models; :attr:`metadata` is what the migrations are compared with."""
 
     metadata = sa.MetaData(schema=SCHEMA, naming_convention=NAMING_CONVENTION)
+    type_annotation_map = {uuid.UUID: Id}
 
     # Where a child takes its owner from at flush: the attribute with its parent's id, and the parent's model.
     owner_from: ClassVar[tuple[str, str] | None] = None
@@ -65,7 +76,7 @@ class Base(DeclarativeBase):
         """Return the condition that a row is the tenant's; true where rows have no owner."""
         if cls is Base:
             # SQLAlchemy asks the base itself, once, to see which parts of a criterion are parameters.
-            return sa.column("owner_id", sa.Uuid) == tenant
+            return sa.column("owner_id", Id) == tenant
         owner = getattr(cls, "owner_id", None)
         return sa.true() if owner is None else owner == tenant
 
@@ -73,6 +84,21 @@ class Base(DeclarativeBase):
         # Only the identity: other columns may hold secrets, or load from the database when touched.
         identity = sa.inspect(self).identity
         return f"<{type(self).__name__} {', '.join(map(str, identity)) if identity else 'not stored'}>"
+
+
+@event.listens_for(Base, "attribute_instrument")
+def parse_ids(model: type[Base], name: str, attribute: QueryableAttribute[Any]) -> None:
+    """Let an id be set by its text. What is none is refused then: a failed flush ends the transaction."""
+    columns = getattr(attribute.property, "columns", ())
+    if not columns or not isinstance(columns[0].type, Id):
+        return
+    what = name.strip("_").replace("_", " ")
+
+    @event.listens_for(attribute, "set", retval=True)
+    def parse(row: Base, value: Any, *_: Any) -> Any:
+        if value is None or isinstance(value, uuid.UUID):
+            return value
+        return value if isinstance(value, sa.ClauseElement) else parse_id(value, what)
 
 
 class Identified:
@@ -101,8 +127,23 @@ class Guarded(Identified, Timestamped):
 
     @validates("status")
     def _status_by_name(self, key: str, status: Status | str) -> Status:
-        named: Status = MACHINES[self.__tablename__].status(status)  # type: ignore[attr-defined]
+        named: Status = self._machine.status(status)
         return named
+
+    def can_transition_to(self, status: Status | str) -> bool:
+        """Tell whether the states let ``status`` follow the status that this object has loaded.
+
+        Extra transitions are not asked for.
+
+        :param status: a status, or its name.
+        :raises errors.UnknownStatus: there is no status of this name.
+        """
+        machine = self._machine
+        return machine.allows(self.status, machine.status(status))  # type: ignore[attr-defined]
+
+    @property
+    def _machine(self) -> Machine[Any]:
+        return MACHINES[self.__tablename__]  # type: ignore[attr-defined]
 
 
 class OfWorkflow:
@@ -161,6 +202,17 @@ class Running(Guarded):
             ),
             sa.CheckConstraint("status <> 'stopped' OR run_stopped_at IS NOT NULL", name="stopped_has_end"),
         )
+
+
+class OnWorkflows(Running):
+    """What a session and a service share: the workflows that they belong to. A new one has their owner."""
+
+    def take_owner_from_workflow(self) -> None:
+        """Set the owner's id where only a workflow was given."""
+        if self.owner_id is None:
+            for workflow in self.__dict__.get("workflows", ())[:1]:
+                workflow.take_defaults_from_owner()
+                self.owner_id = workflow.owner_id
 
 
 def session_of(row: Base) -> Session:

@@ -14,13 +14,14 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, UOWTransaction
-from sqlalchemy.orm.attributes import get_history
 
 from platform_db import errors
 from platform_db.models.audit import AuditLog, AuditLogAction
-from platform_db.models.base import Base, Identified
+from platform_db.models.base import Base, Identified, OnWorkflows
 from platform_db.models.expiry import expire_row, expire_rows
+from platform_db.models.log import store_assigned_logs
 from platform_db.models.log_chunk import Appended, LogChunk, LogSize
+from platform_db.models.log_sizes import Sizes
 from platform_db.models.resource import Resource, UserResource
 from platform_db.models.retention import WorkspaceRetentionRule
 from platform_db.models.token import UserToken, UserTokenType
@@ -36,6 +37,8 @@ def complete_new_rows(session: Session, context: UOWTransaction, instances: Any)
     for row in new:
         if isinstance(row, Workflow):
             row.take_defaults_from_owner()
+        elif isinstance(row, OnWorkflows):
+            row.take_owner_from_workflow()
     _give_owners(session, new)
     _lock_owners(session, new, changed)
 
@@ -91,8 +94,9 @@ def follow_written_rows(session: Session, context: UOWTransaction) -> None:
     """Write what follows from the rows that were written, and expire what the database changed with them."""
     if new := list(session.new):
         _give_users_their_limits(session, new)
-        _count_first_logs(session, new)
+        _count_new_logs(session, new)
     _expire_rules_that_follow(session)
+    store_assigned_logs(session)
 
 
 def _give_users_their_limits(session: Session, new: list[Any]) -> None:
@@ -107,16 +111,20 @@ def _give_users_their_limits(session: Session, new: list[Any]) -> None:
 def _expire_rules_that_follow(session: Session) -> None:
     """Let retention rules be read again: the database changes them with the statuses of their runs."""
     runs = (row for row in session.dirty if isinstance(row, Workflow))
-    if any(get_history(run, "status").has_changes() for run in runs):
+    if any(sa.inspect(run).attrs.status.history.has_changes() for run in runs):
         expire_rows(session, WorkspaceRetentionRule)
 
 
-def _count_first_logs(session: Session, new_rows: list[Any]) -> None:
-    """Count the logs that new runs come with; what is appended to stored ones counts itself."""
+def _count_new_logs(session: Session, new_rows: list[Any]) -> None:
+    """Count the logs that new rows come with; what is appended to stored ones counts itself."""
     new = {row.id_ for row in new_rows if isinstance(row, Workflow)}
     appended: dict[uuid.UUID, Appended] = {}
-    for row in new_rows if new else ():
-        if isinstance(row, LogChunk) and row.workflow_id in new:  # No other transaction waits for its size.
+    for row in new_rows:
+        if not isinstance(row, LogChunk):
+            continue
+        if row.workflow_id not in new:
+            Sizes.of(session).add(row.job_id or row.workflow_id, row, len(row.data))
+        else:  # No other transaction waits for its size.
             part = Appended(row.owner_id, len(row.data), row.number, row.number)
             known = appended.get(row.workflow_id)
             appended[row.workflow_id] = known + part if known else part
@@ -160,7 +168,6 @@ def _ancestor(child: Any, new: dict[uuid.UUID, Any]) -> Any:
         parent_id = getattr(row, attribute)
         row = row.__dict__.get(attribute.removesuffix("_id"))
         if row is None and parent_id is not None:
-            parent_id = uuid.UUID(str(parent_id))
             if parent_id not in new:
                 return model, parent_id
             row = new[parent_id]

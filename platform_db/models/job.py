@@ -7,9 +7,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, relationship
+from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, foreign, mapped_column, relationship
 
-from platform_db import states
 from platform_db.models.base import (
     CHANGED_OFTEN,
     REWRITTEN_OFTEN,
@@ -21,12 +20,11 @@ from platform_db.models.base import (
     OfWorkflow,
     Timestamped,
     partial_index,
-    room_above,
-    session_of,
     tenant_foreign_key,
     tenant_keys,
 )
-from platform_db.models.log_chunk import LogChunk, read_logs
+from platform_db.models.log import HasLog
+from platform_db.models.log_chunk import LogChunk
 from platform_db.models.types import Json, Timestamp, native_enum
 from platform_db.states import JobStatus
 
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
     from platform_db.models.workflow import Workflow
 
 
-class Job(OfWorkflow, Guarded, Base):
+class Job(HasLog, OfWorkflow, Guarded, Base):
     """One job of a run.
 
     :param phase: how far the job is in the engine's own words, such as ``publishing``; each is kept in the
@@ -57,7 +55,15 @@ class Job(OfWorkflow, Guarded, Base):
     workflow: Mapped[Workflow] = relationship(back_populates="jobs")
     cached: Mapped[list[JobCache]] = relationship(back_populates="job", passive_deletes=True)
     log_chunks: WriteOnlyMapped[LogChunk] = relationship(
-        passive_deletes=True, order_by=LogChunk.number, overlaps="log_chunks"
+        # A piece of a job's log is its run's, too.
+        primaryjoin=lambda: sa.and_(
+            Job.owner_id == foreign(LogChunk.owner_id),
+            Job.workflow_id == foreign(LogChunk.workflow_id),
+            Job.id_ == foreign(LogChunk.job_id),
+        ),
+        passive_deletes=True,
+        order_by=LogChunk.number,
+        overlaps="log_chunks",
     )
 
     __table_args__ = (
@@ -83,39 +89,26 @@ class Job(OfWorkflow, Guarded, Base):
         {"info": {STORAGE: f"fillfactor = 80, {CHANGED_OFTEN}"}},
     )
 
-    def can_transition_to(self, status: JobStatus) -> bool:
-        """Tell whether the states let ``status`` follow the status that this object has loaded.
-
-        Extra transitions are not asked for.
-        """
-        return states.JOB.allows(self.status, JobStatus(status))
-
-    def append_logs(self, text: str | bytes) -> None:
-        """Append to the job's log (see :func:`platform_db.logs.append_log`)."""
-        session = session_of(self)
-        session.flush()
-        room_above("logs", "append_log")(session, self, text)
-
-    @property
-    def logs(self) -> str:
-        """The job's log as one text; bytes that are not UTF-8 show as ``\\xff``."""
-        return read_logs(session_of(self), LogChunk.owner_id == self.owner_id, LogChunk.job_id == self.id_)
+    def _own_chunks(self) -> tuple[sa.ColumnElement[bool], ...]:
+        return (LogChunk.owner_id == self.owner_id, LogChunk.job_id == self.id_)
 
 
 class JobCache(Identified, Timestamped, Base):
     """The result of a job, to be found again by its parameters and the hash of its workspace.
 
-    Found by a digest of the two, because parameters outgrow what an index entry can hold.
+    Found by a digest of the two, because parameters outgrow what an index entry can hold. A job may be cached
+    before its result is known, with neither of them: it is found once both are set, beside the path, and then
+    takes the place of an older result for the same.
     """
 
     owner_from = ("job_id", "Job")
 
     owner_id: Mapped[uuid.UUID]
     job_id: Mapped[uuid.UUID]
-    parameters: Mapped[str] = deferred(mapped_column(sa.Text, nullable=False))
-    workspace_hash: Mapped[str] = mapped_column(sa.Text)
-    result_path: Mapped[str] = mapped_column(sa.Text)
-    digest: Mapped[bytes] = mapped_column(
+    parameters: Mapped[str | None] = deferred(mapped_column(sa.Text))
+    workspace_hash: Mapped[str | None] = mapped_column(sa.Text)
+    result_path: Mapped[str | None] = mapped_column(sa.Text)
+    digest: Mapped[bytes | None] = mapped_column(
         sa.LargeBinary, sa.Computed("platform.job_cache_digest(parameters, workspace_hash)", persisted=True)
     )
 
@@ -127,6 +120,7 @@ class JobCache(Identified, Timestamped, Base):
         sa.UniqueConstraint("owner_id", "digest"),
         tenant_foreign_key("job_id", "job"),
         sa.Index("ix_job_cache_owner_id_job_id", "owner_id", "job_id"),
+        sa.CheckConstraint("digest IS NULL OR result_path IS NOT NULL", name="result_has_path"),
     )
 
 

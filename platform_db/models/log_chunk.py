@@ -67,15 +67,16 @@ class LogSize(OfWorkflow, Base):
 
     @staticmethod
     def add(session: Session, appended: Mapping[uuid.UUID, Appended]) -> None:
-        """Count what was appended, by the run's id, in one statement."""
+        """Count what was appended, or replaced by less, by the run's id, in one statement."""
+        lengths = [part.length for part in appended.values()]
         values = {
             "ids": [str(id_) for id_ in appended],
             "owners": [str(part.owner_id) for part in appended.values()],
-            "lengths": [part.length for part in appended.values()],
+            "lengths": lengths,
             "first": [part.first_number for part in appended.values()],
             "last": [part.last_number for part in appended.values()],
         }
-        session.connection().execute(_ADD, values)
+        session.connection().execute(_ADD if min(lengths) >= 0 else _ADD_OR_TAKE_OFF, values)
 
 
 class Appended(NamedTuple):
@@ -99,9 +100,10 @@ class Appended(NamedTuple):
 
 
 # A run that was deleted meanwhile is not counted: its foreign key would end the transaction.
-_ADD = sa.text("""
+_COUNT = """
     INSERT INTO platform.log_size (owner_id, workflow_id, bytes_, first_number, last_number)
-    SELECT workflow.owner_id, workflow.id_, appended.length, appended.first_number, appended.last_number
+    SELECT workflow.owner_id, workflow.id_, greatest(0, appended.length), appended.first_number,
+           appended.last_number
     FROM unnest(
         CAST(:owners AS uuid[]), CAST(:ids AS uuid[]), CAST(:lengths AS bigint[]), CAST(:first AS bigint[]),
         CAST(:last AS bigint[])
@@ -109,10 +111,21 @@ _ADD = sa.text("""
     JOIN platform.workflow ON workflow.owner_id = appended.owner_id AND workflow.id_ = appended.id_
     ORDER BY workflow.owner_id, workflow.id_
     ON CONFLICT (owner_id, workflow_id) DO UPDATE
-    SET bytes_ = log_size.bytes_ + excluded.bytes_,
+    SET bytes_ = {bytes_},
         first_number = least(log_size.first_number, excluded.first_number),
         last_number = greatest(log_size.last_number, excluded.last_number)
-    """)
+"""
+_ADD = sa.text(_COUNT.format(bytes_="log_size.bytes_ + excluded.bytes_"))
+
+# The row that is to be inserted has to meet the CHECK, so it cannot hold a length below 0.
+_ADD_OR_TAKE_OFF = sa.text(
+    _COUNT.format(
+        bytes_="""greatest(0, log_size.bytes_ + (
+            SELECT length
+            FROM unnest(CAST(:ids AS uuid[]), CAST(:lengths AS bigint[])) AS change (id_, length)
+            WHERE change.id_ = excluded.workflow_id))"""
+    )
+)
 
 # Gives the places of pieces in logs.
 LOG_NUMBER = sa.Sequence("log_number", data_type=sa.BigInteger, metadata=Base.metadata)

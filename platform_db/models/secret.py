@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, overload
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.orm.attributes import flag_modified
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import SQLCoreOperations
 
-from platform_db import crypto
+from platform_db import crypto, errors
 from platform_db.crypto.column import Sealed
 from platform_db.crypto.token_format import require_well_formed
 from platform_db.models.base import Base
@@ -33,7 +37,8 @@ def key_id_index(table: str, column: str) -> sa.Index:
 class SecretAttribute:
     """Encrypts what is assigned, decrypts what is read, and keeps the digest for look-ups beside it.
 
-    The stored value is bound to its table, column and row: moved elsewhere, it does not decrypt.
+    The stored value is bound to its table, column and row: moved elsewhere, it does not decrypt. A query
+    compares it by digests (:class:`SecretComparator`).
 
     :param encrypted: the mapped attribute that stores the encrypted value.
     :param digest: the mapped attribute that stores the digest.
@@ -53,12 +58,12 @@ class SecretAttribute:
         return f"{row.__tablename__}.{self.name}:{row.id_}"
 
     @overload
-    def __get__(self, row: None, owner: type[Any]) -> SecretAttribute: ...
+    def __get__(self, row: None, owner: type[Any]) -> SecretComparator: ...
     @overload
     def __get__(self, row: object, owner: type[Any]) -> str | None: ...
-    def __get__(self, row: object | None, owner: type[Any]) -> SecretAttribute | str | None:
+    def __get__(self, row: object | None, owner: type[Any]) -> SecretComparator | str | None:
         if row is None:
-            return self
+            return SecretComparator(owner, self.digest)
         stored: bytes | None = getattr(row, self.encrypted)
         return None if stored is None else crypto.get_key_ring().decrypt(stored, self.context(row))
 
@@ -74,6 +79,63 @@ class SecretAttribute:
         setattr(row, self.digest, digest)
         setattr(row, self.other_digests, other_digests)
         flag_modified(row, self.other_digests)  # The database keeps none, so the last value is gone.
+
+
+class SecretComparator(SQLCoreOperations[str]):
+    """A secret in a query: ``UserToken.token == value`` compares digests, so the value is no parameter.
+
+    It takes ``==``, ``!=``, ``in_``, ``not_in`` and None. What cannot be a secret, as a mistyped ``pdb_…``,
+    equals none. No index serves interactive sessions of all owners:
+    :func:`platform_db.tokens.find_interactive_session` does.
+
+    :param entity: the model, or an alias of it.
+    :param digest: the mapped attribute that stores the digest.
+    """
+
+    def __init__(self, entity: Any, digest: str) -> None:
+        self.entity = entity
+        self.digest = digest
+
+    def adapt_to_entity(self, alias: Any) -> SecretComparator:
+        """Return the same of an alias, as SQLAlchemy asks for it."""
+        return SecretComparator(alias.entity, self.digest)
+
+    def operate(self, op: operators.OperatorType, *other: Any, **options: Any) -> sa.ColumnElement[bool]:
+        """Return the condition on the digest.
+
+        :raises errors.InvalidArgument: secrets are not compared so, or not with this.
+        """
+        if op not in _IS_NEGATED:
+            raise errors.InvalidArgument("a secret is compared for equality alone")
+        column: Any = getattr(self.entity, self.digest)
+        (value,) = other
+        if value is None:
+            found: sa.ColumnElement[bool] = column.is_(None)
+        else:
+            found = column.in_(_digests(value if op in (operators.in_op, operators.not_in_op) else [value]))
+        return ~found if _IS_NEGATED[op] else found
+
+
+_IS_NEGATED: dict[Any, bool] = {
+    operators.eq: False,
+    operators.in_op: False,
+    operators.is_: False,
+    operators.ne: True,
+    operators.not_in_op: True,
+    operators.is_not: True,
+}
+
+
+def _digests(values: Iterable[str]) -> list[bytes]:
+    """Return the digests of values under all keys of the ring."""
+    ring, digests = crypto.get_key_ring(), []
+    for value in values:
+        if not isinstance(value, str):
+            raise errors.InvalidArgument("a secret is compared with texts alone")
+        with suppress(errors.MalformedToken):
+            require_well_formed(value)
+            digests += ring.digests(value)
+    return digests
 
 
 class SecretDigest(Base):

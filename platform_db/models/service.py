@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, relationship
 
-from platform_db.models.base import Base, Running, alive_index, partial_index, session_of, tenant_foreign_key
+from platform_db.models.base import (
+    Base,
+    OnWorkflows,
+    alive_index,
+    partial_index,
+    session_of,
+    tenant_foreign_key,
+)
 from platform_db.models.log_chunk import decode_log, encode_log
 from platform_db.models.resource import ServiceResource
 from platform_db.models.session import WorkflowLink
@@ -26,7 +33,7 @@ class ServiceType(str, enum.Enum):
     dask = "dask"
 
 
-class Service(Running, Base):
+class Service(OnWorkflows, Base):
     """A service of a user's workflows."""
 
     uri: Mapped[str | None] = mapped_column(sa.Text)
@@ -35,7 +42,10 @@ class Service(Running, Base):
     )
 
     workflows: Mapped[list[Workflow]] = relationship(
-        secondary=lambda: WorkflowService.__table__, viewonly=True
+        secondary=lambda: WorkflowService.__table__,
+        back_populates="services",
+        passive_deletes=True,
+        order_by="(Workflow.created, Workflow.id_)",
     )
     resources: Mapped[list[ServiceResource]] = relationship(passive_deletes=True)
     log_entries: WriteOnlyMapped[ServiceLog] = relationship(
@@ -43,7 +53,7 @@ class Service(Running, Base):
     )
 
     __table_args__ = (
-        *Running.constraints(),
+        *OnWorkflows.constraints(),
         sa.Index("ix_service_owner_id_created", "owner_id", "created", "id_"),
         partial_index("uq_service_owner_id_name", "status <> 'deleted'", "owner_id", "name"),
         alive_index("service"),

@@ -10,7 +10,14 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from platform_db.crypto.column import Sealed
-from platform_db.models.base import Base, OfWorkflow, Running, alive_index, partial_index, tenant_foreign_key
+from platform_db.models.base import (
+    Base,
+    OfWorkflow,
+    OnWorkflows,
+    alive_index,
+    partial_index,
+    tenant_foreign_key,
+)
 from platform_db.models.resource import InteractiveSessionResource
 from platform_db.models.secret import SecretAttribute, key_id_index, other_digests_column
 from platform_db.models.types import native_enum
@@ -25,7 +32,7 @@ class InteractiveSessionType(str, enum.Enum):
     jupyter = "jupyter"
 
 
-class InteractiveSession(Running, Base):
+class InteractiveSession(OnWorkflows, Base):
     """An interactive session. Its secret is encrypted, and found by a keyed digest."""
 
     path: Mapped[str] = mapped_column(sa.Text)
@@ -39,12 +46,15 @@ class InteractiveSession(Running, Base):
     secret = SecretAttribute("encrypted_secret", "secret_digest", "other_secret_digests")
 
     workflows: Mapped[list[Workflow]] = relationship(
-        secondary=lambda: WorkflowSession.__table__, viewonly=True
+        secondary=lambda: WorkflowSession.__table__,
+        back_populates="sessions",
+        passive_deletes=True,
+        order_by="(Workflow.created, Workflow.id_)",
     )
     resources: Mapped[list[InteractiveSessionResource]] = relationship(passive_deletes=True)
 
     __table_args__ = (
-        *Running.constraints(),
+        *OnWorkflows.constraints(),
         sa.Index("ix_interactive_session_owner_id_created", "owner_id", "created", "id_"),
         partial_index("uq_interactive_session_owner_id_path", "status <> 'deleted'", "owner_id", "path"),
         alive_index("interactive_session"),

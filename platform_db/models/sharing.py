@@ -37,6 +37,11 @@ class UserWorkflow(OfWorkflow, Timestamped, Base):
     workflow: Mapped[Workflow] = relationship(back_populates="shares")
     user: Mapped[User] = relationship()
 
+    @classmethod
+    def grants(cls) -> sa.ColumnElement[bool]:
+        """Return the condition that the share's time is not over."""
+        return sa.or_(cls.valid_until.is_(None), cls.valid_until > sa.func.now())
+
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "workflow_id", "user_id"),
         tenant_foreign_key("workflow_id", "workflow"),

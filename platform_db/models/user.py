@@ -13,6 +13,7 @@ from platform_db import errors, priority
 from platform_db.models.audit import NOBODY, AuditLog, AuditLogAction
 from platform_db.models.base import Base, Identified, Timestamped, session_of
 from platform_db.models.resource import UserResource, quota_usage
+from platform_db.models.sharing import UserWorkflow
 from platform_db.models.token import EVERY_SCOPE, UserToken, UserTokenType
 from platform_db.settings import get_settings
 from platform_db.states import RunStatus, UserTokenStatus
@@ -55,10 +56,23 @@ class User(Identified, Timestamped, Base):
     workflows: Mapped[list[Workflow]] = relationship(
         back_populates="owner", passive_deletes="all", order_by="(Workflow.created, Workflow.id_)"
     )
-    # Audit rows outlive the user: there is no foreign key, and nothing follows when the user is deleted.
-    _new_audit_logs: WriteOnlyMapped[AuditLog] = relationship(
-        primaryjoin=lambda: User.id_ == foreign(AuditLog.owner_id), passive_deletes="all"
+    workflows_shared_with_me: Mapped[list[Workflow]] = relationship(
+        secondary=lambda: UserWorkflow.__table__,
+        primaryjoin=lambda: sa.and_(User.id_ == UserWorkflow.user_id, UserWorkflow.grants()),
+        secondaryjoin="and_(UserWorkflow.owner_id == Workflow.owner_id, "
+        "UserWorkflow.workflow_id == Workflow.id_)",
+        order_by="(Workflow.created, Workflow.id_)",
+        viewonly=True,
     )
+    """What others share with the user now, read-only; :func:`platform_db.workflows.list_shared` has pages."""
+
+    # Audit rows outlive the user: there is no foreign key, and nothing follows when the user is deleted.
+    audit_logs: WriteOnlyMapped[AuditLog] = relationship(
+        primaryjoin=lambda: User.id_ == foreign(AuditLog.owner_id),
+        order_by=(AuditLog.created, AuditLog.number),
+        passive_deletes="all",
+    )
+    """The audit rows about the user: ``session.scalars(user.audit_logs.select())``."""
 
     def __init__(self, *, access_token: str | None = None, **values: Any) -> None:
         super().__init__(**values)
@@ -116,9 +130,7 @@ class User(Identified, Timestamped, Base):
         if requested is None:
             self.tokens.add(token)
         # Not by log_action(): a new user is in no session yet.
-        self._new_audit_logs.add(
-            AuditLog(action=AuditLogAction.grant_token, details={"token_id": str(token.id_)})
-        )
+        self.audit_logs.add(AuditLog(action=AuditLogAction.grant_token, details={"token_id": str(token.id_)}))
 
     def request_access_token(self) -> UserToken:
         """Ask for an access token, which an administrator grants.

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, deferred, mapped_column, relationship, validates
 
-from platform_db import errors, priority, states
-from platform_db.identifiers import parse_id
+from platform_db import errors, priority
 from platform_db.models.base import (
     CHANGED_OFTEN,
     STORAGE,
@@ -22,10 +21,14 @@ from platform_db.models.base import (
     session_of,
 )
 from platform_db.models.expiry import expire_rows
-from platform_db.models.log_chunk import LogChunk, encode_log, read_logs
+from platform_db.models.log import HasLog
+from platform_db.models.log_chunk import LogChunk
 from platform_db.models.resource import WorkflowResource, quota_usage
 from platform_db.models.retention import WorkspaceRetentionRule
 from platform_db.models.run_number import asked_number, format_run_number, take_run_number
+from platform_db.models.service import Service, WorkflowService
+from platform_db.models.session import InteractiveSession, WorkflowSession
+from platform_db.models.sharing import UserWorkflow
 from platform_db.models.types import Json, Timestamp
 from platform_db.states import RunStatus, WorkspaceRetentionRuleStatus
 from platform_db.workspaces import build_workspace_path, canonical_workspace_path, list_workspace
@@ -35,11 +38,10 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from platform_db.models.job import Job
-    from platform_db.models.sharing import UserWorkflow
     from platform_db.models.user import User
 
 
-class Workflow(Running, Base):
+class Workflow(HasLog, Running, Base):
     """One run of a workflow.
 
     Its run number is given by the database when it is written. Its status is guarded there, too
@@ -80,12 +82,40 @@ class Workflow(Running, Base):
         back_populates="workflow", passive_deletes=True, order_by="(Job.created, Job.id_)"
     )
     shares: Mapped[list[UserWorkflow]] = relationship(back_populates="workflow", passive_deletes=True)
+    users_it_is_shared_with: Mapped[list[User]] = relationship(
+        secondary=lambda: UserWorkflow.__table__,
+        primaryjoin=lambda: sa.and_(
+            Workflow.owner_id == UserWorkflow.owner_id,
+            Workflow.id_ == UserWorkflow.workflow_id,
+            UserWorkflow.grants(),
+        ),
+        order_by="(User.created, User.id_)",
+        viewonly=True,
+    )
+    """The users that the run is shared with now, read-only."""
+
     resources: Mapped[list[WorkflowResource]] = relationship(viewonly=True)
     retention_rules: Mapped[list[WorkspaceRetentionRule]] = relationship(
         back_populates="workflow",
         passive_deletes=True,
         order_by="(WorkspaceRetentionRule.created, WorkspaceRetentionRule.id_)",
     )
+    sessions: Mapped[list[InteractiveSession]] = relationship(
+        secondary=lambda: WorkflowSession.__table__,
+        back_populates="workflows",
+        passive_deletes=True,
+        order_by="(InteractiveSession.created, InteractiveSession.id_)",
+    )
+    """The interactive sessions on the run; a new one that is appended gets the run's owner."""
+
+    services: Mapped[list[Service]] = relationship(
+        secondary=lambda: WorkflowService.__table__,
+        back_populates="workflows",
+        passive_deletes=True,
+        order_by="(Service.created, Service.id_)",
+    )
+    """The services that the run uses; a new one that is appended gets the run's owner."""
+
     log_chunks: WriteOnlyMapped[LogChunk] = relationship(passive_deletes=True, order_by=LogChunk.number)
 
     __table_args__ = (
@@ -160,9 +190,9 @@ class Workflow(Running, Base):
         **values: Any,
     ) -> None:
         values |= {
-            "id_": None if id_ is None else parse_id(id_, "workflow id"),
+            "id_": id_,
             "name": name,
-            "owner_id": None if owner_id is None else parse_id(owner_id, "user id"),
+            "owner_id": owner_id,
             "specification": specification,
             "type_": type_,
             "input_parameters": input_parameters,
@@ -244,13 +274,6 @@ class Workflow(Running, Base):
 
     # -- status
 
-    def can_transition_to(self, status: RunStatus) -> bool:
-        """Tell whether the states let ``status`` follow the status that this object has loaded.
-
-        Extra transitions are not asked for.
-        """
-        return states.WORKFLOW.allows(self.status, RunStatus(status))
-
     def update_workflow_timestamp(self, status: RunStatus) -> None:
         """Set the time that belongs to ``status`` to now, by the database's clock, at the next flush.
 
@@ -282,22 +305,9 @@ class Workflow(Running, Base):
 
     # -- what it has stored
 
-    def append_logs(self, text: str | bytes) -> None:
-        """Append to the run's log (see :func:`platform_db.logs.append_log`)."""
-        if sa.inspect(self).persistent:
-            room_above("logs", "append_log")(session_of(self), self, text)
-        else:
-            self.log_chunks.add(LogChunk(data=encode_log(text)))
-
-    @property
-    def logs(self) -> str:
-        """The run's log as one text; bytes that are not UTF-8 show as ``\\xff``."""
-        return read_logs(
-            session_of(self),
-            LogChunk.owner_id == self.owner_id,
-            LogChunk.workflow_id == self.id_,
-            LogChunk.job_id.is_(None),
-        )
+    def _own_chunks(self) -> tuple[sa.ColumnElement[bool], ...]:
+        owned = LogChunk.owner_id == self.owner_id
+        return (owned, LogChunk.workflow_id == self.id_, LogChunk.job_id.is_(None))
 
     def get_input_parameters(self) -> Any:
         """Return the input parameters, ``{}`` where there are none."""

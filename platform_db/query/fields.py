@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ENUM, INET
 
 from platform_db import errors
+from platform_db.database.id_column import Id
 from platform_db.models import Base
 from platform_db.models.base import Running
 from platform_db.models.job import Job
@@ -120,7 +121,7 @@ def derived(model: type[Base]) -> dict[str, Any]:
 
 def _kind_of(type_: Any) -> Kind | None:
     """Return how a column is compared; None where it is not, as with what may be a secret."""
-    if isinstance(type_, sa.Uuid):
+    if isinstance(type_, Id):
         return Kind("an id", lambda value: uuid.UUID(str(value)))
     if isinstance(type_, sa.DateTime) or isinstance(getattr(type_, "impl", None), sa.DateTime):
         return _TIME

@@ -15,6 +15,7 @@ from sqlalchemy.sql.base import ExecutableOption
 from platform_db import errors
 from platform_db.bounds import require_amount
 from platform_db.cursors import Page, Total
+from platform_db.database.id_column import Id
 from platform_db.database.paging import LIMIT, Direction, ordered, page_statement, read_page
 from platform_db.database.session import takes_session
 from platform_db.models import Base, User, Workflow
@@ -197,7 +198,7 @@ def _select(listing: _Listing) -> sa.Select[Any]:
     if listing.is_searched:
         selected = selected.where(_found_in(model, sa.bindparam("search", type_=sa.Text)))
     if listing.with_shared:
-        owner_id = sa.bindparam("owner_id", type_=sa.Uuid)
+        owner_id = sa.bindparam("owner_id", type_=Id)
         own = sa.select(Workflow.owner_id, Workflow.id_).where(Workflow.owner_id == owner_id)
         # As one list of keys: with an OR the planner reads the runs of all owners.
         keys = sa.union_all(own, shared_with(owner_id))

@@ -12,6 +12,5 @@ from platform_db.models import UserWorkflow
 def shared_with(user_id: uuid.UUID | sa.BindParameter[uuid.UUID]) -> sa.Select[uuid.UUID, uuid.UUID]:
     """Select the owner and the id of the runs that are shared with the user now."""
     return sa.select(UserWorkflow.owner_id, UserWorkflow.workflow_id).where(
-        UserWorkflow.user_id == user_id,
-        sa.or_(UserWorkflow.valid_until.is_(None), UserWorkflow.valid_until > sa.func.now()),
+        UserWorkflow.user_id == user_id, UserWorkflow.grants()
     )

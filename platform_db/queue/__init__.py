@@ -9,7 +9,8 @@ An owner's turn and limits are in one row of that owner (``owner_limit``), so cl
 and no claim waits for another.
 """
 
-from platform_db.queue.claiming import Claim, claim
+from platform_db.leases.holding import Claim
+from platform_db.queue.claiming import claim
 from platform_db.queue.explanation import Explanation, Obstacle, explain
 from platform_db.queue.handing_back import finish, release
 from platform_db.queue.limits import Limits, set_limits

@@ -14,7 +14,6 @@ from __future__ import annotations
 import uuid
 from collections import deque
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from sqlalchemy.orm import Session
 
 from platform_db.bounds import LARGEST_LIMIT, require_limit
 from platform_db.database.session import takes_session
-from platform_db.lifecycle.target import Key
+from platform_db.leases.holding import Claim
 from platform_db.models import Job, OwnerLimit, Workflow
 from platform_db.models.expiry import expire_row
 from platform_db.models.run_number import format_run_number
@@ -38,29 +37,6 @@ MOST_ANNOUNCED = 100
 
 # How often to begin again where other claims served each owner meanwhile.
 ATTEMPTS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A row that a worker has claimed, and holds by its lease.
-
-    :param model: :class:`~platform_db.models.Workflow` or :class:`~platform_db.models.Job`.
-    :param name: the run's or the job's name.
-    :param run_number: of a run, such as ``"2.1"``.
-    :param revision: the row's revision since the claim.
-    """
-
-    model: type[Workflow] | type[Job]
-    owner_id: uuid.UUID
-    id_: uuid.UUID
-    name: str | None
-    run_number: str | None
-    revision: int
-
-    @property
-    def key(self) -> Key:
-        """The row's key, as ``session.get(claim.model, claim.key)`` takes it."""
-        return self.owner_id, self.id_
 
 
 @takes_session
@@ -210,6 +186,7 @@ class _Queue:
                 row.name,
                 None if row.major is None else format_run_number(row.major, row.minor),
                 row.revision,
+                self.parameters["worker"],
             )
             for row in rows
             if row.id_ is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +11,11 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.database.session import takes_session
-from platform_db.lifecycle.target import Key, RunTarget
+from platform_db.lifecycle.target import Key, RunOrId, RunTarget
 from platform_db.models import ResourceUnit, RunStatus, Workflow
 from platform_db.queue.limits import IS_AT_WORK, TURN, default_limits, is_ahead
 from platform_db.queue.sources import RUNS
+from platform_db.states import WORKFLOW
 
 # To count all of a long queue would take a second.
 MOST_COUNTED = 10_000
@@ -40,10 +40,14 @@ class Obstacle:
 class Explanation:
     """Why a run is not taken from the queue.
 
+    :param type_: only a worker that takes runs of this type takes it,
+    :param labels: and one whose selector these meet.
     :param obstacles: all that is in its way; none if it is the next of its owner.
     """
 
     run: Key
+    type_: str
+    labels: dict[str, str]
     obstacles: tuple[Obstacle, ...]
 
     @property
@@ -56,13 +60,15 @@ class Explanation:
         return {
             "id": str(self.run[1]),
             "owner_id": str(self.run[0]),
+            "type": self.type_,
+            "labels": self.labels,
             "is_next": self.is_next,
             "obstacles": [vars(obstacle) for obstacle in self.obstacles],
         }
 
 
 @takes_session
-def explain(session: Session, run: Workflow | Key | uuid.UUID | str) -> Explanation:
+def explain(session: Session, run: RunOrId) -> Explanation:
     """Say what keeps a run from being claimed by a worker that takes runs of every kind.
 
     :param run: the run, its key ``(owner_id, id_)``, or its id.
@@ -74,14 +80,20 @@ def explain(session: Session, run: Workflow | Key | uuid.UUID | str) -> Explanat
     found = session.connection().execute(_READ, parameters).one_or_none()
     if found is None:
         raise errors.WorkflowNotFound(f"there is no workflow {key[1]}")
-    return Explanation(key, tuple(_obstacles(found)))
+    return Explanation(key, found.type_, found.labels, tuple(_obstacles(found)))
 
 
 def _obstacles(found: sa.Row[Any]) -> Iterator[Obstacle]:
     if found.status != RunStatus.queued:
-        held = f", held by {found.holder}" if found.holder else ""
-        facts = {"status": found.status, "holder": found.holder}
-        yield Obstacle("not_queued", f"it is {found.status}{held}", facts)
+        status = RunStatus(found.status)
+        text = f"it is {status}"
+        if status is RunStatus.created:
+            text += ": nobody has queued it yet"
+        elif status in WORKFLOW.ended and status is not RunStatus.deleted:
+            text += ": only a restart of it can be queued"
+        elif found.holder:
+            text += f", held by {found.holder}"
+        yield Obstacle("not_queued", text, {"status": status.value, "holder": found.holder})
         return
     if found.start_after is not None:
         facts = {"start_after": found.start_after.isoformat()}
@@ -108,7 +120,7 @@ def _obstacles(found: sa.Row[Any]) -> Iterator[Obstacle]:
 
 # What is read of the limits and of those before it are the fragments that a claim has, too.
 _READ = sa.text(f"""
-    SELECT run.status, lease.holder, turn.concurrent_runs, turn.starts_per_minute,
+    SELECT run.status, run.type_, run.labels, lease.holder, turn.concurrent_runs, turn.starts_per_minute,
            CASE WHEN run.start_after > statement_timestamp() THEN run.start_after END AS start_after,
            CASE WHEN turn.concurrent_runs IS NOT NULL THEN
                (SELECT count(*) FROM platform.workflow WHERE owner_id = run.owner_id AND {IS_AT_WORK})
@@ -127,6 +139,7 @@ _READ = sa.text(f"""
                - interval '1 minute' AS at
     ) AS start
     LEFT JOIN platform.lease ON lease.owner_id = run.owner_id AND lease.entity_id = run.id_
+         AND run.status IN ('pending', 'running')
     LEFT JOIN LATERAL (
         SELECT place - 1 AS runs FROM (
             SELECT id_, row_number() OVER (ORDER BY {RUNS.order}) AS place FROM (

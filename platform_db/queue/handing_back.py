@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections import defaultdict
 from collections.abc import Iterable
 from functools import cache
 
@@ -12,14 +11,13 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.database.session import takes_session
+from platform_db.leases.holding import MODELS, Claim, group_by_holder
 from platform_db.lifecycle import transition
 from platform_db.lifecycle.statements import NOTE_REASON
 from platform_db.lifecycle.stopping import stop_jobs
-from platform_db.lifecycle.target import Key, arrays_of
+from platform_db.lifecycle.target import arrays_of
 from platform_db.models import Job, Workflow
-from platform_db.models.base import identity_of
 from platform_db.models.expiry import expire_row
-from platform_db.queue.claiming import Claim
 from platform_db.queue.sources import source_of
 from platform_db.quota.termination import account_for_ended_run
 from platform_db.states import MACHINES, RunStatus, Status
@@ -29,34 +27,31 @@ Claimed = Claim | Workflow | Job
 
 
 @takes_session
-def release(session: Session, rows: Iterable[Claimed], worker: str) -> set[uuid.UUID]:
+def release(session: Session, rows: Iterable[Claimed], worker: str | None = None) -> set[uuid.UUID]:
     """Give back what the worker claimed and has not started; return the ids of what was given back.
 
     A pending run is queued again, at its old place; a queued job has no lease any more. What the worker does
     not hold, or has started, stays as it is.
+
+    :param worker: by default who made the claim, and of rows this process.
     """
     session.flush()
-    by_model: dict[type[Workflow] | type[Job], list[Key]] = defaultdict(list)
-    for row in rows:
-        model, key = _identify(row)
-        by_model[model].append(key)
     released: set[uuid.UUID] = set()
-    for model, keys in sorted(by_model.items(), key=lambda item: item[0].__tablename__):
-        parameters = {
-            **arrays_of(keys),
-            "worker": worker,
-            "reason": f"released by {worker}",
-        }
-        statement = _release(source_of(model).table)
-        released |= set(session.connection().execute(statement, parameters).scalars())
+    for (table, holder), keys in group_by_holder(rows, worker):
+        parameters = {**arrays_of(keys), "worker": holder, "reason": f"released by {holder}"}
+        released |= set(session.connection().execute(_release(table), parameters).scalars())
         for key in keys:
-            expire_row(session, model, key)
+            expire_row(session, MODELS[table], key)
     return released
 
 
 @takes_session
 def finish(
-    session: Session, row: Claimed, status: Status | str, worker: str, reason: str | None = None
+    session: Session,
+    row: Claimed,
+    status: Status | str,
+    worker: str | None = None,
+    reason: str | None = None,
 ) -> Status:
     """Set the status in which a run or job of the worker's ended, give its lease back, and return the status.
 
@@ -65,26 +60,28 @@ def finish(
     that stopped are stopped.
 
     :param status: ``finished``, ``failed`` or ``stopped``.
+    :param worker: by default who made the claim, and of a row this process.
     :param reason: why, for the history.
     :raises errors.Conflict: the worker does not hold it: it has ended, or was recovered, and another worker
         may have it.
     :raises errors.InvalidTransition: the stored status does not allow it.
     :raises errors.InvalidArgument: it is no status in which something ends.
     """
-    model, key = _identify(row)
-    table = source_of(model).table
+    [((table, holder), [key])] = group_by_holder([row], worker)
+    model = MODELS[table]
+    source_of(model)  # It refuses what has no queue.
     wanted: Status = MACHINES[table].status(status)
     if wanted not in MACHINES[table].ended:
         ends = ", ".join(sorted(MACHINES[table].ended))
         raise errors.InvalidArgument(f"nothing ends as {wanted}; choose from {ends}")
     session.flush()
-    parameters = {"owner": str(key[0]), "id": str(key[1]), "worker": worker}
+    parameters = {"owner": str(key[0]), "id": str(key[1]), "worker": holder}
     connection = session.connection()
     if not connection.execute(_hold(table), parameters).rowcount:
         found = connection.execute(_read(table), parameters).one_or_none()
         if found is None:
             raise errors.NotFound(f"there is no {table} {key[1]}")
-        raise errors.Conflict(table, str(key[1]), "holder", worker, found.status, found.revision)
+        raise errors.Conflict(table, str(key[1]), "holder", holder, found.status, found.revision)
     stored = transition(session, key, wanted, model=model, reason=reason)
     connection.execute(_DROP, parameters)
     if model is Workflow:
@@ -92,10 +89,6 @@ def finish(
             stop_jobs(session, [key], reason=reason)
         account_for_ended_run(session, key)
     return stored
-
-
-def _identify(row: Claimed) -> tuple[type[Workflow] | type[Job], Key]:
-    return (row.model, row.key) if isinstance(row, Claim) else (type(row), identity_of(row))
 
 
 # A worker that hands back waits for the row before its lease, as all who change both.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import timedelta
 
 import sqlalchemy as sa
@@ -12,7 +11,7 @@ from platform_db.bounds import require_amount, require_seconds
 from platform_db.database.session import takes_session
 from platform_db.lifecycle.restarts import MOST_RESTARTS, restart_if_possible
 from platform_db.lifecycle.stopping import is_asked, stop_jobs
-from platform_db.lifecycle.target import Key, RunTarget
+from platform_db.lifecycle.target import RunOrId, RunTarget
 from platform_db.lifecycle.transitions import transition
 from platform_db.models import Workflow
 from platform_db.quota.termination import account_for_ended_run
@@ -25,7 +24,7 @@ LONGEST_DELAY = timedelta(hours=1)
 @takes_session
 def requeue(
     session: Session,
-    run: Workflow | Key | uuid.UUID | str,
+    run: RunOrId,
     *,
     reason: str,
     delay: timedelta | float = DELAY,

@@ -54,7 +54,7 @@ def queue_status(session: Session, owner: UserOrId | None = None, *, limit: int 
 
     An owner with nothing of it is left out. Each run that is in the queue or at work is counted.
 
-    :param owner: only this one.
+    :param owner: only this one, also with nothing.
     :param limit: how many owners at most.
     """
     session.flush()
@@ -73,7 +73,8 @@ _READ = sa.text(f"""
            turn.concurrent_runs, turn.starts_per_minute, nullif(turn.served_at, '-infinity')
     FROM (
         SELECT {TURN}, owner_limit.served_at
-        FROM (SELECT owner_id FROM waiting UNION SELECT owner_id FROM working) AS present
+        FROM (SELECT owner_id FROM waiting UNION SELECT owner_id FROM working
+              UNION SELECT CAST(:owner AS uuid)) AS present
         JOIN platform.owner_limit ON owner_limit.owner_id = present.owner_id
         WHERE CAST(:owner AS uuid) IS NULL OR owner_limit.owner_id = CAST(:owner AS uuid)
         ORDER BY served_at, owner_id

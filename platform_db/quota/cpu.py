@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.database.session import SessionFactory, takes_session
 from platform_db.leases.tasks import HeldLease, lease
-from platform_db.lifecycle.target import Key, RunTarget
+from platform_db.lifecycle.target import RunOrId, RunTarget
 from platform_db.models import (
     InteractiveSessionResource,
     ResourceType,
@@ -245,7 +245,7 @@ def update_users(session: Session, user_ids: Sequence[uuid.UUID], resource: AnyR
 
 
 @takes_session
-def update_workflow_cpu_quota(session: Session, workflow: Workflow | Key | uuid.UUID | str) -> int:
+def update_workflow_cpu_quota(session: Session, workflow: RunOrId) -> int:
     """Store the processing time of a run, change its owner's total by the difference, and return it.
 
     :returns: milliseconds from the run's start to its end; 0 while it has not ended.

@@ -30,7 +30,11 @@ USERS_PER_STATEMENT = 1000
 
 @takes_session
 def store_workflow_disk_quota(
-    session: Session, workflow: Workflow | uuid.UUID | str, bytes_to_sum: int | None = None
+    session: Session,
+    workflow: Workflow | uuid.UUID | str,
+    bytes_to_sum: int | None = None,
+    *,
+    measured: int | None = None,
 ) -> WorkflowResource:
     """Store what the workspace of a run takes, for it and for the runs that share it.
 
@@ -39,12 +43,19 @@ def store_workflow_disk_quota(
     by :func:`update_users_disk_quota` with the same amount, in the same transaction.
 
     :param bytes_to_sum: how many bytes were added; negative if they were removed.
+    :param measured: how many bytes the workspace takes, where the caller has just measured it: it is stored
+        as if it were measured here, up to 4 EiB, and the disk is not read.
     :raises errors.WorkflowNotFound: there is no such run.
     :raises errors.WorkspaceError: the workspace is there, but cannot be read; the figure stays.
     :raises errors.StorageMissing: the workspace is not there, nor is its root; the figure stays.
-    :raises errors.InvalidArgument: ``bytes_to_sum`` is beyond a ``bigint`` column.
+    :raises errors.InvalidArgument: a number is beyond a ``bigint`` column, ``measured`` is negative, or both
+        are given.
     """
     _require_change(bytes_to_sum)
+    if measured is not None:
+        require_amount(measured, "measured size")
+        if bytes_to_sum is not None:
+            raise errors.InvalidArgument("give bytes_to_sum or measured, not both")
     session.flush()
     target = RunTarget.of(session, workflow, Workflow)
     owner_id, workflow_id = target.key(session)
@@ -55,7 +66,7 @@ def store_workflow_disk_quota(
         raise target.not_found()
     resource = get_default_quota_resource(session, ResourceType.disk)
     if bytes_to_sum is None:
-        _measure(session, resource, owner_id, path)
+        _measure(session, resource, owner_id, path, measured)
     else:
         figures.change_figure(session, resource, owner_id, path, bytes_to_sum)
     found = session.get(WorkflowResource, (owner_id, workflow_id, resource.id_), populate_existing=True)
@@ -71,13 +82,18 @@ def _require_change(bytes_to_sum: int | None) -> None:
         require_amount(bytes_to_sum, "change", smallest=-LARGEST_AMOUNT)
 
 
-def _measure(session: Session, resource: AnyResource, owner_id: uuid.UUID, path: str) -> None:
+def _measure(
+    session: Session, resource: AnyResource, owner_id: uuid.UUID, path: str, measured: int | None
+) -> None:
     workspace = figures.read_workspace(session, resource, owner_id, path)
-    try:
-        figure = measured_figure(workspace, workspaces.measure(workspace))
-    except workspaces.MissingWorkspaceError:
-        require_storage(path)
-        figure = Figure(workspace, 0, "missing")
+    if measured is not None:
+        figure = Figure(workspace, min(measured, MOST_BYTES), "given")
+    else:
+        try:
+            figure = measured_figure(workspace, workspaces.measure(workspace))
+        except workspaces.MissingWorkspaceError:
+            require_storage(path)
+            figure = Figure(workspace, 0, "missing")
     figures.write_figures(session, resource, [figure])
     # The runs that share the workspace have the figure, too.
     for model in (UserResource, WorkflowResource):

@@ -65,7 +65,8 @@ class Figure:
     """What a workspace was found to take.
 
     :param bytes: allocated bytes; apparent ones if ``apparent``.
-    :param method: how it was found: ``scan``, ``ceph``, or ``missing`` where there is no workspace.
+    :param method: how it was found: ``scan``, ``ceph``, ``given`` by a caller, or ``missing`` where there is
+        no workspace.
     """
 
     workspace: Workspace

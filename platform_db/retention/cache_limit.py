@@ -35,6 +35,6 @@ def evict_beyond_limit(factory: SessionFactory, batch: int, tell: Callable[[int]
 
 
 _BEYOND = sa.text("""
-    SELECT owner_id, count(*) - :keep AS beyond FROM platform.job_cache
-    GROUP BY owner_id HAVING count(*) > :keep ORDER BY owner_id
+    SELECT owner_id, count(digest) - :keep AS beyond FROM platform.job_cache
+    GROUP BY owner_id HAVING count(digest) > :keep ORDER BY owner_id
     """)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.database.session import takes_session
 from platform_db.lifecycle.stopping import Stored, stop_runs
-from platform_db.lifecycle.target import Key, RunTarget
+from platform_db.lifecycle.target import Key, RunOrId, RunTarget
 from platform_db.lifecycle.transitions import TransitionResult
 from platform_db.models import Workflow
 from platform_db.models.identity import UserOrId, user_id_of
@@ -22,7 +22,7 @@ from platform_db.states import RunStatus
 @takes_session
 def cancel(
     session: Session,
-    run: Workflow | Key | uuid.UUID | str,
+    run: RunOrId,
     *,
     reason: str | None = None,
     force: bool = False,
@@ -48,7 +48,7 @@ def cancel(
 @takes_session
 def cancel_workflows(
     session: Session,
-    ids: Iterable[Workflow | Key | uuid.UUID | str],
+    ids: Iterable[RunOrId],
     *,
     owner: UserOrId | None = None,
     reason: str | None = None,

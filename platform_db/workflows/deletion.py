@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable
 
 from sqlalchemy.orm import Session
 
 from platform_db.database.session import takes_session
 from platform_db.lifecycle import TransitionResult, transition_many
-from platform_db.lifecycle.target import Key, RunTarget
+from platform_db.lifecycle.target import RunOrId, RunTarget
 from platform_db.models import Workflow
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.states import RunStatus
@@ -18,7 +17,7 @@ from platform_db.states import RunStatus
 @takes_session
 def delete_workflows(
     session: Session,
-    ids: Iterable[Workflow | Key | uuid.UUID | str],
+    ids: Iterable[RunOrId],
     *,
     owner: UserOrId | None = None,
     reason: str | None = None,
@@ -32,7 +31,7 @@ def delete_workflows(
     :param reason: why, for the history.
     :raises errors.InvalidIdentifier: one is no id; then nothing is deleted.
     """
-    runs: list[Workflow | Key | uuid.UUID | str] = list(ids)
+    runs: list[RunOrId] = list(ids)
     if owner is not None:
         owner_id = user_id_of(owner)
         runs = [(owner_id, RunTarget.of(session, run, Workflow).id_) for run in runs]

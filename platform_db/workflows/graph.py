@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
-from platform_db.lifecycle.target import Key, RunTarget
+from platform_db.lifecycle.target import RunOrId, RunTarget
 from platform_db.models import Job, Workflow
 from platform_db.models.base import identity_of
 from platform_db.models.types import is_text
@@ -120,9 +120,7 @@ class Graph:
 
 
 @takes_session
-def add_dependencies(
-    session: Session, run: Workflow | Key | uuid.UUID | str, edges: Iterable[Dependency]
-) -> int:
+def add_dependencies(session: Session, run: RunOrId, edges: Iterable[Dependency]) -> int:
     """Add edges to the graph of a run in one statement, and return how many are new or of another kind now.
 
     An edge is known by its jobs and its name: adding it again changes its kind at most. A refusal leaves the
@@ -161,7 +159,7 @@ def add_dependencies(
 
 
 @takes_session
-def graph(session: Session, run: Workflow | Key | uuid.UUID | str) -> Graph:
+def graph(session: Session, run: RunOrId) -> Graph:
     """Return the graph of a run: all of its jobs and dependencies, in two statements.
 
     :param run: the run, its key ``(owner_id, id_)``, or its id.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.database.session import takes_session
-from platform_db.lifecycle.target import Key, RunTarget
+from platform_db.lifecycle.target import RunOrId, RunTarget
 from platform_db.models import Workflow
 
 
@@ -29,7 +28,7 @@ class Progress:
 
 
 @takes_session
-def progress(session: Session, run: Workflow | Key | uuid.UUID | str) -> Progress:
+def progress(session: Session, run: RunOrId) -> Progress:
     """Return how far a run is; no job is looked at.
 
     :param run: the run, its key ``(owner_id, id_)``, or its id. One that does not exist has no jobs.
@@ -38,7 +37,7 @@ def progress(session: Session, run: Workflow | Key | uuid.UUID | str) -> Progres
 
 
 @takes_session
-def progress_many(session: Session, runs: Sequence[Workflow | Key | uuid.UUID | str]) -> list[Progress]:
+def progress_many(session: Session, runs: Sequence[RunOrId]) -> list[Progress]:
     """Return how far runs are, such as those of a page of a list, in their order; one statement.
 
     :param runs: as :func:`progress` takes one; a run or its key is found by its owner's index.

@@ -23,7 +23,7 @@ from platform_db import errors
 from platform_db.bounds import require_amount
 from platform_db.database.session import takes_session
 from platform_db.identifiers import new_id
-from platform_db.lifecycle.target import Key
+from platform_db.lifecycle.target import RunOrId
 from platform_db.logs.target import LogTarget
 from platform_db.models import Job, ResourceType, UserResource, Workflow, WorkflowResult
 from platform_db.models.expiry import expire_row, expire_rows
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 JSON = "application/json"
 BYTES = "application/octet-stream"
 
-RunOrJob: TypeAlias = "Workflow | Job | Key | uuid.UUID | str"
+RunOrJob: TypeAlias = "Job | RunOrId"
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable
 
 from sqlalchemy.orm import Session
 
 from platform_db.database.session import takes_session
 from platform_db.lifecycle.stopping import stop_jobs
-from platform_db.lifecycle.target import Key, RunTarget
+from platform_db.lifecycle.target import RunOrId, RunTarget
 from platform_db.lifecycle.transitions import transition
 from platform_db.logs import append_log
 from platform_db.models import ResourceType, Workflow
@@ -20,7 +19,7 @@ from platform_db.states import WORKFLOW, RunStatus
 @takes_session
 def update_workflow_status(
     session: Session,
-    workflow_uuid: Workflow | Key | uuid.UUID | str,
+    workflow_uuid: RunOrId,
     status: RunStatus,
     new_logs: str | bytes = "",
     message: str | None = None,

@@ -18,14 +18,14 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.bounds import require_amount, require_limit
 from platform_db.database.session import takes_session
-from platform_db.lifecycle.target import Key, RunTarget
+from platform_db.lifecycle.target import RunOrId, RunTarget
 from platform_db.models import Workflow
 from platform_db.models.expiry import expire_row
 from platform_db.models.types import encode_json
 from platform_db.states import WORKFLOW, RunStatus
 
 if TYPE_CHECKING:
-    import uuid
+    pass
 
 LARGEST_VERSION = 2**31 - 1
 
@@ -74,7 +74,7 @@ class Version(VersionSummary):
 @takes_session
 def update_specification(
     session: Session,
-    run: Workflow | Key | uuid.UUID | str,
+    run: RunOrId,
     specification: Any = KEEP,
     *,
     labels: Mapping[str, str] | Literal[Keep.KEEP] | None = KEEP,
@@ -128,9 +128,7 @@ def update_specification(
 
 
 @takes_session
-def get_version(
-    session: Session, run: Workflow | Key | uuid.UUID | str, number: int | None = None
-) -> Version:
+def get_version(session: Session, run: RunOrId, number: int | None = None) -> Version:
     """Return a version of a run, by default the latest.
 
     :param run: the run, its key ``(owner_id, id_)``, or its id.
@@ -148,7 +146,7 @@ def get_version(
 
 @takes_session
 def list_versions(
-    session: Session, run: Workflow | Key | uuid.UUID | str, *, after: int = 0, limit: int = 100
+    session: Session, run: RunOrId, *, after: int = 0, limit: int = 100
 ) -> list[VersionSummary]:
     """Return the versions of a run, the oldest first, without their specifications.
 
@@ -164,7 +162,7 @@ def list_versions(
 
 
 def _read(
-    session: Session, run: Workflow | Key | uuid.UUID | str, statement: sa.TextClause, **values: Any
+    session: Session, run: RunOrId, statement: sa.TextClause, **values: Any
 ) -> tuple[RunTarget, list[sa.Row[Any]]]:
     session.flush()
     target = RunTarget.of(session, run, Workflow)

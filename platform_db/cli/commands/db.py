@@ -68,7 +68,8 @@ def compact(dry_run: bool) -> None:
 def get(table: str, key: tuple[str, ...], full: bool, as_json: bool) -> None:
     """Show a row of TABLE, but no secret.
 
-    It is named by its ID or the beginning of that, or by its KEY as db keys shows it.
+    It is named by its ID or the beginning of that, or by its KEY as db keys shows it, or with / between its
+    parts.
     """
     from platform_db.health.rows import read_row
 

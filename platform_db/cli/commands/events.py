@@ -31,7 +31,11 @@ class Place(click.ParamType):  # type: ignore[type-arg] # generic in newer relea
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Since:
         if value in ("beginning", "latest"):
             return value
-        return int(value) if value.isdecimal() else Time().convert(value, param, ctx)
+        if value.isdecimal():
+            return int(value)
+        if not value[:1].isdigit():
+            self.fail(f"{value!r} is none of {self.name}", param, ctx)
+        return Time().convert(value, param, ctx)
 
 
 @events.command(example="events tail --since beginning --entity workflow --kind status")
@@ -91,7 +95,9 @@ def tail(
 def watchers(as_json: bool) -> None:
     """List the watchers that have a name, and how far they are.
 
-    Pruning waits for those that HOLD.
+    NUMBER is that of the last event that it passed, BEHIND how many numbers were given since, to events that
+    it may want or not. FAILED are events that its handler failed on and that were skipped. It moved at
+    MOVED_AT, and has all that was written a day before SEEN_AT. Pruning waits for those that HOLD.
     """
     from platform_db.events import watchers
 
@@ -100,7 +106,7 @@ def watchers(as_json: bool) -> None:
     rows = (
         {
             **watcher._asdict(),
-            "seen_at": watcher.seen_at.isoformat(timespec="seconds"),
+            "seen_at": watcher.seen_at and watcher.seen_at.isoformat(timespec="seconds"),
             "moved_at": watcher.moved_at.isoformat(timespec="seconds"),
         }
         for watcher in found

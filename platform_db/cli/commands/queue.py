@@ -56,8 +56,12 @@ def explain(run: str, user: str | None, as_json: bool) -> None:
 
     with session_scope() as session:
         found = explain(session, find_run(session, run, user))
-    text = "\n".join(escaped(obstacle.text) for obstacle in found.obstacles)
-    show_row(found.as_dict(), as_json, text or "it is the next run of its owner")
+    labels = ",".join(f"{name}={value}" for name, value in sorted(found.labels.items()))
+    worker = f"a worker that takes runs of type {found.type_}{' and labels ' + labels if labels else ''}"
+    lines = [obstacle.text for obstacle in found.obstacles] or [
+        f"it is the next run of its owner, for {worker}"
+    ]
+    show_row(found.as_dict(), as_json, "\n".join(map(escaped, lines)))
 
 
 @queue.command(example="queue limit ada@example.org --concurrent 20 --starts-per-minute default")
@@ -65,28 +69,32 @@ def explain(run: str, user: str | None, as_json: bool) -> None:
 @click.option("--concurrent", type=Count(), help="How many pending and running runs USER may have.")
 @click.option("--starts-per-minute", type=Count(), help="How many runs of USER are handed out a minute.")
 def limit(user: str, concurrent: Any, starts_per_minute: Any) -> None:
-    """Set how much of the queue USER may take; a limit that is not given stays.
+    """Set, or show without an option, how much of the queue USER may take; a limit that is not given stays.
 
     USER is an id or an e-mail address. default means what PLATFORM_DB_QUEUE_CONCURRENT_RUNS and
     PLATFORM_DB_QUEUE_STARTS_PER_MINUTE say, 0 is none.
     """
-    from platform_db.queue import set_limits
+    from platform_db.models import OwnerLimit
+    from platform_db.queue import Limits, set_limits
     from platform_db.users import find_user
 
     given = {"concurrent_runs": concurrent, "starts_per_minute": starts_per_minute}
     limits = {name: None if n == DEFAULT else n for name, n in given.items() if n is not None}
-    if not limits:
-        raise click.UsageError("give --concurrent, --starts-per-minute or both")
     with session_scope() as session:
         about = find_user(session, user)
+        if not limits:
+            own = session.get_one(OwnerLimit, about.id_)
+            now = Limits(own.concurrent_runs, own.starts_per_minute)
+            click.echo(escaped(f"queue of {about.email}: {_describe(now)}"))
+            return
         before = set_limits(session, about, **limits)
-        change = f"{_describe(before)} -> {_describe(before._replace(**limits))}"
+        change = f"{_describe(before)} → {_describe(before._replace(**limits))}"
         click.echo(escaped(f"queue of {about.email}: {change}"))
 
 
 def _describe(limits: Limits) -> str:
     concurrent, starts = (DEFAULT if limit is None else limit for limit in limits)
-    return f"{concurrent} concurrent runs, {starts} starts per minute"
+    return f"concurrent runs: {concurrent}, starts per minute: {starts}"
 
 
 def _as_people_read(row: Row) -> Row:

@@ -158,3 +158,40 @@ CREATE OR REPLACE TRIGGER retention_on_end AFTER UPDATE OF status ON platform.wo
     EXECUTE FUNCTION platform.follow_run_with_retention();
 
 ALTER TABLE platform.status_change DROP COLUMN extra;
+
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.workflow
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('workflow');
+
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.job
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('job');
+
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.interactive_session
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('interactive_session');
+
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.service
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('service');
+
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.user_token
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('user_token');
+
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.workspace_retention_rule
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('workspace_retention_rule');
+
+DROP TRIGGER replace_cached_result ON platform.job_cache;
+
+DROP FUNCTION platform.replace_cached_result;
+
+DELETE FROM platform.job_cache WHERE digest IS NULL;
+
+ALTER TABLE platform.job_cache
+    DROP CONSTRAINT ck_job_cache_result_has_path,
+    ALTER COLUMN parameters SET NOT NULL,
+    ALTER COLUMN workspace_hash SET NOT NULL,
+    ALTER COLUMN result_path SET NOT NULL,
+    ALTER COLUMN digest SET NOT NULL;

@@ -74,8 +74,6 @@ $$;
 --   platform.guard                     'override', a space and the transaction's id let through what would be
 --                                      refused, where there is a platform.reason. So an override outlives no
 --                                      transaction, and none goes without a word.
--- And one that it writes:
---   platform.extra                     'on' once an extra transition let a change of this transaction through.
 
 CREATE OR REPLACE FUNCTION platform.guard_is_overridden() RETURNS boolean LANGUAGE sql STABLE
     RETURN coalesce(current_setting('platform.guard', true), '') <> '' -- Nearly every change ends here.
@@ -101,18 +99,14 @@ BEGIN
         RETURN NEW;
     ELSE
         IF OLD.status::text || '>' || NEW.status::text <> ALL (TG_ARGV) THEN
-            IF NOT platform.guard_is_overridden() THEN
-                PERFORM pg_catalog.set_config('platform.extra', 'on', true) FROM platform.extra_transition
-                WHERE entity = TG_ARGV[0] AND from_status = OLD.status::text AND to_status = NEW.status::text;
-                IF NOT FOUND THEN
-                    RAISE EXCEPTION USING
-                        ERRCODE = 'PD001',
-                        MESSAGE = format(
-                            '%s %s cannot go from %s to %s', TG_ARGV[0], OLD.id_, OLD.status, NEW.status),
-                        DETAIL = format('%s %s %s', OLD.id_, OLD.status, NEW.status),
-                        SCHEMA = 'platform', TABLE = TG_ARGV[0], COLUMN = 'status';
-                END IF;
+            IF NOT platform.guard_permits(TG_ARGV[0], OLD.status::text, NEW.status::text) THEN
+                RAISE EXCEPTION USING
+                    ERRCODE = 'PD001',
+                    MESSAGE = format('%s %s cannot go from %s to %s', TG_ARGV[0], OLD.id_, OLD.status, NEW.status),
+                    DETAIL = format('%s %s %s', OLD.id_, OLD.status, NEW.status),
+                    SCHEMA = 'platform', TABLE = TG_ARGV[0], COLUMN = 'status';
             END IF;
+            PERFORM pg_catalog.set_config('platform.extra', 'on', true);
             -- What lives again has the times of its new life alone. The states do that with a run that goes on
             -- running, and let nothing else live again.
             IF TG_ARGV[1] = 'run' THEN
@@ -184,13 +178,10 @@ BEGIN
             change_reason := substr(statement_reason, length(this_statement) + 1);
         END IF;
     END IF;
-    -- The setting only spares the others this look-up: a session may say in it what it likes. A change that the states
-    -- do not allow, and no override let through, was an extra transition, also if that was forbidden at this moment.
+    -- What neither the states nor an override let through, an extra transition did. The setting, in which a session may
+    -- say what it likes, only spares the others this look.
     IF current_setting('platform.extra', true) = 'on' AND OLD.status <> NEW.status AND NOT is_overridden THEN
-        SELECT true INTO is_extra FROM pg_trigger
-        WHERE tgrelid = TG_RELID AND tgname = 'guard_update'
-          AND position('\x00'::bytea || convert_to(OLD.status || '>' || NEW.status, 'UTF8') || '\x00'::bytea
-                       IN tgargs) = 0;
+        is_extra := nullif(position(format(' %s>%s ', OLD.status, NEW.status) IN TG_ARGV[1]) = 0, false);
     END IF;
     INSERT INTO platform.status_change
         (owner_id, entity_id, revision, entity, number, from_status, to_status, at, actor, reason, overridden, extra,
@@ -257,7 +248,56 @@ CREATE OR REPLACE TRIGGER retention_on_end AFTER UPDATE OF status ON platform.wo
         OR (OLD.status IN ('finished', 'failed') AND NEW.status IN ('created', 'queued', 'pending', 'running'))))
     EXECUTE FUNCTION platform.follow_run_with_retention();
 
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.workflow
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('workflow', ' created>queued created>pending created>failed created>stopped created>deleted queued>pending queued>running queued>failed queued>stopped queued>deleted pending>queued pending>running pending>failed pending>stopped pending>deleted running>finished running>failed running>stopped finished>running finished>deleted failed>running failed>deleted stopped>deleted ');
+
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.job
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('job', ' created>queued created>running created>finished created>failed created>stopped queued>running queued>finished queued>failed queued>stopped running>finished running>failed running>stopped ');
+
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.interactive_session
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('interactive_session', ' created>queued created>pending created>running created>failed created>stopped created>deleted queued>pending queued>running queued>failed queued>stopped queued>deleted pending>running pending>failed pending>stopped pending>deleted running>finished running>failed running>stopped running>deleted finished>deleted failed>deleted stopped>deleted ');
+
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.service
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('service', ' created>queued created>pending created>running created>failed created>stopped created>deleted queued>pending queued>running queued>failed queued>stopped queued>deleted pending>running pending>failed pending>stopped pending>deleted running>finished running>failed running>stopped running>deleted finished>deleted failed>deleted stopped>deleted ');
+
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.user_token
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('user_token', ' requested>active requested>revoked active>revoked ');
+
+CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.workspace_retention_rule
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+    EXECUTE FUNCTION platform.record_status('workspace_retention_rule', ' created>active created>inactive active>inactive active>pending inactive>active pending>active pending>inactive pending>applied ');
+
+-- A job may be cached before its result is known. A result that is completed takes the place of the one that is there
+-- for the same parameters and workspace. The second of two that complete the same at once waits for the first one's
+-- commit, and then finds it.
+CREATE FUNCTION platform.replace_cached_result() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    completed bytea := platform.job_cache_digest(NEW.parameters, NEW.workspace_hash);
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended(format('cached result %s %s', NEW.owner_id, completed), 0));
+    DELETE FROM platform.job_cache WHERE owner_id = NEW.owner_id AND digest = completed;
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER replace_cached_result BEFORE UPDATE ON platform.job_cache
+    FOR EACH ROW WHEN (OLD.digest IS NULL AND NEW.parameters IS NOT NULL AND NEW.workspace_hash IS NOT NULL)
+    EXECUTE FUNCTION platform.replace_cached_result();
+
 -- Last, as writers of a run lock its table first.
 ALTER TABLE platform.status_change ADD COLUMN extra BOOLEAN;
+
+ALTER TABLE platform.job_cache
+    ALTER COLUMN parameters DROP NOT NULL,
+    ALTER COLUMN workspace_hash DROP NOT NULL,
+    ALTER COLUMN result_path DROP NOT NULL,
+    ALTER COLUMN digest DROP NOT NULL,
+    ADD CONSTRAINT ck_job_cache_result_has_path CHECK (digest IS NULL OR result_path IS NOT NULL) NOT VALID;
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA platform FROM PUBLIC;

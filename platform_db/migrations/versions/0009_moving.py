@@ -1,11 +1,14 @@
-"""Mark changes that came through an extra transition, record who allows one, and let imports leave no trace.
+"""Mark changes that came through an extra transition, let imports leave no trace, cache jobs that still run.
 
-Motive: a platform that moves over from another system brings its rows as they are, and its own transitions.
-Phase: pre; the code before it sets no switch and reads no mark, and notices nothing.
-Lock: SHARE ROW EXCLUSIVE on workflow and extra_transition, for triggers, then ACCESS EXCLUSIVE on
-    status_change, for the column: transactions that write them are waited for.
-Duration: below a second; the column is NULL in the rows that are there.
-Recovery: run it again; it is one transaction.
+Motive: a platform that moves over from another system brings its rows as they are, its own transitions, and
+    services that cache a job before its result is known.
+Phase: pre; the code before it sets no switch and reads no mark. It finds no result that is not complete, but
+    may evict one.
+Lock: SHARE ROW EXCLUSIVE on the tables with a status and on extra_transition, for triggers, then ACCESS
+    EXCLUSIVE on status_change and job_cache, for columns: transactions that write them are waited for.
+Duration: below a second; the column is NULL in the rows that are there. Then a pass over job_cache validates
+    its check, which stops no writer.
+Recovery: run it again.
 
 Revision ID: 0009
 Revises: 0008
@@ -13,6 +16,8 @@ Create Date: 2026-11-26
 """
 
 from __future__ import annotations
+
+from alembic import op
 
 from platform_db.migrations.sql import run_script
 
@@ -24,10 +29,12 @@ phase = "pre"
 
 
 def upgrade() -> None:
-    """Replace the functions that guard and record a change, and add the column (sql/0009.up.sql)."""
+    """Replace the functions that guard and record a change, and change the columns (sql/0009.up.sql)."""
     run_script("0009.up")
+    with op.get_context().autocommit_block():
+        op.execute("ALTER TABLE platform.job_cache VALIDATE CONSTRAINT ck_job_cache_result_has_path")
 
 
 def downgrade() -> None:
-    """Put back the functions as they were, and drop the column (sql/0009.down.sql)."""
+    """Put back the functions and columns as they were, without what is not complete (sql/0009.down.sql)."""
     run_script("0009.down")

@@ -8,7 +8,7 @@
 --                                      refused, where there is a platform.reason. So an override outlives no
 --                                      transaction, and none goes without a word.
 -- And one that it writes:
---   platform.extra                     'on' once an extra transition let a change of this transaction through.
+--   platform.extra                     'on' once it let a change of this transaction through beyond the states.
 
 CREATE FUNCTION platform.guard_is_overridden() RETURNS boolean LANGUAGE sql STABLE
     RETURN coalesce(current_setting('platform.guard', true), '') <> '' -- Nearly every change ends here.
@@ -44,18 +44,14 @@ BEGIN
         RETURN NEW;
     ELSE
         IF OLD.status::text || '>' || NEW.status::text <> ALL (TG_ARGV) THEN
-            IF NOT platform.guard_is_overridden() THEN
-                PERFORM pg_catalog.set_config('platform.extra', 'on', true) FROM platform.extra_transition
-                WHERE entity = TG_ARGV[0] AND from_status = OLD.status::text AND to_status = NEW.status::text;
-                IF NOT FOUND THEN
-                    RAISE EXCEPTION USING
-                        ERRCODE = 'PD001',
-                        MESSAGE = format(
-                            '%s %s cannot go from %s to %s', TG_ARGV[0], OLD.id_, OLD.status, NEW.status),
-                        DETAIL = format('%s %s %s', OLD.id_, OLD.status, NEW.status),
-                        SCHEMA = 'platform', TABLE = TG_ARGV[0], COLUMN = 'status';
-                END IF;
+            IF NOT platform.guard_permits(TG_ARGV[0], OLD.status::text, NEW.status::text) THEN
+                RAISE EXCEPTION USING
+                    ERRCODE = 'PD001',
+                    MESSAGE = format('%s %s cannot go from %s to %s', TG_ARGV[0], OLD.id_, OLD.status, NEW.status),
+                    DETAIL = format('%s %s %s', OLD.id_, OLD.status, NEW.status),
+                    SCHEMA = 'platform', TABLE = TG_ARGV[0], COLUMN = 'status';
             END IF;
+            PERFORM pg_catalog.set_config('platform.extra', 'on', true);
             -- What lives again has the times of its new life alone. The states do that with a run that goes on
             -- running, and let nothing else live again.
             IF TG_ARGV[1] = 'run' THEN

@@ -9,8 +9,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
 
-from platform_db.models import LogSize
-from platform_db.models.log_chunk import Appended
+from platform_db.models.log_chunk import Appended, LogSize
 
 _KEY = "platform_db.log_sizes"
 
@@ -49,10 +48,12 @@ class Sizes:
 
 @event.listens_for(Session, "before_commit")
 def store_sizes(session: Session) -> None:
-    sizes: Sizes | None = session.info.get(_KEY)
-    if sizes is None or not sizes.pending or session.in_nested_transaction():
+    if session.in_nested_transaction():
         return
-    session.flush()  # So that nothing waits for another row's lock with the size's in hand.
+    session.flush()  # It may append; and nothing shall wait for another row's lock with the size's in hand.
+    sizes: Sizes | None = session.info.get(_KEY)
+    if sizes is None or not sizes.pending:
+        return
     LogSize.add(session, sizes.pending)
     sizes.pending = {}
 
