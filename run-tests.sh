@@ -13,6 +13,7 @@ Steps:
   types   mypy
   layers  import-linter: an arrow runs down only
   tests   pytest, with the coverage where no argument is given
+  alias   pytest on the distribution reana-db, which extends the models of its process
   docs    sphinx, where a warning is an error
   wheel   build it, look into it, install and import it
 
@@ -26,7 +27,7 @@ run_lint() {
     "$bin/ruff" check .
     "$bin/ruff" format --check .
     if command -v shellcheck >/dev/null; then
-        shellcheck --external-sources run-tests.sh run-demo.sh .ci/run
+        shellcheck --external-sources run-tests.sh run-demo.sh .ci/run distributions/reana-db/run-upstream-tests.sh
     fi
     lint_revisions
 }
@@ -50,6 +51,8 @@ run_tests() {
     [ $# -gt 0 ] || set -- --cov --cov-report=term
     "$bin/python" -m pytest -n auto --maxprocesses 8 "$@"
 }
+
+run_alias() { PYTHONPATH=distributions/reana-db "$bin/python" -m pytest -n auto --maxprocesses 8 distributions/reana-db/tests; }
 
 run_soak() { "$bin/python" -m pytest -m soak "$@" || [ $? -eq 5 ]; } # 5: there are none
 
@@ -95,13 +98,13 @@ done
 unset PYTHONPATH PYTHONHOME
 
 # One step runs here; several run one after another, each in a process of its own, and all that fail count.
-all=(lint types layers tests docs wheel)
+all=(lint types layers tests alias docs wheel)
 steps=()
 arguments=()
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage && exit ;;
-        lint | types | layers | docs | wheel) steps+=("$1") ;;
+        lint | types | layers | alias | docs | wheel) steps+=("$1") ;;
         tests) steps+=(tests) && shift && arguments=("$@") && break ;;
         --soak) steps+=(soak) && shift && arguments=("$@") && break ;;
         *) say "There is no step called $1." && usage >&2 && exit 2 ;;

@@ -378,6 +378,10 @@ class DependencyCycle(Refused):
     """A job would depend on itself, through others or at once."""
 
 
+class WorkflowExists(Refused):
+    """A run has this id already."""
+
+
 class RunNumberError(Refused):
     """This run number cannot be given."""
 

@@ -68,8 +68,9 @@ OBJECTS = {
     "workflow show": [RUN],
 }
 
-# The one needs roles, which belong to the whole server; the other one prints an object a line.
-ELSEWHERE = {"roles show", "events tail"}
+# The first needs roles, which belong to the whole server; the second prints an object a line; the third
+# moves a database of its own.
+ELSEWHERE = {"roles show", "events tail", "import reana"}
 
 
 def test_every_command_with_json_is_tried_here() -> None:

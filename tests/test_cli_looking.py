@@ -134,6 +134,9 @@ def test_dead_workers_are_recovered(session: Session, database_uri: str) -> None
     assert run(database_uri, "workflow", "recover").stdout == "nothing to do\n"
     assert run(database_uri, "workflow", "recover", "--node", "n1").stdout == "1 failed\n"
     assert run(database_uri, "workflow", "recover", "--policy", "service=requeue").exit_code == 2
+    for option in ("--older-than", "--grace"):
+        assert run(database_uri, "workflow", "recover", "--node", "n1", option, "1h").exit_code == 2
+    assert run(database_uri, "workflow", "recover", "--node", "").exit_code == 2
 
 
 def test_a_node_recovers_its_own_by_policies_of_their_types(session: Session, database_uri: str) -> None:

@@ -67,11 +67,13 @@ def test_a_limit_is_set_and_taken_back(database_uri: str, ada: User) -> None:
         "concurrent runs: 0, starts per minute: 30 → concurrent runs: default, starts per minute: 30"
         in back.stdout
     )
+    free = run(database_uri, "queue", "limit", ada.email, "--concurrent", "unlimited")
+    assert "→ concurrent runs: unlimited, starts per minute: 30" in free.stdout
     assert run(database_uri, "queue", "limit", ada.email).stdout == (
-        "queue of ada@example.org: concurrent runs: default, starts per minute: 30\n"
+        "queue of ada@example.org: concurrent runs: unlimited, starts per minute: 30\n"
     )
     wrong = run(database_uri, "queue", "limit", ada.email, "--concurrent", "many")
-    assert "'many' is neither a number nor default" in wrong.stderr
+    assert "'many' is neither a number nor unlimited or default" in wrong.stderr
     negative = run(database_uri, "queue", "limit", ada.email, "--concurrent", "-1")
     assert (negative.exit_code, one_line(negative.stderr)) == (
         2,

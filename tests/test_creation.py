@@ -112,8 +112,6 @@ REFUSED: list[dict[str, Any]] = [
     {"run_number": "2.x"},
     {"restart": True},
     {"restart": True, "run_number": "7"},
-    {"priority": 2**31},
-    {"no_such": 1},
 ]
 
 
@@ -142,6 +140,71 @@ def test_what_the_constructor_refuses_is_refused_alike(session: Session, owner: 
         }
         assert len(set(refusals.values())) == 1, (wrong, refusals)
     assert count_runs(session) == 0
+
+
+NO_VALUES: list[tuple[dict[str, Any], str]] = [
+    ({"name": None}, "name is text, not None"),
+    ({"type_": ["serial"]}, r"type_ is text, not \['serial'\]"),
+    ({"git_ref": 3}, "git_ref is text, not 3"),
+    ({"run_number": 2.1}, "run_number is text, not 2.1"),
+    ({"idempotency_key": 7}, "idempotency_key is text, not 7"),
+    ({"idempotency_key": b"k"}, "idempotency_key is text, not b'k'"),
+    ({"priority": "high"}, "priority must be a number from -2147483648 to 2147483647"),
+    ({"priority": 1.5}, "priority must be a number"),
+    ({"priority": 2**31}, "priority must be a number"),
+    ({"labels": ["a"]}, r"labels are a mapping of values by their names, not \['a'\]"),
+    ({"start_after": datetime(2030, 1, 1)}, "start_after is a time with its time zone, not "),  # noqa: DTZ001
+    ({"start_after": "2030-01-01"}, "start_after is a time with its time zone, not "),
+    ({"restart": "yes"}, "restart is True or False, not 'yes'"),
+    ({"specification": {1, 2}}, "cannot be stored as JSON: Object of type set"),
+    ({"no_such": 1, "nor_such": 2}, "a run to create has no no_such, nor_such; choose from complexity, "),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), NO_VALUES)
+def test_what_is_no_value_for_a_run_is_refused_in_one_line(
+    session: Session, owner: User, wrong: dict[str, Any], message: str
+) -> None:
+    asked: dict[str, Any] = {"owner": owner, "name": "never", "type_": "serial"}
+    for act in (
+        lambda: create_workflow(session, **{**asked, **wrong}),
+        lambda: create_workflows(session, [asked, {**asked, **wrong}]),
+    ):
+        with pytest.raises(errors.InvalidArgument, match=message):
+            act()
+    assert count_runs(session) == 0
+
+
+def test_one_of_many_says_what_it_lacks(session: Session, owner: User) -> None:
+    with pytest.raises(errors.InvalidArgument, match=r"a run to create needs name, type_$"):
+        create_workflows(session, [{"owner": owner}])
+    with pytest.raises(errors.InvalidArgument, match="is a mapping of options"):
+        create_workflows(session, ["analysis"])  # type: ignore[list-item]
+
+
+def test_an_owner_who_is_no_user_is_not_found(session: Session, owner: User) -> None:
+    asked: dict[str, Any] = {"name": "never", "type_": "serial"}
+    for act in (
+        lambda: create_workflow(session, new_id(), **asked),
+        lambda: create_workflow(session, new_id(), **asked, idempotency_key="k"),
+        lambda: create_workflows(session, [{**asked, "owner": owner}, {**asked, "owner": new_id()}]),
+        lambda: (session.add(Workflow(owner_id=new_id(), **asked)), session.flush()),
+    ):
+        with pytest.raises(errors.UserNotFound, match="the owner is no user"):
+            act()
+        session.rollback()
+
+
+def test_an_id_is_given_once(session: Session, owner: User) -> None:
+    asked: dict[str, Any] = {"owner": owner.id_, "name": "analysis", "type_": "serial", "id_": new_id()}
+    for act in (
+        lambda: create_workflows(session, [asked, asked]),
+        lambda: create_workflows(session, [{**asked, "idempotency_key": key} for key in ("a", "b")]),
+        lambda: [create_workflow(session, **asked, idempotency_key=key) for key in ("a", "b")],
+    ):
+        with pytest.raises(errors.WorkflowExists, match="has this id already"):
+            act()
+        session.rollback()
 
 
 def test_a_new_user_of_the_session_may_own_it(session: Session) -> None:
@@ -335,11 +398,24 @@ def test_what_may_be_restarted_has_no_id_of_the_callers(session: Session, owner:
         create(session, owner, "nightly", id_=new_id(), on_duplicate="restart_if_ended")
 
 
-def test_the_same_moment_in_another_time_zone_is_the_same_content(session: Session, owner: User) -> None:
+def test_when_a_run_may_start_is_not_what_is_asked_for(session: Session, owner: User) -> None:
     moment = datetime(2030, 1, 1, tzinfo=timezone.utc)
     first = create(session, owner, "nightly", start_after=moment)
-    later_clock = moment.astimezone(timezone(timedelta(hours=2)))
-    assert create(session, owner, "nightly", start_after=later_clock).id_ == first.id_
+    assert create(session, owner, "nightly", start_after=moment + timedelta(hours=1)).id_ == first.id_
+    assert session.get_one(Workflow, (owner.id_, first.id_)).start_after == moment
+
+
+def test_a_run_that_was_deleted_is_followed_by_a_new_one_with_files_of_its_own(
+    session: Session, owner: User
+) -> None:
+    first = create(session, owner, "nightly", on_duplicate="restart_if_ended")
+    transition(session, first.id_, "deleted", model=Workflow)
+    second = create(session, owner, "nightly", on_duplicate="restart_if_ended")
+    assert (second.run_number, second.is_new) == ("2", True)
+    assert create(session, owner, "nightly", on_duplicate="restart_if_ended").id_ == second.id_
+    runs = [session.get_one(Workflow, (owner.id_, one.id_)) for one in (first, second)]
+    assert runs[0].workspace_path != runs[1].workspace_path
+    assert not runs[1].restart
 
 
 def test_a_digest_is_of_what_has_a_value_so_that_new_columns_keep_it(session: Session, owner: User) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from platform_db import errors, events
 from platform_db.events import Event, consume, forget, read_events, wake, watch, watchers
 from platform_db.events import reading as reading_module
+from platform_db.events import waking as waking_module
 from platform_db.lifecycle import add_note, set_actor, transition
 from platform_db.models import EventCheckpoint, EventFailure, Job, User, Workflow
 from platform_db.tenancy.privileges import Role
@@ -430,6 +432,32 @@ def test_a_watcher_that_listens_is_woken(
     waking.join()
     assert len(heard) == 2
     assert max(heard) < 0.3  # Usually 0.05: this machine may be busy.
+
+
+def test_the_waker_hears_of_a_transaction_that_begins_while_it_reads(
+    session: Session, session_factory: Factory, database_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(session, make_user(session))
+    late, read_page = session_factory(), waking_module.read_page
+
+    def read_and_let_another_begin(*given: Any, **named: Any) -> Any:
+        page = read_page(*given, **named)
+        if page.events and not late.in_transaction():
+            add_note(late, session_factory().get_one(Workflow, (run.owner_id, run.id_)), "late", "it begins")
+        return page
+
+    monkeypatch.setattr(waking_module, "read_page", read_and_let_another_begin)
+    waker = threading.Thread(target=wake, args=(session_factory,), kwargs={"wait": 3})
+    with waking_module.listening(database_uri) as sleep:
+        waker.start()
+        time.sleep(0.3)
+        add_note(session, run, "early", "it is committed")
+        session.commit()
+        assert sleep(3)
+        assert not sleep(0.3)
+        late.commit()
+        assert sleep(2)
+    waker.join()
 
 
 def test_a_handler_that_fails_is_called_again(session: Session, session_factory: Factory) -> None:

@@ -194,3 +194,25 @@ def test_a_watcher_from_a_time_to_come_holds_what_it_has_not_seen(
     let_pass(session, timedelta(days=3))
 
     assert gone(session_factory, RUNS) == 0
+
+
+def test_what_a_handler_failed_on_is_forgotten_after_its_time(
+    session: Session, session_factory: Factory
+) -> None:
+    session.execute(
+        sa.text("""
+            INSERT INTO platform.event_checkpoint (name, cursor, number, seen_at)
+            VALUES ('mail', '', 0, now())
+        """)
+    )
+    session.execute(
+        sa.text("""
+            INSERT INTO platform.event_failure (name, number, event, error, attempts, at)
+            SELECT 'mail', n, '{}', 'x', 1, now() - n * interval '1 day' FROM generate_series(1, 100) AS n
+        """)
+    )
+    session.commit()
+    rules = choose_rules(["event_failure"], batch=4)
+    assert prune(session_factory, rules, dry_run=True)[0].rows == 11
+    assert prune(session_factory, rules)[0].rows == 11
+    assert session.scalar(sa.text("SELECT max(number) FROM platform.event_failure")) == 89

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import quota, settings
 from platform_db.health.rows import list_keys, read_row
+from platform_db.health.stats import read_stats
 from platform_db.health.tables import read_tables
 from platform_db.leases.tasks import lease
 from platform_db.models import ResourceType, WorkspaceRetentionRule
@@ -127,6 +128,7 @@ def look_inside(factory: Factory) -> None:
         assert (figures["workflow"].rows, figures["workflow"].is_exact) == (1, True)
         (key,) = list_keys(session, "workflow").rows
         assert read_row(session, "workflow", key["id_"])["status"] == "finished"
+        assert read_stats(session)["statuses"]["workflow"] == {"finished": 1}
 
 
 LOOKS: list[Callable[[Factory], None]] = [

@@ -75,9 +75,11 @@ def test_a_job_that_has_ended_keeps_its_last_phase(session: Session, job: Job, s
 
 
 def test_what_is_no_phase_is_refused(session: Session, job: Job) -> None:
-    for phase in ("", "x" * 256, "ü" * 128, "a\0b", "\ud800"):
+    for phase in ("", "x" * 256, "ü" * 128, "a\0b", "\ud800", 3, b"publishing"):
         with pytest.raises(errors.InvalidArgument, match="a text of 1 to 255 bytes"):
-            set_phase(session, job, phase)
+            set_phase(session, job, phase)  # type: ignore[arg-type]
+        with pytest.raises(errors.InvalidArgument, match="a text of 1 to 255 bytes"):
+            set_phase(session, job, "publishing", expected_phase=phase)  # type: ignore[arg-type]
     with pytest.raises(errors.NotFound, match="there is no job"):
         set_phase(session, new_id(), "publishing")
 

@@ -32,6 +32,7 @@ from platform_db.models import (
     WorkflowResource,
 )
 from platform_db.queue import (
+    UNLIMITED,
     Claim,
     Limits,
     claim,
@@ -52,6 +53,7 @@ from tests.processes import in_processes
 from tests.test_plans import RUNS, USERS, plans_of
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=timezone.utc)
+FAR = datetime(2100, 1, 1, tzinfo=timezone.utc)
 
 
 @pytest.fixture
@@ -137,6 +139,25 @@ def test_within_an_owner_the_priority_decides_and_then_the_age(session: Session,
     )
     taken = [claimed.id_ for _ in range(2) for claimed in claim(session, "w", limit=2)]
     assert taken == ids([high, also_high, low, none])
+
+
+def test_a_run_that_waited_for_its_time_has_its_place_among_the_others(session: Session, ada: User) -> None:
+    low, high = (enqueue(session, ada, priority=priority)[0] for priority in (1, 5))
+    due, later = (enqueue(session, ada, priority=3, start_after=when)[0] for when in (LONG_AGO, FAR))
+    (first_due,) = enqueue(session, ada, start_after=LONG_AGO + timedelta(days=1), priority=9)
+    taken = [claimed.id_ for _ in range(2) for claimed in claim(session, "w", limit=2)]
+    assert taken == ids([first_due, high, due, low])
+    assert claim(session, "w", limit=9) == []
+    assert [o.code for o in explain(session, later).obstacles] == ["start_after"]
+
+
+def test_an_owner_whose_runs_all_wait_for_their_time_is_passed_over(
+    session: Session, ada: User, bob: User
+) -> None:
+    enqueue(session, ada, 3, start_after=FAR)
+    (run,) = enqueue(session, bob)
+    assert ids(claim(session, "w", limit=2)) == [run.id_]
+    assert (queue_status(session, ada)[0].queued, claim(session, "w", limit=2)) == (3, [])
 
 
 def test_a_turn_from_before_the_clock_was_set_back_is_none(session: Session, ada: User, bob: User) -> None:
@@ -269,6 +290,19 @@ def test_an_owner_over_a_hard_quota_waits(session: Session, ada: User, bob: User
     assert len(claim(session, "w", limit=10)) == 2
 
 
+def test_an_owner_may_have_no_limit_against_a_default_that_is_set(
+    session: Session, ada: User, bob: User, defaults: pytest.MonkeyPatch
+) -> None:
+    set_default(defaults, "CONCURRENT_RUNS", "1")
+    set_default(defaults, "STARTS_PER_MINUTE", "1")
+    for owner in (ada, bob):
+        enqueue(session, owner, 5)
+    set_limits(session, ada, concurrent_runs=UNLIMITED, starts_per_minute=UNLIMITED)
+    session.commit()
+    taken = [claimed.owner_id for _ in range(2) for claimed in claim(session, "w", limit=9)]
+    assert Counter(taken) == {ada.id_: 5, bob.id_: 1}
+
+
 def test_a_limit_is_set_alone_and_recorded(session: Session, ada: User, bob: User) -> None:
     assert set_limits(session, ada, concurrent_runs=2, starts_per_minute=60) == Limits(None, None)
     assert set_limits(session, ada.id_, starts_per_minute=None, actor=bob) == Limits(2, 60)
@@ -281,8 +315,9 @@ def test_a_limit_is_set_alone_and_recorded(session: Session, ada: User, bob: Use
     assert (second.owner_id, second.actor_id) == (ada.id_, bob.id_)
     assert second.details is not None
     assert second.details["limits"] == {"concurrent_runs": 2, "starts_per_minute": None}
-    with pytest.raises(errors.InvalidArgument, match="concurrent runs must be a number from 0"):
-        set_limits(session, ada, concurrent_runs=-1)
+    for limit in (-1, 2**31, "3", 1.5, True):
+        with pytest.raises(errors.InvalidArgument, match="concurrent runs must be a number from 0"):
+            set_limits(session, ada, concurrent_runs=limit)  # type: ignore[arg-type]
     with pytest.raises(errors.UserNotFound):
         set_limits(session, InteractiveSession().id_, concurrent_runs=1)
 
@@ -366,6 +401,8 @@ def test_what_a_dead_worker_has_claimed_is_handed_out_again(session: Session, ad
     session.commit()
     assert recover(session, timedelta(hours=1)).ids == []
     assert recover(session, timedelta(0)).by_status == {"queued": 2}
+    assert [obstacle.code for obstacle in explain(session, run).obstacles] == ["start_after"]
+    run.start_after = None
     session.commit()
     assert ids(claim(session, "n2/1", limit=9)) == [run.id_]
     assert ids(claim(session, "n2/1", limit=9, model=Job)) == [job.id_]
@@ -417,6 +454,27 @@ def test_jobs_are_handed_out_the_same_way_and_stay_queued(session: Session, ada:
         claim(session, "w", limit=1, model=Job, labels="team=a")
     with pytest.raises(errors.InvalidArgument, match="there is no queue of InteractiveSession"):
         claim(session, "w", limit=1, model=InteractiveSession)  # type: ignore[arg-type]
+
+
+def test_one_kind_needs_no_list(session: Session, ada: User) -> None:
+    enqueue(session, ada, type_="cwl")
+    (run,) = enqueue(session, ada, type_="serial")
+    assert ids(claim(session, "w", limit=9, kinds="serial")) == [run.id_]
+
+
+@pytest.mark.parametrize("worker", [None, "", 7])
+def test_a_worker_has_a_name(session: Session, ada: User, worker: Any) -> None:
+    (run,) = enqueue(session, ada)
+    with pytest.raises(errors.InvalidArgument, match="who holds leases has a name"):
+        claim(session, worker, limit=1)
+    if worker is not None:
+        with pytest.raises(errors.InvalidArgument, match="who holds leases has a name"):
+            heartbeat(session, [run], worker)
+
+
+def test_what_has_no_queue_cannot_be_handed_back(session: Session, ada: User) -> None:
+    with pytest.raises(errors.InvalidArgument, match="a UUID has no lease"):
+        finish(session, ada.id_, "finished", "w")  # type: ignore[arg-type]
 
 
 def test_jobs_of_runs_that_do_not_go_on_are_not_handed_out(session: Session, ada: User) -> None:
@@ -731,6 +789,10 @@ JOBS = """
 """
 
 # Half of the owners have something in the queue.
+SOME_WAIT = """
+    UPDATE platform.workflow SET start_after = now() + interval '1 day' * (random() - 0.5)
+    WHERE status = 'queued' AND random() < 0.3
+"""
 BURST = """
     UPDATE platform.{} SET status = 'queued'
     WHERE status <> 'running' AND owner_id IN (SELECT owner_id FROM platform.owner_limit LIMIT 150)
@@ -752,6 +814,7 @@ def test_what_is_asked_of_the_queue_reads_its_indexes_alone(
         session.execute(sa.text("ANALYZE"))
     session.execute(sa.text(BURST.format("workflow")))
     session.execute(sa.text(BURST.format("job")))
+    session.execute(sa.text(SOME_WAIT))
     if statistics == "fresh":
         session.execute(sa.text("ANALYZE"))
     session.commit()
@@ -764,9 +827,14 @@ def test_what_is_asked_of_the_queue_reads_its_indexes_alone(
         found = re.findall(rf"(\S+ Scan.*?) on {table}\b.*\n((?:.*Cond: .*\n)?)", plan)
         return {scan for scan, condition in found if "id_ = ANY" not in condition}
 
-    of_runs, at_work = "Index Scan using ix_workflow_queue", "Index Scan using ix_workflow_at_work"
-    assert scans(lambda: claim(session, "w", limit=2), "workflow") == {of_runs, at_work}
-    assert scans(lambda: claim(session, "w", limit=2, labels="a=b"), "workflow") == {of_runs, at_work}
+    queue = {f"Index Scan using ix_workflow_{name}" for name in ("ready", "delayed", "at_work")}
+    assert scans(lambda: claim(session, "w", limit=2), "workflow") == queue
+    # What an owner has queued for later is passed over by the index, and not run by run.
+    plan = plans_of(session, lambda: claim(session, "w", limit=2))
+    of_time = [line.strip() for line in plan.split("\n") if "start_after <= " in line]
+    assert of_time
+    assert all(line.startswith("Index Cond") for line in of_time)
+    assert scans(lambda: claim(session, "w", limit=2, labels="a=b"), "workflow") == queue
     assert scans(lambda: claim(session, "w", limit=2, model=Job), "job") == {"Index Scan using ix_job_queue"}
-    assert scans(lambda: queue_status(session), "workflow") >= {of_runs, at_work}
+    assert scans(lambda: queue_status(session), "workflow") >= queue
     assert "Seq Scan" not in scans(lambda: explain(session, some), "workflow")

@@ -22,7 +22,7 @@ from platform_db.leases import (
     recover,
     recover_owned_by,
 )
-from platform_db.lifecycle import add_note, history, set_phase, transition
+from platform_db.lifecycle import add_note, history, override_guard, set_phase, transition
 from platform_db.models import Job, JobDependency, JobStatus, Lease, RunStatus, Workflow
 from platform_db.states import MACHINES
 from platform_db.workflows import create_workflow
@@ -182,6 +182,59 @@ def test_a_job_of_a_run_that_was_restarted_itself_only_fails(session: Session) -
     job = hold(session, job_of(session, run))
     assert recover_owned_by(session, "n1") == {"failed": 2, "queued": 1}
     assert (job.status, others_like(session, job)) == (JobStatus.failed, [])
+    assert history(session, job).rows[-1].message == "could not be restarted: its run has ended"
+
+
+def waits(session: Session, run: Workflow) -> float:
+    """Return for how many seconds from now on the queue holds the run back."""
+    assert run.start_after is not None
+    return (run.start_after - session.scalar(sa.text("SELECT clock_timestamp()"))).total_seconds()
+
+
+def test_a_run_that_kills_its_workers_while_it_is_pending_waits_longer_each_time_and_then_fails(
+    session: Session,
+) -> None:
+    run, waited = make_run(session, make_user(session), status="pending"), []
+    for _ in range(3):
+        hold(session, run)
+        assert recover_owned_by(session, "n1") == {"queued": 1}
+        session.commit()
+        waited.append(waits(session, run))
+        transition(session, run, "pending")
+    assert waited == [pytest.approx(seconds, abs=5) for seconds in (10, 20, 40)]
+    hold(session, run)
+    assert recover_owned_by(session, "n1") == {"failed": 1}
+    entries = history(session, run).rows
+    assert [entry.message for entry in entries if entry.topic == "return"] == [
+        "queued again: its node restarted"
+    ] * 3
+    assert entries[-1].reason == "its node restarted; it was queued again as often as allowed (3)"
+
+
+def test_a_run_that_is_started_again_may_come_back_as_often_again(session: Session) -> None:
+    run = make_run(session, make_user(session), status="pending")
+    for _ in range(3):
+        add_note(session, run, "return", "queued again")
+    for status in ("running", "failed", "running"):
+        transition(session, run, status)
+    with override_guard(session, reason="a platform of its own ways"):
+        transition(session, run, "pending")
+    hold(session, run)
+    assert recover(session, NOW).by_status == {"queued": 1}
+
+
+def test_a_restart_by_recovery_waits_longer_each_time(session: Session) -> None:
+    run, waited = make_run(session, make_user(session), status="running", type_="daemon"), []
+    for _ in range(3):
+        hold(session, run)
+        assert recover_owned_by(session, "n1") == {"failed": 1, "queued": 1}
+        session.commit()
+        (run,) = session.scalars(sa.select(Workflow).where(Workflow.status == "queued"))
+        waited.append(waits(session, run))
+        transition(session, run, "running")
+    assert waited == [pytest.approx(seconds, abs=5) for seconds in (10, 20, 40)]
+    hold(session, run)
+    assert recover_owned_by(session, "n1") == {"failed": 1}
 
 
 def test_the_restart_of_a_job_has_its_place_in_the_graph(session: Session) -> None:
@@ -329,3 +382,49 @@ def test_recovery_locks_the_owners_of_restarts_in_the_order_of_other_creators(
     recovering.join()
     assert ended == ["recovered"]
     assert session.scalar(sa.select(sa.func.count()).where(Workflow.restart)) == 3
+
+
+@pytest.mark.parametrize("node", [None, "n1"])
+def test_a_creator_may_then_write_a_dead_workers_row(
+    session: Session, session_factory: sessionmaker[Session], node: str | None
+) -> None:
+    owner = make_user(session)
+    run = hold(session, make_run(session, owner, status="running"))
+    ended = []
+
+    def requeue_all() -> None:
+        with session_factory() as recovering, recovering.begin():
+            mine = {"workflow": Policy.requeue}
+            if node is None:
+                ended.append(recover(recovering, NOW, mine).by_status)
+            else:
+                ended.append(recover_owned_by(recovering, node, mine))
+
+    recovering = threading.Thread(target=requeue_all)
+    with session_factory() as creator, creator.begin():
+        create_workflow(creator, owner, "other", type_="serial")
+        recovering.start()
+        wait_for_a_lock(session_factory)
+        transition(creator, run.id_, "finished", model=Workflow)
+    recovering.join()
+    assert ended == [{}]
+
+
+@pytest.mark.parametrize("node", [None, ""])
+def test_a_node_without_a_name_recovers_nothing(session: Session, node: str | None) -> None:
+    run = hold(session, make_run(session, make_user(session), status="running"))
+    with pytest.raises(errors.InvalidArgument, match="who holds leases has a name"):
+        recover_owned_by(session, node)  # type: ignore[arg-type]
+    assert run.status == RunStatus.running
+
+
+def test_recovery_that_restarts_nothing_waits_for_no_creator(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    owner = make_user(session)
+    run = hold(session, make_run(session, owner, status="running"))
+    with session_factory() as creator, creator.begin():
+        create_workflow(creator, owner, "other", type_="serial")
+        session.execute(sa.text("SET LOCAL lock_timeout = '500ms'"))
+        assert recover(session, NOW).ids == [run.id_]
+        session.commit()

@@ -12,11 +12,13 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors
 from platform_db.identifiers import new_id
+from platform_db.leases import heartbeat
 from platform_db.lifecycle import history, restart, transition
 from platform_db.models import Job, JobStatus, RunStatus, Workflow
 from platform_db.queue import requeue
-from platform_db.workflows import cancel
+from platform_db.workflows import cancel, create_workflow
 from tests.factories import make_run, make_user
+from tests.locks import wait_for_a_lock
 
 
 @pytest.fixture
@@ -141,6 +143,15 @@ def test_of_two_that_requeue_a_run_one_is_refused(
     assert session.scalar(sa.select(sa.func.count()).select_from(Workflow)) == 2
 
 
+def test_a_worker_that_has_lost_its_run_does_not_requeue_it(session: Session, start) -> None:
+    run = start()
+    heartbeat(session, [run], "n2/1")
+    with pytest.raises(errors.Conflict, match="expected holder n1/1, stored is running"):
+        requeue(session, run, reason="no GPU", worker="n1/1")
+    assert run.status is RunStatus.running
+    assert requeue(session, run, reason="no GPU", worker="n2/1") is not None
+
+
 def test_a_run_that_was_asked_to_stop_is_not_requeued(session: Session, start) -> None:
     run = start()
     job = Job(workflow_id=run.id_, status="running")
@@ -149,3 +160,32 @@ def test_a_run_that_was_asked_to_stop_is_not_requeued(session: Session, start) -
     assert requeue(session, run, reason="no GPU") is None
     assert (run.status, job.status) == (RunStatus.stopped, JobStatus.stopped)
     assert session.scalar(sa.select(sa.func.count()).select_from(Workflow)) == 1
+
+
+@pytest.mark.parametrize("status", ["running", "failed"])
+def test_a_creator_may_then_write_the_run_that_is_restarted(
+    session: Session, session_factory: sessionmaker[Session], start, status: str
+) -> None:
+    run, ended = start(status=status), []
+
+    def restart_it() -> None:
+        with session_factory() as worker:
+            try:
+                requeue(worker, run.id_, reason="no GPU") if status == "running" else restart(worker, run.id_)
+            except errors.Conflict as conflict:
+                ended.append(conflict.stored_status)
+
+    restarting = threading.Thread(target=restart_it)
+    with session_factory() as creator, creator.begin():
+        create_workflow(creator, run.owner_id, "other", type_="serial")
+        restarting.start()
+        wait_for_a_lock(session_factory)
+        transition(creator, run.id_, "stopped" if status == "running" else "deleted", model=Workflow)
+    restarting.join()
+    assert ended == ["stopped" if status == "running" else "deleted"]
+
+
+def test_a_number_of_restarts_that_no_column_holds_is_refused(session: Session, start) -> None:
+    for call in (restart, lambda *given, **named: requeue(*given, reason="no GPU", **named)):
+        with pytest.raises(errors.InvalidArgument, match="number of restarts must be a number from 0"):
+            call(session, start(status="failed"), most_restarts=2**31)

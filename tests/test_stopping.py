@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from platform_db import database, errors
+from platform_db import database, errors, quota
 from platform_db.database.session import PlatformSession
 from platform_db.identifiers import new_id
 from platform_db.leases import heartbeat, recover, recover_owned_by
@@ -163,6 +163,17 @@ def test_what_stops_by_force_is_accounted_for(session: Session, owner: User) -> 
     assert used and used > 0
 
 
+def test_the_workspace_of_a_run_that_waited_is_measured_again(session: Session, owner: User) -> None:
+    waiting = make_run(session, owner, status="queued")
+    disk = quota.get_default_quota_resource(session, "disk")
+    figure = WorkflowResource(workflow_id=waiting.id_, resource_id=disk.id_, quota_used=1)
+    session.add(figure)
+    session.commit()
+    assert not figure.stale
+    cancel(session, waiting)
+    assert figure.stale
+
+
 def test_the_jobs_of_a_run_follow_where_its_worker_sets_its_status(session: Session, owner: User) -> None:
     run = make_run(session, owner, status="running")
     job = make_job(session, run)
@@ -192,17 +203,33 @@ def test_what_does_not_stop_within_its_grace_time_is_stopped_by_recovery(
     assert recover(session, LONG, grace=NOW).ids == []
 
 
-def test_a_job_that_is_left_of_a_stopped_run_is_stopped_by_recovery(session: Session, owner: User) -> None:
-    run, failed = make_run(session, owner, status="running"), make_run(session, owner, status="failed")
-    job, other = make_job(session, run), make_job(session, failed)
-    assert heartbeat(session, [job, other]).stop_requested == {other.id_}
-    transition(session, run, "stopped")  # by psql, say
+@pytest.mark.parametrize("status", ["stopped", "failed", "finished", "deleted"])
+def test_a_job_that_is_left_of_a_run_that_has_ended_is_stopped_by_recovery(
+    session: Session, owner: User, status: str
+) -> None:
+    run = make_run(session, owner, status="created" if status == "deleted" else "running")
+    job = make_job(session, run)
+    other = make_job(session, make_run(session, owner, status="running"))
+    assert heartbeat(session, [job]).stop_requested == set()
+    transition(session, run, status)  # by psql, say
     session.commit()
     assert heartbeat(session, [job]).stop_requested == {job.id_}
     assert recover(session, LONG).ids == []
     assert recover(session, LONG, grace=NOW).ids == [job.id_]
     assert (job.status, other.status) == (JobStatus.stopped, JobStatus.running)
-    assert reasons(session, job) == [("stopped", "its run has stopped")]
+    assert reasons(session, job) == [("stopped", "its run has ended")]
+
+
+def test_jobs_are_stopped_a_batch_at_a_time(session: Session, owner: User) -> None:
+    jobs = []
+    for _ in range(3):
+        run = make_run(session, owner, status="running")
+        jobs += [make_job(session, run) for _ in range(2)]
+        transition(session, run, "failed")
+    session.commit()
+    found = [recover(session, NOW, batch=4).ids for _ in range(3)]
+    assert [len(ids) for ids in found] == [4, 2, 0]
+    assert {id_ for ids in found for id_ in ids} == {job.id_ for job in jobs}
 
 
 @pytest.mark.parametrize("policy", ["fail", "requeue"])

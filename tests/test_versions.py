@@ -125,6 +125,11 @@ def test_what_is_not_there(session: Session, run: Workflow) -> None:
     for number in (0, -1, 2**31):
         with pytest.raises(errors.InvalidArgument, match="number of a version"):
             get_version(session, run, number)
+    for wrong in ({"priority": "high"}, {"priority": 2**31}, {"labels": ["a"]}, {"expected_revision": 2**31}):
+        with pytest.raises(errors.InvalidArgument):
+            update_specification(session, run, {}, **wrong)
+    with pytest.raises(errors.InvalidIdentifier, match="the key of a workflow is its owner's id and its own"):
+        update_specification(session, (run.owner_id,), {})  # type: ignore[arg-type]
     with pytest.raises(errors.InvalidText, match="steps"):
         update_specification(session, run, {"steps": "\0"})
     assert list_versions(session, run, after=1) == []

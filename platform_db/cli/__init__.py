@@ -19,6 +19,7 @@ COMMANDS = {
     "demo": "Show a platform at work, on an embedded database of its own.",
     "events": "Watch what happens to runs, jobs, sessions and services.",
     "guard": "Allow changes of statuses beyond the states, and take that back.",
+    "import": "Move the data of another platform here.",
     "init": "Bring the database to the newest revision and create the default resources.",
     "job": "List and show jobs.",
     "queue": "Show who waits and why a run waits, and limit how much of the queue a user may take.",

@@ -32,8 +32,14 @@ CONSTRAINT_ERRORS: dict[str, Callable[[], errors.PlatformDBError]] = {
     "uq_workflow_owner_id_name_run_number_major_run_number_minor": lambda: errors.RunNumberError(
         "a run of this name has this number already"
     ),
+    "pk_workflow": errors.WorkflowExists,
+    "uq_workflow_id_": errors.WorkflowExists,
+    "ck_workflow_name_length": lambda: errors.InvalidArgument("the name of a run has 1 to 1024 bytes"),
     "pk_secret_digest": lambda: errors.TokenError("this value is in use already"),
 }
+
+# That what a user owns has an owner.
+OWNERS = frozenset({"fk_workflow_owner_id", "fk_interactive_session_owner_id", "fk_service_owner_id"})
 
 # What the functions of the database refuse, beside status changes.
 RAISED_ERRORS: dict[str, Callable[[str], errors.PlatformDBError]] = {
@@ -67,6 +73,11 @@ def raise_own_error(context: ExceptionContext) -> None:
         raise errors.QuotaExceeded(detail[0], "database storage", *map(int, detail[1:]))
     if diagnostics.sqlstate in RAISED_ERRORS:
         raise RAISED_ERRORS[diagnostics.sqlstate](diagnostics.message_primary)
+    if (
+        diagnostics.constraint_name in OWNERS
+        and diagnostics.message_primary.startswith("insert or update")  # and not the deletion of a user
+    ):
+        raise errors.UserNotFound("the owner is no user")
     if diagnostics.constraint_name in CONSTRAINT_ERRORS:
         raise CONSTRAINT_ERRORS[diagnostics.constraint_name]()
 

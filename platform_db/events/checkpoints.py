@@ -15,7 +15,7 @@ from platform_db.database.session import takes_session
 from platform_db.events.event import Event
 from platform_db.events.place import BEGINNING, Place, Since, last_number, place_of
 from platform_db.lifecycle.seen import LONGEST_TRANSACTION
-from platform_db.models.types import is_text
+from platform_db.models.types import is_text, storable
 from platform_db.settings import get_settings
 
 LONGEST_ERROR = 1000
@@ -122,12 +122,12 @@ class Checkpoint:
 
 def record_failure(session: Session, name: str, event: Event, error: Exception, attempts: int) -> None:
     """Store that a watcher skipped an event, and why; nothing, where the watcher was forgotten."""
-    text = errors.hide_tokens(f"{type(error).__name__}: {error}").replace("\0", "\\x00")
+    text = storable(errors.hide_tokens(f"{type(error).__name__}: {error}"))
     values = {
         "name": name,
         "number": event.number,
         "event": json.dumps(event.as_dict()),
-        "error": text.encode("utf-8", "backslashreplace").decode()[:LONGEST_ERROR],
+        "error": text[:LONGEST_ERROR],
         "attempts": attempts,
     }
     session.connection().execute(_FAILED, values)

@@ -15,16 +15,21 @@ def read_stats(session: Session) -> dict[str, Any]:
     """Return ``size`` (bytes), ``cache_hits`` (a share), ``tables``, ``unused_indexes`` and ``statuses``.
 
     Rows and dead rows are the server's estimates. A table's ``oldest`` is that of
-    :func:`~platform_db.health.oldest.oldest_row`.
+    :func:`~platform_db.health.oldest.oldest_row`. What the session's role may not read is not told.
     """
     connection = session.connection()
     tables = connection.execute(_TABLES).mappings().all()
+    readable = set(connection.scalars(_READABLE))
+    counted = set(connection.scalars(_COUNTED))
     return {
         "size": connection.scalar(sa.text("SELECT pg_database_size(current_database())")),
         "cache_hits": connection.scalar(_CACHE_HITS),
-        "tables": [{**table, "oldest": oldest_row(connection, table["name"])} for table in tables],
+        "tables": [
+            {**table, "oldest": oldest_row(connection, table["name"]) if table["name"] in readable else None}
+            for table in tables
+        ],
         "unused_indexes": [dict(row) for row in connection.execute(_UNUSED).mappings()],
-        "statuses": {entity: _count_statuses(connection, entity) for entity in MACHINES},
+        "statuses": {entity: _count_statuses(connection, entity) for entity in MACHINES if entity in counted},
     }
 
 
@@ -45,6 +50,16 @@ _TABLES = sa.text("""
            n_live_tup AS rows, n_dead_tup AS dead_rows,
            greatest(last_vacuum, last_autovacuum)::text AS vacuumed
     FROM pg_stat_user_tables WHERE schemaname = 'platform' ORDER BY size DESC, name
+    """)
+
+_READABLE = sa.text("""
+    SELECT relname FROM pg_stat_user_tables
+    WHERE schemaname = 'platform' AND has_table_privilege(relid, 'SELECT')
+    """)
+
+_COUNTED = sa.text("""
+    SELECT relname FROM pg_stat_user_tables JOIN pg_attribute ON attrelid = relid AND attname = 'status'
+    WHERE schemaname = 'platform' AND has_column_privilege(relid, attname, 'SELECT')
     """)
 
 _UNUSED = sa.text("""

@@ -14,6 +14,7 @@ from functools import cache
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db import errors
 from platform_db.database.session import takes_session
 from platform_db.lifecycle.stopping import is_asked
 from platform_db.lifecycle.target import Key, Reference, arrays_of
@@ -60,6 +61,16 @@ class Held(set[uuid.UUID]):
         self.stop_requested = set(stop_requested)
 
 
+def require_holder(holder: str) -> str:
+    """Return the name of a holder.
+
+    :raises errors.InvalidArgument: it is none, such as that of a variable which is not set.
+    """
+    if not isinstance(holder, str) or not holder:
+        raise errors.InvalidArgument(f"who holds leases has a name, such as node/process, not {holder!r}")
+    return holder
+
+
 def this_worker() -> str:
     """Return the name by which this process holds leases: ``node/process``."""
     return f"{socket.gethostname()}/{os.getpid()}"
@@ -98,12 +109,19 @@ def release(session: Session, rows: Iterable[Leased | Claim], holder: str | None
 def group_by_holder(
     rows: Iterable[Leased | Claim], holder: str | None
 ) -> list[tuple[tuple[str, str], list[Key]]]:
-    """Return the keys of the rows by their tables and holders, in the order in which they are locked."""
+    """Return the keys of the rows by their tables and holders, in the order in which they are locked.
+
+    :raises errors.InvalidArgument: one is nothing that is leased, or the holder has no name.
+    """
+    if holder is not None:
+        require_holder(holder)
     groups: dict[tuple[str, str], list[Key]] = defaultdict(list)
     here = this_worker()
     for row in rows:
         if isinstance(row, Claim):
             table, key, by = row.model.__tablename__, row.key, row.worker
+        elif not isinstance(row, Leased):
+            raise errors.InvalidArgument(f"a {type(row).__name__} has no lease; give a claim or a row")
         else:
             table, key, by = row.__tablename__, identity_of(row), here
         groups[table, holder or by].append(key)

@@ -19,12 +19,14 @@ service              running                  failed
 *released*
    It keeps its status and loses its lease: another worker can take it. A job loses its phase.
 *queued*
-   Nothing was started, so it goes back to the queue as it is.
+   Nothing was started, so it goes back to the queue as it is, and waits there: 10 seconds, then 20, then 40.
+   After the third time it fails.
 *failed*
    The reason in its history says how its worker was lost.
 *restarted*
    It fails, since what was started cannot be queued again, and a restart of it is queued: of a run another
-   run, in the same workspace; of a job another job, if its run goes on. After three restarts it only fails.
+   run, in the same workspace, which waits 10 seconds, then 20, then 40; of a job another job of its run, at
+   once. After three restarts it only fails.
 
 With the policy ``nothing`` it is left as it is, with its lease. Instead of failing or being restarted, a run
 that was asked to stop is stopped, and so is a job whose run was asked or has stopped.
@@ -132,6 +134,11 @@ class Chosen:
                 self.by_table[table] = Policy(policy)
             else:
                 self.by_type[type_] = Policy(policy)
+
+    @property
+    def restart_runs(self) -> bool:
+        """Whether some runs are to be restarted."""
+        return Policy.requeue in (self.by_table.get("workflow"), *self.by_type.values())
 
     def parameters(self, table: str) -> dict[str, object]:
         """Return what a statement leaves alone: the rows of other types than these, and of these types."""

@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session
 
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.database.session import SessionFactory, takes_session
-from platform_db.leases.holding import CLOCK_ERROR, JOIN_RUN, MODELS, RUN_OF
+from platform_db.leases.holding import CLOCK_ERROR, JOIN_RUN, MODELS, RUN_OF, require_holder
 from platform_db.leases.policies import DEFAULT_POLICIES, NODE_POLICIES, Action, Chosen, Policies
 from platform_db.lifecycle.job_restarts import restart_job
 from platform_db.lifecycle.restarts import restart_if_possible
+from platform_db.lifecycle.returns import TOO_OFTEN, return_to_queue
 from platform_db.lifecycle.stopping import is_asked, stop_jobs
 from platform_db.lifecycle.target import Key, arrays_of
 from platform_db.lifecycle.transitions import transition_many
@@ -56,43 +57,49 @@ class Recovery:
 @takes_session
 def recover(
     session: Session,
-    older_than: timedelta,
+    older_than: timedelta | float,
     policies: Policies = DEFAULT_POLICIES,
     *,
-    grace: timedelta | None = None,
+    grace: timedelta | float | None = None,
     batch: int = BATCH,
 ) -> Recovery:
     """Recover up to ``batch`` rows of each kind whose heartbeat is older, each by the policy of its kind.
 
     It also stops runs that were asked to and have not within their grace time, and jobs that are left of runs
-    that stopped. Rows that a worker has locked are left alone. Call it again, in a new transaction, until it
-    recovers nothing.
+    that have ended. Rows that a worker has locked are left alone. Call it again, in a new transaction, until
+    it recovers nothing. Where runs are to be restarted, it waits for those who create runs of their owners.
 
+    :param older_than: in seconds where it is a number, as ``grace``.
     :param policies: by table, or for ``workflow:TYPE`` (see :mod:`platform_db.leases.policies`); what is not
         there is left alone.
-    :param grace: how long a run may take to stop after it was asked; by default as long as its worker may be
-        silent.
+    :param grace: how long a run may take to stop after it was asked, and a job to end after its run; by
+        default as long as a worker may be silent.
     :raises errors.InvalidArgument: a policy that the kind of row does not have.
     """
-    require_seconds(older_than, "age of a heartbeat")
-    grace = older_than if grace is None else grace
-    require_seconds(grace, "grace time")
-    batch = require_limit(batch, "batch")
-    recovery = _recover_dead(session, policies, None, age=older_than, batch=batch)
-    _stop_overdue(session, recovery, {"grace": grace, "clock_error": CLOCK_ERROR, "batch": batch})
+    age = timedelta(seconds=require_seconds(older_than, "age of a heartbeat"))
+    bounds = {
+        **_BOUNDS,
+        "age": age,
+        "grace": age if grace is None else timedelta(seconds=require_seconds(grace, "grace time")),
+        "batch": require_limit(batch, "batch"),
+    }
+    chosen = Chosen(policies)
+    bounds["owners"] = _lock_owners(session, chosen, bounds)
+    recovery = _recover_dead(session, chosen, None, bounds)
+    _stop_overdue(session, recovery, bounds)
     return recovery
 
 
 def recover_all(
     factory: SessionFactory,
-    older_than: timedelta,
+    older_than: timedelta | float,
     policies: Policies = DEFAULT_POLICIES,
     *,
-    grace: timedelta | None = None,
+    grace: timedelta | float | None = None,
 ) -> dict[str, int]:
     """Recover all rows whose heartbeat is older, and return how many rows have which status now.
 
-    Each batch of :func:`recover` is a transaction of its own.
+    Each batch of :func:`recover`, which takes the same, is a transaction of its own.
 
     :param factory: makes the sessions.
     """
@@ -113,24 +120,42 @@ def recover_owned_by(session: Session, node: str, policies: Policies = NODE_POLI
 
     :param node: the holder, or what stands before the ``/`` of it.
     :param policies: by table, or for ``workflow:TYPE`` (see :mod:`platform_db.leases.policies`).
+    :raises errors.InvalidArgument: the node has no name, or a policy is not one of the kind of row.
     """
-    total: Counter[str] = Counter()
+    require_holder(node)  # Without one, all workers' rows would be recovered.
+    chosen, total = Chosen(policies), Counter[str]()
+    bounds = {**_BOUNDS, "node": node, "batch": BATCH}
+    bounds["owners"] = _lock_owners(session, chosen, {**bounds, "batch": None})
     while True:
-        recovery = _recover_dead(session, policies, "its node restarted", node=node, batch=BATCH)
+        recovery = _recover_dead(session, chosen, "its node restarted", bounds)
         total.update(recovery.by_status)
         if not recovery.ids:
             return dict(total)
 
 
-def _recover_dead(session: Session, given: Policies, reason: str | None, **bounds: object) -> Recovery:
+_BOUNDS: dict[str, object] = {"age": None, "node": None, "clock_error": CLOCK_ERROR}
+
+
+def _lock_owners(session: Session, policies: Chosen, bounds: dict[str, object]) -> list[str] | None:
+    """Lock the owners whose runs may be restarted, in key order, and return them; None where none is.
+
+    Before any row: a creator of an owner's runs has this lock, and may then write a row of a dead worker.
+    """
+    session.flush()
+    if not policies.restart_runs:
+        return None
+    parameters = {**bounds, **policies.parameters("workflow")}
+    return [str(owner) for owner, _ in session.connection().execute(_LOCK_OWNERS, parameters)]
+
+
+def _recover_dead(
+    session: Session, policies: Chosen, reason: str | None, bounds: dict[str, object]
+) -> Recovery:
     """Recover the rows of dead workers.
 
     :param reason: why; by default that its worker died, and when.
     """
-    policies, recovery = Chosen(given), Recovery()
-    bounds = {"age": None, "node": None, "clock_error": CLOCK_ERROR, **bounds}
-    session.flush()
-    connection = session.connection()
+    recovery, connection = Recovery(), session.connection()
     to_restart: list[tuple[Key, str, str]] = []
     for table in MODELS:
         parameters = {**bounds, **policies.parameters(table)}
@@ -148,8 +173,7 @@ def _recover_dead(session: Session, given: Policies, reason: str | None, **bound
             if action is Action.restarted:
                 to_restart += ((key, table, why) for key in keys)
         connection.execute(_FORGET, arrays_of([key for keys in groups.values() for key in keys]))
-    # In key order: a restart locks the owner of the run, as other creators of runs do.
-    for key, table, why in sorted(to_restart):
+    for key, table, why in to_restart:
         restarted = (restart_job if table == "job" else restart_if_possible)(session, key, reason=why)
         recovery.counts[table]["queued"] += restarted is not None
     # Last: a transaction that starts an ended run again waits for its lease, and may hold rows needed above.
@@ -175,6 +199,11 @@ def _act(
             for key in keys:
                 expire_row(session, Job, key, ["phase", "updated"])
         return
+    if action is Action.queued:
+        returned = return_to_queue(session, keys, reason=reason)
+        recovery.add(table, "queued", [id_ for _, id_ in returned])
+        keys = [key for key in keys if key not in set(returned)]
+        action, ids, reason = Action.failed, [id_ for _, id_ in keys], f"{reason}; {TOO_OFTEN}"
     wanted = "failed" if action is Action.restarted else action.name
     transition_many(session, keys, wanted, model=MODELS[table], reason=reason, expected_status=status)
     recovery.add(table, wanted, ids)
@@ -183,7 +212,7 @@ def _act(
 
 
 def _stop_overdue(session: Session, recovery: Recovery, bounds: dict[str, object]) -> None:
-    """Stop what was asked to stop and has not, and what is left of runs that have stopped."""
+    """Stop what was asked to stop and has not, and what is left of runs that have ended."""
     connection = session.connection()
     by_reason: dict[str, list[Key]] = defaultdict(list)
     for run in connection.execute(_LOCK_OVERDUE, bounds):
@@ -195,7 +224,7 @@ def _stop_overdue(session: Session, recovery: Recovery, bounds: dict[str, object
     for job in connection.execute(_LOCK_LEFT_JOBS, bounds):
         by_status[job.status].append((job.owner_id, job.id_))
     for status, jobs in by_status.items():
-        _act(session, recovery, "job", Action.stopped, jobs, status, "its run has stopped")
+        _act(session, recovery, "job", Action.stopped, jobs, status, "its run has ended")
 
 
 _GIVEN = "(SELECT * FROM unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[])) AS given)"
@@ -253,11 +282,27 @@ def _lock_dead(table: str) -> sa.TextClause:
     return sa.text(f"""
         SELECT lease.owner_id, lease.entity_id, lease.holder, lease.heartbeat_at, leased.status,
                {_type_of(table)} AS type_, coalesce({stopping.get(table, "false")}, false) AS stopping
-        {_from_dead(table)} AND NOT {_left(table)}
+        {_from_dead(table)} AND NOT {_left(table)} {_MAY_RESTART if table == "workflow" else ""}
         ORDER BY lease.owner_id, lease.entity_id
         LIMIT :batch
         FOR NO KEY UPDATE OF lease, leased SKIP LOCKED
         """)
+
+
+# What has begun to be dead since the owners were locked is left to the next call.
+_MAY_RESTART = """AND (leased.status <> 'running' OR CAST(:owners AS uuid[]) IS NULL
+    OR lease.owner_id = ANY (CAST(:owners AS uuid[])))"""
+
+_LOCK_OWNERS = sa.text(f"""
+    SELECT owner_id, platform.lock_owner(owner_id) FROM (
+        SELECT DISTINCT owner_id FROM (
+            SELECT lease.owner_id {_from_dead("workflow")} AND NOT {_left("workflow")}
+              AND leased.status = 'running'
+            ORDER BY lease.owner_id, lease.entity_id
+            LIMIT :batch
+        ) AS dead ORDER BY owner_id
+    ) AS owners
+    """)
 
 
 @cache
@@ -277,6 +322,8 @@ def _drop_ended(table: str) -> sa.TextClause:
         """)
 
 
+_IS_ALIVE_JOB = f"status IN ({_alive('job')})"
+
 # Few runs are asked at any time, and an index has no other. A worker that ends its run now is not waited for.
 _LOCK_OVERDUE = sa.text(f"""
     SELECT owner_id, id_, stop_requested_at FROM platform.workflow
@@ -288,13 +335,32 @@ _LOCK_OVERDUE = sa.text(f"""
     FOR NO KEY UPDATE SKIP LOCKED
     """)
 
-# Reads the jobs that are alive, by their index, and no other.
+# One probe of an index for each run that has jobs alive, however many it has. The LIMIT ends it early.
 _LOCK_LEFT_JOBS = sa.text(f"""
-    SELECT job.owner_id, job.id_, job.status FROM platform.job
-    JOIN platform.workflow AS run ON run.owner_id = job.owner_id AND run.id_ = job.workflow_id
-    WHERE job.status IN ({_alive("job")}) AND run.status = 'stopped'
-      AND run.run_stopped_at < clock_timestamp() - CAST(:grace AS interval)
-    ORDER BY job.owner_id, job.id_
+    WITH RECURSIVE working AS (
+        (SELECT owner_id, workflow_id FROM platform.job WHERE {_IS_ALIVE_JOB}
+         ORDER BY owner_id, workflow_id LIMIT 1)
+        UNION ALL
+        SELECT next.owner_id, next.workflow_id FROM working CROSS JOIN LATERAL (
+            SELECT owner_id, workflow_id FROM platform.job
+            WHERE {_IS_ALIVE_JOB} AND (owner_id, workflow_id) > (working.owner_id, working.workflow_id)
+            ORDER BY owner_id, workflow_id LIMIT 1
+        ) AS next
+    ),
+    ended AS MATERIALIZED (
+        SELECT working.owner_id, working.workflow_id FROM working CROSS JOIN LATERAL (
+            SELECT FROM platform.workflow
+            WHERE owner_id = working.owner_id AND id_ = working.workflow_id
+              AND status NOT IN ({_alive("workflow")})
+              AND coalesce(greatest(run_finished_at, run_stopped_at), updated)
+                  < clock_timestamp() - CAST(:grace AS interval)
+            LIMIT 1
+        ) AS run
+        LIMIT :batch
+    )
+    SELECT owner_id, id_, status FROM platform.job
+    WHERE (owner_id, workflow_id) IN (SELECT owner_id, workflow_id FROM ended) AND {_IS_ALIVE_JOB}
+    ORDER BY owner_id, id_
     LIMIT :batch
-    FOR NO KEY UPDATE OF job SKIP LOCKED
+    FOR NO KEY UPDATE SKIP LOCKED
     """)

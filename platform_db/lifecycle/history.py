@@ -18,7 +18,7 @@ from platform_db.lifecycle.seen import pages_of, read_new
 from platform_db.lifecycle.target import GuardedTarget
 from platform_db.lifecycle.transitions import Guarded
 from platform_db.models import Note
-from platform_db.models.types import Json
+from platform_db.models.types import Json, storable
 from platform_db.states import MACHINES
 
 Level = Literal["workflow", "job"]
@@ -134,8 +134,8 @@ def add_note(
     parameters = {
         **target.parameters,
         "note_id": new_id(),
-        "topic": _storable(topic),
-        "message": _storable(message),
+        "topic": storable(topic),
+        "message": storable(message),
         "details": details,
     }
     note: Note | None = session.scalars(_ADD_NOTE[target.table], parameters).one_or_none()
@@ -157,11 +157,6 @@ _ADD_NOTE = {
     )
     for entity in MACHINES
 }
-
-
-def _storable(text: str) -> str:
-    """Return the text without what PostgreSQL's text has no place for: NUL and lone surrogates."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
 # The columns of candidates have the names of an entry's attributes.

@@ -16,9 +16,10 @@ from platform_db.states import WORKFLOW
 def restart_job(
     session: Session, job: Key, *, reason: str, most_restarts: int = MOST_RESTARTS
 ) -> uuid.UUID | None:
-    """Queue another job of the same run, if that goes on, with the edges of this one; return its id.
+    """Queue another job of the same run, with the edges of this one, and return its id.
 
-    Notes with the topic ``restart`` in the history of both name the other, or say why there is none.
+    None where the run has ended, or the job was restarted too often. Notes with the topic ``restart`` in the
+    history of both name the other, or say why there is none.
     """
     owner_id, id_ = job
     parameters = {"owner": owner_id, "id": id_, "new_id": new_id(), "reason": reason, "most": most_restarts}
@@ -38,28 +39,31 @@ _WHAT_IT_DOES = """
 # Tenants write notes, too: what is no number is not counted.
 _RESTART = sa.text(f"""
     WITH former AS MATERIALIZED (
-        SELECT {_WHAT_IT_DOES}, id_, (
+        SELECT {_WHAT_IT_DOES}, id_, NOT EXISTS (
+            SELECT FROM platform.workflow AS run
+            WHERE run.owner_id = job.owner_id AND run.id_ = job.workflow_id AND run.status IN ({_ENDED})
+        ) AS goes_on, (
             SELECT coalesce(max((details ->> 'restarts')::numeric), 0) FROM platform.note
             WHERE owner_id = CAST(:owner AS uuid) AND entity_id = CAST(:id AS uuid)
               AND entity = 'job' AND topic = 'restart' AND jsonb_typeof(details -> 'restarts') = 'number'
         ) AS restarts
-        FROM platform.job
-        WHERE owner_id = CAST(:owner AS uuid) AND id_ = CAST(:id AS uuid) AND EXISTS (
-            SELECT FROM platform.workflow AS run
-            WHERE run.owner_id = job.owner_id AND run.id_ = job.workflow_id AND run.status NOT IN ({_ENDED})
-        )
+        FROM platform.job WHERE owner_id = CAST(:owner AS uuid) AND id_ = CAST(:id AS uuid)
     ),
     restarted AS (
         INSERT INTO platform.job ({_WHAT_IT_DOES}, id_, status)
-        SELECT {_WHAT_IT_DOES}, CAST(:new_id AS uuid), 'queued' FROM former WHERE restarts < :most
+        SELECT {_WHAT_IT_DOES}, CAST(:new_id AS uuid), 'queued' FROM former
+        WHERE goes_on AND restarts < :most
         RETURNING id_
     ),
     noted AS (
         INSERT INTO platform.note (id_, owner_id, entity, entity_id, topic, message, details)
         SELECT gen_random_uuid(), former.owner_id, 'job', note.*
         FROM former LEFT JOIN restarted ON true CROSS JOIN LATERAL (VALUES
-            (former.id_, 'restart', coalesce('restarted as ' || restarted.id_,
-                'could not be restarted: it was restarted as often as allowed (' || :most || ')'),
+            (former.id_, 'restart', CASE
+                WHEN restarted.id_ IS NOT NULL THEN 'restarted as ' || restarted.id_
+                ELSE 'could not be restarted: ' || CASE WHEN goes_on
+                    THEN 'it was restarted as often as allowed (' || :most || ')' ELSE 'its run has ended' END
+                END,
              jsonb_build_object('restart', restarted.id_)),
             (restarted.id_, 'restart', 'restarts ' || former.id_ || ': ' || :reason,
              jsonb_build_object('job', former.id_, 'restarts', former.restarts + 1))

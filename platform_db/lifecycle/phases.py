@@ -38,8 +38,11 @@ def set_phase(
     :raises errors.NotFound: there is no such job.
     :raises errors.InvalidArgument: it is too long, or empty, or has a character that cannot be stored.
     """
-    if phase is not None and not _is_storable(phase):
-        raise errors.InvalidArgument(f"a phase is a text of 1 to {LARGEST} bytes, without NUL; None is none")
+    for given in (phase, expected_phase):
+        if given is not None and given is not ... and not _is_storable(given):
+            raise errors.InvalidArgument(
+                f"a phase is a text of 1 to {LARGEST} bytes, without NUL; None is none"
+            )
     session.flush()
     target = _JobTarget.of(session, job, Job)
     parameters = {
@@ -69,9 +72,9 @@ class _JobTarget(Target):
     tables = (Job.__tablename__,)
 
 
-def _is_storable(phase: str) -> bool:
+def _is_storable(phase: object) -> bool:
     try:
-        return 1 <= len(phase.encode()) <= LARGEST and "\0" not in phase
+        return isinstance(phase, str) and 1 <= len(phase.encode()) <= LARGEST and "\0" not in phase
     except UnicodeEncodeError:
         return False
 

@@ -18,8 +18,12 @@ from platform_db.models import Workflow, WorkspaceRetentionRule
 from platform_db.models.expiry import expire_rows
 from platform_db.states import WORKFLOW, RunStatus
 
-# A run that kills its workers would otherwise be started for ever.
+# A run that kills its workers would otherwise be started for ever, and at once.
 MOST_RESTARTS = 3
+DELAY = timedelta(seconds=10)
+LONGEST_DELAY = timedelta(hours=1)
+
+LARGEST_NUMBER = 2**31 - 1  # of a column of integers
 
 
 @takes_session
@@ -44,6 +48,41 @@ def restart(
     :raises errors.Refused: it is alive, or deleted, or such a restart already.
     :raises errors.RunNumberError: no run of its name has had its number.
     """
+    seconds = require_seconds(delay, "delay")
+    return _restart(session, run, reason, seconds, seconds, most_restarts)
+
+
+def restart_if_possible(
+    session: Session,
+    run: Key,
+    *,
+    reason: str,
+    delay: timedelta | float = DELAY,
+    longest_delay: timedelta | float = LONGEST_DELAY,
+    most_restarts: int = MOST_RESTARTS,
+) -> Workflow | None:
+    """Queue a restart, which waits twice as long as the last, or return None; a note then says why.
+
+    What is wrong with one run must not keep others from going on.
+    """
+    first, longest = require_seconds(delay, "delay"), require_seconds(longest_delay, "longest delay")
+    try:
+        with session.begin_nested():
+            return _restart(session, run, reason, first, longest, most_restarts)
+    except (errors.Refused, sa.exc.IntegrityError, sa.exc.DataError) as error:
+        message = f"could not be restarted: {getattr(error, 'orig', error)}"
+        add_note(session, session.get_one(Workflow, run), "restart", message)
+        return None
+
+
+def _restart(
+    session: Session,
+    run: RunOrId,
+    reason: str | None,
+    first: float,
+    longest: float,
+    most_restarts: int | None,
+) -> Workflow:
     session.flush()
     target = RunTarget.of(session, run, Workflow)
     owner_id, id_ = target.key(session)
@@ -52,8 +91,9 @@ def restart(
         "id": str(id_),
         "new_id": str(new_id()),
         "reason": reason,
-        "seconds": require_seconds(delay, "delay"),
-        "most": None if most_restarts is None else require_amount(most_restarts, "number of restarts"),
+        "first": first,
+        "longest": longest,
+        "most": None if most_restarts is None else require_restarts(most_restarts),
     }
     new = session.connection().execute(_RESTART, parameters).scalar_one_or_none()
     if new is None:
@@ -62,25 +102,12 @@ def restart(
     return session.get_one(Workflow, (owner_id, new))
 
 
-def restart_if_possible(
-    session: Session,
-    run: Key,
-    *,
-    reason: str,
-    delay: timedelta | float = 0,
-    most_restarts: int = MOST_RESTARTS,
-) -> Workflow | None:
-    """Queue a restart as :func:`restart` does, or return None; a note in the run's history then says why.
+def require_restarts(number: int) -> int:
+    """Return how many restarts are allowed.
 
-    What is wrong with one run must not keep others from going on.
+    :raises errors.InvalidArgument: it is negative, or more than an ``integer`` column holds.
     """
-    try:
-        with session.begin_nested():
-            return restart(session, run, reason=reason, delay=delay, most_restarts=most_restarts)
-    except (errors.Refused, sa.exc.IntegrityError, sa.exc.DataError) as error:
-        message = f"could not be restarted: {getattr(error, 'orig', error)}"
-        add_note(session, session.get_one(Workflow, run), "restart", message)
-        return None
+    return require_amount(number, "number of restarts", largest=LARGEST_NUMBER)
 
 
 def _refuse(session: Session, target: RunTarget, parameters: dict[str, Any]) -> NoReturn:
@@ -105,17 +132,31 @@ _TAKEN_OVER = """
 
 _NUMBER = "run_number_major || CASE WHEN run_number_minor > 0 THEN '.' || run_number_minor ELSE '' END"
 
+
+def next_start(attempts: str) -> str:
+    """Return when the queue may hand out what failed so often before: it waits twice as long each time.
+
+    It waits ``:first`` seconds at first, and ``:longest`` at most.
+    """
+    return f"""CASE WHEN :first > 0 THEN clock_timestamp() + make_interval(
+        secs => least(:longest, :first * power(CAST(2 AS double precision), least({attempts}, 64)))) END"""
+
+
+# Before the row: a creator has this lock, and may write the row then.
+LOCK_OWNER = "SELECT platform.lock_owner(CAST(:owner AS uuid))"
+
 _RESTART = sa.text(f"""
-    WITH former AS MATERIALIZED (
-        SELECT {_TAKEN_OVER}, id_, {_NUMBER} AS number FROM platform.workflow
+    WITH held AS MATERIALIZED ({LOCK_OWNER}),
+    former AS MATERIALIZED (
+        SELECT {_TAKEN_OVER}, id_, {_NUMBER} AS number, run_number_minor FROM platform.workflow, held
         WHERE owner_id = CAST(:owner AS uuid) AND id_ = CAST(:id AS uuid) AND status IN ({_ENDED})
           AND (CAST(:most AS integer) IS NULL OR run_number_minor < :most)
-        FOR NO KEY UPDATE
+        FOR NO KEY UPDATE OF workflow
     ),
     restarted AS (
         INSERT INTO platform.workflow ({_TAKEN_OVER}, id_, restart, status, start_after)
         SELECT {_TAKEN_OVER}, CAST(:new_id AS uuid), true, 'queued',
-               CASE WHEN :seconds > 0 THEN clock_timestamp() + make_interval(secs => :seconds) END
+               {next_start("run_number_minor")}
         FROM former
         RETURNING owner_id, id_, {_NUMBER} AS number
     ),

@@ -88,7 +88,7 @@ class Target:
         if isinstance(row, Base):
             owner_id, id_ = identity_of(row)
         elif isinstance(row, tuple):
-            owner_id, id_ = row
+            owner_id, id_ = _parse_key(row, str(table))
         else:
             return cls(model, parse_id(row, f"{table} id"), tenant_of(session))
         return cls(model, id_, owner_id)
@@ -100,6 +100,14 @@ class Target:
     def not_found(self) -> errors.NotFound:
         error = errors.WorkflowNotFound if self.model is Workflow else errors.NotFound
         return error(f"there is no {self.table} {self.id_}")
+
+
+def _parse_key(key: tuple[Any, ...], table: str) -> Key:
+    try:
+        owner_id, id_ = key
+    except ValueError:
+        raise errors.InvalidIdentifier(f"the key of a {table} is its owner's id and its own") from None
+    return parse_id(owner_id, "user id"), parse_id(id_, f"{table} id")
 
 
 class GuardedTarget(Target):

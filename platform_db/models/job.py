@@ -71,13 +71,12 @@ class Job(HasLog, OfWorkflow, Guarded, Base):
         tenant_foreign_key("workflow_id", "workflow"),
         sa.Index("ix_job_owner_id_workflow_id", "owner_id", "workflow_id", "created", "id_"),
         sa.Index("ix_job_compute_backend_backend_job_id", "compute_backend", "backend_job_id"),
+        # By the run: recovery probes it for each run that has jobs alive, and not for each job.
         partial_index(
-            "ix_job_in_progress",
+            "ix_job_in_progress_workflow_id",
             "status IN ('created', 'queued', 'running')",
             "owner_id",
-            "status",
-            "created",
-            "id_",
+            "workflow_id",
         ),
         partial_index("ix_job_queue", "(status = 'queued') IS TRUE", "owner_id", "created", "id_"),
         sa.CheckConstraint("octet_length(phase) BETWEEN 1 AND 255", name="phase_length"),

@@ -36,6 +36,7 @@ def encode_json(value: Any) -> str | None:
     """Return a value as JSON text; None, which the database stores as NULL, has none.
 
     :raises errors.InvalidText: names the place, as ``labels.team[0]`` without the column.
+    :raises errors.InvalidArgument: a part of it is of a type that JSON does not have, or it is too deep.
     """
     if value is None or isinstance(value, sa.Null):
         return None
@@ -43,9 +44,10 @@ def encode_json(value: Any) -> str | None:
         return "null"
     try:
         text = _ENCODER.encode(value)
-    except ValueError:
-        _require_storable(value, "")
-        raise
+    except (TypeError, ValueError, RecursionError) as error:
+        if _CIRCLE not in str(error):
+            _require_storable(value, "")
+        raise errors.InvalidArgument(f"this cannot be stored as JSON: {error}") from None
     # The text is ASCII. Only where it has one of these, the value is looked through.
     if "\\u0000" in text or "\\ud" in text:
         _require_storable(value, "")
@@ -53,6 +55,7 @@ def encode_json(value: Any) -> str | None:
 
 
 _ENCODER = json.JSONEncoder(allow_nan=False)
+_CIRCLE = "Circular reference"  # The encoder's own words.
 
 
 def _require_storable(value: Any, place: str) -> None:
@@ -76,6 +79,11 @@ def is_text(text: str) -> bool:
 
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def storable(text: str) -> str:
+    """Return the text with what the database has no place for, NUL and half surrogate pairs, spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
 def native_enum(members: type[enum.Enum], name: str) -> ENUM:

@@ -136,12 +136,18 @@ class Workflow(HasLog, Running, Base):
         # An owner's next run, and what the owner has at work. Because of IS TRUE no other index serves the
         # condition: while statistics are from before a burst of runs, the planner would read them all by one.
         sa.Index(
-            "ix_workflow_queue",
+            "ix_workflow_ready",
             "owner_id",
             sa.text("priority DESC NULLS LAST"),
             "created",
             "id_",
-            postgresql_where=sa.text("(status = 'queued') IS TRUE"),
+            postgresql_where=sa.text("(status = 'queued' AND start_after IS NULL) IS TRUE"),
+        ),
+        partial_index(
+            "ix_workflow_delayed",
+            "(status = 'queued' AND start_after IS NOT NULL) IS TRUE",
+            "owner_id",
+            "start_after",
         ),
         partial_index(
             "ix_workflow_at_work", "(status IN ('pending', 'running')) IS TRUE", "owner_id", "status"

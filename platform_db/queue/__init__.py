@@ -13,11 +13,12 @@ from platform_db.leases.holding import Claim
 from platform_db.queue.claiming import claim
 from platform_db.queue.explanation import Explanation, Obstacle, explain
 from platform_db.queue.handing_back import finish, release
-from platform_db.queue.limits import Limits, set_limits
+from platform_db.queue.limits import UNLIMITED, Limits, set_limits
 from platform_db.queue.requeueing import requeue
 from platform_db.queue.status import OwnerQueue, queue_status
 
 __all__ = [
+    "UNLIMITED",
     "Claim",
     "Explanation",
     "Limits",

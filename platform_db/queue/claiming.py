@@ -22,12 +22,21 @@ from sqlalchemy.orm import Session
 
 from platform_db.bounds import LARGEST_LIMIT, require_limit
 from platform_db.database.session import takes_session
-from platform_db.leases.holding import Claim
+from platform_db.leases.holding import Claim, require_holder
 from platform_db.models import Job, OwnerLimit, Workflow
 from platform_db.models.expiry import expire_row
 from platform_db.models.run_number import format_run_number
 from platform_db.queue.limits import TURN, default_limits, refuse_tenant_scope
-from platform_db.queue.sources import KEPT, Source, Wanted, owners_with, source_of, wanted_rows
+from platform_db.queue.sources import (
+    KEPT,
+    MOST_DUE,
+    Line,
+    Source,
+    Wanted,
+    source_of,
+    waiting_owners,
+    wanted_rows,
+)
 
 # So many more owners are read than rows are wanted: others may be serving the first ones at this moment.
 SPARE_OWNERS = 64
@@ -70,12 +79,14 @@ def claim(
     :param labels: only runs that meet this selector, such as ``team=a,gpu in (a100,h100)``. An owner's queue
         is read until enough is found, so a rare label is slow to find in a long queue.
     :returns: in the order of the turns.
-    :raises errors.InvalidArgument: the limit is out of range, or rows of this model have no queue.
+    :raises errors.InvalidArgument: the limit is out of range, the worker has no name, or rows of this model
+        have no queue.
     :raises errors.InvalidFilter: the selector is wrong, or jobs were asked for by labels.
     :raises errors.Refused: in a tenant's scope.
     """
     refuse_tenant_scope(session, "the queue is of all owners")
     require_limit(limit)
+    require_holder(worker)
     wanted, values = wanted_rows(model, labels)
     session.flush()
     queue = _Queue(
@@ -88,7 +99,7 @@ def claim(
             "limit": limit,
             "worker": worker,
             "reason": f"claimed by {worker}",
-            "kinds": None if kinds is None else list(kinds),
+            "kinds": [kinds] if isinstance(kinds, str) else None if kinds is None else list(kinds),
         },
     )
     claims: list[Claim] = []
@@ -217,8 +228,14 @@ def _turns(source: Source, wanted: Wanted) -> sa.TextClause:
 
     The owners are looked at in the order of their turns until enough of them can be served.
     """
+    has_one = ", ".join(
+        f"""(SELECT true FROM platform.{source.table}
+             WHERE owner_id = turn.owner_id AND {_may_go(source, line, wanted)}
+             ORDER BY {line.order} LIMIT 1)"""
+        for line in source.lines
+    )
     return sa.text(f"""
-        WITH RECURSIVE waiting AS ({owners_with(source.table, source.queued, source.order, "waiting")})
+        WITH RECURSIVE {waiting_owners(source)}
         SELECT turn.owner_id, turn.claims, room.rows
         FROM (
             SELECT {TURN}
@@ -231,9 +248,7 @@ def _turns(source: Source, wanted: Wanted) -> sa.TextClause:
         ) AS turn
         CROSS JOIN LATERAL (SELECT {source.room} AS rows OFFSET 0) AS room
         WHERE room.rows > 0
-          AND (SELECT true FROM platform.{source.table}
-               WHERE owner_id = turn.owner_id AND {_may_go(source, wanted)}
-               ORDER BY {source.order} LIMIT 1)
+          AND coalesce({has_one})
         LIMIT :look
         """).bindparams(*wanted.binds)
 
@@ -241,18 +256,16 @@ def _turns(source: Source, wanted: Wanted) -> sa.TextClause:
 @lru_cache(KEPT)
 def _take(source: Source, wanted: Wanted) -> sa.TextClause:
     """Return the statement that takes an owner's next rows; without a row another claim was quicker."""
+    first = " UNION ALL ".join(f"SELECT * FROM line_{number}" for number in range(len(source.lines)))
     return sa.text(f"""
         WITH turn AS MATERIALIZED (
             SELECT owner_id FROM platform.owner_limit
             WHERE owner_id = CAST(:owner AS uuid) AND claims = :seen
             FOR NO KEY UPDATE SKIP LOCKED
         ),
+        {_locked(source, wanted)},
         next AS MATERIALIZED (
-            SELECT id_ FROM platform.{source.table}
-            WHERE owner_id = CAST(:owner AS uuid) AND {_may_go(source, wanted)} AND (SELECT true FROM turn)
-            ORDER BY {source.order}
-            LIMIT :share
-            FOR NO KEY UPDATE SKIP LOCKED
+            SELECT id_ FROM ({first}) AS first ORDER BY {source.order} LIMIT :share
         ),
         leased AS (
             INSERT INTO platform.lease (owner_id, entity, entity_id, holder, heartbeat_at)
@@ -272,6 +285,32 @@ def _take(source: Source, wanted: Wanted) -> sa.TextClause:
         """).bindparams(*wanted.binds)
 
 
-def _may_go(source: Source, wanted: Wanted) -> str:
-    return f"""{source.queued} AND {source.waits} AND {wanted.sql}
+def _locked(source: Source, wanted: Wanted) -> str:
+    """Return the CTEs of the first rows of each line, locked; what another has locked is passed over."""
+    return ", ".join(
+        f"""
+        line_{number} AS MATERIALIZED (
+            SELECT {source.columns} FROM platform.{source.table}
+            WHERE owner_id = CAST(:owner AS uuid) AND {_among(source, line, wanted)}
+            ORDER BY {source.order}
+            LIMIT :share
+            FOR NO KEY UPDATE SKIP LOCKED
+        )"""
+        for number, line in enumerate(source.lines)
+    )
+
+
+def _among(source: Source, line: Line, wanted: Wanted) -> str:
+    may_go = f"{_may_go(source, line, wanted)} AND (SELECT true FROM turn)"
+    if line.order == source.order:
+        return may_go
+    # In another order than that of the index: so many of them are read, and then they are sorted.
+    return f"""{line.queued} AND id_ = ANY (ARRAY(
+        SELECT id_ FROM platform.{source.table} WHERE owner_id = CAST(:owner AS uuid) AND {may_go}
+        ORDER BY {line.order} LIMIT {MOST_DUE}
+    ))"""
+
+
+def _may_go(source: Source, line: Line, wanted: Wanted) -> str:
+    return f"""{line.queued} AND {line.goes} AND {wanted.sql}
         AND (CAST(:kinds AS text[]) IS NULL OR {source.kind} = ANY (CAST(:kinds AS text[])))"""

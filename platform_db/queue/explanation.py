@@ -14,7 +14,7 @@ from platform_db.database.session import takes_session
 from platform_db.lifecycle.target import Key, RunOrId, RunTarget
 from platform_db.models import ResourceUnit, RunStatus, Workflow
 from platform_db.queue.limits import IS_AT_WORK, TURN, default_limits, is_ahead
-from platform_db.queue.sources import RUNS
+from platform_db.queue.sources import DELAYED, MOST_DUE, READY, RUNS
 from platform_db.states import WORKFLOW
 
 # To count all of a long queue would take a second.
@@ -143,9 +143,14 @@ _READ = sa.text(f"""
     LEFT JOIN LATERAL (
         SELECT place - 1 AS runs FROM (
             SELECT id_, row_number() OVER (ORDER BY {RUNS.order}) AS place FROM (
-                SELECT id_, priority, created FROM platform.workflow
-                WHERE owner_id = run.owner_id AND {RUNS.queued} AND ({RUNS.waits} OR id_ = run.id_)
-                ORDER BY {RUNS.order} LIMIT :most
+                (SELECT {RUNS.columns} FROM platform.workflow
+                 WHERE owner_id = run.owner_id AND {READY.queued} ORDER BY {READY.order} LIMIT :most)
+                UNION ALL
+                (SELECT {RUNS.columns} FROM platform.workflow
+                 WHERE owner_id = run.owner_id AND {DELAYED.queued} AND {DELAYED.goes} AND id_ <> run.id_
+                 ORDER BY {DELAYED.order} LIMIT {MOST_DUE})
+                UNION ALL
+                SELECT run.priority, run.created, run.id_ WHERE run.start_after IS NOT NULL
             ) AS first
         ) AS numbered WHERE numbered.id_ = run.id_
     ) AS before ON true

@@ -19,7 +19,8 @@ from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.settings import get_settings
 from platform_db.tenancy import in_tenant_scope
 
-LARGEST_LIMIT = 2**31 - 1  # of an integer column
+UNLIMITED = 2**31 - 1
+"""The limit of an owner who has none, whatever the default is."""
 
 
 class Limits(NamedTuple):
@@ -28,7 +29,7 @@ class Limits(NamedTuple):
     :param concurrent_runs: how many pending and running runs the owner may have.
     :param starts_per_minute: how many runs may be claimed a minute.
 
-    None is the default of the settings, 0 is none.
+    None is the default of the settings, 0 is none, :data:`UNLIMITED` is no limit.
     """
 
     concurrent_runs: int | None
@@ -50,7 +51,7 @@ def set_limits(
     before goes on.
 
     :param concurrent_runs: how many pending and running runs the owner may have; None is the default
-        (``PLATFORM_DB_QUEUE_CONCURRENT_RUNS``), 0 is none.
+        (``PLATFORM_DB_QUEUE_CONCURRENT_RUNS``), 0 is none, :data:`UNLIMITED` is no limit, as below.
     :param starts_per_minute: how many runs may be claimed a minute; None is the default
         (``PLATFORM_DB_QUEUE_STARTS_PER_MINUTE``), 0 is none. After a pause so many may start at once, then
         one in each such part of a minute.
@@ -61,8 +62,8 @@ def set_limits(
     refuse_tenant_scope(session, "limits are the platform's to set")
     given = {"concurrent_runs": concurrent_runs, "starts_per_minute": starts_per_minute}
     for name, limit in given.items():
-        if isinstance(limit, int):
-            require_amount(limit, name.replace("_", " "), largest=LARGEST_LIMIT)
+        if limit is not None and limit is not ...:
+            require_amount(limit, name.replace("_", " "), largest=UNLIMITED)
     session.flush()
     owner_id = user_id_of(owner)
     parameters = {

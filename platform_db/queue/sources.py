@@ -21,12 +21,25 @@ from platform_db.queue.limits import ROOM, STARTS_UNTIL
 KEPT = 50
 
 
+class Line(NamedTuple):
+    """Queued rows that an index has.
+
+    :param queued: the condition that a row is one of them, as the index has it.
+    :param order: the columns of the index after the owner.
+    :param goes: what else has to be met for a row to be handed out.
+    """
+
+    queued: str
+    order: str
+    goes: str
+
+
 class Source(NamedTuple):
     """A table from which the queue hands out.
 
-    :param queued: the condition that a row is queued, as the index has it.
-    :param waits: what else has to be met for a row to be handed out.
+    :param lines: all its queued rows; those of the first are in the order in which they are handed out.
     :param order: which row of an owner is next.
+    :param columns: the columns of the order.
     :param kind: the column that ``kinds`` are compared with.
     :param turn: when an owner was served last.
     :param room: how many rows an owner's limits leave room for.
@@ -36,9 +49,9 @@ class Source(NamedTuple):
     """
 
     table: str
-    queued: str
-    waits: str
+    lines: tuple[Line, ...]
     order: str
+    columns: str
     kind: str
     turn: str
     room: str
@@ -47,14 +60,26 @@ class Source(NamedTuple):
     starts: str
 
 
-QUEUED = "(status = 'queued') IS TRUE"  # As the indexes have it.
+_PRIORITY = "priority DESC NULLS LAST, created, id_"
+
+READY = Line("(status = 'queued' AND start_after IS NULL) IS TRUE", _PRIORITY, "true")
+
+# By the time until which they wait: each claim would otherwise read over all that an owner has for next year.
+DELAYED = Line(
+    "(status = 'queued' AND start_after IS NOT NULL) IS TRUE",
+    "start_after",
+    "start_after <= statement_timestamp()",
+)
+
+MOST_DUE = 1000
+"""How many of an owner's delayed runs that may start by now are looked at; those that may for longest."""
 
 # A queued run may be claimed, also where a former worker has a lease of it.
 RUNS = Source(
     table="workflow",
-    queued=QUEUED,
-    waits="(start_after IS NULL OR start_after <= statement_timestamp())",
-    order="priority DESC NULLS LAST, created, id_",
+    lines=(READY, DELAYED),
+    order=_PRIORITY,
+    columns="priority, created, id_",
     kind="type_",
     turn="served_at",
     room=ROOM,
@@ -74,13 +99,19 @@ RUNS = Source(
 # out, so they are held to no limit.
 JOBS = Source(
     table="job",
-    queued=QUEUED,
-    waits=f"""NOT EXISTS (SELECT FROM platform.lease
-            WHERE lease.owner_id = job.owner_id AND lease.entity_id = job.id_)
-        AND (SELECT true FROM platform.workflow AS run
-             WHERE run.owner_id = job.owner_id AND run.id_ = job.workflow_id
-               AND run.status IN ('pending', 'running') AND {is_asked("run")} IS NOT TRUE LIMIT 1)""",
+    lines=(
+        Line(
+            "(status = 'queued') IS TRUE",
+            "created, id_",
+            f"""NOT EXISTS (SELECT FROM platform.lease
+                WHERE lease.owner_id = job.owner_id AND lease.entity_id = job.id_)
+            AND (SELECT true FROM platform.workflow AS run
+                 WHERE run.owner_id = job.owner_id AND run.id_ = job.workflow_id
+                   AND run.status IN ('pending', 'running') AND {is_asked("run")} IS NOT TRUE LIMIT 1)""",
+        ),
+    ),
     order="created, id_",
+    columns="created, id_",
     kind="compute_backend",
     turn="jobs_served_at",
     room=":limit",
@@ -104,7 +135,20 @@ def source_of(model: type[Base]) -> Source:
         return RUNS
     if model is Job:
         return JOBS
-    raise errors.InvalidArgument(f"there is no queue of {model.__name__}, only of Workflow and Job")
+    raise errors.InvalidArgument(
+        f"there is no queue of {getattr(model, '__name__', model)}, only of Workflow and Job"
+    )
+
+
+def waiting_owners(source: Source) -> str:
+    """Return the CTE ``waiting``, after those that it is made of: the owners who have something queued."""
+    lines = {f"line_{number}": line for number, line in enumerate(source.lines)}
+    read = [
+        f"{name} AS ({owners_with(source.table, line.queued, line.order, name)})"
+        for name, line in lines.items()
+    ]
+    waiting = " UNION ".join(f"SELECT owner_id FROM {name}" for name in lines)
+    return ", ".join([*read, f"waiting AS ({waiting})"])
 
 
 def owners_with(table: str, condition: str, order: str, name: str) -> str:

@@ -14,7 +14,7 @@ from platform_db.bounds import require_limit
 from platform_db.database.session import takes_session
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.queue.limits import IS_AT_WORK, TURN, default_limits
-from platform_db.queue.sources import RUNS, owners_with
+from platform_db.queue.sources import DELAYED, READY, RUNS, owners_with, waiting_owners
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,15 @@ def queue_status(session: Session, owner: UserOrId | None = None, *, limit: int 
     return [OwnerQueue(*row) for row in session.connection().execute(_READ, parameters)]
 
 
+def _of_lines(aggregate: str, between: str) -> str:
+    return between.join(
+        f"(SELECT {aggregate} FROM platform.workflow WHERE owner_id = turn.owner_id AND {line.queued})"
+        for line in (READY, DELAYED)
+    )
+
+
 _READ = sa.text(f"""
-    WITH RECURSIVE waiting AS ({owners_with("workflow", RUNS.queued, RUNS.order, "waiting")}),
+    WITH RECURSIVE {waiting_owners(RUNS)},
     working AS ({owners_with("workflow", IS_AT_WORK, "status", "working")})
     SELECT turn.owner_id, user_.email, runs.queued, runs.pending, runs.running, runs.oldest_queued,
            turn.concurrent_runs, turn.starts_per_minute, nullif(turn.served_at, '-infinity')
@@ -82,10 +89,8 @@ _READ = sa.text(f"""
     ) AS turn
     JOIN platform.user_ ON user_.id_ = turn.owner_id
     CROSS JOIN LATERAL (
-        SELECT (SELECT count(*) FROM platform.workflow
-                WHERE owner_id = turn.owner_id AND {RUNS.queued}) AS queued,
-               (SELECT min(created) FROM platform.workflow
-                WHERE owner_id = turn.owner_id AND {RUNS.queued}) AS oldest_queued,
+        SELECT {_of_lines("count(*)", " + ")} AS queued,
+               least({_of_lines("min(created)", ", ")}) AS oldest_queued,
                count(*) FILTER (WHERE status = 'pending') AS pending,
                count(*) FILTER (WHERE status = 'running') AS running
         FROM platform.workflow WHERE owner_id = turn.owner_id AND {IS_AT_WORK}

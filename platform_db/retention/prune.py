@@ -143,7 +143,7 @@ def _count_due(factory: SessionFactory, rule: RetentionRule) -> int:
         return count_log(factory, rule)
     if rule.table == "task_record":
         return sum(delete_old_tasks(factory, rule.age, batch=rule.batch, dry_run=True))
-    if rule.table == "row_event":
+    if rule.table in ("row_event", "event_failure"):
         return count_old_events(factory, rule)
     return sum(map(len, _due(factory, rule)))
 
@@ -182,7 +182,7 @@ def _one_pass(
             tell(rows)
         result.left = _count_due(factory, rule)
         return
-    if rule.table == "row_event":
+    if rule.table in ("row_event", "event_failure"):
         for rows in delete_old_events(factory, rule):
             tell(rows)
         return

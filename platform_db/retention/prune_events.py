@@ -1,4 +1,4 @@
-"""Pruning what tells of creations and deletions: by number, up to the first that has to stay."""
+"""Pruning what tells of creations and deletions, by number up to the first that has to stay."""
 
 from __future__ import annotations
 
@@ -17,25 +17,30 @@ def delete_old_events(factory: SessionFactory, rule: RetentionRule) -> Iterator[
     while gone == rule.batch:
         with factory() as session, session.begin():
             parameters = {"age": rule.age, "hold": hold(), "batch": rule.batch, "after": after}
-            gone, after = session.connection().execute(_DELETE, parameters).one()
+            gone, after = session.connection().execute(_DELETE[rule.table], parameters).one()
         yield gone
 
 
 def count_old_events(factory: SessionFactory, rule: RetentionRule) -> int:
     """Return how many events the rule names."""
     with factory() as session:
-        return int(session.connection().scalar(_COUNT, {"age": rule.age, "hold": hold()}) or 0)
+        return int(session.connection().scalar(_COUNT[rule.table], {"age": rule.age, "hold": hold()}) or 0)
 
 
 # Numbers and times follow each other: what is due comes first, and the rest is not read.
 _STAYS = f"at >= least(now() - CAST(:age AS interval), {HELD_SINCE})"
 _BEFORE_THE_FIRST_THAT_STAYS = "number < coalesce(({}), 9223372036854775807)"
 _FIRST = f"SELECT number FROM platform.row_event WHERE {_STAYS} ORDER BY number LIMIT 1"
-_COUNT = sa.text(
-    f"SELECT count(*) FROM platform.row_event WHERE {_BEFORE_THE_FIRST_THAT_STAYS.format(_FIRST)}"
-)
+_COUNT = {
+    "row_event": sa.text(
+        f"SELECT count(*) FROM platform.row_event WHERE {_BEFORE_THE_FIRST_THAT_STAYS.format(_FIRST)}"
+    ),
+    "event_failure": sa.text(
+        "SELECT count(*) FROM platform.event_failure WHERE at < now() - CAST(:age AS interval)"
+    ),
+}
 # A batch reads neither what the ones before it deleted nor what comes after it.
-_DELETE = sa.text(f"""
+_EVENTS = sa.text(f"""
     WITH batch AS MATERIALIZED (
         SELECT ctid, number, {_STAYS} AS stays FROM platform.row_event
         WHERE number > :after ORDER BY number LIMIT :batch
@@ -47,3 +52,13 @@ _DELETE = sa.text(f"""
     )
     SELECT count(*), coalesce(max(number), 0) FROM gone
 """)
+# Few, and found without an index: each is an event that a handler failed on.
+_FAILURES = sa.text("""
+    WITH gone AS (
+        DELETE FROM platform.event_failure WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM platform.event_failure WHERE at < now() - CAST(:age AS interval) LIMIT :batch
+        )) RETURNING true
+    )
+    SELECT count(*), 0 FROM gone
+""")
+_DELETE = {"row_event": _EVENTS, "event_failure": _FAILURES}

@@ -49,4 +49,5 @@ RULES: tuple[RetentionRule, ...] = (
     RetentionRule("idempotency_key", timedelta(days=30), "updated", batch=2000, archive=False),
     RetentionRule("job_cache", timedelta(days=365), "updated", archive=False),
     RetentionRule("row_event", timedelta(days=30), "at", batch=5000, archive=False),
+    RetentionRule("event_failure", timedelta(days=90), "at", batch=5000, archive=False),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, get_args
@@ -28,6 +28,7 @@ from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.models.run_number import asked_number, format_run_number
 from platform_db.models.types import encode_json, is_text
 from platform_db.states import WORKFLOW, RunStatus
+from platform_db.workflows.values import require_labels, require_moment, require_priority
 from platform_db.workspaces import build_workspace_path, canonical_workspace_path
 
 if TYPE_CHECKING:
@@ -105,16 +106,25 @@ def create_workflow(
         to give, for a run that comes from elsewhere.
     :param start_after: when the queue may hand it out first.
     :param idempotency_key: 1 to 255 bytes; of many calls with one key of an owner, one creates the run.
-        Other creators of the owner's runs wait for this transaction to end.
+        Compared is all that is asked for, but the id and ``start_after``. Other creators of the owner's runs
+        wait for this transaction to end.
     :param on_duplicate: for a key that was given before: ``return`` gives its run, ``raise`` refuses, and
         ``restart_if_ended`` creates a restart of its run, and moves the key to it, once that run has ended
-        and no restart of it is alive; a restart that is, it gives.
+        and no restart of it is alive; a restart that is, it gives. Of a run that was deleted, whose files may
+        be gone, it creates no restart but the next run of its name, with a workspace of its own.
     :raises errors.IdempotencyConflict: the key was given before with other content; the transaction stays
         usable.
-    :raises errors.InvalidArgument: an id comes with ``restart_if_ended``; each restart has its own.
+    :raises errors.InvalidArgument: an option is not known, or is no value for its column; an id comes with
+        ``restart_if_ended``: each restart has its own.
     :raises errors.RunNumberError: there is no such run to restart, or the number is taken.
+    :raises errors.UserNotFound: the owner is no user.
+    :raises errors.WorkflowExists: a run has this id already.
     """
-    asked = _ask(owner, name, specification, type_=type_, **options)
+    try:
+        asked = _ask(owner, name, specification, type_=type_, **options)
+    except TypeError:
+        _require_known(options)
+        raise
     return _create(session, [asked])[0]
 
 
@@ -129,8 +139,9 @@ def create_workflows(
 
     :param workflows: the arguments of :func:`create_workflow` by their names, for each run.
     :raises errors.IdempotencyConflict: a key was given before with other content; none is created then.
+    :raises errors.InvalidArgument: as :func:`create_workflow`; or one has no owner, name or type.
     """
-    asked = [_ask(**workflow) for workflow in workflows]
+    asked = [_ask_by_name(workflow) for workflow in workflows]
     if len(asked) < 2 or all(one.key is None for one in asked):
         return _create(session, asked)
     session.flush()
@@ -188,6 +199,26 @@ JSON_COLUMNS = (
 )
 
 
+def _ask_by_name(workflow: NewWorkflow | Mapping[str, Any]) -> _Asked:
+    try:
+        return _ask(**workflow)
+    except TypeError:
+        if not isinstance(workflow, Mapping):
+            raise errors.InvalidArgument("a run to create is a mapping of options by their names") from None
+        _require_known(workflow)
+        if missing := sorted(NewWorkflow.__required_keys__ - workflow.keys()):
+            raise errors.InvalidArgument(f"a run to create needs {', '.join(missing)}") from None
+        raise
+
+
+def _require_known(options: Mapping[str, Any]) -> None:
+    if unknown := sorted(map(str, options.keys() - NewWorkflow.__annotations__.keys())):
+        known = ", ".join(sorted(NewWorkflow.__annotations__))
+        raise errors.InvalidArgument(
+            f"a run to create has no {', '.join(unknown)}; choose from {known}"
+        ) from None
+
+
 def _ask(
     owner: UserOrId,
     name: str,
@@ -214,6 +245,24 @@ def _ask(
     on_duplicate: OnDuplicate = "return",
 ) -> _Asked:
     """Look at what is asked for, before the database is."""
+    texts = (
+        ("name", name),
+        ("type_", type_),
+        ("run_number", run_number),
+        ("git_ref", git_ref),
+        ("git_repo", git_repo),
+        ("git_provider", git_provider),
+        ("launcher_url", launcher_url),
+        ("idempotency_key", idempotency_key),
+    )
+    for option, text in texts:
+        if not isinstance(text, str) and (text is not None or option in NewWorkflow.__required_keys__):
+            raise errors.InvalidArgument(f"{option} is text, not {text!r}")
+    if not isinstance(restart, bool):
+        raise errors.InvalidArgument(f"restart is True or False, not {restart!r}")
+    require_priority(priority)
+    require_labels(labels)
+    require_moment(start_after)
     if on_duplicate not in get_args(OnDuplicate):
         choice = ", ".join(get_args(OnDuplicate))
         raise errors.InvalidArgument(f"on_duplicate is one of {choice}, not {on_duplicate!r}")
@@ -256,22 +305,23 @@ def _ask(
 
 
 def _digest(values: tuple[Any, ...], own_path: bool) -> bytes:
-    """Return SHA-256 of the values in JSON that has one form: of all but the id and what follows from it.
+    """Return SHA-256 of the values in JSON that has one form: of what the run is to do.
 
-    What is None is left out, so that a release with more columns makes the same digest.
+    Not of its id and what follows from it, nor of when it may start: who asks again an hour later, for an
+    hour later, asks for the same. What is None is left out, so that a release with more columns makes the
+    same digest.
     """
     content = {name: value for name, value in zip(COLUMNS, values, strict=True) if value is not None}
     del content["id_"]
+    content.pop("start_after", None)
     if not own_path:
         del content["workspace_path"]
     for name in content.keys() & {*JSON_COLUMNS}:
         content[name] = json.loads(content[name])
-    if isinstance(start_after := content.get("start_after"), datetime):
-        content["start_after"] = start_after.astimezone(timezone.utc)
     return sha256(_CANONICAL.encode(content).encode()).digest()
 
 
-_CANONICAL = json.JSONEncoder(sort_keys=True, default=str)
+_CANONICAL = json.JSONEncoder(sort_keys=True)
 
 
 def _create(session: Session, asked: list[_Asked]) -> list[CreatedWorkflow]:
@@ -464,13 +514,18 @@ def _insert_new() -> str:
 
 @cache
 def _insert_restarts() -> str:
-    """Return the statement that moves keys from runs that have ended to restarts of them."""
+    """Return the statement that moves keys from runs that have ended to restarts of them.
+
+    Or to new runs, from those that were deleted.
+    """
     ended = ", ".join(f"'{status}'" for status in sorted(WORKFLOW.ended))
     values = _typed(
-        restart="true",
-        run_number_major="moved.run_number_major",
-        run_number_minor="NULL",
-        workspace_path="CASE WHEN given.own_path THEN given.workspace_path ELSE moved.workspace_path END",
+        restart="moved.restart OR given.restart::boolean",
+        run_number_major="CASE WHEN moved.restart THEN moved.run_number_major"
+        " ELSE given.run_number_major::integer END",
+        run_number_minor="CASE WHEN NOT moved.restart THEN given.run_number_minor::integer END",
+        workspace_path="CASE WHEN moved.restart AND NOT given.own_path THEN moved.workspace_path"
+        " ELSE given.workspace_path END",
     )
     return f"""
         WITH {_GIVEN},
@@ -479,7 +534,8 @@ def _insert_restarts() -> str:
             FROM given JOIN platform.workflow AS run
               ON run.owner_id = given.owner_id::uuid AND run.status IN ({ended})
             WHERE kept.owner_id = given.owner_id::uuid AND kept.key = given.key AND run.id_ = kept.workflow_id
-            RETURNING kept.workflow_id, run.run_number_major, run.workspace_path
+            RETURNING kept.workflow_id, run.run_number_major, run.workspace_path,
+                      run.status <> 'deleted' AS restart
         )
         INSERT INTO platform.workflow ({_NAMES})
         SELECT {values} FROM given JOIN moved ON moved.workflow_id = given.id_::uuid

@@ -23,6 +23,7 @@ from platform_db.models import Workflow
 from platform_db.models.expiry import expire_row
 from platform_db.models.types import encode_json
 from platform_db.states import WORKFLOW, RunStatus
+from platform_db.workflows.values import require_labels, require_priority
 
 if TYPE_CHECKING:
     pass
@@ -92,10 +93,16 @@ def update_specification(
     :raises errors.Conflict: the run has another revision.
     :raises errors.Refused: the run has ended.
     :raises errors.WorkflowNotFound: there is no such run.
-    :raises errors.InvalidArgument: nothing is given that could change.
+    :raises errors.InvalidArgument: nothing is given that could change, or no value that a run may have.
     """
     if specification is KEEP and labels is KEEP and priority is KEEP:
         raise errors.InvalidArgument("give a specification, labels or a priority for the new version")
+    if labels is not KEEP:
+        require_labels(labels)
+    if priority is not KEEP:
+        require_priority(priority)
+    if expected_revision is not None:
+        require_amount(expected_revision, "expected revision", largest=LARGEST_VERSION)
     session.flush()
     target = RunTarget.of(session, run, Workflow)
     owner_id, id_ = key = target.key(session)

@@ -95,7 +95,7 @@ def resolve(path: WorkspacePath) -> bytes:
 def _canonical(path: WorkspacePath) -> bytes:
     try:
         name = os.fsencode(path)
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, TypeError):
         raise errors.InvalidIdentifier(f"workspace path {path!r} is not text in UTF-8") from None
     if b"\0" in name:
         raise errors.InvalidIdentifier(f"workspace path {path!r} has a NUL character in it")

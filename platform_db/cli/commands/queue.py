@@ -16,22 +16,27 @@ if TYPE_CHECKING:
     from platform_db.queue import Limits
 
 DEFAULT = "default"
+UNLIMITED = "unlimited"
 
 queue = group("queue")
 
 
 class Count(click.ParamType):  # type: ignore[type-arg] # generic in newer releases only
-    """A number of runs, or ``default``."""
+    """A number of runs, ``unlimited`` or ``default``."""
 
-    name = "N|default"
+    name = "N|unlimited|default"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == UNLIMITED:
+            from platform_db import queue
+
+            return queue.UNLIMITED
         if value == DEFAULT or not isinstance(value, str):
             return value
         try:
             return int(value)
         except ValueError:
-            self.fail(f"{value!r} is neither a number nor {DEFAULT}", param, ctx)
+            self.fail(f"{value!r} is neither a number nor {UNLIMITED} or {DEFAULT}", param, ctx)
 
 
 @queue.command(example="queue status --limit 20")
@@ -72,7 +77,7 @@ def limit(user: str, concurrent: Any, starts_per_minute: Any) -> None:
     """Set, or show without an option, how much of the queue USER may take; a limit that is not given stays.
 
     USER is an id or an e-mail address. default means what PLATFORM_DB_QUEUE_CONCURRENT_RUNS and
-    PLATFORM_DB_QUEUE_STARTS_PER_MINUTE say, 0 is none.
+    PLATFORM_DB_QUEUE_STARTS_PER_MINUTE say, unlimited is no limit whatever they say, 0 is none.
     """
     from platform_db.models import OwnerLimit
     from platform_db.queue import Limits, set_limits
@@ -93,14 +98,20 @@ def limit(user: str, concurrent: Any, starts_per_minute: Any) -> None:
 
 
 def _describe(limits: Limits) -> str:
-    concurrent, starts = (DEFAULT if limit is None else limit for limit in limits)
+    concurrent, starts = (DEFAULT if limit is None else _shown(limit) for limit in limits)
     return f"concurrent runs: {concurrent}, starts per minute: {starts}"
+
+
+def _shown(limit: int) -> int | str:
+    from platform_db import queue
+
+    return UNLIMITED if limit == queue.UNLIMITED else limit
 
 
 def _as_people_read(row: Row) -> Row:
     counts = {name: row[name] for name in ("queued", "pending", "running")}
     limits = {
-        name: "unlimited" if row[name] is None else row[name]
+        name: UNLIMITED if row[name] is None else _shown(row[name])
         for name in ("concurrent_runs", "starts_per_minute")
     }
     times = {name: row[name] and row[name][:19] for name in ("oldest_queued", "served_at")}

@@ -290,7 +290,7 @@ def result(run: str, user: str | None, name: str, job: str | None, as_json: bool
 
 
 @workflow.command(example="workflow recover --older-than 10m --policy workflow=requeue")
-@duration_option("--older-than", "Take a worker for dead whose last heartbeat is this old", default="5m")
+@duration_option("--older-than", "Take a worker for dead whose last heartbeat is this old; by default 5m")
 @click.option(
     "--policy",
     "policies",
@@ -302,7 +302,11 @@ def result(run: str, user: str | None, name: str, job: str | None, as_json: bool
 @click.option("--node", help="Recover all that this node held, of any age.")
 @json_option
 def recover(
-    older_than: timedelta, policies: tuple[str, ...], grace: timedelta | None, node: str | None, as_json: bool
+    older_than: timedelta | None,
+    policies: tuple[str, ...],
+    grace: timedelta | None,
+    node: str | None,
+    as_json: bool,
 ) -> None:
     """Fail, restart or requeue what has no living worker, and stop what does not stop when asked.
 
@@ -312,11 +316,14 @@ def recover(
     from platform_db import leases
 
     given = (policy.partition("=") for policy in policies)
+    if node is not None and (older_than is not None or grace is not None):
+        raise click.UsageError("--node recovers what is of any age: give no --older-than and no --grace")
     default = leases.DEFAULT_POLICIES if node is None else leases.NODE_POLICIES
     chosen = {**default, **{kind: policy for kind, _, policy in given}}
     sessions = session_factory()
     if node is None:
-        counts = leases.recover_all(sessions, older_than, chosen, grace=grace)
+        age = timedelta(minutes=5) if older_than is None else older_than
+        counts = leases.recover_all(sessions, age, chosen, grace=grace)
     else:
         with sessions() as session, session.begin():
             counts = leases.recover_owned_by(session, node, chosen)

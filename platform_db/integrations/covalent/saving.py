@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.database import sqlstates
 from platform_db.database.session import takes_session
 from platform_db.identifiers import new_id
 from platform_db.integrations.covalent.dispatches import KINDS, Electron, as_iso, job_id_of, lock_run
@@ -83,10 +82,8 @@ def _save_run(
     if run is None:
         try:
             return _add_run(session, owner_id, id_, manifest, place), True
-        except sa.exc.IntegrityError as error:
-            if sqlstates.sqlstate_of(error) != sqlstates.UNIQUE_VIOLATION:
-                raise
-        # Another writer has saved it since it was looked for; or the id is another owner's.
+        except errors.WorkflowExists:
+            pass  # Another writer has saved it since it was looked for; or the id is another owner's.
         run = lock_run(session, owner_id, id_)
         if run is None:
             raise errors.Refused(f"the dispatch id {id_} is in use already")

@@ -6,9 +6,9 @@ Phase: pre; the code before it sets no switch and reads no mark. It finds no res
     may evict one.
 Lock: SHARE ROW EXCLUSIVE on the tables with a status and on extra_transition, for triggers, then ACCESS
     EXCLUSIVE on status_change and job_cache, for columns: transactions that write them are waited for.
-Duration: below a second; the column is NULL in the rows that are there. Then a pass over job_cache validates
-    its check, which stops no writer.
-Recovery: run it again.
+Duration: below a second; the column is NULL in the rows that are there. The next revision validates the
+    check.
+Recovery: run it again; it is one transaction.
 
 Revision ID: 0009
 Revises: 0008
@@ -16,8 +16,6 @@ Create Date: 2026-11-26
 """
 
 from __future__ import annotations
-
-from alembic import op
 
 from platform_db.migrations.sql import run_script
 
@@ -31,8 +29,6 @@ phase = "pre"
 def upgrade() -> None:
     """Replace the functions that guard and record a change, and change the columns (sql/0009.up.sql)."""
     run_script("0009.up")
-    with op.get_context().autocommit_block():
-        op.execute("ALTER TABLE platform.job_cache VALIDATE CONSTRAINT ck_job_cache_result_has_path")
 
 
 def downgrade() -> None:

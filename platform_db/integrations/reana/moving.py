@@ -1,0 +1,399 @@
+"""One pass: check everything, then move page by page what differs, and compare what has arrived."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import psycopg2
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors, settings
+from platform_db.bounds import require_limit
+from platform_db.database import sqlstates
+from platform_db.database.session import SessionFactory
+from platform_db.integrations.reana import beside_runs, checks, runs, users
+from platform_db.integrations.reana.audits import Audits
+from platform_db.integrations.reana.decisions import Decisions
+from platform_db.integrations.reana.expressions import Mapping
+from platform_db.integrations.reana.report import Report
+from platform_db.integrations.reana.resources import create_resources, find_resources
+from platform_db.integrations.reana.secrets import Tokens
+from platform_db.integrations.reana.source import SETTINGS, Source, open_source
+from platform_db.integrations.reana.table import FIRST_KEY, Page, Table
+from platform_db.lifecycle import importing
+from platform_db.models import UserResource
+from platform_db.quota import update_users_cpu_quota, update_users_disk_quota
+
+KEYS_PER_PAGE = 2000
+
+Progress = Callable[[int, int], None]
+
+Digests = dict[str, tuple[int, str]]
+"""The number of rows and their digest, by key."""
+
+
+class Moved(Protocol):
+    """A table that is moved: by SQL alone (:class:`Sql`), or with the help of Python where secrets are."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kept(self) -> bool: ...
+    def notes(self, source: Source) -> Iterator[tuple[str, str, str]]: ...
+    def source_digests(self, source: Source, page: Page) -> Digests: ...
+    def target_digests(self, session: Session, page: Page) -> Digests: ...
+    def delete(self, session: Session, keys: list[str]) -> int: ...
+    def copy(self, source: Source, session: Session, keys: list[str]) -> int: ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to move.
+
+    :param old_key: REANA's secret key.
+    :param decisions: the file of the operator's decisions.
+    :param zone: the time zone of REANA's containers.
+    :param keys_per_page: how many runs, users and so on are moved in one transaction.
+    """
+
+    old_key: str = field(repr=False)
+    decisions: Path | None = None
+    zone: str = "UTC"
+    keys_per_page: int = KEYS_PER_PAGE
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tables that share their keys.
+
+    :param source: the source's table that has the keys.
+    :param pages: how many pages of other groups make one of this.
+    """
+
+    source: str
+    tables: list[Moved]
+    pages: int = 1
+
+
+def import_reana(
+    uri: str,
+    factory: SessionFactory,
+    options: Options,
+    report: Report,
+    *,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Bring the target to what a live REANA database holds now.
+
+    It can be killed and run again at any time, and again for what has changed since. The source is never
+    written.
+
+    :param uri: the URL of REANA's database.
+    :param factory: makes sessions on the target, as the tables' owner.
+    :param report: takes what was moved, and what was not moved as it was.
+    :param dry_run: check everything, and write nothing.
+    :param progress: is told how many keys are done, and of how many.
+    :raises errors.Refused: something has to be decided, or services work with the target.
+    :raises errors.SecretKeyError: a key is missing, or REANA's is another one.
+    :raises errors.AlreadyRunning: another import is going on.
+    """
+    require_limit(options.keys_per_page, "number of keys in a page")
+    with open_source(uri) as source, only_one(factory):
+        tokens, decisions = Tokens(options.old_key), Decisions.read(options.decisions)
+        decisions.ask(source)
+        with factory() as session, session.begin(), importing(session):
+            checks.require_zone(session, options.zone)
+            checks.require_unused(session)
+            mapping = Mapping(
+                options.zone,
+                settings.get_settings().workspace_root[0].rstrip("/"),
+                decisions.emails,
+                decisions.owners,
+                *find_resources(source, session),
+            )
+        groups = groups_of(source, mapping, tokens)
+        for group in groups:
+            for table in group.tables:
+                for id_, outcome, reason in table.notes(source):
+                    report.note(table.name, id_, outcome, reason)
+        decisions.require(options.decisions)
+        if not dry_run:
+            with factory() as session, session.begin(), importing(session):
+                create_resources(source, session, mapping.resources)
+        _Mover(source, factory, options.keys_per_page, report, progress, dry_run).move(groups)
+    if not dry_run:
+        _sum(factory)
+
+
+def groups_of(source: Source, mapping: Mapping, tokens: Tokens) -> list[Group]:
+    """Return what is moved, in the order of its references."""
+
+    def sql(*tables: Table) -> list[Moved]:
+        return [Sql(table) for table in tables]
+
+    groups = [
+        Group("user_", [*sql(*users.user_tables(mapping)), tokens]),
+        Group("workflow", sql(*runs.run_tables(mapping, has_sharing=source.has_sharing))),
+        # Doubles are found among all of them: a page of these costs the same whatever its size.
+        Group("job_cache", sql(*beside_runs.cache_tables(mapping)), pages=25),
+        Group("interactive_session", sql(*beside_runs.session_tables(mapping))),
+        Group("audit_log", [Audits()]),
+    ]
+    if source.has_sharing:
+        groups.append(Group("service", sql(*beside_runs.service_tables(mapping))))
+    return groups
+
+
+@contextmanager
+def only_one(factory: SessionFactory) -> Iterator[None]:
+    """Keep other imports away until the end of the block, or of this process.
+
+    :raises errors.AlreadyRunning: one is going on.
+    """
+    with factory() as session:
+        connection = session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        if not connection.scalar(_LOCK):
+            raise errors.AlreadyRunning("another import is going on", hint="wait for it to end")
+        try:
+            yield
+        finally:
+            connection.execute(_UNLOCK)
+
+
+_LOCK = sa.text("SELECT pg_try_advisory_lock(hashtextextended('platform import', 0))")
+_UNLOCK = sa.text("SELECT pg_advisory_unlock(hashtextextended('platform import', 0))")
+
+
+@dataclass(frozen=True)
+class Sql:
+    """A table whose rows SQL alone maps."""
+
+    table: Table
+
+    @property
+    def name(self) -> str:
+        return self.table.name
+
+    @property
+    def kept(self) -> bool:
+        return self.table.kept
+
+    def notes(self, source: Source) -> Iterator[tuple[str, str, str]]:
+        """Yield the id, the outcome and the reason for what the report says."""
+        if query := self.table.notes():
+            yield from source.stream(query)
+
+    def source_digests(self, source: Source, page: Page) -> Digests:
+        """Return what the source's rows are mapped to."""
+        return {key: (rows, digest) for key, rows, digest in source.rows(self.table.source_digests(page))}
+
+    def target_digests(self, session: Session, page: Page) -> Digests:
+        """Return what is stored."""
+        found = session.connection().exec_driver_sql(self.table.target_digests(page))
+        return {key: (rows, digest) for key, rows, digest in found}
+
+    def delete(self, session: Session, keys: list[str]) -> int:
+        """Delete the rows of these keys."""
+        for owned in self.table.owned:
+            statement = f"DELETE FROM platform.{owned} WHERE owner_id = ANY(%(keys)s::uuid[])"
+            session.connection().exec_driver_sql(statement, {"keys": keys})
+        return session.connection().exec_driver_sql(self.table.deleted(), {"keys": keys}).rowcount
+
+    def copy(self, source: Source, session: Session, keys: list[str]) -> int:
+        """Copy the rows of these keys from the source, and return how many."""
+        with _cursor(session) as cursor:
+            into, columns = f"platform.{self.name}", ", ".join(self.table.columns)
+            query = cursor.mogrify(self.table.copied(), {"keys": keys}).decode()
+            if self.table.kept:
+                cursor.execute(f"CREATE TEMP TABLE brought (LIKE {into}) ON COMMIT DROP")
+                _pipe(source, query, cursor, f"COPY brought ({columns}) FROM STDIN (FORMAT binary)")
+                changes = ", ".join(f"{column} = excluded.{column}" for column in self.table.columns)
+                cursor.execute(
+                    f"INSERT INTO {into} ({columns}) SELECT {columns} FROM brought"
+                    f" ON CONFLICT (id_) DO UPDATE SET {changes}"
+                )
+            else:
+                _pipe(source, query, cursor, f"COPY {into} ({columns}) FROM STDIN (FORMAT binary)")
+            rows: int = cursor.rowcount
+            if self.name == "log_chunk":
+                cursor.execute(runs.SIZES.format(target=self.table.target), {"keys": keys})
+            return rows
+
+
+def _cursor(session: Session) -> Any:
+    dbapi: Any = session.connection().connection.dbapi_connection
+    return dbapi.cursor()
+
+
+def _pipe(source: Source, query: str, cursor: Any, into: str) -> None:
+    """Copy a query's rows from the source into a table, a buffer at a time."""
+    reading, writing = os.pipe()
+    failures: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            with os.fdopen(writing, "wb", buffering=PIPE_BYTES) as file:
+                source.copy(query, file)
+        except BaseException as error:  # it ends this thread, and is raised by the other
+            failures.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        with os.fdopen(reading, "rb", buffering=PIPE_BYTES) as file:
+            cursor.copy_expert(into, file, size=PIPE_BYTES)
+    except psycopg2.Error:
+        reader.join()
+        if failures and not isinstance(failures[0], BrokenPipeError):
+            raise failures[0] from None  # What was cut short here is not the fault.
+        raise
+    reader.join()
+    if failures:
+        raise failures[0]
+
+
+PIPE_BYTES = 1 << 16
+
+
+@dataclass
+class _Mover:
+    """Moves groups page by page, each page in a transaction of its own."""
+
+    source: Source
+    factory: SessionFactory
+    keys_per_page: int
+    report: Report
+    progress: Progress | None
+    dry_run: bool
+
+    def move(self, groups: list[Group]) -> None:
+        counts = [self.source.rows(f"SELECT count(*) FROM __reana.{group.source}")[0][0] for group in groups]
+        done = 0
+        for group, count in zip(groups, counts, strict=True):
+            size = self.keys_per_page * group.pages
+            start: str | None = FIRST_KEY
+            while start is not None:
+                page = self._page(group, start, None, size)
+                self._move(group, page, size)
+                done, start = done + min(count, size), page.until
+                count -= min(count, size)
+                if self.progress:
+                    self.progress(done, sum(counts))
+
+    def _page(self, group: Group, start: str, until: str | None, size: int) -> Page:
+        """Return the page of so many keys from this one on."""
+        before = f"AND id_ < '{until}'" if until else ""
+        next_keys = self.source.rows(
+            f"SELECT id_ FROM __reana.{group.source} WHERE id_ >= '{start}' {before}"
+            f" ORDER BY id_ OFFSET {size} LIMIT 1"
+        )
+        return Page(start, str(next_keys[0].id_) if next_keys else until)
+
+    def _move(self, group: Group, page: Page, size: int) -> None:
+        """Move a page; where a row of it is refused, move its halves: it keeps back no other."""
+        try:
+            with self.source.attempt():
+                if self.dry_run:
+                    self._compare(group, page)
+                else:
+                    self._bring(group, page)
+        except (psycopg2.Error, sa.exc.DBAPIError, errors.Refused) as error:
+            if not _is_of_rows(error):
+                raise
+            if size == 1:
+                self._fail(group, page, error)
+                return
+            half = self._page(group, page.start, page.until, size // 2)
+            self._move(group, half, size // 2)
+            if half.until != page.until:
+                self._move(group, Page(str(half.until), page.until), size - size // 2)
+
+    def _bring(self, group: Group, page: Page) -> None:
+        steps = []
+        with self.factory() as session, session.begin(), importing(session):
+            for setting in (*SETTINGS, *_TARGET_SETTINGS):
+                session.connection().exec_driver_sql(f"SET LOCAL {setting}")
+            for table in group.tables:
+                steps.append((table.name, *self._bring_table(session, table, page)))
+        for name, digests, written, removed, new, gone in steps:  # Only now is it true.
+            self.report.rows[name] += sum(rows for rows, _ in digests.values())
+            self.report.counts["written"][name] += written
+            self.report.counts["removed"][name] += removed
+            for outcome, keys in (("removed", gone), ("written", new)):
+                for key in keys:
+                    self.report.note(name, key, outcome, rows=0)
+
+    def _bring_table(self, session: Session, table: Moved, page: Page) -> tuple[Any, ...]:
+        wanted = table.source_digests(self.source, page)
+        stored = table.target_digests(session, page)
+        changed = [key for key in stored if stored[key] != wanted.get(key)]
+        gone = [key for key in changed if not (table.kept and key in wanted)]
+        new = [key for key in wanted if stored.get(key) != wanted[key]]
+        removed = table.delete(session, gone) if gone else 0
+        written = table.copy(self.source, session, new) if new else 0
+        if new:
+            arrived = table.target_digests(session, page)
+            if any(arrived.get(key) != wanted[key] for key in new):
+                raise _NotArrived(f"what arrived in {table.name} is not what was sent")
+        return wanted, written, removed, new, gone
+
+    def _compare(self, group: Group, page: Page) -> None:
+        for table in group.tables:
+            digests = table.source_digests(self.source, page)
+            self.report.rows[table.name] += sum(rows for rows, _ in digests.values())
+
+    def _fail(self, group: Group, page: Page, error: Exception) -> None:
+        keys = self.source.rows(
+            f"SELECT id_ FROM __reana.{group.source} WHERE {page.condition('id_')} ORDER BY id_"
+        )
+        for row in keys:
+            self.report.note(group.tables[0].name, str(row.id_), "refused", _reason(error))
+
+
+# The plans of triggers and foreign keys are kept: made while a table is empty, they would read all of it for
+# each row.
+_TARGET_SETTINGS = ("enable_seqscan = off",)
+
+
+class _NotArrived(errors.Refused):
+    """What arrived is not what was sent."""
+
+
+def _is_of_rows(error: Exception) -> bool:
+    """Tell whether a row is at fault, and not the connection or the right to write."""
+    state = getattr(getattr(error, "orig", error), "pgcode", None)
+    return isinstance(error, errors.Refused) or (state is not None and state[:2] in _CLASSES_OF_ROWS)
+
+
+_CLASSES_OF_ROWS = (sqlstates.DATA_EXCEPTION_CLASS, sqlstates.CONSTRAINT_CLASS, "54", "PD")
+
+
+def _reason(error: Exception) -> str:
+    """Return why a row was refused, without a value of it."""
+    original = getattr(error, "orig", error)
+    diagnostics = getattr(original, "diag", None)
+    message = str(getattr(diagnostics, "message_primary", None) or error)
+    if str(getattr(original, "pgcode", "")).startswith(sqlstates.DATA_EXCEPTION_CLASS):
+        message = message.partition('"')[0].rstrip(": ")
+    return message
+
+
+def _sum(factory: SessionFactory) -> None:
+    """Compute what follows from what was moved, and tell the planner of it."""
+    with factory() as session, session.begin():
+        UserResource.create_defaults(session)
+        # Not the cronjobs' functions: their lease would outlive an import that is killed.
+        update_users_cpu_quota(session)
+        update_users_disk_quota(session)
+    with factory() as session:
+        connection = session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        connection.exec_driver_sql("SET statement_timeout = 0")
+        connection.exec_driver_sql("ANALYZE")
