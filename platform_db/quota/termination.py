@@ -17,9 +17,9 @@ from platform_db.settings import get_settings
 
 _MARK = sa.text("""
     UPDATE platform.workflow_resource SET stale = true
-    WHERE (owner_id, workflow_id) IN (
-        SELECT * FROM unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[])) AS given
-    ) AND resource_id = CAST(:resource AS uuid)
+    FROM unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[])) AS given (owner_id, workflow_id)
+    WHERE workflow_resource.owner_id = given.owner_id AND workflow_resource.workflow_id = given.workflow_id
+      AND resource_id = CAST(:resource AS uuid)
     """)
 
 

@@ -89,13 +89,14 @@ CREATE POLICY {TENANT_POLICY} ON platform.{table}
 def _guard(machine: Machine[Status]) -> Iterator[str]:
     """Yield the triggers that guard a status, record its changes, and forget them with the row."""
     entity = machine.entity
-    legal = ", ".join(
-        f"'{old.value}>{new.value}'"
+    legal = [
+        f"{old.value}>{new.value}"
         for old in machine.statuses
         for new in machine.statuses
         if new in machine.transitions[old]
-    )
-    guard = f"platform.guard_status('{entity}', '{_TIMES[machine.times]}', {legal})"
+    ]
+    named = ", ".join(f"'{pair}'" for pair in legal)
+    guard = f"platform.guard_status('{entity}', '{_TIMES[machine.times]}', {named})"
     yield f"""\
 CREATE TRIGGER guard_insert BEFORE INSERT ON platform.{entity}
     FOR EACH ROW EXECUTE FUNCTION {guard}"""
@@ -110,7 +111,7 @@ CREATE TRIGGER guard_identity BEFORE UPDATE OF owner_id, id_ ON platform.{entity
     yield f"""\
 CREATE TRIGGER record_status AFTER UPDATE OF status ON platform.{entity}
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
-    EXECUTE FUNCTION platform.record_status('{entity}', {legal})"""
+    EXECUTE FUNCTION platform.record_status('{entity}', ' {" ".join(legal)} ')"""
     yield f"""\
 CREATE TRIGGER forget AFTER DELETE ON platform.{entity}
     REFERENCING OLD TABLE AS deleted

@@ -178,7 +178,8 @@ BEGIN
         END IF;
     END IF;
     -- What neither the states nor an override let through, an extra transition did.
-    IF OLD.status::text || '>' || NEW.status::text <> ALL (TG_ARGV) AND OLD.status <> NEW.status AND NOT is_overridden
+    IF OLD.status <> NEW.status AND NOT is_overridden
+        AND position(' ' || OLD.status || '>' || NEW.status || ' ' IN TG_ARGV[1]) = 0
     THEN
         is_extra := true;
     END IF;
@@ -249,27 +250,27 @@ CREATE OR REPLACE TRIGGER retention_on_end AFTER UPDATE OF status ON platform.wo
 
 CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.workflow
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
-    EXECUTE FUNCTION platform.record_status('workflow', 'created>queued', 'created>pending', 'created>failed', 'created>stopped', 'created>deleted', 'queued>pending', 'queued>running', 'queued>failed', 'queued>stopped', 'queued>deleted', 'pending>queued', 'pending>running', 'pending>failed', 'pending>stopped', 'pending>deleted', 'running>finished', 'running>failed', 'running>stopped', 'finished>running', 'finished>deleted', 'failed>running', 'failed>deleted', 'stopped>deleted');
+    EXECUTE FUNCTION platform.record_status('workflow', ' created>queued created>pending created>failed created>stopped created>deleted queued>pending queued>running queued>failed queued>stopped queued>deleted pending>queued pending>running pending>failed pending>stopped pending>deleted running>finished running>failed running>stopped finished>running finished>deleted failed>running failed>deleted stopped>deleted ');
 
 CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.job
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
-    EXECUTE FUNCTION platform.record_status('job', 'created>queued', 'created>running', 'created>finished', 'created>failed', 'created>stopped', 'queued>running', 'queued>finished', 'queued>failed', 'queued>stopped', 'running>finished', 'running>failed', 'running>stopped');
+    EXECUTE FUNCTION platform.record_status('job', ' created>queued created>running created>finished created>failed created>stopped queued>running queued>finished queued>failed queued>stopped running>finished running>failed running>stopped ');
 
 CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.interactive_session
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
-    EXECUTE FUNCTION platform.record_status('interactive_session', 'created>queued', 'created>pending', 'created>running', 'created>failed', 'created>stopped', 'created>deleted', 'queued>pending', 'queued>running', 'queued>failed', 'queued>stopped', 'queued>deleted', 'pending>running', 'pending>failed', 'pending>stopped', 'pending>deleted', 'running>finished', 'running>failed', 'running>stopped', 'running>deleted', 'finished>deleted', 'failed>deleted', 'stopped>deleted');
+    EXECUTE FUNCTION platform.record_status('interactive_session', ' created>queued created>pending created>running created>failed created>stopped created>deleted queued>pending queued>running queued>failed queued>stopped queued>deleted pending>running pending>failed pending>stopped pending>deleted running>finished running>failed running>stopped running>deleted finished>deleted failed>deleted stopped>deleted ');
 
 CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.service
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
-    EXECUTE FUNCTION platform.record_status('service', 'created>queued', 'created>pending', 'created>running', 'created>failed', 'created>stopped', 'created>deleted', 'queued>pending', 'queued>running', 'queued>failed', 'queued>stopped', 'queued>deleted', 'pending>running', 'pending>failed', 'pending>stopped', 'pending>deleted', 'running>finished', 'running>failed', 'running>stopped', 'running>deleted', 'finished>deleted', 'failed>deleted', 'stopped>deleted');
+    EXECUTE FUNCTION platform.record_status('service', ' created>queued created>pending created>running created>failed created>stopped created>deleted queued>pending queued>running queued>failed queued>stopped queued>deleted pending>running pending>failed pending>stopped pending>deleted running>finished running>failed running>stopped running>deleted finished>deleted failed>deleted stopped>deleted ');
 
 CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.user_token
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
-    EXECUTE FUNCTION platform.record_status('user_token', 'requested>active', 'requested>revoked', 'active>revoked');
+    EXECUTE FUNCTION platform.record_status('user_token', ' requested>active requested>revoked active>revoked ');
 
 CREATE OR REPLACE TRIGGER record_status AFTER UPDATE OF status ON platform.workspace_retention_rule
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
-    EXECUTE FUNCTION platform.record_status('workspace_retention_rule', 'created>active', 'created>inactive', 'active>inactive', 'active>pending', 'inactive>active', 'pending>active', 'pending>inactive', 'pending>applied');
+    EXECUTE FUNCTION platform.record_status('workspace_retention_rule', ' created>active created>inactive active>inactive active>pending inactive>active pending>active pending>inactive pending>applied ');
 
 -- A job may be cached before its result is known. A result that is completed takes the place of the one that is there
 -- for the same parameters and workspace. The second of two that complete the same at once waits for the first one's
