@@ -24,7 +24,7 @@ from tests.factories import make_run, make_user
 from tests.tenants import prepare_roles
 
 TABLES = r"(FROM|UPDATE|INTO|JOIN) platform\.(workflow|job|user_token|log_chunk|log_size|workflow_resource)\b"
-OWNER = r"owner_id = (CAST\()?%\(|owner_id, id_\) IN|= lease.owner_id"
+OWNER = r"owner_id = (CAST\()?%\(|owner_id, id_\) IN|= lease.owner_id|= given.owner_id"
 
 
 def unnamed(engine: sa.Engine, act: Callable[[], Any]) -> list[str]:

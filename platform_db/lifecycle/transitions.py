@@ -68,7 +68,8 @@ def transition(
     """Set a row's status where that is allowed and expected, and return the status that is stored then.
 
     The status that the row already has changes nothing and is no error. A refusal leaves the transaction
-    usable. Of two writers that race, one changes the row, and the other sees what it stored.
+    usable, but for one: of an extra transition that is forbidden while this waits for the row. Of two writers
+    that race, one changes the row, and the other sees what it stored.
 
     :param row_or_id: the row, or, with ``model``, its key ``(owner_id, id_)`` or its id alone.
     :param model: what an id is the id of, as in ``session.get(model, id)``.
