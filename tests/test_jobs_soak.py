@@ -131,7 +131,7 @@ def unmount_half_way(
     return subprocess.CompletedProcess(job, process.returncode, output, said)
 
 
-@pytest.mark.parametrize("users", [60, pytest.param(1000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("users", [30, pytest.param(1000, marks=pytest.mark.soak)])
 def test_jobs_set_nothing_to_zero_and_remove_nothing_that_is_not_due(
     session: Session, session_factory: sessionmaker[Session], database_uri: str, root: Path, users: int
 ) -> None:

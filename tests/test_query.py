@@ -62,7 +62,7 @@ def test_a_filter_names_fields_and_labels(session: PlatformSession) -> None:
     assert [run.name for run in back.rows] == ["two", "three"]
 
 
-@pytest.mark.parametrize("examples", [300, pytest.param(5000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("examples", [150, pytest.param(5000, marks=pytest.mark.soak)])
 def test_the_database_answers_as_plain_python_does(session: PlatformSession, examples: int) -> None:
     owner = make_user(session)
     pick = random.Random(7).choice
