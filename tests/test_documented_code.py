@@ -109,7 +109,7 @@ def test_a_block_runs(block: Block, database_uri: str, postgres_server_uri: str,
 @pytest.mark.parametrize(
     ("shown", "effect"),
     [
-        ("platform.guard", "SELECT overridden AND reason <> '' FROM platform.status_change"),
+        ("'platform.guard'", "SELECT overridden AND reason <> '' FROM platform.status_change"),
         (
             "platform.import",
             """SELECT created = '2019-12-09 09:00+00' AND NOT EXISTS (
