@@ -673,7 +673,7 @@ def test_a_run_that_waits_says_why(session: Session, ada: User) -> None:
     transition(session, first, "running")
     assert obstacles(session, first) == ["it is running, held by n1/7"]
     new = make_run(session, ada, status="created")
-    assert obstacles(session, new) == ["it is created: nobody has queued it yet"]
+    assert obstacles(session, new) == ["it is created, and was not queued yet"]
     transition(session, new, "failed")
     assert obstacles(session, new) == ["it is failed: only a restart of it can be queued"]
 

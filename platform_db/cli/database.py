@@ -37,7 +37,7 @@ def session_factory(url: URL | None = None) -> SessionFactory:
 
 
 @contextmanager
-def session_scope() -> Iterator[Session]:
-    """Give a session on a current schema; commit at the end, roll back on an error."""
-    with session_factory()() as session, session.begin():
+def session_scope(url: URL | None = None) -> Iterator[Session]:
+    """Give a session of :func:`session_factory`; commit at the end, roll back on an error."""
+    with session_factory(url)() as session, session.begin():
         yield session

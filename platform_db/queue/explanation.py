@@ -88,7 +88,7 @@ def _obstacles(found: sa.Row[Any]) -> Iterator[Obstacle]:
         status = RunStatus(found.status)
         text = f"it is {status}"
         if status is RunStatus.created:
-            text += ": nobody has queued it yet"
+            text += ", and was not queued yet"
         elif status in WORKFLOW.ended and status is not RunStatus.deleted:
             text += ": only a restart of it can be queued"
         elif found.holder:

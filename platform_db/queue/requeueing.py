@@ -67,9 +67,11 @@ def requeue(
         raise target.not_found()
     if worker is None and isinstance(run, Claim):
         worker = run.worker
-    # Read after the row was locked: whoever takes the lease locks the row, too.
-    if worker not in (None, session.connection().scalar(_HOLDER, {"owner": key[0], "id": key[1]})):
-        raise errors.Conflict(target.table, str(key[1]), "holder", worker, stored.status, stored.revision)
+    if worker is not None:
+        # Read after the row was locked: who takes the lease locks the row, too.
+        holder = session.connection().scalar(_HOLDER, {"owner": key[0], "id": key[1]})
+        if holder != worker:
+            raise errors.Conflict(target.table, str(key[1]), "holder", worker, stored.status, stored.revision)
     held, wanted = (RunStatus.pending, RunStatus.running), RunStatus.failed
     if stored.asked:
         wanted = RunStatus.stopped

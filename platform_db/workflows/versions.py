@@ -10,7 +10,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -24,9 +24,6 @@ from platform_db.models.expiry import expire_row
 from platform_db.models.types import encode_json
 from platform_db.states import WORKFLOW, RunStatus
 from platform_db.workflows.values import require_labels, require_priority
-
-if TYPE_CHECKING:
-    pass
 
 LARGEST_VERSION = 2**31 - 1
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from platform_db.cli.command import group
-from platform_db.cli.database import session_factory, session_scope
+from platform_db.cli.database import session_scope
 from platform_db.cli.options import json_option, options
 from platform_db.cli.secret_values import refuse_value
 from platform_db.cli.show import show_rows
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
     from platform_db.models import ExtraTransition
 
 guard = group("guard", "ENTITY is a table whose rows have a status, such as workflow or job.")
@@ -37,9 +33,10 @@ def allow(entity: str, from_status: str, to_status: str, reason: str) -> None:
     It holds at once, for every writer; the history marks what comes through it. It takes the login of the
     tables' owner: PLATFORM_DB_MIGRATION_URI's, where that is set.
     """
+    from platform_db.database import migration_url
     from platform_db.lifecycle.extra_transitions import allow_transition
 
-    with _owner_scope() as session:
+    with session_scope(migration_url()) as session:
         changed = allow_transition(session, entity, from_status, to_status, reason=reason)
     click.echo("allowed" if changed else "nothing to do: it was allowed before, for this reason")
 
@@ -51,9 +48,10 @@ def forbid(entity: str, from_status: str, to_status: str) -> None:
 
     It takes the login of the tables' owner, as guard allow does. What came through it stays as it is.
     """
+    from platform_db.database import migration_url
     from platform_db.lifecycle.extra_transitions import forbid_transition
 
-    with _owner_scope() as session:
+    with session_scope(migration_url()) as session:
         changed = forbid_transition(session, entity, from_status, to_status)
     click.echo("forbidden" if changed else "nothing to do: it was not allowed")
 
@@ -66,14 +64,6 @@ def list_(as_json: bool) -> None:
 
     with session_scope() as session:
         show_rows(map(_facts, list_extra_transitions(session)), as_json)
-
-
-@contextmanager
-def _owner_scope() -> Iterator[Session]:
-    from platform_db import database
-
-    with session_factory(database.migration_url())() as session, session.begin():
-        yield session
 
 
 def _facts(row: ExtraTransition) -> dict[str, Any]:

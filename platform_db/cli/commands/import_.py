@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
@@ -20,16 +19,17 @@ import_ = group("import")
 
 def refuse_password(context: click.Context, parameter: click.Parameter, uri: str) -> str:
     """Refuse a password among the arguments, which other users of the machine see."""
+    from platform_db.database.url import SECRET_OPTIONS, normalise_url
+
+    url = normalise_url(uri)
     is_argument = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
-    if is_argument and _PASSWORD.search(uri):
+    if is_argument and (url.password is not None or url.query.keys() & {*SECRET_OPTIONS}):
         raise click.BadParameter(
             "it has a password, which other users of the machine have now seen. "
             f"Passwords come from {SOURCE_VARIABLE}, PGPASSWORD or ~/.pgpass."
         )
     return uri
 
-
-_PASSWORD = re.compile(r"//[^/@]*:[^/]+@|[?&](?:ssl)?password=", re.IGNORECASE)
 
 _file = click.Path(path_type=Path, dir_okay=False)
 
