@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
+from platform_db.leases import end_lost_calls, recover_all
 from platform_db.models import (
     CallExecution,
     CallJob,
@@ -308,3 +309,46 @@ def test_a_page_of_the_list_is_read_from_three_indexes(session: Session, owner_i
         "task_record_owner_id_submitted",
     ):
         assert f"Scan Backward using ix_{index}" in plan
+
+
+# -- what died
+
+
+def run_call(session: Session, owner_id: uuid.UUID, heartbeat: timedelta | None) -> CallJob:
+    """Write a job that runs, in an execution whose last heartbeat is so old."""
+    record_call(session, owner_id, "call")
+    execution = session.get_one(CallExecution, (owner_id, "execution"))
+    execution.updated_time = None if heartbeat is None else datetime.now(timezone.utc) - heartbeat
+    described = {"task_hash": "task", "execution_id": "execution"}
+    job = CallJob(owner_id=owner_id, id="running", start_time=START, **described)
+    session.add(job)
+    session.commit()
+    return job
+
+
+def test_a_job_ends_with_the_heartbeat_of_its_execution(
+    session: Session, session_factory: sessionmaker[Session], owner_id: uuid.UUID
+) -> None:
+    job = run_call(session, owner_id, timedelta(hours=1))
+    assert recover_all(session_factory, timedelta(minutes=5)) == {"lost": 1}
+    execution = session.get_one(CallExecution, (owner_id, "execution"))
+    assert (job.end_time, job.call_hash) == (execution.updated_time, None)
+    assert recover_all(session_factory, timedelta(minutes=5)) == {}
+
+
+@pytest.mark.parametrize("heartbeat", [timedelta(minutes=1), None])
+def test_a_job_goes_on_while_its_execution_beats_or_never_did(
+    session: Session, owner_id: uuid.UUID, heartbeat: timedelta | None
+) -> None:
+    job = run_call(session, owner_id, heartbeat)
+    assert end_lost_calls(session, timedelta(minutes=5)) == 0
+    assert job.end_time is None
+
+
+def test_a_busy_execution_that_starts_jobs_is_alive(session: Session, owner_id: uuid.UUID) -> None:
+    job = run_call(session, owner_id, timedelta(hours=1))
+    started = {"start_time": datetime.now(timezone.utc), "task_hash": "task", "execution_id": "execution"}
+    session.add(CallJob(owner_id=owner_id, id="new", **started))
+    session.flush()
+    assert end_lost_calls(session, timedelta(minutes=5)) == 0
+    assert job.end_time is None

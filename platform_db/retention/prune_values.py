@@ -23,9 +23,10 @@ def prune_values(factory: SessionFactory, rule: RetentionRule, tell: Callable[[i
 
     :param tell: is called with the number of values that went, batch by batch.
     """
-    left = 0
+    left, looked = 0, False
     since, until = _span(factory, rule)
     for page in _seen(factory, since, until):
+        looked = True
         for start in range(0, len(page), rule.batch):
             batch = page[start : start + rule.batch]
             with factory() as session, session.begin():
@@ -33,7 +34,7 @@ def prune_values(factory: SessionFactory, rule: RetentionRule, tell: Callable[[i
             left += held
             if gone:
                 tell(gone)
-    if not left:
+    if looked and not left:
         with factory() as session, session.begin():
             session.connection().execute(_MOVE_MARK, {"until": until})
     return left
