@@ -185,6 +185,15 @@ def test_a_run_that_goes_leaves_its_execution(session: Session) -> None:
     assert execution.workflow_id is None
 
 
+def test_what_was_loaded_is_analyzed_once(session: Session, owner_id: uuid.UUID) -> None:
+    record_call(session, owner_id, "call")
+    session.commit()
+    analyze = sa.select(sa.func.platform.analyze_calls())
+    assert session.scalar(analyze) == 7, "those that have rows"
+    session.commit()
+    assert session.scalar(analyze) == 0
+
+
 # -- redun's names
 
 

@@ -21,8 +21,8 @@ def end_lost_calls(session: Session, older_than: timedelta | float, *, batch: in
     clock that is late, the job's own end replaces this one. What has no heartbeat is left alone, and so is a
     job that is locked at this moment.
 
-    :param older_than: in seconds where it is a number. The start of a job is a heartbeat, too. Both are by the
-        clock of the execution's machine.
+    :param older_than: in seconds where it is a number. The start of a job is a heartbeat, too. Both are by
+        the clock of the execution's machine.
     """
     bounds = {
         "age": timedelta(seconds=require_seconds(older_than, "age of a heartbeat")),

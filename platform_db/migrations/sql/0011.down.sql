@@ -16,4 +16,4 @@ DROP TABLE platform.handle_edge, platform.handle, platform.entity_tag_edit, plat
 
 DROP FUNCTION platform.find_cached, platform.has_context, platform.find_children, platform.find_evaluations,
     platform.keep_values, platform.release_former_value, platform.release_values, platform.keep_call_job_end,
-    platform.take_value_size;
+    platform.take_value_size, platform.analyze_calls;
