@@ -1,4 +1,4 @@
-"""The tables of provenance as the recorder writes them: columns, keys, and what a second row of a key does."""
+"""The tables of provenance as they are written: columns, keys, and what a second row of a key does."""
 
 from __future__ import annotations
 
@@ -112,10 +112,11 @@ TABLES: dict[str, Table] = {
             **_texts("call_hash", "parent_id", "execution_id"),
         },
         ("id",),
-        # A job ends once; a batch whose commit was not answered is written again.
+        # A job ends with a call once; a batch whose commit was not answered is written again.
         """DO UPDATE
             SET end_time = excluded.end_time, cached = excluded.cached, call_hash = excluded.call_hash
-            WHERE call_job.end_time IS NULL AND excluded.end_time IS NOT NULL""",
+            WHERE (call_job.end_time IS NULL OR call_job.call_hash IS NULL)
+                AND excluded.end_time IS NOT NULL""",
     ),
     "entity_tag": Table(
         {
