@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any
 
@@ -52,10 +53,8 @@ def make_recorder(engine: sa.Engine, owner: User) -> Iterator[MakeRecorder]:
 
     yield make
     for one in made:
-        try:
+        with suppress(errors.NotRecorded):
             one.close()
-        except errors.NotRecorded:
-            pass
 
 
 def put_value(recorder: Recorder, hash_: str, data: bytes = b"x", **values: Any) -> str:
@@ -243,14 +242,11 @@ def test_a_row_that_cannot_be_stored_is_put_aside_and_the_rest_is_stored(
     one = make_recorder()
     put_task(one)
     put_value(one, "argument")
+    types, arguments, keys = {7: "a\0b", 9: "\ud800"}, {17: "nothing"}, {27: "\0"}
     for number in range(50):
-        put_value(
-            one, f"value {number}", type="a\0b" if number == 7 else "\ud800" if number == 9 else "bytes"
-        )
+        put_value(one, f"value {number}", type=types.get(number, "bytes"))
         one.remember(f"value {number}")
-        put_call(
-            one, f"call {number}", "nothing" if number == 17 else "argument", "\0" if number == 27 else ""
-        )
+        put_call(one, f"call {number}", arguments.get(number, "argument"), keys.get(number))
     with pytest.raises(errors.NotRecorded) as caught, caplog.at_level(logging.ERROR):
         one.flush()
 
@@ -282,7 +278,7 @@ def test_an_execution_that_cannot_be_stored_takes_its_jobs_along_and_no_others(
             put_job(one, f"{name} 0", name)
         for number in range(1, 20):
             put_job(one, f"{name} {number}", name, parent_id=f"{name} 0")
-    with pytest.raises(errors.NotRecorded, match="record_execution.*record_job"):
+    with pytest.raises(errors.NotRecorded, match=r"record_execution.*record_job"):
         one.flush()
 
     assert (count(engine, "call_execution"), count(engine, "call_job")) == (1, 20)
@@ -291,7 +287,6 @@ def test_an_execution_that_cannot_be_stored_takes_its_jobs_along_and_no_others(
 def test_values_beyond_the_database_storage_are_put_aside(
     engine: sa.Engine, make_recorder: MakeRecorder, session: Session, owner: User
 ) -> None:
-    quota.create_default_resources(session)
     quota.set_limit(session, owner.id_, "database", 1000)
     session.commit()
     one = make_recorder()
