@@ -306,7 +306,7 @@ def test_executions_are_listed_page_by_page(store: CallStore, session: Session, 
 
 
 def test_whatever_has_an_id_is_described(store: CallStore, session: Session, owner: User) -> None:
-    result, data, number = run_pipeline(store)
+    _, data, number = run_pipeline(store)
     store.flush()
     (execution,) = list_executions(session, owner).rows
     facts = describe(session, owner, execution.id)

@@ -107,11 +107,16 @@ def describe(session: Session, owner: UserOrId, id_: str) -> dict[str, Any]:
     ((facts,),) = execute(
         session.connection(), _DESCRIBE[kind], {"owner": str(user_id_of(owner)), "id": whole}
     )
+    if kind == "execution":
+        facts["arguments"] = _arguments(facts["arguments"])
     return {"kind": kind, "id": whole, **facts}
 
 
 def _arguments(text: str) -> list[str]:
-    given = json.loads(text)
+    try:
+        given = json.loads(text)
+    except ValueError:  # of another program's
+        return [text]
     return [str(part) for part in given] if isinstance(given, list) else [text]
 
 
@@ -159,7 +164,7 @@ _LIST = f"""
 _DESCRIBE = {
     "execution": f"""
         SELECT json_build_object(
-            'arguments', execution.args::json, 'workflow_id', execution.workflow_id,
+            'arguments', execution.args, 'workflow_id', execution.workflow_id,
             'heartbeat', execution.updated_time, 'first_job', execution.job_id,
             'jobs', (SELECT json_object_agg(status, number) FROM (
                 SELECT {_JOB_STATUS} AS status, count(*) AS number FROM platform.call_job AS job

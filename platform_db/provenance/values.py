@@ -60,7 +60,7 @@ def encode_value(value: Any, *, is_error: bool = False) -> Value:
 
 def decode_value(format_: str, data: bytes) -> Any:
     """Return what was recorded; where it is neither JSON nor bytes, its bytes."""
-    return json.loads(data) if format_ == _FORMATS[JSON] else bytes(data)
+    return json.loads(bytes(data)) if format_ == _FORMATS[JSON] else bytes(data)
 
 
 def hash_of(kind: str, *parts: str | bytes | Sequence[str] | Mapping[str, str] | None) -> str:
