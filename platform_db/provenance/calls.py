@@ -91,7 +91,7 @@ class CallStore:
     """Records an owner's calls, and finds the results of those that were made before.
 
     What is recorded is on the disk within a moment, at the latest when the store is flushed or closed; a
-    process that is killed loses that moment. A store is for one thread; all stores of an owner share a writer.
+    process that is killed loses that moment. A store is for one thread; those of an owner share a writer.
 
     :param database: where to connect, or an engine whose connections are to be made the same way.
     :param owner: whose calls these are.
