@@ -1,3 +1,9 @@
+CREATE TABLE platform.prune_mark (
+    name TEXT NOT NULL,
+    until TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_prune_mark PRIMARY KEY (name)
+);
+
 CREATE TABLE platform.call_execution (
     owner_id UUID DEFAULT (nullif(current_setting('platform.user_id', true), ''))::uuid NOT NULL,
     id TEXT COLLATE "C" NOT NULL,
@@ -81,6 +87,8 @@ CREATE INDEX ix_call_node_owner_id_args_hash ON platform.call_node (owner_id, ar
 CREATE INDEX ix_call_node_owner_id_task_hash_args_hash_timestamp ON platform.call_node (owner_id, task_hash, args_hash, timestamp);
 
 CREATE INDEX ix_call_node_owner_id_value_hash ON platform.call_node (owner_id, value_hash);
+
+CREATE INDEX ix_call_node_timestamp ON platform.call_node USING brin (timestamp);
 
 CREATE TABLE platform.entity_tag_edit (
     owner_id UUID DEFAULT (nullif(current_setting('platform.user_id', true), ''))::uuid NOT NULL,
