@@ -255,7 +255,8 @@ class CallStore:
         :raises errors.InvalidArgument: it is something else.
         """
         if isinstance(result, Result) and result.is_cached:
-            call.tasks |= self._find_tasks(result.call_hash)
+            if call.parent is not None:
+                call.tasks |= self._find_tasks(result.call_hash)
             self._end(call, result.call_hash, is_cached=True)
             return result
         value = result if isinstance(result, Result) else encode_value(result)

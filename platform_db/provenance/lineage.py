@@ -32,7 +32,7 @@ class Argument(NamedTuple):
 
     name: str
     value_hash: str
-    type: str
+    value_type: str
     sources: tuple[str, ...]
 
 
@@ -41,7 +41,7 @@ class Step(NamedTuple):
 
     :param depth: how many calls it is away, from 0 on.
     :param value_hash: its result.
-    :param type: the type of its result.
+    :param value_type: the type of its result.
     """
 
     depth: int
@@ -49,7 +49,7 @@ class Step(NamedTuple):
     task_name: str
     timestamp: datetime
     value_hash: str
-    type: str
+    value_type: str
     arguments: tuple[Argument, ...]
 
 

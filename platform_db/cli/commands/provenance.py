@@ -91,7 +91,7 @@ def lineage(user: str, id_: str, down: bool, depth: int, limit: int, as_json: bo
 def _as_tree(step: Row) -> Row:
     return {
         "call": f"{'  ' * step['depth']}{step['task_name']} {step['call_hash'][:8]}",
-        "result": f"{step['value_hash'][:8]} ({step['type']})",
+        "result": f"{step['value_hash'][:8]} ({step['value_type']})",
         "arguments": ", ".join(f"{a['name']}={a['value_hash'][:8]}" for a in step["arguments"]),
     }
 
