@@ -176,6 +176,19 @@ def test_rows_are_on_the_disk_a_moment_later(engine: sa.Engine, make_recorder: M
         time.sleep(0.02)
 
 
+def test_what_is_put_together_is_written_together(engine: sa.Engine, make_recorder: MakeRecorder) -> None:
+    one = make_recorder(delay=0.001)
+    with one.together():
+        put_value(one, "whole")
+        time.sleep(0.3)
+        put_value(one, "part")
+    one.flush()
+
+    with engine.connect() as connection:
+        transactions = connection.exec_driver_sql("SELECT DISTINCT xmin::text FROM platform.value").all()
+    assert len(transactions) == 1
+
+
 def test_what_is_not_committed_yet_is_read_by_its_key(make_recorder: MakeRecorder) -> None:
     one = make_recorder()
     put_value(one, "v", b"abc")
@@ -242,7 +255,7 @@ def test_a_row_that_cannot_be_stored_is_put_aside_and_the_rest_is_stored(
     one = make_recorder()
     put_task(one)
     put_value(one, "argument")
-    types, arguments, keys = {7: "a\0b", 9: "\ud800"}, {17: "nothing"}, {27: "\0"}
+    types, arguments, keys = {7: "a\0b", 9: "\ud800", 11: None}, {17: "nothing"}, {27: "\0"}
     for number in range(50):
         put_value(one, f"value {number}", type=types.get(number, "bytes"))
         one.remember(f"value {number}")
@@ -254,17 +267,18 @@ def test_a_row_that_cannot_be_stored_is_put_aside_and_the_rest_is_stored(
     assert {row.key for row in caught.value.refused if row.table in ("value", "call_node")} == {
         "value 7",
         "value 9",
+        "value 11",
         "call 17",
         "call 27",
     }
     assert "record_call_node: the call_node call 17 was put aside" in caplog.text
-    assert (count(engine, "value"), count(engine, "call_node")) == (50, 48)
+    assert (count(engine, "value"), count(engine, "call_node")) == (49, 48)
     assert count(engine, "call_argument") == count(engine, "call_subtree_task") == 48
     assert not one.known("value 7")
     one.flush()  # It is said once.
     put_value(one, "value 7")
     one.flush()
-    assert count(engine, "value") == 51
+    assert count(engine, "value") == 50
 
 
 def test_an_execution_that_cannot_be_stored_takes_its_jobs_along_and_no_others(
