@@ -561,3 +561,17 @@ def test_what_a_cached_result_asks_for_next_is_found_at_once(
     found = lookups.find_evaluations(one.reading, owner.id_, ["none", "eval"], largest=1)
     assert [(row.eval_hash, row.value_hash, row.value) for row in found] == [("eval", "whole", b"x")]
     assert lookups.find_evaluations(one.reading, owner.id_, ["eval"], largest=0) == []
+
+
+def test_tables_have_statistics_after_the_first_load(
+    engine: sa.Engine, make_recorder: MakeRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "ANALYZE_AFTER", 3)
+    own = make_recorder()
+    analyzed = sa.text("SELECT reltuples FROM pg_class WHERE oid = 'platform.value'::regclass")
+    for rows, found in ((2, -1), (4, 6)):
+        for number in range(rows):
+            put_value(own, f"{rows} {number}")
+        own.flush()
+        with engine.connect() as connection:
+            assert connection.execute(analyzed).scalar_one() == found
