@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors
 from platform_db.models import User
@@ -25,6 +26,7 @@ from platform_db.provenance import (
     lineage,
     list_executions,
 )
+from platform_db.retention import choose_rules, prune
 from tests.command_line import run
 from tests.factories import make_run, make_user
 
@@ -208,18 +210,18 @@ def test_a_miss_by_new_code_below_names_the_task(store: CallStore, make_store: M
 
 def test_a_miss_by_a_pruned_result_is_told(store: CallStore, session: Session, owner: User) -> None:
     fit = store.record_task("fit")
-    made = make_call(store, fit, [1], "done")
-    store.flush()
-    session.execute(sa.text("DELETE FROM platform.evaluation"))
-    session.commit()
-    execution = store.begin_execution()
-    call = store.begin_call(fit, [1], execution=execution)
-    store.end_call(call, "done")
-    store.flush()
-    session.execute(sa.text("DELETE FROM platform.evaluation"))
+    make_call(store, fit, [1], "done")
+    store.close()
+    rules = choose_rules(["call_execution", "call_node"], older_than=timedelta(0))
+    list(prune(sessionmaker(session.get_bind()), rules))
+    again = begin(store, store.record_task("fit"), [1])
 
-    miss = explain_miss(session, owner, call.id_)
-    assert (miss.reason, miss.call_hash) == (Reason.pruned, made.call_hash)
+    miss = store.explain_miss(again)
+    assert miss is not None
+    assert miss.reason is Reason.pruned
+    store.end_call(again, "done")
+    store.flush()
+    assert explain_miss(session, owner, again.id_).reason is Reason.pruned
 
 
 def test_a_job_says_why_it_ran(store: CallStore, session: Session, owner: User) -> None:

@@ -25,7 +25,7 @@ class Reason(str, enum.Enum):
     new_arguments = "the task was called before, with other arguments"
     new_code_and_arguments = "the task was called before, with other code and with other arguments"
     new_code_below = "a task that it called then has new code"
-    pruned = "the call is known, but its result was pruned"
+    pruned = "calls of this task were pruned, and this one is not among those that are left"
     not_used = "there is a result: the cache was not asked, or the result was not valid any more"
 
 
@@ -111,13 +111,15 @@ def explain(
     owner, time = str(owner_id), before or "infinity"
     same = execute(connection, _SAME, (owner, asked.task_hash, asked.args_hash, time))
     if same:
-        call_hash, has_result = same[0]
+        call_hash = same[0][0]
         used = execute(connection, _USED, (owner, call_hash))
         changed = [name for hash_, name in used if known_tasks is not None and hash_ not in known_tasks]
         if changed:
             return Miss(Reason.new_code_below, call_hash, asked.task_hash, tasks=tuple(changed))
-        return Miss(Reason.not_used if has_result else Reason.pruned, call_hash, asked.task_hash)
+        return Miss(Reason.not_used, call_hash, asked.task_hash)
     key = (owner, asked.name, asked.namespace)
+    if execute(connection, _PRUNED, (owner, asked.task_hash, time)):
+        return Miss(Reason.pruned, task_hash=asked.task_hash)
     other = execute(connection, _OTHER_CODE, (*key, asked.args_hash, time))
     if other:
         call_hash, task_hash, code = other[0]
@@ -157,14 +159,19 @@ _ARGUMENTS = """
 """
 
 _SAME = """
-    SELECT node.call_hash, EXISTS (
-        SELECT FROM platform.evaluation
-        WHERE evaluation.owner_id = node.owner_id AND evaluation.task_hash = node.task_hash
-            AND evaluation.args_hash = node.args_hash)
-    FROM platform.call_node AS node
+    SELECT node.call_hash FROM platform.call_node AS node
     WHERE node.owner_id = %s::uuid AND node.task_hash = %s AND node.args_hash = %s
         AND node.timestamp < %s::timestamptz
     ORDER BY node.timestamp DESC LIMIT 1
+"""
+
+# No call of this version is left that could tell what changed.
+_PRUNED = """
+    SELECT 1 FROM platform.call_task AS task
+    WHERE task.owner_id = %s::uuid AND task.hash = %s AND task.calls_pruned_at IS NOT NULL AND NOT EXISTS (
+        SELECT FROM platform.call_node AS node
+        WHERE node.owner_id = task.owner_id AND node.task_hash = task.hash
+            AND node.timestamp < %s::timestamptz)
 """
 
 _USED = """

@@ -121,6 +121,7 @@ def _delete_calls(
     owners, tasks, arguments = zip(*calls, strict=True)
     evaluated = {"owners": [*owners], "tasks": [*tasks], "arguments": [*arguments]}
     connection.execute(_DELETE_EVALUATIONS, evaluated)
+    connection.execute(_MARK_TASKS, evaluated)
     return len(due), sorted(freed.difference(due))
 
 
@@ -226,6 +227,20 @@ _DELETE_CALLS = sa.text(f"""
     DELETE FROM platform.call_node AS node USING {_GIVEN}
     WHERE node.owner_id = given.owner_id AND node.call_hash = given.name
     RETURNING node.owner_id, node.task_hash, node.args_hash
+    """)
+
+# So that a call that is made again can be told from one that is new.
+_MARK_TASKS = sa.text("""
+    WITH called AS MATERIALIZED (
+        SELECT task.owner_id, task.hash
+        FROM (
+            SELECT DISTINCT * FROM unnest(CAST(:owners AS uuid[]), CAST(:tasks AS text[]))
+        ) AS given (owner_id, hash)
+        JOIN platform.call_task AS task ON task.owner_id = given.owner_id AND task.hash = given.hash
+        ORDER BY task.owner_id, task.hash FOR NO KEY UPDATE OF task
+    )
+    UPDATE platform.call_task AS task SET calls_pruned_at = now()
+    FROM called WHERE task.owner_id = called.owner_id AND task.hash = called.hash
     """)
 
 # What is being written is used, and a batch that writes it may wait for a call that goes here.

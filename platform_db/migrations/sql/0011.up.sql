@@ -25,6 +25,7 @@ CREATE TABLE platform.call_task (
     name TEXT COLLATE "C" NOT NULL,
     namespace TEXT COLLATE "C" NOT NULL,
     source TEXT COLLATE "C" NOT NULL,
+    calls_pruned_at TIMESTAMP WITH TIME ZONE,
     CONSTRAINT pk_call_task PRIMARY KEY (owner_id, hash),
     CONSTRAINT fk_call_task_owner_id FOREIGN KEY(owner_id) REFERENCES platform.user_ (id_)
 );
