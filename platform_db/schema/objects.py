@@ -41,6 +41,7 @@ AFTER_TABLES = (
     "versions",
     "completed_results",
     "provenance",
+    "activity",
     "redun",
 )
 
