@@ -31,9 +31,9 @@ def end_lost_calls(session: Session, older_than: timedelta | float, *, batch: in
     return session.connection().execute(_END_LOST, bounds).rowcount
 
 
-# What is running is in an index of its own, and little. The latest start is asked for by a range, since only the
-# index that has jobs by execution has them in this order: with an equality, one by the time alone would do, and
-# lead past all that other executions began since.
+# What is running is in an index of its own, and little. The latest start is asked for by a range, since only
+# the index that has jobs by execution has them in this order: with an equality, one by the time alone would
+# do, and lead past all that other executions began since.
 _END_LOST = sa.text("""
     WITH lost AS MATERIALIZED (
         SELECT job.owner_id, job.id, execution.updated_time
