@@ -9,10 +9,9 @@ from typing import Any
 
 import psycopg2.extras
 import sqlalchemy as sa
-from sqlalchemy.pool import NullPool
 
-from platform_db import database, errors
-from platform_db.database.driver_errors import own_connection_errors
+from platform_db import errors
+from platform_db.integrations.importing.snapshot import open_snapshot
 
 SUPPORTED = {
     "eb5309f3d8ee": "0.9.5",
@@ -77,31 +76,8 @@ def open_source(uri: str) -> Iterator[Source]:
     :raises errors.SchemaBehind: it has an older revision than those that are moved.
     :raises errors.SchemaAhead: it has a newer one.
     """
-    engine = database.create_engine(uri, poolclass=NullPool)
-    with own_connection_errors():
-        connection = engine.connect()
-    with connection:
-        connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        with connection.begin():
-            for setting in SETTINGS:
-                connection.exec_driver_sql(f"SET LOCAL {setting}")
-            yield Source(connection, _release(connection))
-
-
-SETTINGS = (
-    "statement_timeout = 0",
-    "idle_in_transaction_session_timeout = 0",
-    "jit = off",
-    "cursor_tuple_fraction = 1",
-    "timezone = 'UTC'",
-    "datestyle = 'ISO'",
-    "bytea_output = 'hex'",
-    "standard_conforming_strings = on",
-)
-"""What the transactions on both sides are set to: a pass may last, and digests are compared as text.
-
-Compiling the mapping's expressions takes longer than to evaluate them for a page.
-"""
+    with open_snapshot(uri) as connection:
+        yield Source(connection, _release(connection))
 
 
 def _release(connection: sa.Connection) -> str:
