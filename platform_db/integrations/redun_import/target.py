@@ -25,12 +25,12 @@ _STAGED = {
     "bytes": "bytea",
 }
 _BESIDE = {
-    "number": "bigint",
-    "id": "text",
-    "size": "bigint",
-    "fixed": "text",
-    "changing": "text",
-    "compared": "text",
+    "place": "bigint",
+    "row_id": "text",
+    "row_size": "bigint",
+    "fixed_digest": "text",
+    "changing_digest": "text",
+    "bytes_compared": "text",
 }
 """What comes beside a row: its place, its name, its digests, and what its bytes are compared by."""
 _DIGESTED = {
@@ -76,7 +76,7 @@ class Target:
         :param by_length: compare bytes by their number alone.
         """
         same = self._compared(table, _is_same(table, _BY_LENGTH if by_length else _BY_DIGEST))
-        return self._ids(f"SELECT id FROM brought_{table.target} AS brought WHERE {same} IS FALSE")
+        return self._ids(f"SELECT row_id FROM brought_{table.target} AS brought WHERE {same} IS FALSE")
 
     def drop_stored(self, table: Table, *, by_length: bool = False) -> None:
         """Drop those of the rows that were brought that are stored as they are."""
@@ -86,7 +86,7 @@ class Target:
 
     def brought(self, table: Table) -> list[str]:
         """Return the ids of the rows that were brought and not dropped."""
-        return [id_ for (id_,) in self._run(f"SELECT id FROM brought_{table.target} ORDER BY number")]
+        return [id_ for (id_,) in self._run(f"SELECT row_id FROM brought_{table.target} ORDER BY place")]
 
     def outdated(self, table: Table) -> list[str]:
         """Return the ids of rows that were brought, where what is stored has changed since.
@@ -96,7 +96,7 @@ class Target:
         same = self._compared(table, _is_same(table, _ARRIVED))
         stored = self._compared(table, f"{_is_same(table, _ARRIVED)} AND {_is_unchanged(table)}")
         found = self._run(
-            f"SELECT id, {same} FROM brought_{table.target} AS brought WHERE {stored} IS NOT TRUE",
+            f"SELECT row_id, {same} FROM brought_{table.target} AS brought WHERE {stored} IS NOT TRUE",
             (self.owner, self.owner),
         ).all()
         if not all(is_same for _, is_same in found):
@@ -152,28 +152,26 @@ class Target:
         if low < high:
             middle = (low + high) // 2
             return {**self._culprits(table, low, middle), **self._culprits(table, middle + 1, high)}
-        query = f"SELECT id FROM brought_{table.target} WHERE number = %s"
+        query = f"SELECT row_id FROM brought_{table.target} WHERE place = %s"
         return {id_: reason for (id_,) in self._run(query, (low,))}
 
     def _insert(self, table: Table, trial: tuple[int, int] | None = None) -> tuple[str, tuple[Any, ...]]:
-        names = [*table.columns, *(["size"] if table.target == "value" else [])]
-        # On trial a part of the rows is stored: the parent may be in the other part.
-        taken = [
-            "NULL"
-            if trial and table.references.get(name) == table.name
-            else f"{name}::jsonb"
-            if _kind(table.columns.get(name, "")) == "json"
-            else name
-            for name in names
-        ]
-        where = "WHERE number BETWEEN %s AND %s" if trial else ""
+        taken = {
+            column: f"{column}::jsonb" if _kind(type_) == "json" else column
+            for column, type_ in table.columns.items()
+        }
+        if table.name == "value":
+            taken["size"] = "row_size"
+        if trial:  # A part of the rows is stored: the parent may be in another part.
+            taken.update((name, "NULL") for name, of in table.references.items() if of == table.name)
+        where = "WHERE place BETWEEN %s AND %s" if trial else ""
         # Two writers that meet wait for each other in one direction.
-        order = ", ".join(table.key) if table.sorted_by_key else "number"
+        order = ", ".join(table.key) if table.sorted_by_key else "place"
         changes = ", ".join(f"{name} = excluded.{name}" for name in table.changing)
         conflict = f"UPDATE SET {changes} WHERE {table.later}" if changes else "NOTHING"
         return (
-            f"""INSERT INTO platform.{table.target} AS stored (owner_id, {", ".join(names)})
-            SELECT %s::uuid, {", ".join(taken)} FROM brought_{table.target} {where} ORDER BY {order}
+            f"""INSERT INTO platform.{table.target} AS stored (owner_id, {", ".join(taken)})
+            SELECT %s::uuid, {", ".join(taken.values())} FROM brought_{table.target} {where} ORDER BY {order}
             ON CONFLICT (owner_id, {", ".join(table.key)}) DO {conflict}""",
             (self.owner, *(trial or ())),
         )
@@ -219,7 +217,7 @@ def _digest_of(table: Table, columns: Iterable[str]) -> str:
 
 def _is_same(table: Table, bytes_: str) -> str:
     """Return the SQL of whether a stored row is the one that was brought, in what never changes."""
-    same = [f"{_digest_of(table, table.fixed)} = brought.fixed"]
+    same = [f"{_digest_of(table, table.fixed)} = brought.fixed_digest"]
     for column, type_ in table.columns.items():
         if _kind(type_) == "json":
             same.append(f"stored.{column} = brought.{column}::jsonb")
@@ -229,13 +227,15 @@ def _is_same(table: Table, bytes_: str) -> str:
 
 
 # Of two copies of a value one may be in a value store, and its row is empty.
-_BY_LENGTH = "(octet_length(stored.{0})::text IN ('0', brought.compared) OR brought.compared = '0')"
-_BY_DIGEST = "(md5(stored.{0}) IN (md5(''), brought.compared) OR brought.compared = md5(''))"
-_ARRIVED = "md5(stored.{0}) = brought.compared"
+_BY_LENGTH = (
+    "(octet_length(stored.{0})::text IN ('0', brought.bytes_compared) OR brought.bytes_compared = '0')"
+)
+_BY_DIGEST = "(md5(stored.{0}) IN (md5(''), brought.bytes_compared) OR brought.bytes_compared = md5(''))"
+_ARRIVED = "md5(stored.{0}) = brought.bytes_compared"
 
 
 def _is_unchanged(table: Table) -> str:
-    return f"{_digest_of(table, table.changing)} = brought.changing"
+    return f"{_digest_of(table, table.changing)} = brought.changing_digest"
 
 
 def _same_key(table: Table) -> str:
