@@ -1,4 +1,4 @@
-"""A redun database of these tests' own making, in the shape of redun 0.44: a file of SQLite, or on PostgreSQL."""
+"""A redun database of these tests' own making, in the shape of redun 0.44, of SQLite or PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 HEAD = "0bee3d6dba76"
 
-# {0} is what one of the two has for a time, bytes, JSON and the kind of a tagged row.
 SCHEMA = """
 CREATE TABLE alembic_version (version_num varchar(32) NOT NULL PRIMARY KEY);
-CREATE TABLE redun_version (id varchar NOT NULL PRIMARY KEY, version integer NOT NULL, timestamp {time} NOT NULL);
+CREATE TABLE redun_version (
+    id varchar NOT NULL PRIMARY KEY, version integer NOT NULL, timestamp {time} NOT NULL);
 CREATE TABLE task (
     hash varchar(40) NOT NULL PRIMARY KEY, name varchar NOT NULL, namespace varchar NOT NULL,
     source varchar NOT NULL);
@@ -26,31 +26,35 @@ CREATE TABLE subvalue (
     value_hash varchar(40) NOT NULL, parent_value_hash varchar(40) NOT NULL,
     PRIMARY KEY (value_hash, parent_value_hash));
 CREATE TABLE call_node (
-    call_hash varchar(40) NOT NULL PRIMARY KEY, task_name varchar(1024) NOT NULL, task_hash varchar(40) NOT NULL,
-    args_hash varchar(40) NOT NULL, value_hash varchar(40) NOT NULL, timestamp {time} NOT NULL);
+    call_hash varchar(40) NOT NULL PRIMARY KEY, task_name varchar(1024) NOT NULL,
+    task_hash varchar(40) NOT NULL, args_hash varchar(40) NOT NULL, value_hash varchar(40) NOT NULL,
+    timestamp {time} NOT NULL);
 CREATE TABLE call_subtree_task (
     call_hash varchar(40) NOT NULL, task_hash varchar(40) NOT NULL, PRIMARY KEY (call_hash, task_hash));
 CREATE TABLE argument (
-    arg_hash varchar(40) NOT NULL PRIMARY KEY, call_hash varchar(40) NOT NULL, value_hash varchar(40) NOT NULL,
-    arg_position integer, arg_key varchar(100));
+    arg_hash varchar(40) NOT NULL PRIMARY KEY, call_hash varchar(40) NOT NULL,
+    value_hash varchar(40) NOT NULL, arg_position integer, arg_key varchar(100));
 CREATE TABLE argument_result (
-    arg_hash varchar(40) NOT NULL, result_call_hash varchar(40) NOT NULL, PRIMARY KEY (arg_hash, result_call_hash));
+    arg_hash varchar(40) NOT NULL, result_call_hash varchar(40) NOT NULL,
+    PRIMARY KEY (arg_hash, result_call_hash));
 CREATE TABLE call_edge (
     parent_id varchar(40) NOT NULL, child_id varchar(40) NOT NULL, call_order integer NOT NULL,
     PRIMARY KEY (parent_id, child_id, call_order));
 CREATE TABLE evaluation (
-    eval_hash varchar(40) NOT NULL PRIMARY KEY, task_hash varchar(40) NOT NULL, args_hash varchar(40) NOT NULL,
-    value_hash varchar(40) NOT NULL);
+    eval_hash varchar(40) NOT NULL PRIMARY KEY, task_hash varchar(40) NOT NULL,
+    args_hash varchar(40) NOT NULL, value_hash varchar(40) NOT NULL);
 CREATE TABLE execution (
     id varchar NOT NULL PRIMARY KEY, args varchar NOT NULL, updated_time {time}, job_id varchar NOT NULL);
 CREATE TABLE job (
-    id varchar NOT NULL PRIMARY KEY, start_time {time} NOT NULL, end_time {time}, task_hash varchar(40) NOT NULL,
-    cached boolean NOT NULL, call_hash varchar(40), parent_id varchar, execution_id varchar NOT NULL);
+    id varchar NOT NULL PRIMARY KEY, start_time {time} NOT NULL, end_time {time},
+    task_hash varchar(40) NOT NULL, cached boolean NOT NULL, call_hash varchar(40), parent_id varchar,
+    execution_id varchar NOT NULL);
 CREATE INDEX ix_job_execution_id ON job (execution_id);
 CREATE TABLE tag (
     tag_hash varchar(40) NOT NULL PRIMARY KEY, entity_type {entity} NOT NULL, entity_id varchar NOT NULL,
     key varchar NOT NULL, value {json} NOT NULL, is_current boolean NOT NULL);
-CREATE TABLE tag_edit (parent_id varchar NOT NULL, child_id varchar NOT NULL, PRIMARY KEY (parent_id, child_id));
+CREATE TABLE tag_edit (
+    parent_id varchar NOT NULL, child_id varchar NOT NULL, PRIMARY KEY (parent_id, child_id));
 CREATE TABLE handle (
     hash varchar(40) NOT NULL PRIMARY KEY, fullname varchar(1024) NOT NULL, value_hash varchar(40) NOT NULL,
     key varchar(1024) NOT NULL, is_valid boolean NOT NULL);

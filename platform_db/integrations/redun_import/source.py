@@ -71,6 +71,8 @@ class Source(ABC):
 
     def bytes_of(self, hashes: Sequence[str]) -> dict[str, bytes]:
         """Return the bytes of these values."""
+        if not hashes:
+            return {}
         marks = ", ".join([self.mark] * len(hashes))
         query = f"SELECT value_hash, {self.as_bytes} FROM value AS t WHERE value_hash IN ({marks})"
         return {hash_: bytes(data) for hash_, data in self._stream(query, hashes)}
