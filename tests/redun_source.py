@@ -80,6 +80,10 @@ class RedunDatabase:
         self.uri = uri
         self.engine = sa.create_engine(uri)
         kind = self.engine.dialect.name
+        if kind == "sqlite":
+            sa.event.listen(
+                self.engine, "connect", lambda dbapi, _: dbapi.execute("PRAGMA synchronous = OFF")
+            )
         statements = SCHEMA.format(**TYPES[kind]).split(";")[:-1]
         with self.engine.begin() as connection:
             for statement in ([ENTITIES] if kind == "postgresql" else []) + statements:

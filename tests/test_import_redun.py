@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
+import shlex
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -533,3 +538,50 @@ def test_the_source_is_only_read(in_file: RedunDatabase, target: Target) -> None
     assert target.run(in_file.uri).exit_code == 0
     assert path.read_bytes() == before
     assert set(path.parent.iterdir()) == files
+
+
+def test_the_commands_of_the_page_run(in_file: RedunDatabase, target: Target, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "moving-from-redun.rst").read_text(encoding="utf-8")
+    commands = re.findall(r"^ +\$ platform-db (import .*)$", page, re.MULTILINE)
+    assert len(commands) == 3
+    (tmp_path / "values").mkdir()
+    for command in commands:
+        for stands, here in {
+            "sqlite:///.redun/redun.db": in_file.uri,
+            "report.jsonl": f"{tmp_path}/report",
+            "/data/values": f"{tmp_path}/values",
+        }.items():
+            command = command.replace(stands, here)
+        ran = command_line.run(target.uri, *shlex.split(command))
+        assert ran.exit_code == 0, ran.output
+
+
+@pytest.mark.soak
+def test_memory_does_not_grow_with_the_number_of_rows(
+    tmp_path: Path, make_target: Callable[[], Target]
+) -> None:
+    peaks = []
+    for executions in (50, 500):
+        redun = RedunDatabase.at(tmp_path / f"{executions}.db", executions)
+        target = make_target()
+        command = [sys.executable, "-c", MEASURED, *target.arguments(redun.uri, "--batch", "500")]
+        ran = subprocess.run(
+            command,
+            env={**os.environ, "PLATFORM_DB_URI": target.uri},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        peaks.append(int(ran.stderr.splitlines()[-1]))
+    assert peaks[1] < peaks[0] + 8 * 1024  # KiB
+
+
+MEASURED = """
+import resource, sys
+from platform_db.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
