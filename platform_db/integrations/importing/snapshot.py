@@ -32,12 +32,11 @@ TARGET_SETTINGS = (*SETTINGS, "enable_seqscan = off")
 
 
 @contextlib.contextmanager
-def open_snapshot(uri: str) -> Iterator[sa.Connection]:
+def read_only(engine: sa.Engine) -> Iterator[sa.Connection]:
     """Give a connection in a read-only transaction, all of whose statements see the same rows.
 
     :raises errors.Unreachable: the database cannot be reached.
     """
-    engine = database.create_engine(uri, poolclass=NullPool)
     with own_connection_errors():
         connection = engine.connect()
     with connection:
@@ -46,3 +45,13 @@ def open_snapshot(uri: str) -> Iterator[sa.Connection]:
             for setting in SETTINGS:
                 connection.exec_driver_sql(f"SET LOCAL {setting}")
             yield connection
+
+
+@contextlib.contextmanager
+def open_snapshot(uri: str) -> Iterator[sa.Connection]:
+    """Give such a connection to the database at a URL.
+
+    :raises errors.Unreachable: the database cannot be reached.
+    """
+    with read_only(database.create_engine(uri, poolclass=NullPool)) as connection:
+        yield connection

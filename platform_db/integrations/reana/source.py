@@ -11,7 +11,7 @@ import psycopg2.extras
 import sqlalchemy as sa
 
 from platform_db import errors
-from platform_db.integrations.importing.snapshot import open_snapshot
+from platform_db.integrations.importing.snapshot import open_snapshot, read_only
 
 SUPPORTED = {
     "eb5309f3d8ee": "0.9.5",
@@ -56,6 +56,14 @@ class Source:
         """Write the rows of a query to a file, in PostgreSQL's binary format."""
         with self._cursor() as cursor:
             cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT binary)", file)
+
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[Source]:
+        """Give the same snapshot on a connection of its own, for another thread."""
+        ((snapshot,),) = self.rows("SELECT pg_export_snapshot()")
+        with read_only(self.connection.engine) as connection:
+            connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+            yield Source(connection, self.release)
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
