@@ -20,6 +20,7 @@ from platform_db.models import (
     CallTask,
     EntityTag,
     Evaluation,
+    TaskRecord,
     User,
     UserResource,
     Value,
@@ -79,7 +80,9 @@ def record_call(
 
 @pytest.fixture
 def owner_id(session: Session) -> uuid.UUID:
-    return make_user(session).id_
+    owner_id = make_user(session).id_
+    session.commit()
+    return owner_id
 
 
 @pytest.fixture
@@ -152,7 +155,8 @@ def test_children_come_in_their_order_and_large_values_stay(session: Session, ow
     assert found == ["b", "a"]
     for largest, expected in ((5, {b"12345"}), (4, set())):
         values = sa.func.platform.find_evaluations(owner_id, ["eval a", "eval b", "eval none"], largest)
-        assert {*session.execute(sa.select(sa.text("value")).select_from(values)).scalars()} == expected
+        found = session.execute(sa.select(sa.text("value")).select_from(values)).scalars()
+        assert {bytes(value) for value in found} == expected
 
 
 def test_a_job_ends_with_a_call_once(session: Session, owner_id: uuid.UUID) -> None:
@@ -212,7 +216,7 @@ def test_stored_bytes_count_and_those_in_a_file_store_do_not(session: Session, o
 
 def test_a_value_stays_while_something_refers_to_it(session: Session, owner_id: uuid.UUID) -> None:
     record_call(session, owner_id, "call")
-    with pytest.raises(sa.exc.IntegrityError, match="fk_(evaluation|call_node)"):
+    with pytest.raises(sa.exc.IntegrityError, match=r"fk_(evaluation|call_node)"):
         session.execute(sa.delete(Value))
 
 
@@ -275,3 +279,80 @@ def test_what_a_user_recorded_goes_with_the_user(session: Session, owner_id: uui
     record_call(session, owner_id, "call", children=("child",))
     delete_user(session, session.get_one(User, owner_id))
     assert session.scalars(sa.select(Value)).all() == []
+
+
+# -- what is going on
+
+
+def test_one_list_has_runs_calls_and_tasks(session: Session) -> None:
+    run = make_run(session, make_user(session), "analysis", status="running")
+    record_call(session, run.owner_id, "call", minute=1)
+    execution = session.get_one(CallExecution, (run.owner_id, "execution"))
+    execution.workflow_id = run.id_
+    session.add(
+        TaskRecord(
+            owner_id=run.owner_id,
+            cluster="c",
+            msg_id="task 1",
+            label="fit",
+            submitted=START,
+            started=START,
+            completed=START,
+            result_content={"status": "error", "evalue": "a NUL: \0"},
+            size=0,
+        )
+    )
+    session.flush()
+    query = sa.text(
+        "SELECT kind, name, status, parent FROM platform.activity WHERE owner_id = :owner ORDER BY at DESC"
+    )
+    assert session.execute(query, {"owner": run.owner_id}).all() == [
+        ("run", "analysis", "running", None),
+        ("call", "task", "finished", str(run.id_)),
+        ("task", "fit", "failed", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "status"),
+    [
+        ({"end_time": None, "call_hash": None}, "running"),
+        ({"call_hash": None}, "lost"),
+        ({"cached": True}, "cached"),
+        ({}, "finished"),
+    ],
+)
+def test_the_status_of_a_call_follows_from_its_job(
+    session: Session, owner_id: uuid.UUID, values: dict[str, Any], status: str
+) -> None:
+    record_call(session, owner_id, "other")
+    ended = {"end_time": START, "call_hash": "other"}
+    job = {"id": "job", "start_time": START, "task_hash": "task", "execution_id": "execution"}
+    session.add(CallJob(**{"owner_id": owner_id, **job, **ended, **values}))
+    session.flush()
+    query = sa.text("SELECT status FROM platform.activity WHERE owner_id = :owner AND id = 'job'")
+    assert session.execute(query, {"owner": owner_id}).scalar_one() == status
+
+
+def test_a_call_that_ended_in_an_error_has_failed(session: Session, owner_id: uuid.UUID) -> None:
+    record_call(session, owner_id, "call")
+    session.execute(sa.update(Value).values(type_="redun.ErrorValue"))
+    query = sa.text("SELECT status FROM platform.activity WHERE owner_id = :owner")
+    assert session.execute(query, {"owner": owner_id}).scalar_one() == "failed"
+
+
+def test_a_page_of_the_list_is_read_from_three_indexes(session: Session, owner_id: uuid.UUID) -> None:
+    explain = sa.text(
+        "EXPLAIN (COSTS off)"
+        " SELECT * FROM platform.activity WHERE owner_id = :owner ORDER BY at DESC LIMIT 50"
+    )
+    session.execute(sa.text("SET LOCAL enable_seqscan = off"))
+    session.execute(sa.text("SET LOCAL enable_bitmapscan = off"))
+    plan = "\n".join(session.execute(explain, {"owner": owner_id}).scalars())
+    assert "Merge Append" in plan
+    for index in (
+        "workflow_owner_id_created",
+        "call_job_owner_id_start_time",
+        "task_record_owner_id_submitted",
+    ):
+        assert f"Scan Backward using ix_{index}" in plan

@@ -1,3 +1,5 @@
+DROP VIEW platform.activity;
+
 DROP VIEW redun.value, redun.subvalue, redun.file, redun.task, redun.evaluation, redun.call_node,
     redun.call_subtree_task, redun.argument, redun.argument_result, redun.call_edge, redun.execution, redun.job,
     redun.tag, redun.tag_edit, redun.handle, redun.handle_edge, redun.redun_version, redun.alembic_version;
