@@ -20,7 +20,8 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from platform_db import quota
-from platform_db.integrations.redun_import import moving
+from platform_db.integrations.importing.one_at_a_time import only_one
+from platform_db.integrations.redun_import import reading
 from platform_db.integrations.redun_import.tables import TABLES
 from platform_db.models import User
 from platform_db.testing import databases
@@ -128,8 +129,9 @@ def test_all_of_a_database_moves(redun: RedunDatabase, target: Target) -> None:
     assert stored["job"] == 80
     assert counted(moved, "rows") == counted(moved, "written") == stored
     assert {name: len(rows) for name, rows in target.contents().items()} == stored
-    assert target.run(redun.uri).exit_code == 0
     assert counted(target.run(redun.uri), "written") == {}
+    checked = command_line.run(target.uri, "db", "check", "--deep")
+    assert checked.exit_code == 0, checked.output
 
 
 def test_rows_arrive_as_they_were(redun: RedunDatabase, target: Target) -> None:
@@ -463,6 +465,16 @@ def test_a_store_that_is_no_directory_says_what_to_do(in_file: RedunDatabase, ta
     assert target.run(in_file.uri, "--value-store", "/no/such/directory").exit_code == 2
 
 
+def test_a_value_that_no_row_can_hold_is_refused(
+    in_file: RedunDatabase, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "LARGEST_BYTES", 100)
+    large = in_file.add_value("large", bytes(101))
+    moved = target.run(in_file.uri, "--report", str(tmp_path / "report"))
+    assert (moved.exit_code, counted(moved, "refused")) == (9, {"value": 1})
+    assert "larger than 100 bytes" in reported(tmp_path / "report", "refused")[f"value {large}"]
+
+
 def test_a_quota_that_is_used_up_ends_the_pass(
     in_file: RedunDatabase, target: Target, session: orm.Session
 ) -> None:
@@ -525,8 +537,17 @@ def test_a_password_among_the_arguments_is_refused(target: Target) -> None:
         assert (by_variable.exit_code, "secret" in by_variable.output) == (4, False)
 
 
+def test_reduns_own_variables_name_the_login(redun: RedunDatabase, target: Target) -> None:
+    if redun.engine.dialect.name == "sqlite":
+        assert target.run(redun.uri, REDUN_DB_USERNAME="nobody").exit_code == 0
+    else:
+        refused = target.run(redun.uri, REDUN_DB_USERNAME="no_such_login", REDUN_DB_PASSWORD="secret")
+        assert (refused.exit_code, "no_such_login" in refused.stderr) == (4, True)
+        assert "secret" not in refused.output
+
+
 def test_one_import_runs_at_a_time(in_file: RedunDatabase, target: Target, engine: sa.Engine) -> None:
-    with moving.only_one(orm.sessionmaker(engine)):
+    with only_one(orm.sessionmaker(engine)):
         assert target.run(in_file.uri).exit_code == 8
 
 

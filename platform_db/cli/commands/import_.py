@@ -30,7 +30,7 @@ def refuse_password(context: click.Context, parameter: click.Parameter, uri: str
     """Refuse a password among the arguments, which other users of the machine see."""
     from platform_db.database.url import SECRET_OPTIONS, normalise_url
 
-    if uri.startswith("sqlite:"):
+    if uri.startswith("sqlite"):  # which has no passwords
         return uri
     url = normalise_url(uri)
     is_argument = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE

@@ -32,6 +32,7 @@ from platform_db.integrations.redun_import.tables import (
 )
 from platform_db.integrations.redun_import.target import Target, is_refused
 from platform_db.integrations.redun_import.value_store import ValueStore
+from platform_db.lifecycle import importing
 from platform_db.models.types import is_text
 from platform_db.sessions import run_transaction
 
@@ -75,10 +76,13 @@ def import_redun(
     :raises errors.SchemaBehind: the database has an older version than the one that is moved.
     :raises errors.SchemaAhead: it has a newer one.
     :raises errors.AlreadyRunning: another import is going on.
+    :raises errors.RolesMissing: the login has not the rights of the tables' owner.
     """
     require_limit(batch, "number of rows in a batch")
     store = None if value_store is None else ValueStore(value_store, owner_id)
     with own_driver_errors(), open_source(uri) as source, only_one(factory):
+        with factory() as session, session.begin(), importing(session):
+            pass  # This login may do it.
         if store is None and not no_value_store and (empty := source.empty_values()):
             raise errors.Refused(
                 f"{empty} values are empty: their bytes lie in redun's value store",

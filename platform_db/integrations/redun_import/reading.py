@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 from platform_db.integrations.redun_import.tables import OPTIONAL, Table
 from platform_db.models.types import is_text
 
+LARGEST_BYTES = 500 * 1024**2
+"""What a row may hold: a line of COPY has 1 GiB, and a byte takes two characters of it."""
+
 
 class BadRow(Exception):
     """A row cannot be stored; the message says why, without a value of it."""
@@ -141,6 +144,8 @@ def _refuse(constant: str) -> None:
 
 
 def _length(value: Any) -> str:
+    if value > LARGEST_BYTES:
+        raise BadRow(f"is larger than {LARGEST_BYTES} bytes, and belongs into a value store")
     return str(value)
 
 
