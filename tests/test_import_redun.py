@@ -267,21 +267,50 @@ def test_another_user_has_none_of_it(in_file: RedunDatabase, target: Target, ses
     )  # And moves the same for itself.
 
 
+def killed_and_resumed(source: RedunDatabase, target: Target, times: int, seconds: float) -> Any:
+    """Kill the command so often, after a random part of so many seconds, and then let it end."""
+    arguments = target.arguments(source.uri, "--batch", "20")
+    for _ in range(times):
+        process = command_line.start(target.uri, *arguments)
+        time.sleep(random.uniform(seconds / 4, seconds))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    return command_line.run(target.uri, *arguments)
+
+
 def test_killed_and_resumed_it_is_the_same(
     tmp_path: Path, target: Target, make_target: Callable[[], Target]
 ) -> None:
     redun = RedunDatabase.at(tmp_path / "redun.db", 40)
-    arguments = target.arguments(redun.uri, "--batch", "20")
-    for _ in range(2):
-        process = command_line.start(target.uri, *arguments)
-        time.sleep(random.uniform(1.5, 4))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    resumed = command_line.run(target.uri, *arguments)
+    resumed = killed_and_resumed(redun, target, 2, 4.0)
     assert resumed.exit_code == 0, resumed.output
     whole = make_target()
     assert whole.run(redun.uri).exit_code == 0
     assert target.contents() == whole.contents()
+
+
+@pytest.mark.soak
+def test_killed_at_ten_moments_it_is_the_same(
+    tmp_path: Path, target: Target, make_target: Callable[[], Target]
+) -> None:
+    redun = RedunDatabase.at(tmp_path / "redun.db", 200)
+    whole = make_target()
+    started = time.monotonic()
+    assert whole.run(redun.uri, "--batch", "20").exit_code == 0
+    resumed = killed_and_resumed(redun, target, 10, time.monotonic() - started + 2)
+    assert resumed.exit_code == 0, resumed.output
+    assert target.contents() == whole.contents()
+
+
+def test_what_arrives_as_another_is_not_kept(in_file: RedunDatabase, target: Target) -> None:
+    target.rows("""
+        CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN NEW.path := upper(NEW.path); RETURN NEW; END $$;
+        CREATE TRIGGER spoil BEFORE INSERT ON platform.value_file FOR EACH ROW EXECUTE FUNCTION spoil()
+    """)
+    spoiled = target.run(in_file.uri)
+    assert (spoiled.exit_code, "value_file is not what was sent" in spoiled.stderr) == (11, True)
+    assert (len(target.contents()["value"]), target.contents()["file"]) == (30, [])
 
 
 def test_a_dry_run_says_what_would_be_and_writes_nothing(redun: RedunDatabase, target: Target) -> None:
