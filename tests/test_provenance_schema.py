@@ -9,17 +9,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
+from platform_db.leases import end_lost_calls, recover_all
 from platform_db.models import (
-    CallEdge,
     CallExecution,
     CallJob,
-    CallNode,
-    CallSubtreeTask,
-    CallTask,
     EntityTag,
-    Evaluation,
     TaskRecord,
     User,
     UserResource,
@@ -28,54 +24,11 @@ from platform_db.models import (
 from platform_db.models.resource import DATABASE_STORAGE
 from platform_db.tenancy import tenant_scope
 from platform_db.users import delete_user
+from tests.calls import START, record_call
 from tests.factories import make_run, make_user
 from tests.tenants import prepare_roles
 
-START = datetime(2026, 1, 1, tzinfo=timezone.utc)
-
 Find = Callable[..., tuple[Any, ...]]
-
-
-def record_call(
-    session: Session,
-    owner_id: uuid.UUID,
-    name: str,
-    *,
-    execution: str = "execution",
-    subtree: tuple[str, ...] = ("task",),
-    children: tuple[str, ...] = (),
-    minute: int = 0,
-) -> None:
-    """Write an ended call of ``task``, with a value of its own, as the first job of an execution."""
-    at = START + timedelta(minutes=minute)
-    owned = {"owner_id": owner_id}
-    if session.get(CallTask, (owner_id, "task")) is None:
-        session.add(CallTask(**owned, hash="task", name="task", namespace="", source="def task(): ..."))
-    session.add(Value(**owned, value_hash=f"value {name}", type_="str", format_="x", value=b"12345", size=5))
-    session.flush()
-    called = {**owned, "task_hash": "task", "args_hash": "args", "value_hash": f"value {name}"}
-    session.add(CallNode(**called, call_hash=name, task_name="task", timestamp=at))
-    session.add(Evaluation(**called, eval_hash=f"eval {name}"))
-    session.flush()
-    session.add_all(CallSubtreeTask(**owned, call_hash=name, task_hash=used) for used in subtree)
-    session.add_all(
-        CallEdge(**owned, parent_id=name, child_id=child, call_order=order)
-        for order, child in enumerate(children)
-    )
-    if session.get(CallExecution, (owner_id, execution)) is None:
-        session.add(CallExecution(**owned, id=execution, args="[]", job_id=f"job {name}"))
-    session.add(
-        CallJob(
-            **owned,
-            id=f"job {name}",
-            start_time=at,
-            end_time=at,
-            task_hash="task",
-            call_hash=name,
-            execution_id=execution,
-        )
-    )
-    session.flush()
 
 
 @pytest.fixture
@@ -232,6 +185,15 @@ def test_a_run_that_goes_leaves_its_execution(session: Session) -> None:
     assert execution.workflow_id is None
 
 
+def test_what_was_loaded_is_analyzed_once(session: Session, owner_id: uuid.UUID) -> None:
+    record_call(session, owner_id, "call")
+    session.commit()
+    analyze = sa.select(sa.func.platform.analyze_calls())
+    assert session.scalar(analyze) == 7, "those that have rows"
+    session.commit()
+    assert session.scalar(analyze) == 0
+
+
 # -- redun's names
 
 
@@ -356,3 +318,46 @@ def test_a_page_of_the_list_is_read_from_three_indexes(session: Session, owner_i
         "task_record_owner_id_submitted",
     ):
         assert f"Scan Backward using ix_{index}" in plan
+
+
+# -- what died
+
+
+def run_call(session: Session, owner_id: uuid.UUID, heartbeat: timedelta | None) -> CallJob:
+    """Write a job that runs, in an execution whose last heartbeat is so old."""
+    record_call(session, owner_id, "call")
+    execution = session.get_one(CallExecution, (owner_id, "execution"))
+    execution.updated_time = None if heartbeat is None else datetime.now(timezone.utc) - heartbeat
+    described = {"task_hash": "task", "execution_id": "execution"}
+    job = CallJob(owner_id=owner_id, id="running", start_time=START, **described)
+    session.add(job)
+    session.commit()
+    return job
+
+
+def test_a_job_ends_with_the_heartbeat_of_its_execution(
+    session: Session, session_factory: sessionmaker[Session], owner_id: uuid.UUID
+) -> None:
+    job = run_call(session, owner_id, timedelta(hours=1))
+    assert recover_all(session_factory, timedelta(minutes=5)) == {"lost": 1}
+    execution = session.get_one(CallExecution, (owner_id, "execution"))
+    assert (job.end_time, job.call_hash) == (execution.updated_time, None)
+    assert recover_all(session_factory, timedelta(minutes=5)) == {}
+
+
+@pytest.mark.parametrize("heartbeat", [timedelta(minutes=1), None])
+def test_a_job_goes_on_while_its_execution_beats_or_never_did(
+    session: Session, owner_id: uuid.UUID, heartbeat: timedelta | None
+) -> None:
+    job = run_call(session, owner_id, heartbeat)
+    assert end_lost_calls(session, timedelta(minutes=5)) == 0
+    assert job.end_time is None
+
+
+def test_a_busy_execution_that_starts_jobs_is_alive(session: Session, owner_id: uuid.UUID) -> None:
+    job = run_call(session, owner_id, timedelta(hours=1))
+    started = {"start_time": datetime.now(timezone.utc), "task_hash": "task", "execution_id": "execution"}
+    session.add(CallJob(owner_id=owner_id, id="new", **started))
+    session.flush()
+    assert end_lost_calls(session, timedelta(minutes=5)) == 0
+    assert job.end_time is None

@@ -12,8 +12,8 @@ END $$;
 DROP TABLE platform.handle_edge, platform.handle, platform.entity_tag_edit, platform.entity_tag,
     platform.call_argument_source, platform.call_argument, platform.call_subtree_task, platform.call_edge,
     platform.call_job, platform.call_execution, platform.call_node, platform.evaluation, platform.call_task,
-    platform.value_file, platform.subvalue, platform.value;
+    platform.value_file, platform.subvalue, platform.value, platform.prune_mark;
 
 DROP FUNCTION platform.find_cached, platform.has_context, platform.find_children, platform.find_evaluations,
     platform.keep_values, platform.release_former_value, platform.release_values, platform.keep_call_job_end,
-    platform.take_value_size;
+    platform.take_value_size, platform.analyze_calls;

@@ -1,3 +1,9 @@
+CREATE TABLE platform.prune_mark (
+    name TEXT NOT NULL,
+    until TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_prune_mark PRIMARY KEY (name)
+);
+
 CREATE TABLE platform.call_execution (
     owner_id UUID DEFAULT (nullif(current_setting('platform.user_id', true), ''))::uuid NOT NULL,
     id TEXT COLLATE "C" NOT NULL,
@@ -19,6 +25,7 @@ CREATE TABLE platform.call_task (
     name TEXT COLLATE "C" NOT NULL,
     namespace TEXT COLLATE "C" NOT NULL,
     source TEXT COLLATE "C" NOT NULL,
+    calls_pruned_at TIMESTAMP WITH TIME ZONE,
     CONSTRAINT pk_call_task PRIMARY KEY (owner_id, hash),
     CONSTRAINT fk_call_task_owner_id FOREIGN KEY(owner_id) REFERENCES platform.user_ (id_)
 );
@@ -81,6 +88,8 @@ CREATE INDEX ix_call_node_owner_id_args_hash ON platform.call_node (owner_id, ar
 CREATE INDEX ix_call_node_owner_id_task_hash_args_hash_timestamp ON platform.call_node (owner_id, task_hash, args_hash, timestamp);
 
 CREATE INDEX ix_call_node_owner_id_value_hash ON platform.call_node (owner_id, value_hash);
+
+CREATE INDEX ix_call_node_timestamp ON platform.call_node USING brin (timestamp);
 
 CREATE TABLE platform.entity_tag_edit (
     owner_id UUID DEFAULT (nullif(current_setting('platform.user_id', true), ''))::uuid NOT NULL,
@@ -419,6 +428,29 @@ BEGIN
         SELECT value.* FROM platform.value
         WHERE value.owner_id = owner AND value.value_hash = found.value_hash AND value.size <= largest LIMIT 1
     ) AS stored;
+END
+$$;
+
+-- After the first load: without statistics, plans of what is not written for it, such as an ORM's joins, go by the owner
+-- alone until autovacuum comes by. Only for who owns the tables, and once: who does not own them may not analyze them.
+-- Returns how many tables were.
+CREATE FUNCTION platform.analyze_calls() RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    loaded regclass;
+    analyzed integer := 0;
+BEGIN
+    FOR loaded IN
+        SELECT oid FROM pg_class
+        WHERE relnamespace = 'platform'::regnamespace AND relkind = 'r' AND reltuples < 0
+          AND (relname ~ '^(call|value|handle|entity_tag)(_|$)' OR relname IN ('evaluation', 'subvalue'))
+          AND pg_has_role(relowner, 'USAGE') AND pg_relation_size(oid) > 0
+          AND pg_try_advisory_xact_lock(hashtextextended('platform.analyze_calls', 0))
+        ORDER BY relname
+    LOOP
+        EXECUTE format('ANALYZE %s', loaded);
+        analyzed := analyzed + 1;
+    END LOOP;
+    RETURN analyzed;
 END
 $$;
 
