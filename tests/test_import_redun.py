@@ -437,16 +437,28 @@ def test_an_execution_may_go_on_from_a_job_of_another(in_file: RedunDatabase, ta
     assert counted(moved, "written")["job"] == 30
 
 
-def test_another_row_of_the_same_key_is_named(in_file: RedunDatabase, target: Target, tmp_path: Path) -> None:
+def test_the_first_row_of_a_key_stays(in_file: RedunDatabase, target: Target, tmp_path: Path) -> None:
+    """As with redun: the same call, task or value may have been recorded elsewhere, at another time."""
     assert target.run(in_file.uri).exit_code == 0
+    here = target.contents()
     in_file.execute("UPDATE task SET source = 'other' WHERE name = 'part'")
     in_file.execute("UPDATE value SET value = x'0102' WHERE value_hash = :id", id=hash_of("value", (1, 1)))
+    in_file.execute(
+        "UPDATE call_node SET timestamp = '2023-01-01 00:00:00' WHERE call_hash = :id",
+        id=hash_of("call", 1, 1),
+    )
 
     again = target.run(in_file.uri, "--report", str(tmp_path / "report"))
-    assert again.exit_code == 9
-    refused = reported(tmp_path / "report", "refused")
-    assert refused[f"task {hash_of('task', 'part')}"] == "another row of this key is here"
-    assert refused[f"value {hash_of('value', (1, 1))}"] == "another row of this key is here"
+    assert again.exit_code == 0, again.output
+    assert (counted(again, "written"), target.contents()) == ({}, here)
+    assert reported(tmp_path / "report", "left out") == dict.fromkeys(
+        [
+            f"value {hash_of('value', (1, 1))}",
+            f"task {hash_of('task', 'part')}",
+            f"call_node {hash_of('call', 1, 1)}",
+        ],
+        "another one of this key is here: that one stays",
+    )
 
 
 def test_values_of_a_value_store_are_copied_below_the_owner(

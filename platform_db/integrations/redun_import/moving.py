@@ -30,7 +30,7 @@ from platform_db.integrations.redun_import.tables import (
     VALUE,
     Table,
 )
-from platform_db.integrations.redun_import.target import Target, is_refused
+from platform_db.integrations.redun_import.target import NotArrived, Target, is_refused
 from platform_db.integrations.redun_import.value_store import ValueStore
 from platform_db.lifecycle import importing
 from platform_db.models.types import is_text
@@ -39,6 +39,7 @@ from platform_db.sessions import run_transaction
 ROWS_PER_BATCH = 5000
 BYTES_PER_BATCH = 8 * 1024**2
 NAMES_PER_QUERY = 500
+ATTEMPTS = 3
 
 Progress = Callable[[int, int], None]
 
@@ -149,12 +150,14 @@ class _Mover:
             if self.dry_run:
                 self._count({VALUE.name: len(rows)})
                 continue
-            new = self._transaction(partial(self._new_values, rows=rows, sizes=sizes))
+            new, differing = self._transaction(partial(self._new_values, rows=rows, sizes=sizes))
+            for id_ in differing:
+                self.report.note(VALUE.name, id_, "left out", _DIFFERS)
             data = self.source.bytes_of(new)
             whole = [
                 row.with_data(data[row.id], sizes.get(row.id, row.size)) for row in rows if row.id in data
             ]
-            self._count({VALUE.name: sum(1 for _ in self._unrefused(VALUE, rows)) - len(whole)})
+            self._count({VALUE.name: len(rows) - len(whole)})
             if whole:
                 self._bring([(VALUE, partial(self._unrefused, VALUE, whole))])
 
@@ -171,16 +174,16 @@ class _Mover:
                     sizes[row.id] = size
         return sizes
 
-    def _new_values(self, session: Session, rows: list[Row], sizes: dict[str, int]) -> list[str]:
+    def _new_values(
+        self, session: Session, rows: list[Row], sizes: dict[str, int]
+    ) -> tuple[list[str], list[str]]:
         target = Target(session, self.owner_id)
         target.bring(VALUE, rows)
         target.keep_values()
-        for id_ in target.conflicts(VALUE, by_length=True):
-            self._refuse(VALUE, id_, _CONFLICT)
-        target.drop_stored(VALUE, by_length=True)
+        differing = target.drop_stored(VALUE, by_length=True)
         if sizes:
             target.set_sizes(sizes)
-        return [id_ for id_ in target.brought(VALUE) if id_ not in self.refused[VALUE.name]]
+        return target.brought(VALUE), differing
 
     def _move_executions(self) -> None:
         """Move executions with their jobs: they refer to each other, and jobs to their parents."""
@@ -263,16 +266,21 @@ class _Mover:
     def _bring(self, parts: list[Part]) -> None:
         """Move these rows in one transaction, but for those that are refused."""
         work = self._check if self.dry_run else self._store
+        attempts = 0
         while True:
             try:
-                read, written, outdated = self._transaction(lambda session: work(session, parts))
+                read, written, left_out = self._transaction(lambda session: work(session, parts))
                 break
             except _Again:
                 continue
+            except NotArrived:  # Another writer may have stored the same key a moment before.
+                attempts += 1
+                if attempts == ATTEMPTS:
+                    raise
         for name, count in written.items():  # Only now is it true.
             self.report.counts["written"][name] += count
-        for name, id_ in outdated:
-            self.report.note(name, id_, "left out", "what is here has changed since: it stays")
+        for name, id_, reason in left_out:
+            self.report.note(name, id_, "left out", reason)
         self._count(read)
 
     def _count(self, read: dict[str, int]) -> None:
@@ -293,17 +301,16 @@ class _Mover:
 
     def _store(
         self, session: Session, parts: list[Part]
-    ) -> tuple[Counter[str], Counter[str], list[tuple[str, str]]]:
+    ) -> tuple[Counter[str], Counter[str], list[tuple[str, str, str]]]:
         before = self._refusals()
         target = Target(session, self.owner_id)
         read: Counter[str] = Counter()
+        left_out: list[tuple[str, str, str]] = []
         for table, rows in parts:
             for batch in itertools.chain(batches(rows(), self.batch, 2 * BYTES_PER_BATCH), [[]]):
                 target.bring(table, batch)
                 read[table.name] += len(batch)
-            for id_ in target.conflicts(table):
-                self._refuse(table, id_, _CONFLICT)
-            target.drop_stored(table)
+            left_out += [(table.name, id_, _DIFFERS) for id_ in target.drop_stored(table)]
         self._require_no_more(before)
         written = Counter({table.name: self._insert(session, target, table) for table, _ in parts})
         try:
@@ -312,8 +319,9 @@ class _Mover:
             if is_refused(error):
                 raise _Unknown(reason_of(error)) from None
             raise
-        outdated = [(table.name, id_) for table, _ in parts for id_ in target.outdated(table)]
-        return read, written, outdated
+        for table, _ in parts:
+            left_out += [(table.name, id_, _CHANGED) for id_ in target.outdated(table)]
+        return read, written, left_out
 
     def _insert(self, session: Session, target: Target, table: Table) -> int:
         try:
@@ -334,7 +342,8 @@ class _Mover:
             raise _Again
 
 
-_CONFLICT = "another row of this key is here"
+_DIFFERS = "another one of this key is here: that one stays"
+_CHANGED = "what is here has changed since: it stays"
 
 
 def _analyze(factory: SessionFactory) -> None:

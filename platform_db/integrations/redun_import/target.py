@@ -41,6 +41,10 @@ _DIGESTED = {
 }
 
 
+class NotArrived(errors.Refused):
+    """What arrived is not what was sent."""
+
+
 class Target:
     """An owner's tables, in a transaction.
 
@@ -70,19 +74,19 @@ class Target:
                 f"COPY brought_{table.target} ({names}) FROM STDIN", io.StringIO("".join(lines))
             )
 
-    def conflicts(self, table: Table, *, by_length: bool = False) -> list[str]:
-        """Return the ids of rows that were brought, and of whose key another row is stored.
+    def drop_stored(self, table: Table, *, by_length: bool = False) -> list[str]:
+        """Drop those of the rows that were brought whose key is stored, but for what changes of them.
 
         :param by_length: compare bytes by their number alone.
+        :returns: the ids of those that are stored with something else that never changes.
         """
-        same = self._compared(table, _is_same(table, _BY_LENGTH if by_length else _BY_DIGEST))
-        return self._ids(f"SELECT row_id FROM brought_{table.target} AS brought WHERE {same} IS FALSE")
-
-    def drop_stored(self, table: Table, *, by_length: bool = False) -> None:
-        """Drop those of the rows that were brought that are stored as they are."""
         same = _is_same(table, _BY_LENGTH if by_length else _BY_DIGEST)
-        stored = self._compared(table, f"{same} AND {_is_unchanged(table)}")
-        self._run(f"DELETE FROM brought_{table.target} AS brought WHERE {stored}", (self.owner,))
+        rows = f"DELETE FROM brought_{table.target} AS brought WHERE"
+        differing = self._run(
+            f"{rows} {self._compared(table, same)} IS FALSE RETURNING row_id", (self.owner,)
+        ).all()
+        self._run(f"{rows} {self._compared(table, f'{same} AND {_is_unchanged(table)}')}", (self.owner,))
+        return [id_ for (id_,) in differing]
 
     def brought(self, table: Table) -> list[str]:
         """Return the ids of the rows that were brought and not dropped."""
@@ -91,7 +95,7 @@ class Target:
     def outdated(self, table: Table) -> list[str]:
         """Return the ids of rows that were brought, where what is stored has changed since.
 
-        :raises errors.Refused: a row is not stored as it was brought.
+        :raises NotArrived: a row is not stored as it was brought.
         """
         same = self._compared(table, _is_same(table, _ARRIVED))
         stored = self._compared(table, f"{_is_same(table, _ARRIVED)} AND {_is_unchanged(table)}")
@@ -100,7 +104,7 @@ class Target:
             (self.owner, self.owner),
         ).all()
         if not all(is_same for _, is_same in found):
-            raise errors.Refused(f"what arrived in {table.target} is not what was sent")
+            raise NotArrived(f"what arrived in {table.target} is not what was sent")
         return [id_ for id_, _ in found]
 
     def _compared(self, table: Table, condition: str) -> str:
@@ -110,9 +114,6 @@ class Target:
         """
         return f"""(SELECT {condition} FROM platform.{table.target} AS stored
             WHERE stored.owner_id = %s AND {_same_key(table)} LIMIT 1)"""
-
-    def _ids(self, query: str) -> list[str]:
-        return [id_ for (id_,) in self._run(query, (self.owner,))]
 
     def keep_values(self) -> None:
         """Say that the values that were brought were seen now, so that no pruning deletes them."""
