@@ -68,9 +68,9 @@ OBJECTS = {
     "workflow show": [RUN],
 }
 
-# The first needs roles, which belong to the whole server; the second prints an object a line; the third moves
-# a database of its own.
-ELSEWHERE = {"roles show", "events tail", "import reana"}
+# The first needs roles, which belong to the whole server; the second prints an object a line; the others move
+# a database of their own.
+ELSEWHERE = {"roles show", "events tail", "import reana", "import redun"}
 
 
 def test_every_command_with_json_is_tried_here() -> None:

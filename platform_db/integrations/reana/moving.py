@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,17 +16,19 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors, settings
 from platform_db.bounds import require_limit
-from platform_db.database import sqlstates
 from platform_db.database.driver_errors import own_driver_errors
 from platform_db.database.session import SessionFactory
+from platform_db.integrations.importing.one_at_a_time import only_one
+from platform_db.integrations.importing.refusals import is_of_rows, reason_of
+from platform_db.integrations.importing.report import Report
+from platform_db.integrations.importing.snapshot import TARGET_SETTINGS
 from platform_db.integrations.reana import beside_runs, checks, runs, users
 from platform_db.integrations.reana.audits import Audits
 from platform_db.integrations.reana.decisions import Decisions
 from platform_db.integrations.reana.expressions import Mapping
-from platform_db.integrations.reana.report import Report
 from platform_db.integrations.reana.resources import create_resources, find_resources
 from platform_db.integrations.reana.secrets import Tokens
-from platform_db.integrations.reana.source import SETTINGS, Source, open_source
+from platform_db.integrations.reana.source import Source, open_source
 from platform_db.integrations.reana.table import FIRST_KEY, Page, Table
 from platform_db.lifecycle import importing
 from platform_db.models import UserResource
@@ -156,26 +157,6 @@ def groups_of(source: Source, mapping: Mapping, tokens: Tokens) -> list[Group]:
     if source.has_sharing:
         groups.append(Group("service", sql(*beside_runs.service_tables(mapping))))
     return groups
-
-
-@contextmanager
-def only_one(factory: SessionFactory) -> Iterator[None]:
-    """Keep other imports away until the end of the block, or of this process.
-
-    :raises errors.AlreadyRunning: one is going on.
-    """
-    with factory() as session:
-        connection = session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-        if not connection.scalar(_LOCK):
-            raise errors.AlreadyRunning("another import is going on", hint="wait for it to end")
-        try:
-            yield
-        finally:
-            connection.execute(_UNLOCK)
-
-
-_LOCK = sa.text("SELECT pg_try_advisory_lock(hashtextextended('platform import', 0))")
-_UNLOCK = sa.text("SELECT pg_advisory_unlock(hashtextextended('platform import', 0))")
 
 
 @dataclass(frozen=True)
@@ -364,13 +345,13 @@ class _Mover:
         except (psycopg2.Error, sa.exc.DBAPIError, errors.Refused) as error:
             if not _is_of_rows(error):
                 raise
-            return _reason(error)
+            return reason_of(error)
         return None
 
     def _bring(self, group: Group, page: Page, digests: list[Digests]) -> None:
         steps = []
         with self.factory() as session, session.begin(), importing(session):
-            for setting in (*SETTINGS, *_TARGET_SETTINGS):
+            for setting in TARGET_SETTINGS:
                 session.connection().exec_driver_sql(f"SET LOCAL {setting}")
             checks.require_unused(session)
             for table, wanted in zip(group.tables, digests, strict=True):
@@ -412,34 +393,13 @@ def _source_digests(group: Group, source: Source, page: Page) -> list[Digests]:
         return [table.source_digests(source, page) for table in group.tables]
 
 
-# The plans of triggers and foreign keys are kept: made while a table is empty, they would read all of it for
-# each row.
-_TARGET_SETTINGS = ("enable_seqscan = off",)
-
-
 class _NotArrived(errors.Refused):
     """What arrived is not what was sent."""
 
 
 def _is_of_rows(error: Exception) -> bool:
-    """Tell whether a row is at fault, and not the connection or the right to write."""
-    state = getattr(getattr(error, "orig", error), "pgcode", None)
-    if isinstance(error, checks.InUse):
-        return False
-    return isinstance(error, errors.Refused) or (state is not None and state[:2] in _CLASSES_OF_ROWS)
-
-
-_CLASSES_OF_ROWS = (sqlstates.DATA_EXCEPTION_CLASS, sqlstates.CONSTRAINT_CLASS, "54", "PD")
-
-
-def _reason(error: Exception) -> str:
-    """Return why a row was refused, without a value of it."""
-    original = getattr(error, "orig", error)
-    diagnostics = getattr(original, "diag", None)
-    message = str(getattr(diagnostics, "message_primary", None) or error)
-    if str(getattr(original, "pgcode", "")).startswith(sqlstates.DATA_EXCEPTION_CLASS):
-        message = message.partition('"')[0].rstrip(": ")
-    return message
+    """Tell whether a row is at fault, and not that services work with the target."""
+    return is_of_rows(error) or (isinstance(error, errors.Refused) and not isinstance(error, checks.InUse))
 
 
 def _sum(factory: SessionFactory, tables: Iterable[str]) -> None:

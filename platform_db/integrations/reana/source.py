@@ -9,10 +9,9 @@ from typing import Any
 
 import psycopg2.extras
 import sqlalchemy as sa
-from sqlalchemy.pool import NullPool
 
-from platform_db import database, errors
-from platform_db.database.driver_errors import own_connection_errors
+from platform_db import errors
+from platform_db.integrations.importing.snapshot import open_snapshot, read_only
 
 SUPPORTED = {
     "eb5309f3d8ee": "0.9.5",
@@ -62,7 +61,7 @@ class Source:
     def beside(self) -> Iterator[Source]:
         """Give the same snapshot on a connection of its own, for another thread."""
         ((snapshot,),) = self.rows("SELECT pg_export_snapshot()")
-        with _read_only(self.connection.engine) as connection:
+        with read_only(self.connection.engine) as connection:
             connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
             yield Source(connection, self.release)
 
@@ -85,36 +84,8 @@ def open_source(uri: str) -> Iterator[Source]:
     :raises errors.SchemaBehind: it has an older revision than those that are moved.
     :raises errors.SchemaAhead: it has a newer one.
     """
-    with _read_only(database.create_engine(uri, poolclass=NullPool)) as connection:
+    with open_snapshot(uri) as connection:
         yield Source(connection, _release(connection))
-
-
-@contextlib.contextmanager
-def _read_only(engine: sa.Engine) -> Iterator[sa.Connection]:
-    with own_connection_errors():
-        connection = engine.connect()
-    with connection:
-        connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        with connection.begin():
-            for setting in SETTINGS:
-                connection.exec_driver_sql(f"SET LOCAL {setting}")
-            yield connection
-
-
-SETTINGS = (
-    "statement_timeout = 0",
-    "idle_in_transaction_session_timeout = 0",
-    "jit = off",
-    "cursor_tuple_fraction = 1",
-    "timezone = 'UTC'",
-    "datestyle = 'ISO'",
-    "bytea_output = 'hex'",
-    "standard_conforming_strings = on",
-)
-"""What the transactions on both sides are set to: a pass may last, and digests are compared as text.
-
-Compiling the mapping's expressions takes longer than to evaluate them for a page.
-"""
 
 
 def _release(connection: sa.Connection) -> str:

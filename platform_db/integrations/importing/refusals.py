@@ -1,0 +1,28 @@
+"""What the database refuses: whether a row is at fault, and why."""
+
+from __future__ import annotations
+
+from platform_db.database import sqlstates
+
+
+def is_of_rows(error: BaseException) -> bool:
+    """Tell whether a row is at fault, and not the connection or the right to write."""
+    return (sqlstates.sqlstate_of(error) or "").startswith(_CLASSES_OF_ROWS)
+
+
+_CLASSES_OF_ROWS = (
+    sqlstates.DATA_EXCEPTION_CLASS,
+    sqlstates.CONSTRAINT_CLASS,
+    sqlstates.PROGRAM_LIMIT_CLASS,
+    "PD",
+)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why a row was refused, without a value of it."""
+    original = getattr(error, "orig", error)
+    diagnostics = getattr(original, "diag", None)
+    message = str(getattr(diagnostics, "message_primary", None) or error)
+    if str(sqlstates.sqlstate_of(error)).startswith(sqlstates.DATA_EXCEPTION_CLASS):
+        message = message.partition('"')[0].rstrip(": ")
+    return message

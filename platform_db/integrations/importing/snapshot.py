@@ -1,0 +1,57 @@
+"""A snapshot of another system's PostgreSQL database, and what the transactions of an import are set to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+from platform_db import database
+from platform_db.database.driver_errors import own_connection_errors
+
+SETTINGS = (
+    "statement_timeout = 0",
+    "idle_in_transaction_session_timeout = 0",
+    "jit = off",
+    "cursor_tuple_fraction = 1",
+    "timezone = 'UTC'",
+    "datestyle = 'ISO'",
+    "bytea_output = 'hex'",
+    "standard_conforming_strings = on",
+)
+"""What the transactions on both sides are set to: a pass may last, and digests are compared as text.
+
+Compiling the mapping's expressions takes longer than to evaluate them for a page.
+"""
+
+# The plans of triggers and foreign keys are kept: made while a table is empty, they would read all of it for
+# each row.
+TARGET_SETTINGS = (*SETTINGS, "enable_seqscan = off")
+
+
+@contextlib.contextmanager
+def read_only(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Give a connection in a read-only transaction, all of whose statements see the same rows.
+
+    :raises errors.Unreachable: the database cannot be reached.
+    """
+    with own_connection_errors():
+        connection = engine.connect()
+    with connection:
+        connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        with connection.begin():
+            for setting in SETTINGS:
+                connection.exec_driver_sql(f"SET LOCAL {setting}")
+            yield connection
+
+
+@contextlib.contextmanager
+def open_snapshot(uri: str) -> Iterator[sa.Connection]:
+    """Give such a connection to the database at a URL.
+
+    :raises errors.Unreachable: the database cannot be reached.
+    """
+    with read_only(database.create_engine(uri, poolclass=NullPool)) as connection:
+        yield connection
