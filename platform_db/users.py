@@ -13,7 +13,24 @@ from platform_db import errors
 from platform_db.audit import recorded_as
 from platform_db.cursors import Page, read_all
 from platform_db.database.session import takes_session
-from platform_db.models import InteractiveSession, Service, User, UserResource, Workflow
+from platform_db.models import (
+    Base,
+    CallArgumentSource,
+    CallEdge,
+    CallExecution,
+    CallNode,
+    CallTask,
+    EntityTag,
+    Evaluation,
+    Handle,
+    InteractiveSession,
+    Service,
+    Subvalue,
+    User,
+    UserResource,
+    Value,
+    Workflow,
+)
 from platform_db.models.types import is_text
 from platform_db.query.find import find
 
@@ -21,6 +38,20 @@ USERS_PER_PAGE = 1000
 
 WORK: tuple[type[Workflow | InteractiveSession | Service], ...] = (Workflow, InteractiveSession, Service)
 """The work of a user: rows that are deleted with the user only where the caller says so."""
+
+# What was recorded of a user's calls, in an order in which nothing refers to what goes; the rest goes with it.
+_RECORDED: tuple[type[Base], ...] = (
+    CallExecution,
+    CallEdge,
+    CallArgumentSource,
+    CallNode,
+    Evaluation,
+    CallTask,
+    Handle,
+    EntityTag,
+    Subvalue,
+    Value,
+)
 
 _EMAIL = re.compile(r"[^\s@]+@[^\s@]+")
 
@@ -106,7 +137,7 @@ def delete_user(
     at_most: Mapping[str, int] | None = None,
     actor_id: uuid.UUID | None = None,
 ) -> None:
-    """Forget a user: the row goes, with tokens, limits, shares and history.
+    """Forget a user: the row goes, with tokens, limits, shares and history, tasks, calls and values.
 
     The audit log stays; it has ids only. A transaction that has written of the user and then creates a run
     can deadlock with this one: :func:`~platform_db.sessions.run_transaction` runs either again.
@@ -132,8 +163,8 @@ def delete_user(
     more = at_most is not None and any(count > at_most.get(table, 0) for table, count in work.items())
     if more or (work and not delete_work):
         raise errors.UserHasWork(user.id_, work)
-    for model in WORK:
-        session.execute(sa.delete(model).where(model.owner_id == user.id_))
+    for model in (*WORK, *_RECORDED):
+        session.execute(sa.delete(model).where(model.owned_by(user.id_)))
     details = {"deleted": work} if work else None
     with recorded_as(session, actor_id=actor_id, details=details):
         session.delete(user)

@@ -44,6 +44,10 @@ def fill_every_table(connection: sa.Connection) -> None:
             rows[0]["file"] = ONE
         if name == "user_workflow":
             rows[0]["user_id"] = OTHER
+        if name == "entity_tag":
+            rows[0]["entity_type"] = "Value"
+        if name == "value":
+            rows[0]["size"] = len(rows[0]["value"])
         if name == "extra_transition":
             rows[0]["entity"] = "workflow"
         connection.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
@@ -53,8 +57,11 @@ def _row(table: sa.Table) -> dict[str, Any]:
     return {
         column.name: _value(column)
         for column in table.columns
-        if (not column.nullable or isinstance(column.type, sa.Text))
-        and not (column.server_default or column.identity or column.computed)
+        if column.name == "owner_id"
+        or (
+            (not column.nullable or isinstance(column.type, sa.Text))
+            and not (column.server_default or column.identity or column.computed)
+        )
     }
 
 
@@ -316,11 +323,12 @@ def with_option(uri: str, option: str) -> str:
 
 @pytest.fixture
 def owner(empty_database_uri: str) -> Iterator[str]:
-    """Give the owner of an empty schema in a database of another."""
+    """Give the owner of two empty schemas in a database of another."""
     name = f"owner_{uuid.uuid4().hex[:8]}"
     with schema.connect(empty_database_uri) as connection, connection.begin():
         connection.execute(sa.text(f"CREATE ROLE {name}"))
         connection.execute(sa.text(f"CREATE SCHEMA platform AUTHORIZATION {name}"))
+        connection.execute(sa.text(f"CREATE SCHEMA redun AUTHORIZATION {name}"))
     yield name
     with schema.connect(empty_database_uri) as connection, connection.begin():
         connection.execute(sa.text(f"DROP OWNED BY {name} CASCADE"))

@@ -3,7 +3,19 @@
 from platform_db.models import flush as flush
 from platform_db.models.audit import NOBODY, AuditLog, AuditLogAction, register_audit_action
 from platform_db.models.base import Base
+from platform_db.models.call import (
+    CallArgument,
+    CallArgumentSource,
+    CallEdge,
+    CallExecution,
+    CallJob,
+    CallNode,
+    CallSubtreeTask,
+    CallTask,
+    Evaluation,
+)
 from platform_db.models.dependency import JobDependency
+from platform_db.models.entity_tag import EntityTag, EntityTagEdit
 from platform_db.models.event import EventCheckpoint, EventFailure, RowEvent
 from platform_db.models.history import ExtraTransition, Note, StatusChange
 from platform_db.models.job import Job, JobCache, JobCacheUse
@@ -32,6 +44,7 @@ from platform_db.models.sharing import AccessType, UserWorkflow
 from platform_db.models.task_record import TaskRecord
 from platform_db.models.token import UserToken, UserTokenLastUse, UserTokenType
 from platform_db.models.user import User
+from platform_db.models.value import Handle, HandleEdge, Subvalue, Value, ValueFile
 from platform_db.models.version import WorkflowVersion
 from platform_db.models.workflow import Workflow
 from platform_db.states import JobStatus, RunStatus, UserTokenStatus, WorkspaceRetentionRuleStatus
@@ -45,9 +58,22 @@ __all__ = [
     "AuditSeal",
     "AuditSealDigests",
     "Base",
+    "CallArgument",
+    "CallArgumentSource",
+    "CallEdge",
+    "CallExecution",
+    "CallJob",
+    "CallNode",
+    "CallSubtreeTask",
+    "CallTask",
+    "EntityTag",
+    "EntityTagEdit",
+    "Evaluation",
     "EventCheckpoint",
     "EventFailure",
     "ExtraTransition",
+    "Handle",
+    "HandleEdge",
     "IdempotencyKey",
     "InteractiveSession",
     "InteractiveSessionResource",
@@ -75,6 +101,7 @@ __all__ = [
     "ServiceResource",
     "ServiceType",
     "StatusChange",
+    "Subvalue",
     "TaskLease",
     "TaskRecord",
     "User",
@@ -84,6 +111,8 @@ __all__ = [
     "UserTokenStatus",
     "UserTokenType",
     "UserWorkflow",
+    "Value",
+    "ValueFile",
     "Workflow",
     "WorkflowProgress",
     "WorkflowResource",

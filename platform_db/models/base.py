@@ -35,6 +35,8 @@ NAMING_CONVENTION = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s",
 }
 
+# The tenant of the transaction; NULL where it has none.
+CURRENT_TENANT = "(nullif(current_setting('platform.user_id', true), ''))::uuid"
 
 # For columns that triggers may set: the ORM takes their values from the statement that wrote the row.
 SET_BY_TRIGGER: Any = {"server_default": sa.FetchedValue(), "server_onupdate": sa.FetchedValue()}
@@ -155,6 +157,12 @@ class OfWorkflow:
     workflow_id: Mapped[uuid.UUID]
 
 
+class OfTenant:
+    """A row of the tenant that writes it, where no other owner is named: views have no column for one."""
+
+    owner_id: Mapped[uuid.UUID] = mapped_column(server_default=sa.text(CURRENT_TENANT), sort_order=-1)
+
+
 def tenant_keys() -> tuple[sa.Constraint, ...]:
     """Return the keys of a tenant's table: its primary key starts with the tenant, and ids are unique.
 
@@ -168,6 +176,23 @@ def tenant_foreign_key(column: str, table: str) -> sa.ForeignKeyConstraint:
     return sa.ForeignKeyConstraint(
         ["owner_id", column], [f"{SCHEMA}.{table}.owner_id", f"{SCHEMA}.{table}.id_"], ondelete="CASCADE"
     )
+
+
+def tenant_reference(column: str, refers_to: str, **options: Any) -> sa.ForeignKeyConstraint:
+    """Return a foreign key to a row of the same owner that is known by another name than an id.
+
+    :param refers_to: such as ``value.value_hash``.
+    :param options: further arguments of the constraint.
+    """
+    table = refers_to.partition(".")[0]
+    return sa.ForeignKeyConstraint(
+        ["owner_id", column], [f"{SCHEMA}.{table}.owner_id", f"{SCHEMA}.{refers_to}"], **options
+    )
+
+
+def user_foreign_key() -> sa.ForeignKeyConstraint:
+    """Return a foreign key to the owner, who is not deleted while there is such a row."""
+    return sa.ForeignKeyConstraint(["owner_id"], [f"{SCHEMA}.user_.id_"])
 
 
 def partial_index(name: str, where: str, *columns: str) -> sa.Index:

@@ -146,10 +146,13 @@ def stored_bytes(owner: str) -> str:
     """Return the expression of how many bytes the database stores for an owner, as ``storage.sql`` counts."""
     return f"""(SELECT coalesce(sum(size), 0)::bigint FROM (
         SELECT size FROM platform.workflow_result WHERE workflow_result.owner_id = {owner} AND file IS NULL
-        UNION ALL SELECT size FROM platform.task_record WHERE task_record.owner_id = {owner}) AS stored)"""
+        UNION ALL SELECT size FROM platform.task_record WHERE task_record.owner_id = {owner}
+        UNION ALL SELECT octet_length(value) FROM platform.value WHERE value.owner_id = {owner}) AS stored)"""
 
 
-_HOLD_STORING = sa.text("LOCK TABLE platform.workflow_result, platform.task_record IN SHARE MODE")
+_HOLD_STORING = sa.text(
+    "LOCK TABLE platform.workflow_result, platform.task_record, platform.value IN SHARE MODE"
+)
 
 _CREATE_DEFAULTS = sa.text(f"""
     INSERT INTO platform.user_resource

@@ -11,10 +11,7 @@ from sqlalchemy.dialects.postgresql import JSON, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from platform_db.models.base import CHANGED_OFTEN, STORAGE, Base, partial_index
-from platform_db.models.types import Timestamp
-
-# Ordered by bytes: prefixes are found by an index, and comparisons are Python's.
-_Text = sa.Text(collation="C")
+from platform_db.models.types import ByteOrdered, Timestamp
 
 # Not jsonb, which refuses NUL and halves of surrogate pairs, and changes the order of keys: this is the
 # message as it was sent, and nothing queries inside.
@@ -34,30 +31,30 @@ class TaskRecord(Base):
     """
 
     owner_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("platform.user_.id_", ondelete="CASCADE"))
-    cluster: Mapped[str] = mapped_column(_Text)
-    msg_id: Mapped[str] = mapped_column(_Text)
+    cluster: Mapped[str] = mapped_column(ByteOrdered)
+    msg_id: Mapped[str] = mapped_column(ByteOrdered)
     header: Mapped[Any | None] = mapped_column(_Message)
     metadata_: Mapped[Any | None] = mapped_column("metadata", _Message)
     content: Mapped[Any | None] = mapped_column(_Message)
     buffers: Mapped[bytes | None] = mapped_column(sa.LargeBinary)
     submitted: Mapped[datetime | None] = mapped_column(Timestamp)
-    client_uuid: Mapped[str | None] = mapped_column(_Text)
-    engine_uuid: Mapped[str | None] = mapped_column(_Text)
+    client_uuid: Mapped[str | None] = mapped_column(ByteOrdered)
+    engine_uuid: Mapped[str | None] = mapped_column(ByteOrdered)
     started: Mapped[datetime | None] = mapped_column(Timestamp)
     completed: Mapped[datetime | None] = mapped_column(Timestamp)
-    resubmitted: Mapped[str | None] = mapped_column(_Text)
+    resubmitted: Mapped[str | None] = mapped_column(ByteOrdered)
     received: Mapped[datetime | None] = mapped_column(Timestamp)
     result_header: Mapped[Any | None] = mapped_column(_Message)
     result_metadata: Mapped[Any | None] = mapped_column(_Message)
     result_content: Mapped[Any | None] = mapped_column(_Message)
     result_buffers: Mapped[bytes | None] = mapped_column(sa.LargeBinary)
-    queue: Mapped[str | None] = mapped_column(_Text)
-    execute_input: Mapped[str | None] = mapped_column(_Text)
+    queue: Mapped[str | None] = mapped_column(ByteOrdered)
+    execute_input: Mapped[str | None] = mapped_column(ByteOrdered)
     execute_result: Mapped[Any | None] = mapped_column(_Message)
     error: Mapped[Any | None] = mapped_column(_Message)
-    stdout: Mapped[str | None] = mapped_column(_Text)
-    stderr: Mapped[str | None] = mapped_column(_Text)
-    label: Mapped[str | None] = mapped_column(_Text)
+    stdout: Mapped[str | None] = mapped_column(ByteOrdered)
+    stderr: Mapped[str | None] = mapped_column(ByteOrdered)
+    label: Mapped[str | None] = mapped_column(ByteOrdered)
     extra: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     size: Mapped[int] = mapped_column(sa.BigInteger)
 

@@ -17,6 +17,9 @@ from platform_db.identifiers import SCHEMA
 
 Timestamp = sa.DateTime(timezone=True)
 
+# Ordered by bytes: prefixes are found by an index, and comparisons are Python's.
+ByteOrdered = sa.Text(collation="C")
+
 
 class Json(sa.TypeDecorator[Any]):
     """A column of ``jsonb``. What that has no place for is refused before it reaches the server.

@@ -129,6 +129,13 @@ _QUERIES = {
                pg_get_ruledef(pg_rewrite.oid) || CASE WHEN ev_enabled = 'O' THEN '' ELSE ' DISABLED' END
         FROM pg_rewrite JOIN pg_class ON pg_class.oid = ev_class WHERE relnamespace = {_SCHEMA}
         """,
+    # What other schema there is has views alone.
+    "view": f"""
+        SELECT format('redun.%s', relname),
+               concat_ws(' ', relkind, reloptions::text, CASE WHEN relkind = 'v' THEN pg_get_viewdef(oid) END,
+                         {_owner("relowner")})
+        FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'redun')
+        """,
     "statistics": f"""
         SELECT stxname, pg_get_statisticsobjdef(oid) FROM pg_statistic_ext WHERE stxnamespace = {_SCHEMA}
         """,

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 from platform_db.models import Base
+from platform_db.models.base import CURRENT_TENANT
 from platform_db.schema.scripts import read_statements
 from platform_db.states import JOB_TIMES, MACHINES, RUN_TIMES, Machine, Status
 
 TENANT_POLICY = "tenant"
-
-CURRENT_TENANT = "(nullif(current_setting('platform.user_id', true), ''))::uuid"
 
 # What tables depend on: a generated column calls it.
 BEFORE_TABLES = ("job_cache",)
@@ -40,7 +39,32 @@ AFTER_TABLES = (
     "queue",
     "versions",
     "completed_results",
+    "provenance",
+    "redun",
 )
+
+# The views in the schema of redun's names: what its ORM writes, and the versions that it reads.
+REDUN_VIEWS = (
+    "argument",
+    "argument_result",
+    "call_edge",
+    "call_node",
+    "call_subtree_task",
+    "evaluation",
+    "execution",
+    "file",
+    "handle",
+    "handle_edge",
+    "job",
+    "subvalue",
+    "tag",
+    "tag_edit",
+    "task",
+    "value",
+)
+REDUN_VERSIONS = ("alembic_version", "redun_version")
+
+SCHEMAS = ("platform", "redun")
 
 _SQL = files("platform_db.schema") / "sql"
 
@@ -130,6 +154,11 @@ CREATE TRIGGER record_deletion AFTER DELETE ON platform.{entity}
 CREATE TRIGGER drop_former_lease AFTER UPDATE OF status ON platform.{entity}
     FOR EACH ROW WHEN (OLD.status NOT IN ({alive}) AND NEW.status IN ({alive}))
     EXECUTE FUNCTION platform.drop_former_lease('{entity}')"""
+
+
+def qualified(name: str) -> str:
+    """Return the name of a table or view with its schema, which is ``platform`` where none is named."""
+    return name if "." in name else f"platform.{name}"
 
 
 def tenant_columns() -> dict[str, str]:

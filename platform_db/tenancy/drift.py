@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
-from platform_db.schema.objects import TENANT_POLICY, policy_statement, tenant_columns
+from platform_db.schema.objects import SCHEMAS, TENANT_POLICY, policy_statement, qualified, tenant_columns
 from platform_db.tenancy.privileges import (
     OTHERS,
     Role,
@@ -142,7 +142,7 @@ def _mend_grant(key: _Key) -> str:
     if role in (EVERYBODY, *_names()):
         return _GRANT
     kind, _, name = label.removeprefix("internal ").partition(" ")
-    objects = {"": f"TABLE platform.{kind}", "platform": "SCHEMA platform"}
+    objects = {"": f"TABLE {qualified(kind)}", **{schema: f"SCHEMA {schema}" for schema in SCHEMAS}}
     object_ = objects.get(name, f"{kind.upper().replace('FUNCTION', 'ROUTINE')} platform.{name}")
     return f"REVOKE ALL ON {object_} FROM {role} CASCADE"
 
@@ -203,6 +203,13 @@ def _names() -> list[str]:
 
 _OF_SCHEMA = "relnamespace = 'platform'::regnamespace"
 
+# One is missing where nothing is migrated yet.
+_SCHEMAS = "({})".format(", ".join(f"to_regnamespace('{schema}')" for schema in SCHEMAS))
+
+_IN_OURS = f"relnamespace IN {_SCHEMAS}"
+
+_PREFIX = "nullif(relnamespace::regnamespace || '.', 'platform.')"
+
 _OWNER = "(SELECT nspowner FROM pg_namespace WHERE nspname = 'platform')"
 
 # Each object with what is granted on it, if anything. Grantee 0 is everybody; acldefault() is what holds
@@ -210,12 +217,13 @@ _OWNER = "(SELECT nspowner FROM pg_namespace WHERE nspname = 'platform')"
 _READ_GRANTS = sa.text(f"""
     SELECT kind, name, role, verb
     FROM (
-        SELECT CASE relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind, relname::text AS name,
-               NULL AS column_name, relacl AS acl, relowner AS owner
-        FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_OF_SCHEMA}
+        SELECT CASE relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind,
+               concat({_PREFIX}, relname) AS name, NULL AS column_name, relacl AS acl, relowner AS owner
+        FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_IN_OURS}
         UNION ALL
-        SELECT 'table', relname, attname::text, attacl, relowner
-        FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid WHERE {_OF_SCHEMA} AND attacl IS NOT NULL
+        SELECT 'table', concat({_PREFIX}, relname), attname::text, attacl, relowner
+        FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+        WHERE {_IN_OURS} AND attacl IS NOT NULL
         UNION ALL
         SELECT CASE WHEN prosecdef OR prorettype = 'trigger'::regtype THEN 'internal ' ELSE '' END
                || 'function', proname || '(' || pg_get_function_identity_arguments(oid) || ')', NULL,
@@ -225,17 +233,17 @@ _READ_GRANTS = sa.text(f"""
         SELECT 'type', typname, NULL, coalesce(typacl, acldefault('T', typowner)), typowner
         FROM pg_type WHERE typnamespace = 'platform'::regnamespace AND typcategory <> 'A'
         UNION ALL
-        SELECT 'schema', nspname, NULL, nspacl, nspowner FROM pg_namespace WHERE nspname = 'platform'
+        SELECT 'schema', nspname, NULL, nspacl, nspowner FROM pg_namespace WHERE oid IN {_SCHEMAS}
         UNION ALL
         SELECT 'database', 'itself', NULL, coalesce(datacl, acldefault('d', datdba)), datdba
         FROM pg_database WHERE datname = current_database() AND pg_has_role(datdba, 'USAGE')
         UNION ALL
         SELECT '{_DEFAULT}', 'FOR ROLE ' || defaclrole::regrole
-               || CASE defaclnamespace WHEN 0 THEN '' ELSE ' IN SCHEMA platform' END
+               || CASE defaclnamespace WHEN 0 THEN '' ELSE ' IN SCHEMA ' || defaclnamespace::regnamespace END
                || ' ON ' || CASE defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES'
                             WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' END, NULL, defaclacl, defaclrole
         FROM pg_default_acl
-        WHERE defaclnamespace = 'platform'::regnamespace
+        WHERE defaclnamespace IN {_SCHEMAS}
            OR (defaclnamespace = 0 AND defaclobjtype IN ('r', 'S'))
     ) AS object
     LEFT JOIN LATERAL (
@@ -251,10 +259,11 @@ _READ_GRANTS = sa.text(f"""
 # What belongs to another than the schema's owner is that role's to change, whatever is granted on it.
 _READ_OWNERS = sa.text(f"""
     SELECT name AS on_, quote_ident(rolname) AS role, 'ownership' AS found,
-           'ALTER ' || word || ' platform.' || name || ' OWNER TO ' || {_OWNER}::regrole AS mend
+           'ALTER ' || word || CASE WHEN name LIKE 'redun.%' THEN ' ' ELSE ' platform.' END || name
+           || ' OWNER TO ' || {_OWNER}::regrole AS mend
     FROM (
-        SELECT 'TABLE' AS word, quote_ident(relname) AS name, relowner AS owner
-        FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_OF_SCHEMA}
+        SELECT 'TABLE' AS word, concat({_PREFIX}, quote_ident(relname)) AS name, relowner AS owner
+        FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_IN_OURS}
         UNION ALL
         SELECT 'ROUTINE', quote_ident(proname) || '(' || pg_get_function_identity_arguments(oid) || ')',
                proowner

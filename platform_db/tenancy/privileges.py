@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from platform_db.crypto.column import Sealed
 from platform_db.models import Base, InteractiveSession
-from platform_db.schema.objects import tenant_columns
+from platform_db.schema.objects import REDUN_VERSIONS, REDUN_VIEWS, tenant_columns
 from platform_db.settings import get_settings
 
 
@@ -116,12 +116,17 @@ _SPECIAL: dict[str, dict[Role, Verbs]] = {
 
 
 def privileges() -> dict[str, dict[Role, Verbs]]:
-    """Return what each role may do with each table."""
+    """Return what each role may do with each table, and with each view of the schema ``redun``."""
     tenants = tenant_columns()
     tables = sorted({*(table.name for table in Base.metadata.sorted_tables), *_SPECIAL})
     return {
-        table: _SPECIAL.get(table, _TENANTS_TABLE if table in tenants else _PLATFORMS_TABLE)
-        for table in tables
+        **{
+            table: _SPECIAL.get(table, _TENANTS_TABLE if table in tenants else _PLATFORMS_TABLE)
+            for table in tables
+        },
+        # With its reader's rights on the tables, and rows of the transaction's tenant alone.
+        **{f"redun.{view}": _TENANTS_TABLE for view in REDUN_VIEWS},
+        **{f"redun.{view}": dict.fromkeys(_TENANTS_TABLE, READ) for view in REDUN_VERSIONS},
     }
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.database.session import SessionFactory
 from platform_db.database.sqlstates import DUPLICATE_OBJECT, INTERNAL_ERROR, UNIQUE_VIOLATION, sqlstate_of
+from platform_db.schema.objects import SCHEMAS, qualified
 from platform_db.tenancy.drift import as_error, differences
 from platform_db.tenancy.privileges import OTHERS, Role, privileges, role_name, sees_every_tenant
 
@@ -43,9 +44,15 @@ def grant_statements(to: str | None = None, role: Role = Role.service) -> list[s
     """
     everybody = f"PUBLIC, {_names(Role)}"
     statements = [
-        f"REVOKE ALL ON SCHEMA platform FROM {everybody} CASCADE",
-        f"GRANT USAGE ON SCHEMA platform TO {_names(OTHERS['schema'])}",
-        f"REVOKE ALL ON ALL TABLES IN SCHEMA platform FROM {everybody} CASCADE",
+        *(
+            statement
+            for schema in SCHEMAS
+            for statement in (
+                f"REVOKE ALL ON SCHEMA {schema} FROM {everybody} CASCADE",
+                f"GRANT USAGE ON SCHEMA {schema} TO {_names(OTHERS['schema'])}",
+                f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {everybody} CASCADE",
+            )
+        ),
         f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA platform FROM {everybody} CASCADE",
         *(
             f"GRANT {', '.join(verbs)} ON ALL SEQUENCES IN SCHEMA platform TO {role_name(role)}"
@@ -78,7 +85,7 @@ def grant_statements(to: str | None = None, role: Role = Role.service) -> list[s
     ]
     for table, by_role in privileges().items():
         for granted, verbs in by_role.items():
-            statements.append(f"GRANT {', '.join(verbs)} ON platform.{table} TO {role_name(granted)}")
+            statements.append(f"GRANT {', '.join(verbs)} ON {qualified(table)} TO {role_name(granted)}")
     for table, commands in sees_every_tenant().items():
         for granted, command in commands.items():
             statements.append(f"DROP POLICY IF EXISTS {granted.name} ON platform.{table}")

@@ -71,3 +71,15 @@ CREATE TRIGGER count_tasks AFTER UPDATE ON platform.task_record
 CREATE TRIGGER count_deleted_tasks AFTER DELETE ON platform.task_record
     REFERENCING OLD TABLE AS before
     FOR EACH STATEMENT EXECUTE FUNCTION platform.count_stored('true');
+
+CREATE TRIGGER count_new_values AFTER INSERT ON platform.value
+    REFERENCING NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.count_stored('octet_length(value) > 0');
+
+CREATE TRIGGER count_values AFTER UPDATE ON platform.value
+    REFERENCING OLD TABLE AS before NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.count_stored('octet_length(value) > 0');
+
+CREATE TRIGGER count_deleted_values AFTER DELETE ON platform.value
+    REFERENCING OLD TABLE AS before
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.count_stored('octet_length(value) > 0');

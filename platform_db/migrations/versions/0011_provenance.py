@@ -1,0 +1,34 @@
+"""Create the tables of calls and values, and the views with which redun's ORM sees them.
+
+Motive: a call graph with its cache, such as redun's, is stored with the rest, and each tenant has its own.
+Phase: pre; no release before it needs the tables. The old code does not delete a user who has such rows.
+Lock: SHARE ROW EXCLUSIVE on user_ and workflow, for the foreign keys: a transaction that writes users or runs
+    is waited for.
+Duration: below a second; the tables are new.
+Recovery: run it again; it is one transaction. Where tables of redun's own are in a schema named redun, rename
+    that one: it takes the views. A login that may not create schemas finds it made by an administrator.
+
+Revision ID: 0011
+Revises: 0010
+Create Date: 2026-11-26
+"""
+
+from __future__ import annotations
+
+from platform_db.migrations.sql import run_script
+
+revision = "0011"
+down_revision = "0010"
+branch_labels = None
+depends_on = None
+phase = "pre"
+
+
+def upgrade() -> None:
+    """Create the tables, functions and views (sql/0011.up.sql)."""
+    run_script("0011.up")
+
+
+def downgrade() -> None:
+    """Drop them, with the calls and values in them (sql/0011.down.sql)."""
+    run_script("0011.down")

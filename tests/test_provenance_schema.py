@@ -1,0 +1,277 @@
+"""What the tables of calls and values keep true by themselves, and what redun's names show of them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db.models import (
+    CallEdge,
+    CallExecution,
+    CallJob,
+    CallNode,
+    CallSubtreeTask,
+    CallTask,
+    EntityTag,
+    Evaluation,
+    User,
+    UserResource,
+    Value,
+)
+from platform_db.models.resource import DATABASE_STORAGE
+from platform_db.tenancy import tenant_scope
+from platform_db.users import delete_user
+from tests.factories import make_run, make_user
+from tests.tenants import prepare_roles
+
+START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+Find = Callable[..., tuple[Any, ...]]
+
+
+def record_call(
+    session: Session,
+    owner_id: uuid.UUID,
+    name: str,
+    *,
+    execution: str = "execution",
+    subtree: tuple[str, ...] = ("task",),
+    children: tuple[str, ...] = (),
+    minute: int = 0,
+) -> None:
+    """Write an ended call of ``task``, with a value of its own, as the first job of an execution."""
+    at = START + timedelta(minutes=minute)
+    owned = {"owner_id": owner_id}
+    if session.get(CallTask, (owner_id, "task")) is None:
+        session.add(CallTask(**owned, hash="task", name="task", namespace="", source="def task(): ..."))
+    session.add(Value(**owned, value_hash=f"value {name}", type_="str", format_="x", value=b"12345", size=5))
+    session.flush()
+    called = {**owned, "task_hash": "task", "args_hash": "args", "value_hash": f"value {name}"}
+    session.add(CallNode(**called, call_hash=name, task_name="task", timestamp=at))
+    session.add(Evaluation(**called, eval_hash=f"eval {name}"))
+    session.flush()
+    session.add_all(CallSubtreeTask(**owned, call_hash=name, task_hash=used) for used in subtree)
+    session.add_all(
+        CallEdge(**owned, parent_id=name, child_id=child, call_order=order)
+        for order, child in enumerate(children)
+    )
+    if session.get(CallExecution, (owner_id, execution)) is None:
+        session.add(CallExecution(**owned, id=execution, args="[]", job_id=f"job {name}"))
+    session.add(
+        CallJob(
+            **owned,
+            id=f"job {name}",
+            start_time=at,
+            end_time=at,
+            task_hash="task",
+            call_hash=name,
+            execution_id=execution,
+        )
+    )
+    session.flush()
+
+
+@pytest.fixture
+def owner_id(session: Session) -> uuid.UUID:
+    return make_user(session).id_
+
+
+@pytest.fixture
+def find(session: Session, owner_id: uuid.UUID) -> Find:
+    """Give what looks for a cached call of ``task``; it returns the kind, the call and the value's hash."""
+
+    def find_cached(
+        *kinds: str,
+        execution: str = "execution",
+        known: tuple[str, ...] = ("task",),
+        context: str | None = None,
+    ) -> tuple[Any, ...]:
+        statement = sa.select(sa.text("kind, call_hash, value_hash")).select_from(
+            sa.func.platform.find_cached(
+                owner_id, "task", "args", "eval call", execution, context, list(kinds), list(known)
+            )
+        )
+        return tuple(session.execute(statement).one())
+
+    return find_cached
+
+
+ALL = ("CSE", "ULTIMATE", "SINGLE")
+
+
+def test_a_call_of_this_execution_is_found_before_others(
+    session: Session, owner_id: uuid.UUID, find: Find
+) -> None:
+    record_call(session, owner_id, "call", execution="other", minute=2)
+    record_call(session, owner_id, "mine")
+    assert find(*ALL) == ("CSE", "mine", "value mine")
+    assert find("ULTIMATE", "SINGLE") == ("ULTIMATE", "call", "value call"), "the latest"
+    assert find("SINGLE") == ("SINGLE", None, "value call")
+    assert find(*ALL, execution="new") == ("ULTIMATE", "call", "value call")
+
+
+def test_a_call_whose_subtree_used_other_code_is_not_taken_whole(
+    session: Session, owner_id: uuid.UUID, find: Find
+) -> None:
+    record_call(session, owner_id, "call", subtree=("task", "below"))
+    assert find("ULTIMATE", "SINGLE")[0] == "SINGLE"
+    assert find("ULTIMATE", known=("task", "below"))[0] == "ULTIMATE"
+    assert find("ULTIMATE") == (None, None, None)
+
+
+def test_a_call_of_another_context_is_not_taken(session: Session, owner_id: uuid.UUID, find: Find) -> None:
+    record_call(session, owner_id, "call")
+    session.add(
+        EntityTag(
+            owner_id=owner_id,
+            tag_hash="tag",
+            entity_type="CallNode",
+            entity_id="call",
+            key="redun.context",
+            value="a",
+        )
+    )
+    session.flush()
+    assert find("CSE", "ULTIMATE", context="b") == (None, None, None)
+    assert find("CSE", context="a")[0] == "CSE"
+    assert find("ULTIMATE", context="a")[0] == "ULTIMATE"
+
+
+def test_children_come_in_their_order_and_large_values_stay(session: Session, owner_id: uuid.UUID) -> None:
+    for name in "ab":
+        record_call(session, owner_id, name)
+    record_call(session, owner_id, "parent", children=("b", "a", "b"), minute=1)
+    children = sa.func.platform.find_children(owner_id, "task", "args", 2)
+    found = session.execute(sa.select(sa.text("call_hash")).select_from(children)).scalars().all()
+    assert found == ["b", "a"]
+    for largest, expected in ((5, {b"12345"}), (4, set())):
+        values = sa.func.platform.find_evaluations(owner_id, ["eval a", "eval b", "eval none"], largest)
+        assert {*session.execute(sa.select(sa.text("value")).select_from(values)).scalars()} == expected
+
+
+def test_a_job_ends_with_a_call_once(session: Session, owner_id: uuid.UUID) -> None:
+    record_call(session, owner_id, "call")
+    record_call(session, owner_id, "other")
+    job = session.get_one(CallJob, (owner_id, "job call"))
+    end = sa.update(CallJob).where(CallJob.id == "job call")
+    session.execute(end.values(end_time=START + timedelta(hours=1), call_hash="other", cached=True))
+    session.refresh(job)
+    assert (job.end_time, job.call_hash, job.cached) == (START, "call", False)
+
+
+def test_the_jobs_own_end_replaces_that_of_a_lost_one(session: Session, owner_id: uuid.UUID) -> None:
+    record_call(session, owner_id, "call")
+    late = START + timedelta(hours=1)
+    lost = CallJob(
+        owner_id=owner_id,
+        id="lost",
+        start_time=START,
+        end_time=START,
+        task_hash="task",
+        execution_id="execution",
+    )
+    session.add(lost)
+    session.flush()
+    lost.end_time, lost.call_hash = late, "call"
+    session.flush()
+    session.refresh(lost)
+    assert (lost.end_time, lost.call_hash) == (late, "call")
+
+
+def storage(session: Session, owner_id: uuid.UUID) -> int:
+    session.expire_all()
+    return next(
+        total.quota_used
+        for total in session.scalars(sa.select(UserResource).where(UserResource.owner_id == owner_id))
+        if total.resource.name == DATABASE_STORAGE
+    )
+
+
+def test_stored_bytes_count_and_those_in_a_file_store_do_not(session: Session, owner_id: uuid.UUID) -> None:
+    def add(name: str, value: bytes, size: int) -> Value:
+        row = Value(owner_id=owner_id, value_hash=name, type_="", format_="", value=value, size=size)
+        session.add(row)
+        session.flush()
+        return row
+
+    here = add("here", b"123", 3)
+    add("elsewhere", b"", 1000)
+    assert storage(session, owner_id) == 3
+    session.delete(here)
+    session.flush()
+    assert storage(session, owner_id) == 0
+    with pytest.raises(sa.exc.IntegrityError, match="ck_value_size_of_value"):
+        add("wrong", b"123", 4)
+
+
+def test_a_value_stays_while_something_refers_to_it(session: Session, owner_id: uuid.UUID) -> None:
+    record_call(session, owner_id, "call")
+    with pytest.raises(sa.exc.IntegrityError, match="fk_(evaluation|call_node)"):
+        session.execute(sa.delete(Value))
+
+
+def test_a_run_that_goes_leaves_its_execution(session: Session) -> None:
+    run = make_run(session, make_user(session))
+    record_call(session, run.owner_id, "call")
+    execution = session.get_one(CallExecution, (run.owner_id, "execution"))
+    execution.workflow_id = run.id_
+    session.flush()
+    session.delete(run)
+    session.flush()
+    session.refresh(execution)
+    assert execution.workflow_id is None
+
+
+# -- redun's names
+
+
+def test_each_tenant_sees_its_own_rows(engine: sa.Engine, session: Session, owner_id: uuid.UUID) -> None:
+    prepare_roles(engine)
+    other = make_user(session)
+    record_call(session, owner_id, "call")
+    record_call(session, other.id_, "call")
+    session.commit()
+    with tenant_scope(engine, owner_id) as own:
+        assert own.execute(sa.text("SELECT call_hash FROM redun.call_node")).scalars().all() == ["call"]
+        own.execute(sa.text("INSERT INTO redun.value VALUES ('new', 'str', 'x', 'abc')"))
+        assert own.execute(sa.text("UPDATE redun.job SET cached = true WHERE id = 'no'")).rowcount == 0
+    new = session.scalars(sa.select(Value).where(Value.value_hash == "new")).one()
+    assert (new.owner_id, new.size) == (owner_id, 3)
+
+
+def test_the_tables_owner_sees_the_tenant_of_the_transaction_or_nothing(
+    session: Session, owner_id: uuid.UUID
+) -> None:
+    record_call(session, owner_id, "call")
+    record_call(session, make_user(session).id_, "call")
+    count = sa.text("SELECT count(*) FROM redun.job")
+    assert session.execute(count).scalar_one() == 0
+    session.execute(sa.text("SELECT set_config('platform.user_id', :id, true)"), {"id": str(owner_id)})
+    assert session.execute(count).scalar_one() == 1
+
+
+def test_redun_finds_the_version_that_the_views_are_of(session: Session) -> None:
+    assert session.execute(sa.text("SELECT version FROM redun.redun_version")).scalar_one() == 3
+    assert session.execute(sa.text("SELECT version_num FROM redun.alembic_version")).scalar_one()
+
+
+def test_a_search_by_the_beginning_of_an_id_uses_the_key(session: Session, owner_id: uuid.UUID) -> None:
+    session.execute(sa.text("SELECT set_config('platform.user_id', :id, true)"), {"id": str(owner_id)})
+    session.execute(sa.text("SET LOCAL enable_seqscan = off"))
+    explain = sa.text("EXPLAIN SELECT * FROM redun.job WHERE id LIKE 'abc%'")
+    plan = "\n".join(session.execute(explain).scalars())
+    assert "Index Cond" in plan
+    assert "id >= 'abc'::text" in plan
+
+
+def test_what_a_user_recorded_goes_with_the_user(session: Session, owner_id: uuid.UUID) -> None:
+    record_call(session, owner_id, "child")
+    record_call(session, owner_id, "call", children=("child",))
+    delete_user(session, session.get_one(User, owner_id))
+    assert session.scalars(sa.select(Value)).all() == []
