@@ -38,6 +38,8 @@ import importlib
 import inspect
 import re
 import uuid
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 TOKEN_PREFIX = "pdb_"  # noqa: S105 - not a token
@@ -158,6 +160,22 @@ class PartialFailure(PlatformDBError):
 
     exit_code = 9
     hint = "the log names each item; the next run tries them again"
+
+
+class NotRecorded(PartialFailure):
+    """Some of what was recorded could not be stored.
+
+    :param refused: each row that was put aside, with ``table``, ``key``, ``method`` and ``reason``.
+    """
+
+    hint = "the rest is stored, and the log names each row; calls that are not stored are made again"
+
+    def __init__(self, refused: Sequence[Any]) -> None:
+        counts = Counter(row.method for row in refused)
+        methods = ", ".join(f"{count} of {method}" for method, count in counts.items())
+        super().__init__(f"{len(refused)} rows could not be stored, {methods}: {refused[0].reason}")
+        self.refused = list(refused)
+        self.methods = list(counts)
 
 
 class StorageMissing(PlatformDBError):

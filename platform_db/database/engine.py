@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -77,6 +78,12 @@ def is_configured(engine: Engine) -> bool:
     if is_embedded(settings) or (settings.uri is None and settings.host is None):
         return False  # Looking at an embedded database would start it.
     return _origin(engine)[0] == database_url(settings)
+
+
+def identity_of(engine: Engine) -> Hashable:
+    """Return what two engines have in common that connect to the same server in the same way."""
+    url, arguments = _origin(engine)
+    return url if arguments == {"connect_args": {}} else engine
 
 
 def _origin(database: URL | str | Engine) -> tuple[URL, dict[str, Any]]:

@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from platform_db import errors
+from platform_db.database.arrays import array
 from platform_db.query.language import Every, Negation, Node, Some, Test, parse
 from platform_db.tasks.encoding import COLUMNS, EXTRA, TEXTS, TIMES, encode_text, encode_time
-from platform_db.tasks.statements import History, array
+from platform_db.tasks.statements import History
 
 
 class Condition(NamedTuple):

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 from functools import cache
 from typing import Any, NamedTuple
 
+from platform_db.database.arrays import array
 from platform_db.tasks.encoding import BUFFERS, COLUMNS, EXTRA, MESSAGES, TEXTS, TIMES, Encoded
 
 TABLE = "platform.task_record"
@@ -126,16 +127,6 @@ def read_record(texts: Sequence[str] | None, buffers: Any, result_buffers: Any, 
 
 _READ_AS_TEXT = (*MESSAGES, *TIMES, *TEXTS, EXTRA)  # schema/sql/task_records.sql
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
-
-def array(texts: Iterable[str | None]) -> str:
-    """Return the literal of an array; the driver would take as long for each element as for all of it."""
-    return f"{{{','.join('NULL' if text is None else _quoted(text) for text in texts)}}}"
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", r"\\").replace('"', r"\"")
-    return f'"{escaped}"'
 
 
 def _columns(rows: Sequence[Encoded], names: Iterable[str]) -> list[str]:

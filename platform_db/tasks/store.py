@@ -6,17 +6,15 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import psycopg2
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from platform_db import errors
 from platform_db.bounds import require_amount, require_seconds
 from platform_db.database import create_engine
-from platform_db.database.driver_errors import own_connection_errors
+from platform_db.database.kept_connection import KeptConnection
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.tasks.conditions import Condition, condition, read_filter
-from platform_db.tasks.connection import KeptConnection
 from platform_db.tasks.culling import Culling
 from platform_db.tasks.encoding import (
     EXTRA,
@@ -87,20 +85,20 @@ class TaskStore:
         self.history = History(str(user_id_of(owner)), encode_text(cluster))
         # Each text of statements is a transaction of its own: a read takes one round trip.
         self._engine = create_engine(database, isolation_level="AUTOCOMMIT")
-        self._reading = KeptConnection(self._engine)
-        self._enter = ""
+        enter = ""
         if as_tenant:
-            self._enter = (
+            enter = (
                 f"SET LOCAL ROLE {role_name(Role.tenant)};"
                 f"SET LOCAL platform.user_id = '{self.history.owner_id}';"
             )
+        self._reading = KeptConnection(self._engine, enter)
         self._recent = RecentRecords(require_amount(memory_limit, "memory limit"))
         self._new_ids = NewIds(self._read_highest) if ids_count_up else None
         self._culling = Culling(self.history, record_limit, size_limit, cull_fraction)
         self._writer = BatchWriter(
             self._engine,
             self.history,
-            enter=self._enter,
+            enter=enter,
             delay=commit_delay,
             buffer_limit=require_amount(buffer_limit, "buffer limit"),
             stored=self._cull,
@@ -191,7 +189,7 @@ class TaskStore:
     def list_ids(self) -> list[str]:
         """Return the ids of all records that were submitted, in the order of their submission."""
         self.flush()
-        rows = self._execute(
+        rows = self._reading.execute(
             f"SELECT msg_id FROM {TABLE} WHERE owner_id = %s::uuid AND cluster = %s"
             " AND submitted IS NOT NULL ORDER BY submitted, msg_id",
             self.history,
@@ -226,7 +224,7 @@ class TaskStore:
 
         :raises errors.Unreachable: the server does not answer.
         """
-        self._execute("SELECT 1", ())
+        self._reading.execute("SELECT 1", ())
 
     def flush(self) -> None:
         """Return when all that was added or changed before is on the disk.
@@ -260,13 +258,13 @@ class TaskStore:
             raise
 
     def _read(self, msg_id: str) -> Encoded | None:
-        (row,) = self._execute(READ, (*self.history, msg_id))
+        (row,) = self._reading.execute(READ, (*self.history, msg_id))
         return read_record(*row)
 
     def _read_highest(self, client: str) -> int:
         """Return the highest number that ids of a client have."""
         self.flush()  # What is pending has numbers, too.
-        ((highest,),) = self._execute(
+        ((highest,),) = self._reading.execute(
             f"SELECT coalesce(max(substr(msg_id, %s)::bigint), 0) FROM {TABLE}"
             " WHERE owner_id = (SELECT %s::uuid) AND msg_id ^@ %s AND substr(msg_id, %s) ~ '^[0-9]{1,18}$'",
             (len(client) + 1, self.history.owner_id, client, len(client) + 1),
@@ -275,27 +273,12 @@ class TaskStore:
 
     def _select(self, names: Sequence[str], where: Condition) -> Iterator[tuple[str, Sequence[Any]]]:
         statement = f"SELECT {select_text((*names, 'msg_id'))} FROM {TABLE} WHERE {where.sql}"
-        for row in self._execute(statement, where.values):
+        for row in self._reading.execute(statement, where.values):
             yield decode_text(row[-1]), row
 
     def _delete(self, statement: str, values: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
         lock, owner = self.history.lock_totals
-        return self._execute(f"{lock};{statement}", (*owner, *values))
-
-    def _execute(self, statement: str, values: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
-        text = f"{self._enter}{statement}"
-
-        def read(cursor: Any) -> Sequence[Sequence[Any]]:
-            cursor.execute(text, values)
-            rows: Sequence[Sequence[Any]] = cursor.fetchall()
-            return rows
-
-        with own_connection_errors():
-            try:
-                return self._reading.run(read)
-            except psycopg2.Error:
-                with self._engine.connect() as connection:
-                    return connection.exec_driver_sql(text, tuple(values)).all()
+        return self._reading.execute(f"{lock};{statement}", (*owner, *values))
 
     def _cull(self, batch: Batch) -> None:
         """Delete the oldest completed records beyond the limits, now and then."""

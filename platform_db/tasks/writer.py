@@ -21,9 +21,9 @@ import sqlalchemy as sa
 from platform_db import errors
 from platform_db.database import sqlstates
 from platform_db.database.driver_errors import as_connection_error
+from platform_db.database.kept_connection import KeptConnection
 from platform_db.sessions import is_retryable
 from platform_db.tasks import statements
-from platform_db.tasks.connection import KeptConnection
 from platform_db.tasks.encoding import TIMES, Encoded, merge
 from platform_db.tasks.statements import History
 
@@ -39,14 +39,6 @@ FULL_BYTES = 8 * 1024**2
 LARGEST_BYTES = 240 * 1024**2
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts
-
-# What a record's own values cause; of anything else every record would suffer.
-_REFUSED = (
-    sqlstates.DATA_EXCEPTION_CLASS,
-    sqlstates.CONSTRAINT_CLASS,
-    sqlstates.PROGRAM_LIMIT_CLASS,
-    sqlstates.INTERNAL_ERROR,
-)
 
 
 class Batch:
@@ -264,7 +256,7 @@ class BatchWriter:
             if is_retryable(error) and attempts > 1:  # such as a deadlock with another scheduler
                 self._store(batch, attempts - 1)
                 return
-            if not (sqlstates.sqlstate_of(error) or "").startswith(_REFUSED):
+            if not (sqlstates.sqlstate_of(error) or "").startswith(sqlstates.REFUSED_VALUES):
                 raise
             self._divide(batch, str(error.orig).partition("\n")[0])
         else:

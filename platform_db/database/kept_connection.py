@@ -7,21 +7,28 @@ executed again by an engine, which finds another connection or raises one of pla
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from typing import Any, TypeVar
 
+import psycopg2
 import sqlalchemy as sa
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+
+from platform_db.database.driver_errors import own_connection_errors
 
 T = TypeVar("T")
 
 
 class KeptConnection:
-    """One connection of an engine that commits each text of statements."""
+    """One connection of an engine that commits each text of statements.
 
-    def __init__(self, engine: sa.Engine) -> None:
+    :param enter: statements that begin each text that :meth:`execute` is given.
+    """
+
+    def __init__(self, engine: sa.Engine, enter: str = "") -> None:
         self._engine = engine
+        self._enter = enter
         self._connection: sa.PoolProxiedConnection | None = None
         self._lock = threading.Lock()
 
@@ -42,6 +49,25 @@ class KeptConnection:
                     self._connection.invalidate()
                     self._connection = None
                 raise
+
+    def execute(self, statement: str, values: Iterable[Any] = ()) -> Sequence[Sequence[Any]]:
+        """Return the rows of a text's last statement; the text is one transaction and one round trip.
+
+        :raises errors.Unreachable: the server does not answer.
+        """
+        text, values = f"{self._enter}{statement}", tuple(values)
+
+        def read(cursor: Any) -> Sequence[Sequence[Any]]:
+            cursor.execute(text, values)
+            rows: Sequence[Sequence[Any]] = cursor.fetchall()
+            return rows
+
+        with own_connection_errors():
+            try:
+                return self.run(read)
+            except psycopg2.Error:
+                with self._engine.connect() as connection:
+                    return connection.exec_driver_sql(text, values).all()
 
     def close(self) -> None:
         with self._lock:
