@@ -6,6 +6,7 @@ queries work on the views in the schema ``redun``, by a session that belongs to 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,6 +69,7 @@ class PlatformBackend(Calls, Handles, Jobs, LookingUp, Syncing, Tags, Values, Re
         self.latest = LatestCalls()
         self.ahead = {}
         self._started = {}
+        self.workflow_id = os.environ.get("PLATFORM_DB_WORKFLOW_ID") or None
 
     def create_engine(self) -> sa.Engine:
         """Prepare connections; none is made yet."""

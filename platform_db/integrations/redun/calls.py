@@ -52,38 +52,40 @@ class Calls(Part):
             "value_hash": result_hash,
             "timestamp": utcnow(),
         }
-        self.recorder.put("call_node", call_hash, node, _METHOD)
-        for order, child in enumerate(child_call_hashes):
-            edge = {"parent_id": call_hash, "child_id": child, "call_order": order}
-            self.recorder.put("call_edge", (call_hash, order, child), edge, _METHOD)
-        self._put_arguments(call_hash, expr_args, eval_args)
-        for task in subtree_tasks:
-            self.put_value(task, None, _METHOD)
-            used = {"call_hash": call_hash, "task_hash": task.hash}
-            self.recorder.put("call_subtree_task", (call_hash, task.hash), used, _METHOD)
+        arguments = [
+            (position, key, expression, self.put_value(value, None, _METHOD))
+            for position, key, expression, value in _arguments(expr_args, eval_args)
+        ]
+        tasks = [self.put_value(task, None, _METHOD) for task in subtree_tasks]
+        put = self.recorder.put
+        with self.recorder.together():
+            put("call_node", call_hash, node, _METHOD)
+            for order, child in enumerate(child_call_hashes):
+                edge = {"parent_id": call_hash, "child_id": child, "call_order": order}
+                put("call_edge", (call_hash, order, child), edge, _METHOD)
+            for argument in arguments:
+                self._put_argument(call_hash, *argument)
+            for task_hash in tasks:
+                used = {"call_hash": call_hash, "task_hash": task_hash}
+                put("call_subtree_task", (call_hash, task_hash), used, _METHOD)
         self.recorder.remember(call_hash)
         return call_hash
 
-    def _put_arguments(
-        self,
-        call_hash: str,
-        expr_args: tuple[tuple[Any, ...], dict[str, Any]],
-        eval_args: tuple[tuple[Any, ...], dict[str, Any]],
+    def _put_argument(
+        self, call_hash: str, position: int | None, key: str | None, expression: Any, value_hash: str
     ) -> None:
-        for position, key, expression, value in _arguments(expr_args, eval_args):
-            value_hash = self.put_value(value, None, _METHOD)
-            arg_hash = hash_struct(["Argument", call_hash, str(position), str(key), value_hash])
-            argument = {
-                "arg_hash": arg_hash,
-                "call_hash": call_hash,
-                "value_hash": value_hash,
-                "arg_position": position,
-                "arg_key": key,
-            }
-            self.recorder.put("call_argument", arg_hash, argument, _METHOD)
-            for source in set(self._find_arg_upstreams(expression)):
-                row = {"arg_hash": arg_hash, "result_call_hash": source}
-                self.recorder.put("call_argument_source", (arg_hash, source), row, _METHOD)
+        arg_hash = hash_struct(["Argument", call_hash, str(position), str(key), value_hash])
+        argument = {
+            "arg_hash": arg_hash,
+            "call_hash": call_hash,
+            "value_hash": value_hash,
+            "arg_position": position,
+            "arg_key": key,
+        }
+        self.recorder.put("call_argument", arg_hash, argument, _METHOD)
+        for source in set(self._find_arg_upstreams(expression)):
+            row = {"arg_hash": arg_hash, "result_call_hash": source}
+            self.recorder.put("call_argument_source", (arg_hash, source), row, _METHOD)
 
     @db_retry
     def record_call_node_context(

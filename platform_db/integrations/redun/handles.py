@@ -68,8 +68,8 @@ class Handles(Part):
         row = self.recorder.pending("handle", hash_)
         if row is not None:
             return bool(row["is_valid"])
-        with self.reading() as connection:
-            return bool(connection.scalar(_IS_VALID, {"owner": self.owner_id, "hash": hash_}))
+        found = self.recorder.reading.execute(_IS_VALID, (str(self.owner_id), hash_))
+        return [(True,)] == list(found)
 
 
 _ROLL_BACK = sa.text("""
@@ -85,4 +85,4 @@ _ROLL_BACK = sa.text("""
     WHERE hash IN (SELECT later.hash FROM later) AND is_valid
 """)
 
-_IS_VALID = sa.text("SELECT is_valid FROM platform.handle WHERE owner_id = :owner AND hash = :hash")
+_IS_VALID = "SELECT is_valid FROM platform.handle WHERE owner_id = %s::uuid AND hash = %s"

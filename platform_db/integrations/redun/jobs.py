@@ -29,6 +29,7 @@ class Jobs(Part):
             "args": json.dumps(args),
             "updated_time": None,
             "job_id": None,
+            "workflow_id": self.workflow_id,
         }
 
     @db_retry
@@ -40,7 +41,7 @@ class Jobs(Part):
             return
         execution["updated_time"] = utcnow()
         if execution["job_id"] is not None:
-            self.recorder.put("call_execution", execution_id, execution.copy(), "record_updated_time")
+            self.recorder.put("call_execution", execution_id, execution, "record_updated_time")
 
     @db_retry
     def record_job_start(self, job: Any, now: datetime | None = None) -> None:
@@ -84,12 +85,13 @@ class Jobs(Part):
             "parent_id": parent.id if parent else None,
             "execution_id": execution_id,
         }
-        if parent is None:
-            execution = self._executions[execution_id]
-            execution["job_id"] = job.id
-            self.recorder.put("call_execution", execution_id, execution.copy(), method)
         self._started[job.id] = row
-        self.recorder.put("call_job", job.id, row, method)
+        with self.recorder.together():
+            if parent is None:
+                execution = self._executions[execution_id]
+                execution["job_id"] = job.id
+                self.recorder.put("call_execution", execution_id, execution, method)
+            self.recorder.put("call_job", job.id, row, method)
         return row
 
     def get_job(self, job_id: str) -> dict[str, Any] | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import sqlalchemy as sa
 from redun.backends.db import db_retry
 from redun.expression import TaskExpression
-from redun.hashing import hash_struct
 from redun.task import CacheCheckValid, CacheResult, CacheScope
 from redun.utils import iter_nested_value
 
 from platform_db.integrations.redun.part import Part
+from platform_db.integrations.redun.serializing import hash_evaluation
 from platform_db.integrations.redun.session import end_transaction
 from platform_db.provenance import lookups
 
@@ -84,18 +83,17 @@ class LookingUp(Part):
         known: set[str],
     ) -> tuple[Any, str | None, CacheResult]:
         while kinds:
-            with self.reading() as connection:
-                hit = lookups.find_cached(
-                    connection,
-                    self.owner_id,
-                    task_hash=task_hash,
-                    args_hash=args_hash,
-                    eval_hash=eval_hash,
-                    execution_id=execution_id,
-                    context_hash=context_hash,
-                    kinds=[kind.name for kind in kinds],
-                    known_tasks=known if CacheResult.ULTIMATE in kinds else (),
-                )
+            hit = lookups.find_cached(
+                self.recorder.reading,
+                self.owner_id,
+                task_hash=task_hash,
+                args_hash=args_hash,
+                eval_hash=eval_hash,
+                execution_id=execution_id,
+                context_hash=context_hash,
+                kinds=[kind.name for kind in kinds],
+                known_tasks=known if CacheResult.ULTIMATE in kinds else (),
+            )
             if hit is None:
                 break
             kind = CacheResult[hit.kind]
@@ -113,17 +111,16 @@ class LookingUp(Part):
         """Fetch the evaluations of the calls that the last call made, which the scheduler asks for next."""
         if not any(isinstance(value, TaskExpression) for value in iter_nested_value(result)):
             return
-        with self.reading() as connection:
-            children = {
-                hash_struct(["Eval", child.task_hash, child.args_hash]): child.call_hash
-                for child in lookups.find_children(
-                    connection, self.owner_id, task_hash=task_hash, args_hash=args_hash, at_most=CHILDREN
-                )
-            }
-            if not children:
-                return
+        reading = self.recorder.reading
+        children = {
+            hash_evaluation(child.task_hash, child.args_hash): child.call_hash
+            for child in lookups.find_children(
+                reading, self.owner_id, task_hash=task_hash, args_hash=args_hash, at_most=CHILDREN
+            )
+        }
+        if children:
             for evaluation in lookups.find_evaluations(
-                connection, self.owner_id, list(children), largest=LARGEST
+                reading, self.owner_id, list(children), largest=LARGEST
             ):
                 self.ahead[evaluation.eval_hash] = evaluation
                 self.recorder.remember(children[evaluation.eval_hash])
@@ -134,21 +131,17 @@ class LookingUp(Part):
         node = self.recorder.pending("call_node", call_hash)
         if node is not None:
             return self.get_value(node["value_hash"])
-        with self.reading() as connection:
-            found = connection.execute(
-                _FIND_RESULT, {"owner": self.owner_id, "call_hash": call_hash}
-            ).one_or_none()
-        return (None, False) if found is None else self.read_value(*found)
+        for found in self.recorder.reading.execute(_FIND_RESULT, (str(self.owner_id), call_hash)):
+            return self.read_value(*found)
+        return None, False
 
     @db_retry
     def get_subtree_tasks(self, call_hash: str) -> set[str]:
         """Return the hashes of the tasks that a call used, down to the last one."""
         if self.recorder.pending("call_node", call_hash) is not None:
             self.recorder.flush()
-        with self.reading() as connection:
-            return set(
-                connection.scalars(_FIND_SUBTREE_TASKS, {"owner": self.owner_id, "call_hash": call_hash})
-            )
+        found = self.recorder.reading.execute(_FIND_SUBTREE_TASKS, (str(self.owner_id), call_hash))
+        return {task_hash for (task_hash,) in found}
 
 
 def _kinds(
@@ -165,13 +158,13 @@ def _kinds(
     return [kind for kind in kinds if allowed is None or kind in allowed]
 
 
-_FIND_RESULT = sa.text("""
+_FIND_RESULT = """
     SELECT value.value_hash, value.type, value.value
     FROM platform.call_node AS node
     JOIN platform.value ON value.owner_id = node.owner_id AND value.value_hash = node.value_hash
-    WHERE node.owner_id = :owner AND node.call_hash = :call_hash
-""")
+    WHERE node.owner_id = %s::uuid AND node.call_hash = %s
+"""
 
-_FIND_SUBTREE_TASKS = sa.text(
-    "SELECT task_hash FROM platform.call_subtree_task WHERE owner_id = :owner AND call_hash = :call_hash"
-)
+_FIND_SUBTREE_TASKS = """
+    SELECT task_hash FROM platform.call_subtree_task WHERE owner_id = %s::uuid AND call_hash = %s
+"""

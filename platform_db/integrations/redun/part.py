@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 from redun.backends.db import RedunBackendDb
 
 from platform_db.integrations.redun.latest import LatestCalls
-from platform_db.provenance.recorder import Recorder
+from platform_db.provenance import Recorder
 
 
 class Part(RedunBackendDb):
@@ -20,12 +18,7 @@ class Part(RedunBackendDb):
     native: sa.Engine
     owner_id: uuid.UUID
     recorder: Recorder
+    workflow_id: str | None  # of the run that executions are part of
     latest: LatestCalls
     ahead: dict[str, Any]  # evaluations that were fetched before the scheduler asks for them
     _started: dict[str, dict[str, Any]]  # the rows of jobs that have not ended
-
-    @contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
-        """Give a connection for one look-up, outside of the ORM's session."""
-        with self.native.connect() as connection:
-            yield connection

@@ -22,6 +22,9 @@ from platform_db.integrations.redun.session import end_transaction
 from platform_db.integrations.redun.subtrees import find_subtree_tasks
 from platform_db.provenance import statements
 
+PART_BYTES = 64 * 1024**2
+"""So many bytes of values go into one statement, or one value."""
+
 Rows = dict[str, dict[Any, dict[str, Any]]]
 """Rows by their keys, by table."""
 
@@ -71,14 +74,11 @@ class Syncing(Part):
             connection = session.connection()
             rows = self._rows(by_id, new)
             self._add_subtree_tasks(connection, rows, [by_id[id_] for id_ in new])
-            statements.write(connection, self.owner_id, rows)
-            connection.execute(
-                _SUPERSEDE,
-                {
-                    "owner": self.owner_id,
-                    "hashes": [*rows["entity_tag"], *(parent for parent, _ in rows["entity_tag_edit"])],
-                },
-            )
+            self._keep_own(connection, rows)
+            for part in _parts(rows):
+                statements.write(connection, self.owner_id, part)
+            tags = [*rows["entity_tag"], *(parent for parent, _ in rows["entity_tag_edit"])]
+            connection.execute(_SUPERSEDE, {"owner": self.owner_id, "hashes": tags})
             session.commit()
         return len(new)
 
@@ -119,6 +119,25 @@ class Syncing(Part):
             for task in used:
                 rows["call_subtree_task"][call, task] = {"call_hash": call, "task_hash": task}
 
+    def _keep_own(self, connection: sa.Connection, rows: Rows) -> None:
+        """Leave out evaluations and handles that are there: those here may be newer."""
+        for table, find in (("evaluation", _FIND_EVALUATIONS), ("handle", _FIND_HANDLES)):
+            values = {"owner": self.owner_id, "hashes": list(rows[table])}
+            for hash_ in connection.scalars(find, values):
+                del rows[table][hash_]
+
+
+def _parts(rows: Rows) -> Iterator[Rows]:
+    """Iterate over all rows: a few values at a time, for a statement has its limits, and then the others."""
+    part, size = {}, 0
+    for key, row in sorted(rows.pop("value", {}).items()):
+        if part and size + len(row["value"]) > PART_BYTES:
+            yield {"value": part}
+            part, size = {}, 0
+        part[key] = row
+        size += len(row["value"])
+    yield {"value": part, **rows}
+
 
 def _completed(table: str, row: dict[str, Any]) -> dict[str, Any]:
     """Return a row with the values that redun's classes leave to the database."""
@@ -127,7 +146,7 @@ def _completed(table: str, row: dict[str, Any]) -> dict[str, Any]:
     if table == "entity_tag":
         return {**row, "entity_type": row["entity_type"].name, "is_current": True}
     if table == "call_execution":
-        return {**row, "updated_time": None}
+        return {**row, "updated_time": None, "workflow_id": None}
     return row
 
 
@@ -161,6 +180,12 @@ _SUPERSEDE = sa.text("""
           SELECT FROM platform.entity_tag_edit AS edit
           WHERE edit.owner_id = tag.owner_id AND edit.parent_id = tag.tag_hash)
 """)
+
+_FIND_EVALUATIONS = sa.text(
+    "SELECT eval_hash FROM platform.evaluation WHERE owner_id = :owner AND eval_hash = ANY(:hashes)"
+)
+
+_FIND_HANDLES = sa.text("SELECT hash FROM platform.handle WHERE owner_id = :owner AND hash = ANY(:hashes)")
 
 _FIND_SUBTREE_TASKS = sa.text("""
     SELECT call_hash, array_agg(task_hash) FROM platform.call_subtree_task

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import sqlalchemy as sa
 from redun.backends.db import RedunDatabaseError, db_retry
 from redun.file import File
 from redun.task import Task
@@ -43,25 +42,30 @@ class Values(Part):
         value_hash: str = interface.get_hash(data=data)
         if self.recorder.known(value_hash):
             return value_hash
-        self._put_row(value, value_hash, data, method)
-        for part in interface.iter_subvalues():
-            part_data = self.type_registry.serialize(part)
-            part_hash = self.type_registry.get_hash(part, data=part_data)
-            if not self.recorder.known(part_hash):
-                self._put_row(part, part_hash, part_data, method)
-            self.recorder.put(
-                "subvalue",
-                (value_hash, part_hash),
-                {"value_hash": part_hash, "parent_value_hash": value_hash},
-                method,
-            )
+        parts = {
+            self.type_registry.get_hash(part, data=part_data): (part, part_data)
+            for part in interface.iter_subvalues()
+            for part_data in [self.type_registry.serialize(part)]
+        }
+        stored = {value_hash: self._store(value_hash, data)}
+        stored |= {hash_: self._store(hash_, part_data) for hash_, (_, part_data) in parts.items()}
+        with self.recorder.together():
+            self._put_row(value, value_hash, len(data), stored[value_hash], method)
+            for hash_, (part, part_data) in parts.items():
+                if not self.recorder.known(hash_):
+                    self._put_row(part, hash_, len(part_data), stored[hash_], method)
+                edge = {"value_hash": hash_, "parent_value_hash": value_hash}
+                self.recorder.put("subvalue", (value_hash, hash_), edge, method)
         return value_hash
 
-    def _put_row(self, value: Any, value_hash: str, data: bytes, method: str) -> None:
-        size = len(data)
-        if self.value_store and size >= self.value_store_min_size:
-            self.value_store.put(value_hash, data)  # Before the row that refers to it.
-            data = b""
+    def _store(self, value_hash: str, data: bytes) -> bytes:
+        """Return what the database has to store of the bytes of a value."""
+        if self.value_store is None or len(data) < self.value_store_min_size:
+            return data
+        self.value_store.put(value_hash, data)  # Before the row that refers to it.
+        return b""
+
+    def _put_row(self, value: Any, value_hash: str, size: int, data: bytes, method: str) -> None:
         row = {
             "value_hash": value_hash,
             "type": self.type_registry.get_type_name(type(value)),
@@ -89,11 +93,9 @@ class Values(Part):
         row = self.recorder.pending("value", value_hash)
         if row is not None:
             return self.read_value(value_hash, row["type"], row["value"])
-        with self.reading() as connection:
-            found = connection.execute(
-                _FIND_VALUE, {"owner": self.owner_id, "value_hash": value_hash}
-            ).one_or_none()
-        return (None, False) if found is None else self.read_value(value_hash, *found)
+        for type_, data in self.recorder.reading.execute(_FIND_VALUE, (str(self.owner_id), value_hash)):
+            return self.read_value(value_hash, type_, data)
+        return None, False
 
     def read_value(self, value_hash: str, type_: str, data: bytes) -> tuple[Any, bool]:
         """Return the value that a row means, and whether it can be read."""
@@ -110,6 +112,4 @@ class Values(Part):
         return value
 
 
-_FIND_VALUE = sa.text(
-    "SELECT type, value FROM platform.value WHERE owner_id = :owner AND value_hash = :value_hash"
-)
+_FIND_VALUE = "SELECT type, value FROM platform.value WHERE owner_id = %s::uuid AND value_hash = %s"
