@@ -51,7 +51,7 @@ def insert(table: str, owner_id: str, rows: Sequence[Values]) -> tuple[str, list
     if definition.is_sorted:
         rows = sorted(rows, key=itemgetter(0))  # the key is the first column of each sorted table
     arrays = [
-        array(None if value is None else encode(value) for value in column)
+        array(None if value is None and encode is not json.dumps else encode(value) for value in column)
         for column, encode in zip(zip(*rows, strict=True), _encoders(table), strict=True)
     ]
     before = [owner_id, arrays[0]] if table == "value" else []
