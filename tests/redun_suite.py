@@ -1,21 +1,25 @@
 """redun's own tests on platform-db: a plugin for pytest that replaces each backend on SQLite.
 
-Each SQLite file, and each database in memory, becomes a tenant of the one database that ``PLATFORM_DB_URI``
-names. The file then holds who that is. Processes that a test starts do the same, where they find this module by
-``PYTHONPATH`` as their ``sitecustomize``.
+Each SQLite file, and each database in memory, becomes a tenant of the one database that
+``PLATFORM_DB_URI`` names. The file then holds who that is. Processes that a test starts do the same, where
+``sitecustomize`` on their ``PYTHONPATH`` imports this module.
 """
 
 from __future__ import annotations
 
 import sys
 import uuid
+from contextlib import suppress
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from platform_db.errors import PlatformDBError
+
 MEMORY = ":memory:"
-STOCK = {  # What is about SQLite or redun's own migrations, as with any other database that is not platform-db's.
+# What is about SQLite or redun's own migrations: databases that are not platform-db's stay redun's.
+STOCK = {
     "test_call_graph_db",
     "test_cli_migrate",
     "test_db_automigrate",
@@ -31,6 +35,20 @@ def pytest_runtest_setup(item: Any) -> None:
     """Leave some tests to redun's own backend."""
     global _on
     _on = item.name not in STOCK
+
+
+def pytest_runtest_teardown(item: Any) -> None:
+    """Give connections back: there is a tenant for each backend of each test."""
+    if "redun.backends.db" in sys.modules:
+        from sqlalchemy.orm import close_all_sessions
+
+        from platform_db.provenance import recorder
+
+        close_all_sessions()
+        for each in list(recorder._recorders.values()):
+            with suppress(PlatformDBError):  # What cannot be stored was a test's subject.
+                each.close()
+        recorder._recorders.clear()
 
 
 class _Finder(MetaPathFinder):

@@ -3,7 +3,7 @@
 * *fresh*: a thousand small jobs under one, none of them cached; *cached*: the same again.
 * *check_cache*: one look-up, by the number of calls of its task that are stored.
 
-    python benchmarks/redun.py [--uri URI] [--jobs 1000] [--rounds 5] [--calls 2000 20000 100000]
+    python benchmarks/redun_backend.py [--uri URI] [--jobs 1000] [--rounds 5] [--calls 2000 20000 100000]
 
 Without a URI it starts an embedded database of its own and removes it afterwards. It needs redun.
 """
@@ -174,7 +174,9 @@ def look_up(backend: Any, owner_id: uuid.UUID, sizes: Sequence[int]) -> None:
 
 def store(owner_id: uuid.UUID, numbers: range) -> None:
     """Store calls of one task, with their evaluations, in bulk."""
-    value = sa.text("SELECT value_hash FROM platform.value WHERE owner_id = :owner AND type = 'builtins.int' LIMIT 1")
+    value = sa.text(
+        "SELECT value_hash FROM platform.value WHERE owner_id = :owner AND type = 'builtins.int' LIMIT 1"
+    )
     with sessions.get_engine().begin() as connection:
         value_hash = connection.scalar(value, {"owner": owner_id})
         rows = [
