@@ -39,7 +39,7 @@ USERS_PER_PAGE = 1000
 WORK: tuple[type[Workflow | InteractiveSession | Service], ...] = (Workflow, InteractiveSession, Service)
 """The work of a user: rows that are deleted with the user only where the caller says so."""
 
-# What was recorded of a user's calls, in an order in which nothing refers to what goes; the rest goes with it.
+# What was recorded of a user's calls, in an order in which nothing refers to what goes; the rest goes along.
 _RECORDED: tuple[type[Base], ...] = (
     CallExecution,
     CallEdge,

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors
 from platform_db.leases.tasks import lease
-from platform_db.models import User
+from platform_db.models import TaskRecord, User, Value
 from tests.command_line import one_line, run
 from tests.factories import make_run, make_user
 
@@ -59,6 +59,29 @@ def test_usage_is_updated_and_reported(database_uri: str, user: User) -> None:
     lines = run(database_uri, "quota", "report", "--csv").stdout.splitlines()
     assert len(lines) == 4
     assert f"{disk['usage']['raw']},{300 * 1024}" in lines[2]
+
+
+def test_the_bytes_that_each_system_stores_are_reported(
+    database_uri: str, session: Session, user: User
+) -> None:
+    def value(name: str, content: bytes, size: int) -> Value:
+        described = {"owner_id": user.id_, "value_hash": name, "type_": "str", "format_": "text/plain"}
+        return Value(**described, value=content, size=size)
+
+    task = {"cluster": "c", "msg_id": "1", "buffers": bytes(30), "size": 30}
+    session.add_all([value("a", b"abc", 3), value("b", b"", 500), TaskRecord(owner_id=user.id_, **task)])
+    session.commit()
+    (reported,) = json.loads(run(database_uri, "quota", "report", "--json", "--stored").stdout)
+    assert {name: size["raw"] for name, size in reported["stored"].items()} == {
+        "results": 0,
+        "tasks": 30,
+        "values": 3,
+        "values_in_files": 500,
+    }
+    table = run(database_uri, "quota", "report", "--stored").stdout
+    assert "values in files" in table
+    refused = run(database_uri, "quota", "report", "--stored", "--csv")
+    assert refused.exit_code == 2
 
 
 def test_the_biggest_workflows_are_reported_before_those_that_were_never_measured(

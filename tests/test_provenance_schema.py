@@ -9,17 +9,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
+from platform_db.leases import end_lost_calls, recover_all
 from platform_db.models import (
-    CallEdge,
     CallExecution,
     CallJob,
-    CallNode,
-    CallSubtreeTask,
-    CallTask,
     EntityTag,
-    Evaluation,
+    TaskRecord,
     User,
     UserResource,
     Value,
@@ -27,59 +24,18 @@ from platform_db.models import (
 from platform_db.models.resource import DATABASE_STORAGE
 from platform_db.tenancy import tenant_scope
 from platform_db.users import delete_user
+from tests.calls import START, record_call
 from tests.factories import make_run, make_user
 from tests.tenants import prepare_roles
-
-START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 Find = Callable[..., tuple[Any, ...]]
 
 
-def record_call(
-    session: Session,
-    owner_id: uuid.UUID,
-    name: str,
-    *,
-    execution: str = "execution",
-    subtree: tuple[str, ...] = ("task",),
-    children: tuple[str, ...] = (),
-    minute: int = 0,
-) -> None:
-    """Write an ended call of ``task``, with a value of its own, as the first job of an execution."""
-    at = START + timedelta(minutes=minute)
-    owned = {"owner_id": owner_id}
-    if session.get(CallTask, (owner_id, "task")) is None:
-        session.add(CallTask(**owned, hash="task", name="task", namespace="", source="def task(): ..."))
-    session.add(Value(**owned, value_hash=f"value {name}", type_="str", format_="x", value=b"12345", size=5))
-    session.flush()
-    called = {**owned, "task_hash": "task", "args_hash": "args", "value_hash": f"value {name}"}
-    session.add(CallNode(**called, call_hash=name, task_name="task", timestamp=at))
-    session.add(Evaluation(**called, eval_hash=f"eval {name}"))
-    session.flush()
-    session.add_all(CallSubtreeTask(**owned, call_hash=name, task_hash=used) for used in subtree)
-    session.add_all(
-        CallEdge(**owned, parent_id=name, child_id=child, call_order=order)
-        for order, child in enumerate(children)
-    )
-    if session.get(CallExecution, (owner_id, execution)) is None:
-        session.add(CallExecution(**owned, id=execution, args="[]", job_id=f"job {name}"))
-    session.add(
-        CallJob(
-            **owned,
-            id=f"job {name}",
-            start_time=at,
-            end_time=at,
-            task_hash="task",
-            call_hash=name,
-            execution_id=execution,
-        )
-    )
-    session.flush()
-
-
 @pytest.fixture
 def owner_id(session: Session) -> uuid.UUID:
-    return make_user(session).id_
+    owner_id = make_user(session).id_
+    session.commit()
+    return owner_id
 
 
 @pytest.fixture
@@ -152,7 +108,8 @@ def test_children_come_in_their_order_and_large_values_stay(session: Session, ow
     assert found == ["b", "a"]
     for largest, expected in ((5, {b"12345"}), (4, set())):
         values = sa.func.platform.find_evaluations(owner_id, ["eval a", "eval b", "eval none"], largest)
-        assert {*session.execute(sa.select(sa.text("value")).select_from(values)).scalars()} == expected
+        found = session.execute(sa.select(sa.text("value")).select_from(values)).scalars()
+        assert {bytes(value) for value in found} == expected
 
 
 def test_a_job_ends_with_a_call_once(session: Session, owner_id: uuid.UUID) -> None:
@@ -212,7 +169,7 @@ def test_stored_bytes_count_and_those_in_a_file_store_do_not(session: Session, o
 
 def test_a_value_stays_while_something_refers_to_it(session: Session, owner_id: uuid.UUID) -> None:
     record_call(session, owner_id, "call")
-    with pytest.raises(sa.exc.IntegrityError, match="fk_(evaluation|call_node)"):
+    with pytest.raises(sa.exc.IntegrityError, match=r"fk_(evaluation|call_node)"):
         session.execute(sa.delete(Value))
 
 
@@ -226,6 +183,15 @@ def test_a_run_that_goes_leaves_its_execution(session: Session) -> None:
     session.flush()
     session.refresh(execution)
     assert execution.workflow_id is None
+
+
+def test_what_was_loaded_is_analyzed_once(session: Session, owner_id: uuid.UUID) -> None:
+    record_call(session, owner_id, "call")
+    session.commit()
+    analyze = sa.select(sa.func.platform.analyze_calls())
+    assert session.scalar(analyze) == 7, "those that have rows"
+    session.commit()
+    assert session.scalar(analyze) == 0
 
 
 # -- redun's names
@@ -275,3 +241,123 @@ def test_what_a_user_recorded_goes_with_the_user(session: Session, owner_id: uui
     record_call(session, owner_id, "call", children=("child",))
     delete_user(session, session.get_one(User, owner_id))
     assert session.scalars(sa.select(Value)).all() == []
+
+
+# -- what is going on
+
+
+def test_one_list_has_runs_calls_and_tasks(session: Session) -> None:
+    run = make_run(session, make_user(session), "analysis", status="running")
+    record_call(session, run.owner_id, "call", minute=1)
+    execution = session.get_one(CallExecution, (run.owner_id, "execution"))
+    execution.workflow_id = run.id_
+    session.add(
+        TaskRecord(
+            owner_id=run.owner_id,
+            cluster="c",
+            msg_id="task 1",
+            label="fit",
+            submitted=START,
+            started=START,
+            completed=START,
+            result_content={"status": "error", "evalue": "a NUL: \0"},
+            size=0,
+        )
+    )
+    session.flush()
+    query = sa.text(
+        "SELECT kind, name, status, parent FROM platform.activity WHERE owner_id = :owner ORDER BY at DESC"
+    )
+    assert session.execute(query, {"owner": run.owner_id}).all() == [
+        ("run", "analysis", "running", None),
+        ("call", "task", "finished", str(run.id_)),
+        ("task", "fit", "failed", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "status"),
+    [
+        ({"end_time": None, "call_hash": None}, "running"),
+        ({"call_hash": None}, "lost"),
+        ({"cached": True}, "cached"),
+        ({}, "finished"),
+    ],
+)
+def test_the_status_of_a_call_follows_from_its_job(
+    session: Session, owner_id: uuid.UUID, values: dict[str, Any], status: str
+) -> None:
+    record_call(session, owner_id, "other")
+    ended = {"end_time": START, "call_hash": "other"}
+    job = {"id": "job", "start_time": START, "task_hash": "task", "execution_id": "execution"}
+    session.add(CallJob(**{"owner_id": owner_id, **job, **ended, **values}))
+    session.flush()
+    query = sa.text("SELECT status FROM platform.activity WHERE owner_id = :owner AND id = 'job'")
+    assert session.execute(query, {"owner": owner_id}).scalar_one() == status
+
+
+def test_a_call_that_ended_in_an_error_has_failed(session: Session, owner_id: uuid.UUID) -> None:
+    record_call(session, owner_id, "call")
+    session.execute(sa.update(Value).values(type_="redun.ErrorValue"))
+    query = sa.text("SELECT status FROM platform.activity WHERE owner_id = :owner")
+    assert session.execute(query, {"owner": owner_id}).scalar_one() == "failed"
+
+
+def test_a_page_of_the_list_is_read_from_three_indexes(session: Session, owner_id: uuid.UUID) -> None:
+    explain = sa.text(
+        "EXPLAIN (COSTS off)"
+        " SELECT * FROM platform.activity WHERE owner_id = :owner ORDER BY at DESC LIMIT 50"
+    )
+    session.execute(sa.text("SET LOCAL enable_seqscan = off"))
+    session.execute(sa.text("SET LOCAL enable_bitmapscan = off"))
+    plan = "\n".join(session.execute(explain, {"owner": owner_id}).scalars())
+    assert "Merge Append" in plan
+    for index in (
+        "workflow_owner_id_created",
+        "call_job_owner_id_start_time",
+        "task_record_owner_id_submitted",
+    ):
+        assert f"Scan Backward using ix_{index}" in plan
+
+
+# -- what died
+
+
+def run_call(session: Session, owner_id: uuid.UUID, heartbeat: timedelta | None) -> CallJob:
+    """Write a job that runs, in an execution whose last heartbeat is so old."""
+    record_call(session, owner_id, "call")
+    execution = session.get_one(CallExecution, (owner_id, "execution"))
+    execution.updated_time = None if heartbeat is None else datetime.now(timezone.utc) - heartbeat
+    described = {"task_hash": "task", "execution_id": "execution"}
+    job = CallJob(owner_id=owner_id, id="running", start_time=START, **described)
+    session.add(job)
+    session.commit()
+    return job
+
+
+def test_a_job_ends_with_the_heartbeat_of_its_execution(
+    session: Session, session_factory: sessionmaker[Session], owner_id: uuid.UUID
+) -> None:
+    job = run_call(session, owner_id, timedelta(hours=1))
+    assert recover_all(session_factory, timedelta(minutes=5)) == {"lost": 1}
+    execution = session.get_one(CallExecution, (owner_id, "execution"))
+    assert (job.end_time, job.call_hash) == (execution.updated_time, None)
+    assert recover_all(session_factory, timedelta(minutes=5)) == {}
+
+
+@pytest.mark.parametrize("heartbeat", [timedelta(minutes=1), None])
+def test_a_job_goes_on_while_its_execution_beats_or_never_did(
+    session: Session, owner_id: uuid.UUID, heartbeat: timedelta | None
+) -> None:
+    job = run_call(session, owner_id, heartbeat)
+    assert end_lost_calls(session, timedelta(minutes=5)) == 0
+    assert job.end_time is None
+
+
+def test_a_busy_execution_that_starts_jobs_is_alive(session: Session, owner_id: uuid.UUID) -> None:
+    job = run_call(session, owner_id, timedelta(hours=1))
+    started = {"start_time": datetime.now(timezone.utc), "task_hash": "task", "execution_id": "execution"}
+    session.add(CallJob(owner_id=owner_id, id="new", **started))
+    session.flush()
+    assert end_lost_calls(session, timedelta(minutes=5)) == 0
+    assert job.end_time is None

@@ -22,6 +22,7 @@ COMMANDS = {
     "import": "Move the data of another platform here.",
     "init": "Bring the database to the newest revision and create the default resources.",
     "job": "List and show jobs.",
+    "provenance": "Show calls of tasks, what results came from, and why a call ran again.",
     "queue": "Show who waits and why a run waits, and limit how much of the queue a user may take.",
     "quota": "Count the disk space and processing time of users, and limit them.",
     "retention": "Apply the retention rules of workspaces.",

@@ -157,16 +157,17 @@ def as_connection_error(error: sa.exc.DBAPIError) -> errors.PlatformDBError | No
 
     Servers, databases and logins are named, but nothing of it comes from the password.
     """
+    sqlstate = sqlstates.sqlstate_of(error)
+    if sqlstate is not None and not sqlstate.startswith(
+        (sqlstates.CONNECTION_EXCEPTION_CLASS, sqlstates.SHUTDOWN_CLASS)
+    ):
+        return None  # The server's answer to a statement.
     if str(error.orig).startswith(("invalid dsn", "invalid connection option")):
         return errors.InvalidSetting("the database URI has an option that the driver does not know")
     if refused := _REFUSED_OPTION.match(str(error.orig)):
         # Without the value, which may have been meant for another option.
         return errors.InvalidSetting(f"the driver does not take an option of the database URI: {refused[0]}")
-    sqlstate = sqlstates.sqlstate_of(error)
-    if not isinstance(error, sa.exc.OperationalError) or (
-        sqlstate is not None
-        and not sqlstate.startswith((sqlstates.CONNECTION_EXCEPTION_CLASS, sqlstates.SHUTDOWN_CLASS))
-    ):
+    if not isinstance(error, sa.exc.OperationalError):
         return None
     # With several addresses each has its line; the last one is what the driver ended with.
     lines = [line for line in str(error.orig).splitlines() if line and not line.startswith("\t")]

@@ -7,7 +7,7 @@ executed again by an engine, which finds another connection or raises one of pla
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, TypeVar
 
@@ -50,15 +50,18 @@ class KeptConnection:
                     self._connection = None
                 raise
 
-    def execute(self, statement: str, values: Iterable[Any] = ()) -> Sequence[Sequence[Any]]:
+    def execute(
+        self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> Sequence[Sequence[Any]]:
         """Return the rows of a text's last statement; the text is one transaction and one round trip.
 
         :raises errors.Unreachable: the server does not answer.
         """
-        text, values = f"{self._enter}{statement}", tuple(values)
+        text = f"{self._enter}{statement}"
+        given = dict(values) if isinstance(values, Mapping) else tuple(values)
 
         def read(cursor: Any) -> Sequence[Sequence[Any]]:
-            cursor.execute(text, values)
+            cursor.execute(text, given)
             rows: Sequence[Sequence[Any]] = cursor.fetchall()
             return rows
 
@@ -67,7 +70,7 @@ class KeptConnection:
                 return self.run(read)
             except psycopg2.Error:
                 with self._engine.connect() as connection:
-                    return connection.exec_driver_sql(text, values).all()
+                    return connection.exec_driver_sql(text, given).all()
 
     def close(self) -> None:
         with self._lock:

@@ -5,6 +5,7 @@ A worker calls :func:`heartbeat` for all the rows that it works on, more often t
 a lease has no holder, and is never recovered.
 """
 
+from platform_db.leases.calls import end_lost_calls
 from platform_db.leases.counting import count_alive
 from platform_db.leases.holding import Claim, Held, Leased, heartbeat, release, this_worker
 from platform_db.leases.policies import DEFAULT_POLICIES, NODE_POLICIES, Policy
@@ -24,6 +25,7 @@ __all__ = [
     "Policy",
     "Recovery",
     "count_alive",
+    "end_lost_calls",
     "heartbeat",
     "recover",
     "recover_all",

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.database.session import SessionFactory, takes_session
+from platform_db.leases.calls import end_lost_calls
 from platform_db.leases.holding import CLOCK_ERROR, JOIN_RUN, MODELS, RUN_OF, require_holder
 from platform_db.leases.policies import DEFAULT_POLICIES, NODE_POLICIES, Action, Chosen, Policies
 from platform_db.lifecycle.job_restarts import restart_job
@@ -99,7 +100,8 @@ def recover_all(
 ) -> dict[str, int]:
     """Recover all rows whose heartbeat is older, and return how many rows have which status now.
 
-    Each batch of :func:`recover`, which takes the same, is a transaction of its own.
+    Each batch of :func:`recover`, which takes the same, is a transaction of its own. Jobs of executions whose
+    heartbeat is older are ``lost``: see :func:`platform_db.leases.end_lost_calls`.
 
     :param factory: makes the sessions.
     """
@@ -109,7 +111,13 @@ def recover_all(
             recovery = recover(session, older_than, policies, grace=grace)
         total.update(recovery.by_status)
         if not recovery.ids:
-            return dict(total)
+            break
+    while True:
+        with factory() as session, session.begin():
+            lost = end_lost_calls(session, older_than)
+        if not lost:
+            return dict(+total)
+        total["lost"] += lost
 
 
 @takes_session

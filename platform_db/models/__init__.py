@@ -34,7 +34,7 @@ from platform_db.models.resource import (
     WorkflowResource,
 )
 from platform_db.models.result import WorkflowResult
-from platform_db.models.retention import WorkspaceRetentionAuditLog, WorkspaceRetentionRule
+from platform_db.models.retention import PruneMark, WorkspaceRetentionAuditLog, WorkspaceRetentionRule
 from platform_db.models.run_number import RunCounter, format_run_number, split_run_number
 from platform_db.models.seal import AuditFence, AuditSeal, AuditSealDigests
 from platform_db.models.secret import SecretDigest
@@ -88,6 +88,7 @@ __all__ = [
     "LogSize",
     "Note",
     "OwnerLimit",
+    "PruneMark",
     "QuotaReservation",
     "Resource",
     "ResourceType",

@@ -64,3 +64,13 @@ class WorkspaceRetentionAuditLog(Base):
         sa.PrimaryKeyConstraint("owner_id", "workspace_retention_rule_id", "id_"),
         tenant_foreign_key("workspace_retention_rule_id", "workspace_retention_rule"),
     )
+
+
+class PruneMark(Base):
+    """How far pruning has looked at a table whose rows it looks at once.
+
+    :param name: the table.
+    """
+
+    name: Mapped[str] = mapped_column(sa.Text, primary_key=True)
+    until: Mapped[datetime] = mapped_column(Timestamp)

@@ -63,6 +63,8 @@ class TaskRecord(Base):
         sa.CheckConstraint("size >= 0", name="size_not_negative"),
         # Not with the id as a key: a look-up by ids would read all of a history in it.
         sa.Index(None, "owner_id", "cluster", "submitted", postgresql_include=["msg_id"]),
+        # For lists of all that an owner has.
+        sa.Index(None, "owner_id", "submitted"),
         partial_index("ix_task_record_incomplete", "completed IS NULL", "owner_id", "cluster", "submitted"),
         # Without those that have not completed: they would all be equal, and what is equal shares an entry,
         # which the server cannot mark as dead while one of them lives.

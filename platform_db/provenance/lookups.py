@@ -75,7 +75,7 @@ def find_cached(
         They are tried in this order.
     :param known_tasks: the hashes of the tasks that ``ULTIMATE`` may rely on.
     """
-    ((kind, *found),) = _execute(
+    ((kind, *found),) = execute(
         connection,
         "SELECT * FROM platform.find_cached(%s::uuid, %s, %s, %s, %s, %s, %s::text[], %s::text[])",
         (
@@ -96,7 +96,7 @@ def find_children(
     connection: Connection, owner_id: uuid.UUID | str, *, task_hash: str, args_hash: str, at_most: int
 ) -> list[Child]:
     """Return the calls that the latest call of a task with these arguments made, in their order."""
-    rows = _execute(
+    rows = execute(
         connection,
         "SELECT * FROM platform.find_children(%s::uuid, %s, %s, %s)",
         (str(owner_id), task_hash, args_hash, at_most),
@@ -111,7 +111,7 @@ def find_evaluations(
 
     :param largest: bytes of a value; those with larger ones are left out.
     """
-    rows = _execute(
+    rows = execute(
         connection,
         "SELECT * FROM platform.find_evaluations(%s::uuid, %s::text[], %s)",
         (str(owner_id), array(eval_hashes), largest),
@@ -119,7 +119,10 @@ def find_evaluations(
     return [Evaluation(*_with_bytes(row)) for row in rows]
 
 
-def _execute(connection: Connection, statement: str, values: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
+def execute(
+    connection: Connection, statement: str, values: tuple[Any, ...] | dict[str, Any]
+) -> Sequence[Sequence[Any]]:
+    """Return the rows of a statement."""
     if isinstance(connection, KeptConnection):
         return connection.execute(statement, values)
     return connection.exec_driver_sql(statement, values).all()

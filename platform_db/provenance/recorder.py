@@ -46,6 +46,8 @@ FULL_ROWS, FULL_BYTES = 16_000, 4 * 1024**2  # a batch of so much is written at 
 BUFFER_LIMIT = 64 * 1024**2  # bytes that wait for a server that does not answer; beyond, callers wait, too
 PATIENCE = 60.0  # seconds that a flush waits for a server that restarts
 
+ANALYZE_AFTER = 20_000  # rows of one process, after which tables without statistics get some
+
 # A statement may have 1 GiB, or the server ends the connection, and a byte takes up to four in it.
 LARGEST_BYTES = 240 * 1024**2
 
@@ -118,6 +120,7 @@ class Recorder:
         # Guards the batches, and nothing that takes long. It is taken after the other one, never before.
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
+        self._written = 0
         self._together = 0  # blocks that put rows together now; of the thread that has the lock
         self._writing = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -301,6 +304,16 @@ class Recorder:
         with self._lock:
             self._unwritten = None
             self._room.notify_all()
+        before, self._written = self._written, self._written + len(batch)
+        if before < ANALYZE_AFTER <= self._written:
+            self._analyze()
+
+    def _analyze(self) -> None:
+        """Give the tables statistics after the first load; where the login may not, autovacuum does later."""
+        try:
+            self._connection.run(lambda cursor: cursor.execute("SELECT platform.analyze_calls()"))
+        except Exception as error:  # The batch is stored, whatever becomes of this.
+            logger.info("the tables of calls were not analyzed: %s", error)
 
     def _store(self, batch: Batch) -> None:
         """Store all rows of a batch but those that the server refuses, and those that need these."""

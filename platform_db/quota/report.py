@@ -97,6 +97,46 @@ def report_users(session: Session, user_id: uuid.UUID | None = None) -> Iterator
 
 
 @dataclass(frozen=True)
+class StoredBytes:
+    """How many bytes each system has stored for a user.
+
+    The first three add up to "database storage", which is counted with each write.
+
+    :param results: of runs and jobs, as far as the database has them.
+    :param tasks: of a cluster's task records.
+    :param values: of calls, such as redun's.
+    :param values_in_files: what a store of files has of values, which is no part of the database's.
+    """
+
+    results: int
+    tasks: int
+    values: int
+    values_in_files: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return each as plain bytes and for people."""
+        return {name: quota_usage(ResourceUnit.bytes_, size)["usage"] for name, size in vars(self).items()}
+
+
+_STORED = sa.text("""
+    SELECT (SELECT coalesce(sum(size), 0)::bigint FROM platform.workflow_result
+            WHERE owner_id = CAST(:user AS uuid) AND file IS NULL) AS results,
+           (SELECT coalesce(sum(size), 0)::bigint FROM platform.task_record
+            WHERE owner_id = CAST(:user AS uuid)) AS tasks, counted.*
+    FROM (
+        SELECT coalesce(sum(octet_length(value)), 0)::bigint AS values,
+               coalesce(sum(size - octet_length(value)), 0)::bigint AS values_in_files
+        FROM platform.value WHERE owner_id = CAST(:user AS uuid)
+    ) AS counted
+    """)
+
+
+def report_stored(session: Session, user_id: uuid.UUID) -> StoredBytes:
+    """Return how many bytes each system has stored for a user; it reads all of the user's rows."""
+    return StoredBytes(**session.connection().execute(_STORED, {"user": user_id}).one()._mapping)
+
+
+@dataclass(frozen=True)
 class WorkflowUse:
     """What a run uses.
 

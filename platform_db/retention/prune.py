@@ -29,8 +29,10 @@ from platform_db.quota.pruning import lock_owners, take_out
 from platform_db.retention.archive import write_archive
 from platform_db.retention.cache_limit import evict_beyond_limit
 from platform_db.retention.family import Family
+from platform_db.retention.prune_calls import count_calls, count_executions, prune_calls, prune_executions
 from platform_db.retention.prune_events import count_old_events, delete_old_events
 from platform_db.retention.prune_log import count_log, prune_log
+from platform_db.retention.prune_values import count_values, prune_values
 from platform_db.retention.rules import RULES, RetentionRule
 from platform_db.states import MACHINES
 from platform_db.tasks.pruning import delete_old_tasks
@@ -143,9 +145,18 @@ def _count_due(factory: SessionFactory, rule: RetentionRule) -> int:
         return count_log(factory, rule)
     if rule.table == "task_record":
         return sum(delete_old_tasks(factory, rule.age, batch=rule.batch, dry_run=True))
-    if rule.table in ("row_event", "event_failure"):
-        return count_old_events(factory, rule)
+    if rule.table in _COUNTS:
+        return _COUNTS[rule.table](factory, rule)
     return sum(map(len, _due(factory, rule)))
+
+
+_COUNTS: dict[str, Callable[[SessionFactory, RetentionRule], int]] = {
+    "row_event": count_old_events,
+    "event_failure": count_old_events,
+    "call_execution": count_executions,
+    "call_node": count_calls,
+    "value": count_values,
+}
 
 
 def _record(factory: SessionFactory, rule: RetentionRule, result: Pruned) -> None:
@@ -185,6 +196,15 @@ def _one_pass(
     if rule.table in ("row_event", "event_failure"):
         for rows in delete_old_events(factory, rule):
             tell(rows)
+        return
+    if rule.table == "call_execution":
+        result.left = prune_executions(factory, rule, result.with_them, tell)
+        return
+    if rule.table == "call_node":
+        prune_calls(factory, rule, tell)
+        return
+    if rule.table == "value":
+        result.left = prune_values(factory, rule, tell)
         return
     for due in _due(factory, rule):
         for start in range(0, len(due), rule.batch):

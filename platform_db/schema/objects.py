@@ -40,6 +40,7 @@ AFTER_TABLES = (
     "versions",
     "completed_results",
     "provenance",
+    "activity",
     "redun",
 )
 

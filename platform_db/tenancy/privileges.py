@@ -91,6 +91,8 @@ _SPECIAL: dict[str, dict[Role, Verbs]] = {
         Role.tenant: READ,
         Role.readonly: READ,
     },
+    # A view, which shows what its reader may read of the tables.
+    "activity": {Role.service: READ, Role.tenant: READ, Role.readonly: READ},
     "run_counter": {Role.service: ALL, Role.tenant: CHANGE, Role.readonly: READ},
     # Written by the database alone.
     "workflow_progress": dict.fromkeys((Role.service, Role.tenant, Role.readonly), READ),

@@ -18,7 +18,7 @@ from platform_db.cli.show import Row, escaped, show_csv, show_row, show_rows
 
 if TYPE_CHECKING:
     from platform_db.quota import CpuReport, DiskReport
-    from platform_db.quota.report import ResourceUse, UserUse, WorkflowUse
+    from platform_db.quota.report import ResourceUse, StoredBytes, UserUse, WorkflowUse
 
 SWITCHED_OFF = (
     "nothing is updated: PLATFORM_DB_PERIODIC_RESOURCE_QUOTA_UPDATE_POLICY switches it off "
@@ -136,14 +136,17 @@ def reconcile(user: str | None, fix: bool, as_json: bool, **measuring: Any) -> N
 @quota.command(example="quota report --workflows --user ada@example.org")
 @user_option("Only this user")
 @click.option("--workflows", is_flag=True, help="List each user's workflows, too, the largest first.")
+@click.option(
+    "--stored", is_flag=True, help="Add up the bytes of results, tasks and values, too; it reads all of them."
+)
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV: one line per user and resource, or workflow.")
-def report(user: str | None, workflows: bool, as_json: bool, as_csv: bool) -> None:
+def report(user: str | None, workflows: bool, stored: bool, as_json: bool, as_csv: bool) -> None:
     """Show how much of their quota users have used, as it was last updated."""
-    from platform_db.quota.report import report_users, report_workflows
+    from platform_db.quota.report import report_stored, report_users, report_workflows
 
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv exclude each other")
+    if as_csv and (as_json or stored):
+        raise click.UsageError("--csv excludes --json and --stored")
     user_id = _user_id(user)
     with session_scope() as session:
         users = report_users(session, user_id)
@@ -151,8 +154,13 @@ def report(user: str | None, workflows: bool, as_json: bool, as_csv: bool) -> No
         def runs_of(use: UserUse) -> list[WorkflowUse]:
             return report_workflows(session, use.user_id)
 
+        def stored_of(use: UserUse) -> StoredBytes | None:
+            return report_stored(session, use.user_id) if stored else None
+
         if as_json:
-            show_rows((_as_dict(use, runs_of(use) if workflows else None) for use in users), as_json)
+            show_rows(
+                (_as_dict(use, runs_of(use) if workflows else None, stored_of(use)) for use in users), as_json
+            )
         elif as_csv and workflows:
             show_csv(WORKFLOW_COLUMNS, (_flat(use, run) for use in users for run in runs_of(use)))
         elif as_csv:
@@ -160,11 +168,11 @@ def report(user: str | None, workflows: bool, as_json: bool, as_csv: bool) -> No
             show_csv(RESOURCE_COLUMNS, rows)
         elif workflows:
             for use in users:
-                show_rows(_table_of_user(use), as_json)
+                show_rows(_table_of_user(use, stored_of(use)), as_json)
                 show_rows(map(_line_of_run, runs_of(use)), as_json)
                 click.echo()
         else:
-            show_rows((line for use in users for line in _table_of_user(use)), as_json)
+            show_rows((line for use in users for line in _table_of_user(use, stored_of(use))), as_json)
 
 
 @quota.command(example="quota set-limit ada@example.org disk 50GiB")
@@ -266,12 +274,15 @@ def _describe_cpu(report: CpuReport) -> str:
     return f"cpu: {report.users} users; {changed}{periods}{failed}"
 
 
-def _as_dict(use: UserUse, runs: list[WorkflowUse] | None) -> Row:
-    found = use.as_dict()
-    return found if runs is None else {**found, "workflows": [run.as_dict() for run in runs]}
+def _as_dict(use: UserUse, runs: list[WorkflowUse] | None, stored: StoredBytes | None) -> Row:
+    return {
+        **use.as_dict(),
+        **({} if runs is None else {"workflows": [run.as_dict() for run in runs]}),
+        **({} if stored is None else {"stored": stored.as_dict()}),
+    }
 
 
-def _table_of_user(use: UserUse) -> Iterator[Row]:
+def _table_of_user(use: UserUse, stored: StoredBytes | None) -> Iterator[Row]:
     for resource in use.resources:
         found = resource.as_dict()
         yield {
@@ -282,6 +293,16 @@ def _table_of_user(use: UserUse) -> Iterator[Row]:
             "reserved": resource.human_readable(resource.reserved) if resource.reserved else None,
             "health": found.get("health"),
             "updated": _minute(resource),
+        }
+    for name, size in stored.as_dict().items() if stored else ():
+        yield {
+            "user": use.email,
+            "resource": name.replace("_", " "),
+            "used": size["human_readable"],
+            "limit": None,
+            "reserved": None,
+            "health": None,
+            "updated": "now",
         }
 
 

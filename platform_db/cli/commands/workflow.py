@@ -311,7 +311,8 @@ def recover(
     """Fail, restart or requeue what has no living worker, and stop what does not stop when asked.
 
     Only rows under a lease of a worker are recovered, and no row that is locked at this moment. Each fails
-    by default; with --node, services and daemons are restarted.
+    by default; with --node, services and daemons are restarted. Calls, such as redun's jobs, whose execution
+    has stopped beating end as lost.
     """
     from platform_db import leases
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,10 @@ Progress = Callable[[int, int], None]
 
 Digests = dict[str, tuple[int, str]]
 """The number of rows and their digest, by key."""
+
+
+Wanted = Callable[[], list[Digests]]
+"""Gives the digests of a page's rows at the source, table by table."""
 
 
 class Moved(Protocol):
@@ -131,7 +136,7 @@ def import_reana(
                 create_resources(source, session, mapping.resources)
         _Mover(source, factory, options.keys_per_page, report, progress, dry_run).move(groups)
     if not dry_run:
-        _sum(factory)
+        _sum(factory, dict.fromkeys(table.name for group in groups for table in group.tables))
 
 
 def groups_of(source: Source, mapping: Mapping, tokens: Tokens) -> list[Group]:
@@ -283,18 +288,32 @@ class _Mover:
     def move(self, groups: list[Group]) -> None:
         counts = [self.source.rows(f"SELECT count(*) FROM __reana.{group.source}")[0][0] for group in groups]
         done = 0
-        for group, count in zip(groups, counts, strict=True):
-            size = self.keys_per_page * group.pages
-            start: str | None = FIRST_KEY
-            refused: list[Page] = []
-            while start is not None:
-                page = self._page(group, start, None, size)
-                refused += self._move(group, page, size)
-                done, start = done + min(count, size), page.until
-                count -= min(count, size)
-                if self.progress:
-                    self.progress(done, sum(counts))
-            self._retry(group, refused)
+        with self.source.beside() as beside, ThreadPoolExecutor(1) as reader:
+            for group, count in zip(groups, counts, strict=True):
+                size = self.keys_per_page * group.pages
+                refused: list[Page] = []
+                for page, wanted in self._read_ahead(group, size, beside, reader):
+                    refused += self._move(group, page, size, wanted.result)
+                    done += min(count, size)
+                    count -= min(count, size)
+                    if self.progress:
+                        self.progress(done, sum(counts))
+                self._retry(group, refused)
+
+    def _read_ahead(
+        self, group: Group, size: int, beside: Source, reader: Executor
+    ) -> Iterator[tuple[Page, Future[list[Digests]]]]:
+        """Yield a group's pages. While the target takes one, the source reads the one after it."""
+        start: str | None = FIRST_KEY
+        before = None
+        while start is not None:
+            page = self._page(group, start, None, size)
+            read = reader.submit(_source_digests, group, beside, page)
+            if before:
+                yield before
+            before, start = (page, read), page.until
+        if before:
+            yield before
 
     def _page(self, group: Group, start: str, until: str | None, size: int) -> Page:
         """Return the page of so many keys from this one on."""
@@ -305,12 +324,13 @@ class _Mover:
         )
         return Page(start, str(next_keys[0].id_) if next_keys else until)
 
-    def _move(self, group: Group, page: Page, size: int) -> list[Page]:
+    def _move(self, group: Group, page: Page, size: int, wanted: Wanted | None = None) -> list[Page]:
         """Move a page; where a row of it is refused, move its halves: it keeps back no other.
 
+        :param wanted: gives the digests of its rows at the source, where they were read before.
         :returns: the pages of one key that were refused.
         """
-        if self._try(group, page) is None:
+        if self._try(group, page, wanted) is None:
             return []
         if size == 1:
             return [page]
@@ -331,38 +351,39 @@ class _Mover:
                 return
             refused = still
 
-    def _try(self, group: Group, page: Page) -> str | None:
+    def _try(self, group: Group, page: Page, wanted: Wanted | None = None) -> str | None:
         """Move a page, and return why a row of it was refused, if one was."""
         try:
             with self.source.attempt():
+                digests = wanted() if wanted else _source_digests(group, self.source, page)
                 if self.dry_run:
-                    self._compare(group, page)
+                    for table, rows in zip(group.tables, digests, strict=True):
+                        self._count(table, rows)
                 else:
-                    self._bring(group, page)
+                    self._bring(group, page, digests)
         except (psycopg2.Error, sa.exc.DBAPIError, errors.Refused) as error:
             if not _is_of_rows(error):
                 raise
             return _reason(error)
         return None
 
-    def _bring(self, group: Group, page: Page) -> None:
+    def _bring(self, group: Group, page: Page, digests: list[Digests]) -> None:
         steps = []
         with self.factory() as session, session.begin(), importing(session):
             for setting in (*SETTINGS, *_TARGET_SETTINGS):
                 session.connection().exec_driver_sql(f"SET LOCAL {setting}")
             checks.require_unused(session)
-            for table in group.tables:
-                steps.append((table.name, *self._bring_table(session, table, page)))
-        for name, digests, written, removed, new, gone in steps:  # Only now is it true.
-            self.report.rows[name] += sum(rows for rows, _ in digests.values())
-            self.report.counts["written"][name] += written
-            self.report.counts["removed"][name] += removed
+            for table, wanted in zip(group.tables, digests, strict=True):
+                steps.append((table, wanted, *self._bring_table(session, table, page, wanted)))
+        for table, wanted, written, removed, new, gone in steps:  # Only now is it true.
+            self._count(table, wanted)
+            self.report.counts["written"][table.name] += written
+            self.report.counts["removed"][table.name] += removed
             for outcome, keys in (("removed", gone), ("written", new)):
                 for key in keys:
-                    self.report.note(name, key, outcome, rows=0)
+                    self.report.note(table.name, key, outcome, rows=0)
 
-    def _bring_table(self, session: Session, table: Moved, page: Page) -> tuple[Any, ...]:
-        wanted = table.source_digests(self.source, page)
+    def _bring_table(self, session: Session, table: Moved, page: Page, wanted: Digests) -> tuple[Any, ...]:
         stored = table.target_digests(session, page)
         changed = [key for key in stored if stored[key] != wanted.get(key)]
         gone = [key for key in changed if not (table.kept and key in wanted)]
@@ -373,12 +394,10 @@ class _Mover:
             arrived = table.target_digests(session, page)
             if any(arrived.get(key) != wanted[key] for key in new):
                 raise _NotArrived(f"what arrived in {table.name} is not what was sent")
-        return wanted, written, removed, new, gone if removed else []
+        return written, removed, new, gone if removed else []
 
-    def _compare(self, group: Group, page: Page) -> None:
-        for table in group.tables:
-            digests = table.source_digests(self.source, page)
-            self.report.rows[table.name] += sum(rows for rows, _ in digests.values())
+    def _count(self, table: Moved, digests: Digests) -> None:
+        self.report.rows[table.name] += sum(rows for rows, _ in digests.values())
 
     def _fail(self, group: Group, page: Page, reason: str) -> None:
         keys = self.source.rows(
@@ -386,6 +405,11 @@ class _Mover:
         )
         for row in keys:
             self.report.note(group.tables[0].name, str(row.id_), "refused", reason)
+
+
+def _source_digests(group: Group, source: Source, page: Page) -> list[Digests]:
+    with source.attempt():
+        return [table.source_digests(source, page) for table in group.tables]
 
 
 # The plans of triggers and foreign keys are kept: made while a table is empty, they would read all of it for
@@ -418,7 +442,7 @@ def _reason(error: Exception) -> str:
     return message
 
 
-def _sum(factory: SessionFactory) -> None:
+def _sum(factory: SessionFactory, tables: Iterable[str]) -> None:
     """Compute what follows from what was moved, and tell the planner of it."""
     with factory() as session, session.begin():
         UserResource.create_defaults(session)
@@ -428,4 +452,4 @@ def _sum(factory: SessionFactory) -> None:
     with factory() as session:
         connection = session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
         connection.exec_driver_sql("SET statement_timeout = 0")
-        connection.exec_driver_sql("ANALYZE")
+        connection.exec_driver_sql(f"ANALYZE {', '.join(f'platform.{table}' for table in tables)}")

@@ -59,6 +59,14 @@ class Source:
             cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT binary)", file)
 
     @contextlib.contextmanager
+    def beside(self) -> Iterator[Source]:
+        """Give the same snapshot on a connection of its own, for another thread."""
+        ((snapshot,),) = self.rows("SELECT pg_export_snapshot()")
+        with _read_only(self.connection.engine) as connection:
+            connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+            yield Source(connection, self.release)
+
+    @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
         """Keep the snapshot when a statement of this block fails."""
         with self.connection.begin_nested():
@@ -77,7 +85,12 @@ def open_source(uri: str) -> Iterator[Source]:
     :raises errors.SchemaBehind: it has an older revision than those that are moved.
     :raises errors.SchemaAhead: it has a newer one.
     """
-    engine = database.create_engine(uri, poolclass=NullPool)
+    with _read_only(database.create_engine(uri, poolclass=NullPool)) as connection:
+        yield Source(connection, _release(connection))
+
+
+@contextlib.contextmanager
+def _read_only(engine: sa.Engine) -> Iterator[sa.Connection]:
     with own_connection_errors():
         connection = engine.connect()
     with connection:
@@ -85,7 +98,7 @@ def open_source(uri: str) -> Iterator[Source]:
         with connection.begin():
             for setting in SETTINGS:
                 connection.exec_driver_sql(f"SET LOCAL {setting}")
-            yield Source(connection, _release(connection))
+            yield connection
 
 
 SETTINGS = (

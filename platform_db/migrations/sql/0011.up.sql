@@ -1,3 +1,9 @@
+CREATE TABLE platform.prune_mark (
+    name TEXT NOT NULL,
+    until TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_prune_mark PRIMARY KEY (name)
+);
+
 CREATE TABLE platform.call_execution (
     owner_id UUID DEFAULT (nullif(current_setting('platform.user_id', true), ''))::uuid NOT NULL,
     id TEXT COLLATE "C" NOT NULL,
@@ -19,6 +25,7 @@ CREATE TABLE platform.call_task (
     name TEXT COLLATE "C" NOT NULL,
     namespace TEXT COLLATE "C" NOT NULL,
     source TEXT COLLATE "C" NOT NULL,
+    calls_pruned_at TIMESTAMP WITH TIME ZONE,
     CONSTRAINT pk_call_task PRIMARY KEY (owner_id, hash),
     CONSTRAINT fk_call_task_owner_id FOREIGN KEY(owner_id) REFERENCES platform.user_ (id_)
 );
@@ -81,6 +88,8 @@ CREATE INDEX ix_call_node_owner_id_args_hash ON platform.call_node (owner_id, ar
 CREATE INDEX ix_call_node_owner_id_task_hash_args_hash_timestamp ON platform.call_node (owner_id, task_hash, args_hash, timestamp);
 
 CREATE INDEX ix_call_node_owner_id_value_hash ON platform.call_node (owner_id, value_hash);
+
+CREATE INDEX ix_call_node_timestamp ON platform.call_node USING brin (timestamp);
 
 CREATE TABLE platform.entity_tag_edit (
     owner_id UUID DEFAULT (nullif(current_setting('platform.user_id', true), ''))::uuid NOT NULL,
@@ -422,6 +431,29 @@ BEGIN
 END
 $$;
 
+-- After the first load: without statistics, plans of what is not written for it, such as an ORM's joins, go by the owner
+-- alone until autovacuum comes by. Only for who owns the tables, and once: who does not own them may not analyze them.
+-- Returns how many tables were.
+CREATE FUNCTION platform.analyze_calls() RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    loaded regclass;
+    analyzed integer := 0;
+BEGIN
+    FOR loaded IN
+        SELECT oid FROM pg_class
+        WHERE relnamespace = 'platform'::regnamespace AND relkind = 'r' AND reltuples < 0
+          AND (relname ~ '^(call|value|handle|entity_tag)(_|$)' OR relname IN ('evaluation', 'subvalue'))
+          AND pg_has_role(relowner, 'USAGE') AND pg_relation_size(oid) > 0
+          AND pg_try_advisory_xact_lock(hashtextextended('platform.analyze_calls', 0))
+        ORDER BY relname
+    LOOP
+        EXECUTE format('ANALYZE %s', loaded);
+        analyzed := analyzed + 1;
+    END LOOP;
+    RETURN analyzed;
+END
+$$;
+
 CREATE TRIGGER count_new_values AFTER INSERT ON platform.value
     REFERENCING NEW TABLE AS after
     FOR EACH STATEMENT EXECUTE FUNCTION platform.count_stored('octet_length(value) > 0');
@@ -529,6 +561,41 @@ ALTER TABLE platform.value_file ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON platform.value_file
     USING (owner_id = (nullif(current_setting('platform.user_id', true), ''))::uuid)
     WITH CHECK (owner_id = (nullif(current_setting('platform.user_id', true), ''))::uuid);
+
+-- What is going on and what went on, in one list: runs, calls in executions such as redun's, and a cluster's tasks.
+-- "at" orders it, and each branch has an index by the owner and it: a page of an owner's is that of three indexes.
+-- A task has failed where the scheduler heard of an error; the message with its result begins with its status. It is
+-- looked at as text, since one with a NUL in it cannot be looked into.
+CREATE VIEW platform.activity WITH (security_invoker = true) AS
+    SELECT owner_id, 'run' AS kind, id_::text AS id, name, status::text AS status, created AS at,
+           run_started_at AS started_at, coalesce(run_finished_at, run_stopped_at) AS finished_at,
+           NULL::text AS parent
+    FROM platform.workflow
+    UNION ALL
+    SELECT owner_id, 'call', id,
+           (SELECT concat_ws('.', nullif(task.namespace, ''), task.name) FROM platform.call_task AS task
+            WHERE task.owner_id = job.owner_id AND task.hash = job.task_hash),
+           CASE WHEN end_time IS NULL THEN 'running'
+                WHEN call_hash IS NULL THEN 'lost'
+                WHEN (SELECT result.type FROM platform.value AS result
+                      WHERE result.owner_id = job.owner_id AND result.value_hash = (
+                          SELECT node.value_hash FROM platform.call_node AS node
+                          WHERE node.owner_id = job.owner_id AND node.call_hash = job.call_hash))
+                     = 'redun.ErrorValue' THEN 'failed'
+                WHEN cached THEN 'cached'
+                ELSE 'finished' END,
+           start_time, start_time, end_time,
+           coalesce(parent_id, (SELECT execution.workflow_id::text FROM platform.call_execution AS execution
+                                WHERE execution.owner_id = job.owner_id AND execution.id = job.execution_id))
+    FROM platform.call_job AS job
+    UNION ALL
+    SELECT owner_id, 'task', msg_id, label,
+           CASE WHEN completed IS NULL AND started IS NULL THEN 'queued'
+                WHEN completed IS NULL THEN 'running'
+                WHEN error IS NOT NULL OR left(result_content::text, 40) ~ '^\s*{\s*"status"\s*:\s*"error"' THEN 'failed'
+                ELSE 'finished' END,
+           submitted, started, completed, NULL
+    FROM platform.task_record;
 
 -- The tables of redun 0.44 (version 3.5 of its database), for its own ORM: console, log, queries. Each view shows the
 -- rows of the transaction's tenant alone, with redun's names and columns, and none where there is no tenant; that

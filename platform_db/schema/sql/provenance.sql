@@ -187,3 +187,26 @@ BEGIN
     ) AS stored;
 END
 $$;
+
+-- After the first load: without statistics, plans of what is not written for it, such as an ORM's joins, go by the owner
+-- alone until autovacuum comes by. Only for who owns the tables, and once: who does not own them may not analyze them.
+-- Returns how many tables were.
+CREATE FUNCTION platform.analyze_calls() RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    loaded regclass;
+    analyzed integer := 0;
+BEGIN
+    FOR loaded IN
+        SELECT oid FROM pg_class
+        WHERE relnamespace = 'platform'::regnamespace AND relkind = 'r' AND reltuples < 0
+          AND (relname ~ '^(call|value|handle|entity_tag)(_|$)' OR relname IN ('evaluation', 'subvalue'))
+          AND pg_has_role(relowner, 'USAGE') AND pg_relation_size(oid) > 0
+          AND pg_try_advisory_xact_lock(hashtextextended('platform.analyze_calls', 0))
+        ORDER BY relname
+    LOOP
+        EXECUTE format('ANALYZE %s', loaded);
+        analyzed := analyzed + 1;
+    END LOOP;
+    RETURN analyzed;
+END
+$$;

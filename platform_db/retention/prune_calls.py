@@ -1,0 +1,267 @@
+"""Pruning executions with their jobs, and the calls that nothing refers to any more."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from platform_db.database.session import SessionFactory
+from platform_db.retention.rules import RetentionRule
+
+FETCHED = 1000
+
+
+class Named(NamedTuple):
+    """A row that is known by its owner and a hash or another text."""
+
+    owner_id: uuid.UUID
+    name: str
+
+
+def arrays(rows: Sequence[Named]) -> dict[str, list[Any]]:
+    """Return the parameters of a statement about these rows."""
+    return {"owners": [row.owner_id for row in rows], "names": [row.name for row in rows]}
+
+
+def prune_executions(
+    factory: SessionFactory, rule: RetentionRule, with_them: Counter[str], tell: Callable[[int], None]
+) -> int:
+    """Delete the executions that the rule names, with their jobs and tags; return how many others hold.
+
+    The jobs of a large one go in several transactions, the last ones first, so that one that is killed leaves
+    a smaller execution, which the next run goes on with.
+
+    :param with_them: is added how many jobs went.
+    :param tell: is called with the number of executions that went.
+    """
+    left = 0
+    with factory() as session:
+        due = [Named(*row) for row in session.connection().execute(_EXECUTIONS, {"age": rule.age})]
+    for execution in due:
+        parameters = {**execution._asdict(), "age": rule.age, "batch": rule.batch}
+        gone = False
+        while not gone:
+            with factory() as session, session.begin():
+                connection = session.connection()
+                if connection.execute(_LOCK_EXECUTION, parameters).one_or_none() is None:
+                    left += 1
+                    break
+                jobs = connection.execute(_DELETE_JOBS, parameters).scalars().all()
+                with_them["call_job"] += len(jobs)
+                tags = [*jobs]
+                if gone := len(jobs) < rule.batch:
+                    tags += [execution.name, connection.execute(_DELETE_EXECUTION, parameters).scalar_one()]
+                    with_them["call_job"] += 1
+                connection.execute(_DELETE_TAGS, {"owner_id": execution.owner_id, "entities": tags})
+        if gone:
+            tell(1)
+    return left
+
+
+def count_executions(factory: SessionFactory, rule: RetentionRule) -> int:
+    """Return how many executions the rule names."""
+    with factory() as session:
+        return len(session.connection().execute(_EXECUTIONS, {"age": rule.age}).all())
+
+
+def prune_calls(factory: SessionFactory, rule: RetentionRule, tell: Callable[[int], None]) -> None:
+    """Delete the calls that are old enough and that nothing refers to; what others hold is being used.
+
+    With a call go its arguments, and its evaluation, if that was the last call of it. What only it referred
+    to follows in the same run. Its values may be pruned a day later.
+
+    :param tell: is called with the number of calls that went, batch by batch.
+    """
+    for page in _old_calls(factory, rule):
+        waiting = page
+        while waiting:
+            batch, waiting = waiting[: rule.batch], waiting[rule.batch :]
+            with factory() as session, session.begin():
+                gone, freed = _delete_calls(session.connection(), batch, rule)
+            waiting += freed
+            if gone:
+                tell(gone)
+
+
+def count_calls(factory: SessionFactory, rule: RetentionRule) -> int:
+    """Return how many calls the rule names; what only these refer to is not among them."""
+    count = 0
+    for page in _old_calls(factory, rule):
+        with factory() as session:
+            count += len(session.connection().execute(_UNREFERENCED, arrays(page)).all())
+    return count
+
+
+def _old_calls(factory: SessionFactory, rule: RetentionRule) -> Iterator[list[Named]]:
+    with factory() as session:
+        streamed = session.connection().execution_options(yield_per=FETCHED)
+        for page in streamed.execute(_OLD_CALLS, {"age": rule.age}).partitions():
+            yield [Named(*row) for row in page]
+
+
+def _delete_calls(
+    connection: sa.Connection, batch: list[Named], rule: RetentionRule
+) -> tuple[int, list[Named]]:
+    """Delete those of the calls that are free; return how many, and the calls that they referred to."""
+
+    def named(statement: sa.TextClause, rows: list[Named], **more: Any) -> list[Named]:
+        return [Named(*row) for row in connection.execute(statement, {**arrays(rows), **more})]
+
+    due = named(_UNREFERENCED, named(_LOCK_CALLS, batch, age=rule.age))
+    if not due:
+        return 0, []
+    connection.execute(_RELEASE_VALUES, arrays(due))
+    freed = {*named(_SOURCES, due), *named(_DELETE_EDGES, due)}
+    connection.execute(_DELETE_TAGS_OF_CALLS, arrays(due))
+    calls = connection.execute(_DELETE_CALLS, arrays(due)).all()
+    owners, tasks, arguments = zip(*calls, strict=True)
+    evaluated = {"owners": [*owners], "tasks": [*tasks], "arguments": [*arguments]}
+    connection.execute(_DELETE_EVALUATIONS, evaluated)
+    connection.execute(_MARK_TASKS, evaluated)
+    return len(due), sorted(freed.difference(due))
+
+
+_GIVEN = """unnest(CAST(:owners AS uuid[]), CAST(:names AS text[])) AS given (owner_id, name)"""
+
+# Read whole: an execution is a program that ran, and has a row.
+_EXECUTIONS = sa.text("""
+    SELECT owner_id, id FROM platform.call_execution AS execution
+    WHERE coalesce(updated_time, (
+        SELECT coalesce(job.end_time, job.start_time) FROM platform.call_job AS job
+        WHERE job.owner_id = execution.owner_id AND job.id = execution.job_id
+    )) < now() - CAST(:age AS interval)
+    ORDER BY owner_id, id
+    """)
+
+_LOCK_EXECUTION = sa.text("""
+    SELECT job_id FROM platform.call_execution AS execution
+    WHERE owner_id = CAST(:owner_id AS uuid) AND id = :name
+      AND (updated_time < now() - CAST(:age AS interval)) IS NOT FALSE
+    FOR UPDATE SKIP LOCKED
+    """)
+
+# The first job stays with its execution. The last ones go first: a job that goes before those that it called
+# changes each of them.
+_DELETE_JOBS = sa.text("""
+    DELETE FROM platform.call_job WHERE ctid = ANY (ARRAY(
+        SELECT job.ctid FROM platform.call_job AS job
+        WHERE job.owner_id = CAST(:owner_id AS uuid) AND job.execution_id = :name AND job.id <> (
+            SELECT first.job_id FROM platform.call_execution AS first
+            WHERE first.owner_id = CAST(:owner_id AS uuid) AND first.id = :name)
+        ORDER BY job.start_time DESC LIMIT :batch FOR UPDATE
+    )) RETURNING id
+    """)
+
+_DELETE_EXECUTION = sa.text("""
+    DELETE FROM platform.call_execution WHERE owner_id = CAST(:owner_id AS uuid) AND id = :name
+    RETURNING job_id
+    """)
+
+_DELETE_TAGS = sa.text("""
+    DELETE FROM platform.entity_tag
+    WHERE owner_id = CAST(:owner_id AS uuid) AND entity_id = ANY (CAST(:entities AS text[]))
+      AND entity_type IN ('Execution', 'Job')
+    """)
+
+_OLD_CALLS = sa.text("""
+    SELECT owner_id, call_hash FROM platform.call_node WHERE timestamp < now() - CAST(:age AS interval)
+    """)
+
+_LOCK_CALLS = sa.text(f"""
+    SELECT node.owner_id, node.call_hash FROM {_GIVEN}
+    JOIN platform.call_node AS node ON node.owner_id = given.owner_id AND node.call_hash = given.name
+    WHERE node.timestamp < now() - CAST(:age AS interval)
+    ORDER BY node.owner_id, node.call_hash FOR UPDATE OF node SKIP LOCKED
+    """)
+
+# Scalar queries: each is asked of these calls alone, whatever the planner knows of the tables.
+_UNREFERENCED = sa.text(f"""
+    SELECT given.owner_id, given.name FROM {_GIVEN}
+    WHERE (SELECT true FROM platform.call_job AS job
+           WHERE job.owner_id = given.owner_id AND job.call_hash = given.name LIMIT 1) IS NULL
+      AND (SELECT true FROM platform.call_edge AS edge
+           WHERE edge.owner_id = given.owner_id AND edge.child_id = given.name LIMIT 1) IS NULL
+      AND (SELECT true FROM platform.call_argument_source AS source
+           WHERE source.owner_id = given.owner_id AND source.result_call_hash = given.name LIMIT 1) IS NULL
+    """)
+
+_RELEASE_VALUES = sa.text(f"""
+    SELECT platform.release_values(owner_id, array_agg(DISTINCT value_hash)) FROM (
+        SELECT node.owner_id, node.value_hash FROM {_GIVEN}
+        JOIN platform.call_node AS node ON node.owner_id = given.owner_id AND node.call_hash = given.name
+        UNION ALL
+        SELECT argument.owner_id, argument.value_hash FROM {_GIVEN}
+        JOIN platform.call_argument AS argument
+          ON argument.owner_id = given.owner_id AND argument.call_hash = given.name
+        UNION ALL
+        SELECT tag.owner_id, tag.value #>> '{{}}' FROM {_GIVEN}
+        JOIN platform.entity_tag AS tag ON tag.owner_id = given.owner_id AND tag.entity_id = given.name
+        WHERE tag.key = 'redun.context'
+    ) AS released GROUP BY owner_id ORDER BY owner_id
+    """)
+
+_SOURCES = sa.text(f"""
+    SELECT source.owner_id, source.result_call_hash FROM {_GIVEN}
+    JOIN platform.call_argument AS argument
+      ON argument.owner_id = given.owner_id AND argument.call_hash = given.name
+    JOIN platform.call_argument_source AS source
+      ON source.owner_id = argument.owner_id AND source.arg_hash = argument.arg_hash
+    """)
+
+_DELETE_EDGES = sa.text(f"""
+    DELETE FROM platform.call_edge AS edge USING {_GIVEN}
+    WHERE edge.owner_id = given.owner_id AND edge.parent_id = given.name
+    RETURNING edge.owner_id, edge.child_id
+    """)
+
+_DELETE_TAGS_OF_CALLS = sa.text(f"""
+    DELETE FROM platform.entity_tag AS tag USING {_GIVEN}
+    WHERE tag.owner_id = given.owner_id AND tag.entity_id = given.name AND tag.entity_type = 'CallNode'
+    """)
+
+_DELETE_CALLS = sa.text(f"""
+    DELETE FROM platform.call_node AS node USING {_GIVEN}
+    WHERE node.owner_id = given.owner_id AND node.call_hash = given.name
+    RETURNING node.owner_id, node.task_hash, node.args_hash
+    """)
+
+# So that a call that is made again can be told from one that is new.
+_MARK_TASKS = sa.text("""
+    WITH called AS MATERIALIZED (
+        SELECT task.owner_id, task.hash
+        FROM (
+            SELECT DISTINCT * FROM unnest(CAST(:owners AS uuid[]), CAST(:tasks AS text[]))
+        ) AS given (owner_id, hash)
+        JOIN platform.call_task AS task ON task.owner_id = given.owner_id AND task.hash = given.hash
+        ORDER BY task.owner_id, task.hash FOR NO KEY UPDATE OF task
+    )
+    UPDATE platform.call_task AS task SET calls_pruned_at = now()
+    FROM called WHERE task.owner_id = called.owner_id AND task.hash = called.hash
+    """)
+
+# What is being written is used, and a batch that writes it may wait for a call that goes here.
+_DELETE_EVALUATIONS = sa.text("""
+    WITH free AS MATERIALIZED (
+        SELECT evaluation.owner_id, evaluation.eval_hash, evaluation.value_hash
+        FROM (SELECT DISTINCT owner_id, task_hash, args_hash
+              FROM unnest(CAST(:owners AS uuid[]), CAST(:tasks AS text[]), CAST(:arguments AS text[]))
+                AS given (owner_id, task_hash, args_hash)) AS given
+        JOIN platform.evaluation
+          ON evaluation.owner_id = given.owner_id AND evaluation.task_hash = given.task_hash
+             AND evaluation.args_hash = given.args_hash
+        WHERE (SELECT true FROM platform.call_node AS node
+               WHERE node.owner_id = given.owner_id AND node.task_hash = given.task_hash
+                 AND node.args_hash = given.args_hash LIMIT 1) IS NULL
+        ORDER BY evaluation.owner_id, evaluation.eval_hash FOR UPDATE OF evaluation SKIP LOCKED
+    ), gone AS (
+        DELETE FROM platform.evaluation USING free
+        WHERE evaluation.owner_id = free.owner_id AND evaluation.eval_hash = free.eval_hash
+        RETURNING evaluation.owner_id, evaluation.value_hash
+    )
+    SELECT platform.release_values(owner_id, array_agg(value_hash)) FROM gone
+    GROUP BY owner_id ORDER BY owner_id
+    """)

@@ -1,0 +1,142 @@
+"""Pruning values that nothing refers to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from platform_db.database.session import SessionFactory
+from platform_db.quota.resources import LOCK_USERS
+from platform_db.retention.prune_calls import FETCHED, Named, arrays
+from platform_db.retention.rules import RetentionRule
+
+# A process may refer to a value that it wrote or read an hour ago, and says twice a day that it does.
+YOUNGEST = timedelta(days=1)
+
+
+def prune_values(factory: SessionFactory, rule: RetentionRule, tell: Callable[[int], None]) -> int:
+    """Delete the values that are old enough and that nothing refers to; return how many others hold.
+
+    It looks at what was seen since the last run alone: what loses a reference is seen, too.
+
+    :param tell: is called with the number of values that went, batch by batch.
+    """
+    left, looked = 0, False
+    since, until = _span(factory, rule)
+    for page in _seen(factory, since, until):
+        looked = True
+        for start in range(0, len(page), rule.batch):
+            batch = page[start : start + rule.batch]
+            with factory() as session, session.begin():
+                gone, held = _delete_values(session.connection(), batch, until)
+            left += held
+            if gone:
+                tell(gone)
+    if looked and not left:
+        with factory() as session, session.begin():
+            session.connection().execute(_MOVE_MARK, {"until": until})
+    return left
+
+
+def count_values(factory: SessionFactory, rule: RetentionRule) -> int:
+    """Return how many values the rule names; what is only part of these is not among them."""
+    count = 0
+    for page in _seen(factory, *_span(factory, rule)):
+        with factory() as session:
+            count += len(session.connection().execute(_UNREFERENCED, arrays(page)).all())
+    return count
+
+
+def _span(factory: SessionFactory, rule: RetentionRule) -> tuple[datetime, datetime]:
+    """Return from when until when values were seen that this run looks at."""
+    with factory() as session:
+        since, until = session.connection().execute(_SPAN, {"age": max(rule.age, YOUNGEST)}).one()
+    return since, until
+
+
+def _seen(factory: SessionFactory, since: datetime, until: datetime) -> Iterator[list[Named]]:
+    with factory() as session:
+        streamed = session.connection().execution_options(yield_per=FETCHED)
+        for page in streamed.execute(_SEEN, {"since": since, "until": until}).partitions():
+            yield [Named(*row) for row in page]
+
+
+def _delete_values(connection: sa.Connection, batch: list[Named], until: datetime) -> tuple[int, int]:
+    """Delete those of the values that are free; return how many, and how many others hold."""
+
+    def named(statement: sa.TextClause, rows: list[Named]) -> list[Named]:
+        return [Named(*row) for row in connection.execute(statement, {**arrays(rows), "until": until})]
+
+    if not named(_UNREFERENCED, batch):
+        return 0, 0
+    # The totals first, as every writer of an owner's figures has them; a batch that inserts values has locked
+    # some of these rows, and is passed over.
+    connection.execute(LOCK_USERS, {"users": sorted({row.owner_id for row in batch})})
+    due = named(_UNREFERENCED, named(_LOCK, batch))
+    held = set(named(_UNREFERENCED, named(_STILL_OLD, batch))).difference(due)
+    connection.execute(_RELEASE_PARTS, arrays(due))
+    return connection.execute(_DELETE, arrays(due)).rowcount, len(held)
+
+
+_GIVEN = "unnest(CAST(:owners AS uuid[]), CAST(:names AS text[])) AS given (owner_id, name)"
+
+_SPAN = sa.text("""
+    SELECT coalesce((SELECT until FROM platform.prune_mark WHERE name = 'value'), '2000-01-01 UTC'),
+           now() - CAST(:age AS interval)
+    """)
+
+_MOVE_MARK = sa.text("""
+    INSERT INTO platform.prune_mark AS mark (name, until) VALUES ('value', :until)
+    ON CONFLICT (name) DO UPDATE SET until = greatest(mark.until, excluded.until)
+    """)
+
+_SEEN = sa.text("""
+    SELECT owner_id, value_hash FROM platform.value WHERE seen_at >= :since AND seen_at < :until
+    """)
+
+_OLD = f"""
+    SELECT value.owner_id, value.value_hash FROM {_GIVEN}
+    JOIN platform.value ON value.owner_id = given.owner_id AND value.value_hash = given.name
+    WHERE value.seen_at < :until
+"""
+
+_STILL_OLD = sa.text(_OLD)
+
+_LOCK = sa.text(f"{_OLD} ORDER BY value.owner_id, value.value_hash FOR UPDATE OF value SKIP LOCKED")
+
+
+def _no(table: str, column: str, condition: str = "true") -> str:
+    """Return the condition that no row of a table refers to the value."""
+    # A scalar query: it is asked of these values alone, whatever the planner knows of the table.
+    return f"""(SELECT true FROM platform.{table} AS referring
+        WHERE referring.owner_id = given.owner_id AND {column} = given.name AND {condition} LIMIT 1
+        ) IS NULL"""
+
+
+_REFERENCES = (
+    _no("evaluation", "referring.value_hash"),
+    _no("call_node", "referring.value_hash"),
+    _no("call_argument", "referring.value_hash"),
+    _no("subvalue", "referring.value_hash"),
+    _no("handle", "referring.value_hash"),
+    # The code of a task is a value, too; what is tagged is of interest to somebody.
+    _no("call_task", "referring.hash"),
+    _no("entity_tag", "referring.entity_id", "referring.is_current"),
+    _no("entity_tag", "(referring.value #>> '{}')", "referring.key = 'redun.context'"),
+)
+
+_UNREFERENCED = sa.text(f"SELECT given.owner_id, given.name FROM {_GIVEN} WHERE {' AND '.join(_REFERENCES)}")
+
+# The next run looks at them.
+_RELEASE_PARTS = sa.text(f"""
+    SELECT platform.release_values(part.owner_id, array_agg(DISTINCT part.value_hash)) FROM {_GIVEN}
+    JOIN platform.subvalue AS part ON part.owner_id = given.owner_id AND part.parent_value_hash = given.name
+    GROUP BY part.owner_id ORDER BY part.owner_id
+    """)
+
+_DELETE = sa.text(f"""
+    DELETE FROM platform.value USING {_GIVEN}
+    WHERE value.owner_id = given.owner_id AND value.value_hash = given.name
+    """)

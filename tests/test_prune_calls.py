@@ -1,0 +1,214 @@
+"""Pruning executions, calls and values: what is used stays, and each goes once nothing refers to it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
+
+from platform_db.models import (
+    CallArgument,
+    CallArgumentSource,
+    CallExecution,
+    CallJob,
+    CallNode,
+    EntityTag,
+    Evaluation,
+    Subvalue,
+    Value,
+)
+from platform_db.retention import Pruned, choose_rules, prune
+from tests.calls import record_call
+from tests.factories import make_user
+
+Factory = sessionmaker[Session]
+
+
+@pytest.fixture
+def owner_id(session: Session) -> uuid.UUID:
+    owner_id = make_user(session).id_
+    session.commit()
+    return owner_id
+
+
+def prune_all(factory: Factory, *tables: str, **options: Any) -> dict[str, Pruned]:
+    rules = choose_rules(tables or ("call_execution", "call_node", "value"))
+    return {pruned.table: pruned for pruned in prune(factory, rules, **options)}
+
+
+def names(session: Session, column: Any) -> set[str]:
+    session.rollback()
+    return set(session.scalars(sa.select(column)))
+
+
+def age_values(session: Session) -> None:
+    """Let two days go by since all values were seen, and since pruning looked at them."""
+    session.execute(sa.update(Value).values(seen_at=Value.seen_at - timedelta(days=2)))
+    session.execute(sa.text("UPDATE platform.prune_mark SET until = until - interval '2 days'"))
+    session.commit()
+
+
+def add_tag(session: Session, owner_id: uuid.UUID, type_: str, entity: str, **values: Any) -> None:
+    tag = {"tag_hash": f"tag {entity}", "entity_type": type_, "entity_id": entity, "key": "key", "value": "x"}
+    session.add(EntityTag(owner_id=owner_id, **{**tag, **values}))
+    session.flush()
+
+
+def test_an_old_execution_goes_with_jobs_and_tags_and_then_its_calls_and_values(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID
+) -> None:
+    record_call(session, owner_id, "leaf")
+    record_call(session, owner_id, "root", children=("leaf",), minute=1)
+    add_tag(session, owner_id, "Job", "job leaf")
+    add_tag(session, owner_id, "Execution", "execution")
+    add_tag(session, owner_id, "CallNode", "leaf")
+    session.commit()
+    pruned = prune_all(session_factory)
+    assert (pruned["call_execution"].rows, pruned["call_execution"].with_them["call_job"]) == (1, 2)
+    assert pruned["call_node"].rows == 2, "the inner call, too, which only the outer one referred to"
+    assert names(session, CallNode.call_hash) == names(session, EntityTag.tag_hash) == set()
+    assert names(session, Evaluation.eval_hash) == set()
+    assert pruned["value"].rows == 0, "they have just lost what referred to them"
+    age_values(session)
+    assert prune_all(session_factory, "value")["value"].rows == 2
+    assert names(session, Value.value_hash) == set()
+
+
+def test_what_a_younger_execution_uses_stays(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID
+) -> None:
+    for name in ("source", "leaf", "root"):
+        record_call(session, owner_id, name, children=("leaf",) if name == "root" else (), execution="old")
+    of_root = {
+        "owner_id": owner_id,
+        "arg_hash": "argument",
+        "call_hash": "root",
+        "value_hash": "value source",
+    }
+    session.add(CallArgument(**of_root))
+    session.flush()
+    session.add(CallArgumentSource(owner_id=owner_id, arg_hash="argument", result_call_hash="source"))
+    young = {"execution_id": "young", "task_hash": "task", "call_hash": "root"}
+    now = sa.func.now()
+    session.add(CallExecution(owner_id=owner_id, id="young", args="[]", job_id="new", updated_time=now))
+    session.add(CallJob(owner_id=owner_id, id="new", start_time=now, end_time=now, cached=True, **young))
+    session.commit()
+    prune_all(session_factory)
+    assert names(session, CallExecution.id) == {"young"}
+    assert names(session, CallNode.call_hash) == {"root", "leaf", "source"}
+    age_values(session)
+    assert prune_all(session_factory, "value")["value"].rows == 0
+
+
+def test_the_jobs_of_a_large_execution_go_in_batches(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID
+) -> None:
+    for number in range(7):
+        record_call(session, owner_id, f"call {number}", minute=number)
+    session.commit()
+    rules = choose_rules(["call_execution"], batch=2)
+    (pruned,) = prune(session_factory, rules)
+    assert (pruned.rows, pruned.with_them["call_job"]) == (1, 7)
+    assert names(session, CallJob.id) == set()
+
+
+def test_an_execution_that_is_locked_is_left(
+    engine: sa.Engine, session: Session, session_factory: Factory, owner_id: uuid.UUID
+) -> None:
+    record_call(session, owner_id, "call")
+    session.commit()
+    with engine.begin() as other:
+        other.execute(sa.select(CallExecution.id).with_for_update())
+        assert prune_all(session_factory, "call_execution")["call_execution"].left == 1
+    assert prune_all(session_factory, "call_execution")["call_execution"].rows == 1
+
+
+@contextmanager
+def recorded_value(session: Session, owner_id: uuid.UUID, name: str = "lone") -> Iterator[Value]:
+    value = Value(owner_id=owner_id, value_hash=name, type_="str", format_="x", value=b"123", size=3)
+    session.add(value)
+    session.flush()
+    yield value
+    session.commit()
+    age_values(session)
+
+
+def test_a_value_is_kept_for_a_day_whatever_age_is_asked_for(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID
+) -> None:
+    session.add(Value(owner_id=owner_id, value_hash="new", type_="str", format_="x", value=b"", size=0))
+    session.commit()
+    (pruned,) = prune(session_factory, choose_rules(["value"], older_than=timedelta(0)))
+    assert pruned.rows == 0
+
+
+def test_a_tagged_value_and_a_context_stay(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID
+) -> None:
+    for name in ("tagged", "context", "lone"):
+        with recorded_value(session, owner_id, name):
+            pass
+    add_tag(session, owner_id, "Value", "tagged")
+    add_tag(session, owner_id, "CallNode", "call", key="redun.context", value="context")
+    session.commit()
+    assert prune_all(session_factory, "value", dry_run=True)["value"].rows == 1
+    assert prune_all(session_factory, "value")["value"].rows == 1
+    assert names(session, Value.value_hash) == {"tagged", "context"}
+
+
+def test_a_part_of_a_value_goes_a_day_after_the_whole(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID
+) -> None:
+    with recorded_value(session, owner_id, "part"):
+        pass
+    with recorded_value(session, owner_id, "whole"):
+        session.add(Subvalue(owner_id=owner_id, parent_value_hash="whole", value_hash="part"))
+    assert prune_all(session_factory, "value")["value"].rows == 1
+    assert prune_all(session_factory, "value")["value"].rows == 0
+    age_values(session)
+    assert prune_all(session_factory, "value")["value"].rows == 1
+
+
+def test_a_value_that_is_recorded_again_is_kept(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID
+) -> None:
+    with recorded_value(session, owner_id):
+        pass
+    session.execute(sa.select(sa.func.platform.keep_values(owner_id, ["lone", "other"])))
+    session.commit()
+    assert prune_all(session_factory, "value")["value"].rows == 0
+
+
+def test_the_former_value_of_an_evaluation_is_looked_at_again(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID
+) -> None:
+    record_call(session, owner_id, "call")
+    session.execute(sa.update(CallNode).values(value_hash="value call"))
+    with recorded_value(session, owner_id):
+        pass
+    evaluation = session.get_one(Evaluation, (owner_id, "eval call"))
+    evaluation.value_hash = "lone"
+    session.commit()
+    prune_all(session_factory, "value")
+    evaluation.value_hash = "value call"
+    session.commit()
+    assert prune_all(session_factory, "value")["value"].rows == 0
+    age_values(session)
+    assert prune_all(session_factory, "value")["value"].rows == 1
+
+
+def test_a_value_that_a_writer_holds_is_left_and_looked_at_again(
+    engine: sa.Engine, session: Session, session_factory: Factory, owner_id: uuid.UUID
+) -> None:
+    with recorded_value(session, owner_id):
+        pass
+    with engine.begin() as writer:
+        writer.execute(sa.select(Value.value_hash).with_for_update(key_share=True))
+        assert prune_all(session_factory, "value")["value"].left == 1
+    assert prune_all(session_factory, "value")["value"].rows == 1
