@@ -1,4 +1,4 @@
-"""What redun's call graph and cache cost on platform-db: against a backend that keeps all in memory, in one run.
+"""What redun's call graph and cache cost on platform-db, against a backend in memory, in one run.
 
 * *fresh*: a thousand small jobs under one, none of them cached; *cached*: the same again.
 * *check_cache*: one look-up, by the number of calls of its task that are stored.
@@ -172,6 +172,15 @@ def look_up(backend: Any, owner_id: uuid.UUID, sizes: Sequence[int]) -> None:
             print(f"check_cache {kind:<8} {size:>7} calls   {statistics.median(times) * 1000:6.3f} ms")
 
 
+STATEMENTS = (
+    """call_node (owner_id, call_hash, task_name, task_hash, args_hash, value_hash, timestamp)
+        SELECT :owner, :call, 'leaf', :task, :args, :value, now()""",
+    "call_subtree_task (owner_id, call_hash, task_hash) SELECT :owner, :call, :task",
+    """evaluation (owner_id, eval_hash, task_hash, args_hash, value_hash)
+        SELECT :owner, :eval, :task, :args, :value""",
+)
+
+
 def store(owner_id: uuid.UUID, numbers: range) -> None:
     """Store calls of one task, with their evaluations, in bulk."""
     value = sa.text(
@@ -190,13 +199,7 @@ def store(owner_id: uuid.UUID, numbers: range) -> None:
             }
             for number in numbers
         ]
-        for statement in (
-            "call_node (owner_id, call_hash, task_name, task_hash, args_hash, value_hash, timestamp)"
-            " SELECT :owner, :call, 'leaf', :task, :args, :value, now()",
-            "call_subtree_task (owner_id, call_hash, task_hash) SELECT :owner, :call, :task",
-            "evaluation (owner_id, eval_hash, task_hash, args_hash, value_hash)"
-            " SELECT :owner, :eval, :task, :args, :value",
-        ):
+        for statement in STATEMENTS:
             connection.execute(sa.text(f"INSERT INTO platform.{statement}"), rows)
 
 

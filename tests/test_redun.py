@@ -1,11 +1,10 @@
-"""redun's workflows on platform-db: fresh and cached, by several processes, for several tenants, and exchanged."""
+"""redun's workflows on platform-db: fresh and cached, in other processes, for two tenants, and exchanged."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,14 @@ from tests.factories import make_user
 
 pytest.importorskip("redun", reason="redun is not installed: pip install platform-db[redun]")
 
-from redun import Handle, Scheduler, task  # noqa: E402
-from redun.backends.base import TagEntity  # noqa: E402
-from redun.backends.db import CallNode, Execution, Job, RedunBackendDb, Tag, Value  # noqa: E402
-from redun.config import Config  # noqa: E402
-from redun.task import CacheCheckValid  # noqa: E402
+from redun import Handle, Scheduler, task
+from redun.backends.base import TagEntity
+from redun.backends.db import CallNode, Execution, Job, RedunBackendDb, Tag, Value
+from redun.config import Config
+from redun.task import CacheCheckValid
 
-from platform_db.integrations.redun import setup_scheduler  # noqa: E402
-from platform_db.integrations.redun.backend import PlatformBackend  # noqa: E402
+from platform_db.integrations.redun import setup_scheduler
+from platform_db.integrations.redun.backend import PlatformBackend
 
 ROOT = Path(__file__).parents[1]
 redun_namespace = "tests"

@@ -20,9 +20,9 @@ from tests.factories import make_user
 
 pytest.importorskip("redun", reason="redun is not installed: pip install platform-db[redun]")
 
-from redun import Handle, Scheduler, task  # noqa: E402
-from redun.backends.base import TagEntity  # noqa: E402
-from redun.config import Config  # noqa: E402
+from redun import Handle, Scheduler, task
+from redun.backends.base import TagEntity
+from redun.config import Config
 
 ROOT = Path(__file__).parents[1]
 JOBS = 300

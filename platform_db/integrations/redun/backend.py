@@ -1,7 +1,7 @@
-"""redun's backend on platform-db: what runs often is recorded in batches, all else goes through redun's own ORM.
+"""redun's backend on platform-db: what a scheduler does often is recorded in batches.
 
-What a scheduler does for each job is overridden here and in the mixins. redun's console, ``redun log`` and its
-queries work on the views in the schema ``redun``, by a session that belongs to one owner.
+All else goes through redun's own ORM. Its console, ``redun log`` and its queries work on the views in the
+schema ``redun``, by a session that belongs to one owner.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from platform_db.integrations.redun import address
 from platform_db.integrations.redun.calls import Calls
 from platform_db.integrations.redun.handles import Handles
 from platform_db.integrations.redun.jobs import Jobs
-from platform_db.integrations.redun.looking_up import LookingUp
 from platform_db.integrations.redun.latest import LatestCalls
+from platform_db.integrations.redun.looking_up import LookingUp
 from platform_db.integrations.redun.serializing import make_serializer
 from platform_db.integrations.redun.session import OwnersSession
 from platform_db.integrations.redun.syncing import Syncing

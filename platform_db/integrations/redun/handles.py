@@ -69,7 +69,7 @@ class Handles(Part):
         if row is not None:
             return bool(row["is_valid"])
         found = self.recorder.reading.execute(_IS_VALID, (str(self.owner_id), hash_))
-        return [(True,)] == list(found)
+        return list(found) == [(True,)]
 
 
 _ROLL_BACK = sa.text("""

@@ -65,12 +65,14 @@ class LookingUp(Part):
         """Return what is not written yet, or was fetched ahead."""
         evaluation = self.recorder.pending("evaluation", eval_hash)
         if evaluation is not None:
-            return self.get_value(evaluation["value_hash"])
+            pending: tuple[Any, bool] = self.get_value(evaluation["value_hash"])
+            return pending
         ahead = self.ahead.pop(eval_hash, None)
         if ahead is None:
             return None, False
         self.recorder.remember(ahead.value_hash)
-        return self.read_value(ahead.value_hash, ahead.type, ahead.value)
+        ready: tuple[Any, bool] = self.read_value(ahead.value_hash, ahead.type, ahead.value)
+        return ready
 
     def _find_stored(
         self,
@@ -130,9 +132,11 @@ class LookingUp(Part):
         """Return the final result of a call, and whether there is one that can be read."""
         node = self.recorder.pending("call_node", call_hash)
         if node is not None:
-            return self.get_value(node["value_hash"])
+            pending: tuple[Any, bool] = self.get_value(node["value_hash"])
+            return pending
         for found in self.recorder.reading.execute(_FIND_RESULT, (str(self.owner_id), call_hash)):
-            return self.read_value(*found)
+            result: tuple[Any, bool] = self.read_value(*found)
+            return result
         return None, False
 
     @db_retry

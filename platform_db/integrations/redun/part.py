@@ -15,6 +15,11 @@ from platform_db.provenance import Recorder
 class Part(RedunBackendDb):
     """A part of the backend: methods of one subject."""
 
+    # redun's own, whose types are not to be had.
+    db_uri: str
+    value_store: Any
+    type_registry: Any
+
     native: sa.Engine
     owner_id: uuid.UUID
     recorder: Recorder

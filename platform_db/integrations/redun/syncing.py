@@ -1,4 +1,4 @@
-"""Push, pull, import and export, with what redun's own records leave out: evaluations, handles, subtree tasks."""
+"""Push, pull, import and export: records of another backend, with what redun's own ones leave out."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Syncing(Part):
         return rows
 
     def _add_subtree_tasks(self, connection: sa.Connection, rows: Rows, records: list[Record]) -> None:
-        """Add the tasks below calls whose records do not have them, so that a shallow check can be relied on."""
+        """Add the tasks below calls whose records leave them out, which a shallow check relies on."""
         calls = {
             record["call_hash"]: record
             for record in records
@@ -129,7 +129,8 @@ class Syncing(Part):
 
 def _parts(rows: Rows) -> Iterator[Rows]:
     """Iterate over all rows: a few values at a time, for a statement has its limits, and then the others."""
-    part, size = {}, 0
+    part: dict[Any, dict[str, Any]] = {}
+    size = 0
     for key, row in sorted(rows.pop("value", {}).items()):
         if part and size + len(row["value"]) > PART_BYTES:
             yield {"value": part}
