@@ -31,6 +31,11 @@ STOCK = {
 _on = True
 
 
+def pytest_configure(config: Any) -> None:
+    """Import all before any test, since some have Python forget what they imported."""
+    _backend_class()
+
+
 def pytest_runtest_setup(item: Any) -> None:
     """Leave some tests to redun's own backend."""
     global _on

@@ -1,8 +1,8 @@
 """How platform-db is found by its address, in a process of redun's that was not told of it.
 
 redun asks SQLAlchemy for an engine when it loads a backend, and SQLAlchemy looks for the address's scheme
-among the entry points of all installed packages. So the backend that asks becomes platform-db's own while it loads:
-the address is all the configuration that a sub-scheduler needs in another process or container.
+among the entry points of all installed packages. So the backend that asks becomes platform-db's own while it
+loads: the address is all the configuration that a sub-scheduler needs in another process or container.
 """
 
 from __future__ import annotations
