@@ -60,11 +60,16 @@ setup(
     extras_require={
         "embedded": EMBEDDED,
         "ipyparallel": ["ipyparallel>=9.2,<10", "traitlets>=5.14"],
+        "redun": ["redun>=0.44,<0.45"],
         "tests": TESTS,
         "docs": DOCS,
         "dev": [*TESTS, *DOCS, "towncrier>=24.8"],
     },
-    entry_points={"console_scripts": ["platform-db = platform_db.__main__:main"]},
+    entry_points={
+        "console_scripts": ["platform-db = platform_db.__main__:main"],
+        # redun's backends are found by their address.
+        "sqlalchemy.dialects": ["platformdb = platform_db.integrations.redun.dialect:PlatformDialect"],
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Topic :: Database",

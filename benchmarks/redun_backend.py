@@ -1,0 +1,207 @@
+"""What redun's call graph and cache cost on platform-db, against a backend in memory, in one run.
+
+* *fresh*: a thousand small jobs under one, none of them cached; *cached*: the same again.
+* *check_cache*: one look-up, by the number of calls of its task that are stored.
+
+    python benchmarks/redun_backend.py [--uri URI] [--jobs 1000] [--rounds 5] [--calls 2000 20000 100000]
+
+Without a URI it starts an embedded database of its own and removes it afterwards. It needs redun.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from redun import Scheduler, task
+from redun.backends.base import RedunBackend
+from redun.config import Config
+from redun.hashing import hash_call_node, hash_struct
+from redun.task import CacheCheckValid, CacheResult, CacheScope
+
+from platform_db import embedded, schema, sessions
+from platform_db.models import User
+
+redun_namespace = "benchmark"
+LOOK_UPS = 300
+
+
+@task()
+def leaf(x: int) -> int:
+    """Return the next number."""
+    return x + 1
+
+
+@task()
+def total(values: list[int]) -> int:
+    """Return the sum."""
+    return sum(values)
+
+
+@task()
+def main_task(n: int, salt: str) -> Any:
+    """Call all others."""
+    return total([leaf(i) for i in range(n)])
+
+
+class Memory(RedunBackend):
+    """What any backend has to do, and nothing else: values and evaluations in dictionaries."""
+
+    values: dict[str, Any] = {}
+    evaluations: dict[str, str] = {}
+
+    def load(self, migrate: bool | None = None) -> None:
+        """Be ready."""
+
+    def record_value(self, value: Any, data: bytes | None = None) -> str:
+        """Serialize and hash, as redun does for its databases."""
+        interface = self.type_registry.get_value(value)
+        data = data or interface.serialize()
+        value_hash = interface.get_hash(data=data)
+        self.values[value_hash] = (self.type_registry.get_type_name(type(value)), data)
+        return value_hash
+
+    def get_value(self, value_hash: str) -> tuple[Any, bool]:
+        """Return a value."""
+        type_, data = self.values[value_hash]
+        return self.type_registry.deserialize(type_, data), True
+
+    def record_call_node(self, task_name: str, task_hash: str, args_hash: str, **call: Any) -> str:
+        """Record the values of a call."""
+        args, kwargs = call["eval_args"]
+        for value in (*args, *kwargs.values()):
+            self.record_value(value)
+        return hash_call_node(task_hash, args_hash, call["result_hash"], call["child_call_hashes"])
+
+    def check_cache(self, task_hash: str, args_hash: str, eval_hash: str, *_: Any, **__: Any) -> Any:
+        """Return what was evaluated."""
+        if eval_hash in self.evaluations:
+            return self.get_value(self.evaluations[eval_hash])[0], None, CacheResult.SINGLE
+        return None, None, CacheResult.MISS
+
+    def set_eval_cache(
+        self, eval_hash: str, task_hash: str, args_hash: str, value: Any, value_hash: str | None = None
+    ) -> None:
+        """Record an evaluation."""
+        self.evaluations[eval_hash] = value_hash or self.record_value(value)
+
+
+for _name in RedunBackend.__abstractmethods__ - Memory.__dict__.keys():
+    setattr(Memory, _name, lambda *_, **__: None)
+Memory.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+
+
+def main() -> None:
+    """Run the benchmark and print its ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--uri", help="database to use; it is migrated")
+    parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--calls", type=int, nargs="*", default=[2000, 20_000, 100_000])
+    arguments = parser.parse_args()
+    logging.getLogger("redun").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory(prefix="platform-db-benchmark-") as directory:
+        Path(directory).chmod(0o755)
+        data = Path(directory) / "data"
+        os.environ["PLATFORM_DB_URI"] = arguments.uri or embedded.ensure_running(data)
+        try:
+            run(arguments.jobs, arguments.rounds, arguments.calls)
+        finally:
+            sessions.reset_engine()
+            if not arguments.uri:
+                embedded.stop(data)
+
+
+def run(jobs: int, rounds: int, calls: Sequence[int]) -> None:
+    """Measure each round on both backends, one after the other."""
+    schema.init_db(sessions.get_engine())
+    with sessions.session_scope() as session:
+        user = User(email=f"{uuid.uuid4()}@example.org")
+        session.add(user)
+        session.flush()
+        owner_id = user.id_
+    address = f"platformdb://configured?owner={owner_id}"
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for number in range(rounds + 1):
+        salt = uuid.uuid4().hex
+        for kind in ("fresh", "cached"):
+            for name in ("memory", "platform-db"):
+                backend = Memory() if name == "memory" else None
+                scheduler = Scheduler(config=Config({"backend": {"db_uri": address}}), backend=backend)
+                scheduler.load()
+                began = time.perf_counter()
+                scheduler.run(main_task(jobs, salt))
+                if number:  # The first round makes connections and plans.
+                    seconds.setdefault((kind, name), []).append(time.perf_counter() - began)
+    for kind in ("fresh", "cached"):
+        floor, ours = (statistics.median(seconds[kind, name]) for name in ("memory", "platform-db"))
+        print(f"{kind:<7} memory {floor:6.3f} s   platform-db {ours:6.3f} s   {ours / floor:4.2f} x")
+    scheduler.backend.recorder.flush()  # type: ignore[attr-defined]
+    look_up(scheduler.backend, owner_id, calls)
+
+
+def look_up(backend: Any, owner_id: uuid.UUID, sizes: Sequence[int]) -> None:
+    """Time look-ups while the calls of one task grow; each is of a number that was called."""
+    stored = 0
+    backend.record_value(leaf)
+    backend.recorder.flush()
+    for size in sizes:
+        store(owner_id, range(stored, size))
+        stored = size
+        step = max(1, size // LOOK_UPS)
+        for kind, valid in (("SINGLE", CacheCheckValid.FULL), ("ULTIMATE", CacheCheckValid.SHALLOW)):
+            times = []
+            for number in range(0, size, step):
+                args = hash_struct(["args", number])
+                began = time.perf_counter()
+                found = backend.check_cache(
+                    leaf.hash, args, hash_struct(["Eval", leaf.hash, args]), "none", {leaf.hash},
+                    CacheScope.BACKEND, valid,
+                )  # fmt: skip
+                times.append(time.perf_counter() - began)
+                assert found[2].name == kind, found
+            print(f"check_cache {kind:<8} {size:>7} calls   {statistics.median(times) * 1000:6.3f} ms")
+
+
+STATEMENTS = (
+    """call_node (owner_id, call_hash, task_name, task_hash, args_hash, value_hash, timestamp)
+        SELECT :owner, :call, 'leaf', :task, :args, :value, now()""",
+    "call_subtree_task (owner_id, call_hash, task_hash) SELECT :owner, :call, :task",
+    """evaluation (owner_id, eval_hash, task_hash, args_hash, value_hash)
+        SELECT :owner, :eval, :task, :args, :value""",
+)
+
+
+def store(owner_id: uuid.UUID, numbers: range) -> None:
+    """Store calls of one task, with their evaluations, in bulk."""
+    value = sa.text(
+        "SELECT value_hash FROM platform.value WHERE owner_id = :owner AND type = 'builtins.int' LIMIT 1"
+    )
+    with sessions.get_engine().begin() as connection:
+        value_hash = connection.scalar(value, {"owner": owner_id})
+        rows = [
+            {
+                "owner": owner_id,
+                "call": hash_struct(["call", number]),
+                "args": hash_struct(["args", number]),
+                "eval": hash_struct(["Eval", leaf.hash, hash_struct(["args", number])]),
+                "task": leaf.hash,
+                "value": value_hash,
+            }
+            for number in numbers
+        ]
+        for statement in STATEMENTS:
+            connection.execute(sa.text(f"INSERT INTO platform.{statement}"), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""redun's backend on platform-db: what a scheduler does often is recorded in batches.
+
+All else goes through redun's own ORM. Its console, ``redun log`` and its queries work on the views in the
+schema ``redun``, by a session that belongs to one owner.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from redun.backends.db import (
+    REDUN_DB_VERSIONS,
+    DBVersionInfo,
+    RedunBackendDb,
+    RedunVersionError,
+    null_db_version,
+)
+from redun.backends.db.serializers import RecordSerializer
+from redun.backends.value_store import ValueStore
+from redun.config import create_config_section
+from sqlalchemy import orm
+
+from platform_db import database, provenance, schema, sessions
+from platform_db.integrations.redun import address
+from platform_db.integrations.redun.calls import Calls
+from platform_db.integrations.redun.handles import Handles
+from platform_db.integrations.redun.jobs import Jobs
+from platform_db.integrations.redun.latest import LatestCalls
+from platform_db.integrations.redun.looking_up import LookingUp
+from platform_db.integrations.redun.serializing import make_serializer
+from platform_db.integrations.redun.session import OwnersSession
+from platform_db.integrations.redun.syncing import Syncing
+from platform_db.integrations.redun.tags import Tags
+from platform_db.integrations.redun.values import Values
+from platform_db.users import find_user
+
+OPTIONS = {"schema_translate_map": {None: "redun"}}
+"""redun's tables have no schema; ours are views in this one."""
+
+
+class PlatformBackend(Calls, Handles, Jobs, LookingUp, Syncing, Tags, Values, RedunBackendDb):
+    """The call graph and the cache of one owner.
+
+    :param db_uri: the database and the owner (:mod:`platform_db.integrations.redun.address`).
+    :param config: the section ``[backend]``: ``owner`` where the address names none, and redun's own options.
+    """
+
+    _has_engine = False
+
+    def __init__(
+        self, db_uri: str | None = None, config: Any = None, logger: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
+        config = config or create_config_section()
+        super().__init__(db_uri, config, logger, *args, **kwargs)
+        self._begin(config)
+
+    @classmethod
+    def adopt(cls, backend: RedunBackendDb) -> None:
+        """Turn a backend that redun has made itself, and that is being loaded, into one of this class."""
+        backend.__class__ = cls
+        backend._begin({})
+
+    def _begin(self, config: Mapping[str, str]) -> None:
+        self.address = address.parse(self.db_uri, config)
+        self.db_uri = self.address.text
+        self.latest = LatestCalls()
+        self.ahead = {}
+        self._started = {}
+        self.workflow_id = os.environ.get("PLATFORM_DB_WORKFLOW_ID") or None
+
+    def create_engine(self) -> sa.Engine:
+        """Prepare connections; none is made yet."""
+        if not self._has_engine:
+            url = self.address.url
+            self.native = sessions.get_engine() if url is None else database.create_engine(url)
+            self.engine = self.native.execution_options(**OPTIONS)
+            self.Session = orm.sessionmaker(self.engine, class_=OwnersSession, backend=self)
+            self.session = self.Session()
+            self._has_engine = True
+        return self.engine
+
+    def get_db_version(self) -> DBVersionInfo:
+        """Return the version of redun's tables that the views show."""
+        self.create_engine()
+        with self.native.connect() as connection:
+            state = schema.status(connection).state
+        return REDUN_DB_VERSIONS[-1] if state is schema.SchemaState.current else null_db_version
+
+    def is_db_compatible(self) -> bool:
+        """Look whether the schema is current, and find the owner: redun asks this when it loads a backend.
+
+        :raises errors.PlatformDBError: the schema is not current, or there is no such owner.
+        """
+        self.create_engine()
+        with self.native.connect() as connection:
+            schema.status(connection).require_current()
+        with orm.Session(self.native) as session:
+            self.owner_id = find_user(session, self.address.owner).id_
+        self.recorder = provenance.recorder_of(self.native, self.owner_id)
+        if self.value_store is not None and not self._database_loaded:
+            # Below the owner's id: a value's path must not tell whether another owner has it.
+            self.value_store = ValueStore(f"{self.value_store.root_path}/{self.owner_id}")
+        return True
+
+    def migrate(self, desired_version: DBVersionInfo | None = None, upgrade_only: bool = False) -> None:
+        """Bring platform-db's schema to its newest revision, whose views show redun's newest tables.
+
+        redun calls it where ``automigrate`` is configured, which is off by default.
+
+        :raises RedunVersionError: another version than the newest is desired.
+        """
+        if desired_version not in (None, REDUN_DB_VERSIONS[-1]):
+            raise RedunVersionError(
+                "redun's tables are views of platform-db's schema, and come and go with it: "
+                "platform-db alembic downgrade"
+            )
+        self.create_engine()
+        schema.init_db(self.native)
+
+    @property
+    def _record_serializer(self) -> RecordSerializer:
+        return _SERIALIZER
+
+    @_record_serializer.setter
+    def _record_serializer(self, serializer: RecordSerializer | None) -> None:
+        """Keep the own one: redun sets another when it has loaded a backend."""
+
+
+_SERIALIZER = make_serializer()

@@ -1,0 +1,103 @@
+"""Recording executions and their jobs."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from redun.backends.db import db_retry
+from redun.utils import utcnow
+
+from platform_db.integrations.redun.part import Part
+from platform_db.integrations.redun.session import end_transaction
+
+# Another process, which this job starts, asks for it.
+_SUBRUN = "redun.subrun_root_task"
+
+
+class Jobs(Part):
+    """The methods about executions and jobs."""
+
+    _executions: dict[str, dict[str, Any]]
+
+    @db_retry
+    def record_execution(self, exec_id: str, args: list[str]) -> None:
+        """Begin an execution; it is recorded with its first job."""
+        self._executions[exec_id] = {
+            "id": exec_id,
+            "args": json.dumps(args),
+            "updated_time": None,
+            "job_id": None,
+            "workflow_id": self.workflow_id,
+        }
+
+    @db_retry
+    def record_updated_time(self, execution_id: str) -> None:
+        """Record the heartbeat of an execution."""
+        execution = self._executions.get(execution_id)
+        if execution is None:
+            super().record_updated_time(execution_id)  # It is another process's.
+            return
+        execution["updated_time"] = utcnow()
+        if execution["job_id"] is not None:
+            self.recorder.put("call_execution", execution_id, execution, "record_updated_time")
+
+    @db_retry
+    def record_job_start(self, job: Any, now: datetime | None = None) -> None:
+        """Record that a job started."""
+        with self.with_session() as session:
+            end_transaction(session)
+        self._put_start(job, now, "record_job_start")
+        if job.task.fullname == _SUBRUN:
+            self.recorder.flush()
+
+    @db_retry
+    def record_job_end(self, job: Any, now: datetime | None = None, status: str | None = None) -> None:
+        """Record that a job ended; where its start was not recorded, that it started then."""
+        now = now or utcnow()
+        with self.with_session() as session:
+            end_transaction(session)
+        row = self._started.pop(job.id, None) or self._put_start(job, now, "record_job_end")
+        self._started.pop(job.id, None)
+        row = {**row, "end_time": now, "cached": job.was_cached, "call_hash": job.call_hash}
+        self.recorder.put("call_job", job.id, row, "record_job_end")
+        if job.call_hash:
+            self.latest.add(job)
+        parent = job.parent_job
+        if parent is None or parent.id not in self._started:
+            # The end of an execution, or of what another process's job waits for.
+            if parent is None:
+                self._executions.pop(job.execution.id, None)
+                self.ahead.clear()
+            self.recorder.flush()
+
+    def _put_start(self, job: Any, now: datetime | None, method: str) -> dict[str, Any]:
+        execution_id, parent = job.execution.id, job.parent_job
+        self.put_value(job.task, None, method)
+        row = {
+            "id": job.id,
+            "start_time": now or utcnow(),
+            "end_time": None,
+            "task_hash": job.task.hash,
+            "cached": False,
+            "call_hash": None,
+            "parent_id": parent.id if parent else None,
+            "execution_id": execution_id,
+        }
+        self._started[job.id] = row
+        with self.recorder.together():
+            if parent is None:
+                execution = self._executions[execution_id]
+                execution["job_id"] = job.id
+                self.recorder.put("call_execution", execution_id, execution, method)
+            self.recorder.put("call_job", job.id, row, method)
+        return row
+
+    def get_job(self, job_id: str) -> dict[str, Any] | None:
+        """Return the ids of a job, of its parent and of its execution."""
+        row = self._started.get(job_id)
+        if row is not None:
+            return {"job_id": row["id"], "parent_id": row["parent_id"], "execution_id": row["execution_id"]}
+        found: dict[str, Any] | None = super().get_job(job_id)
+        return found

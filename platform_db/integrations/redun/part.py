@@ -1,0 +1,29 @@
+"""What the parts of the backend have in common."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import sqlalchemy as sa
+from redun.backends.db import RedunBackendDb
+
+from platform_db.integrations.redun.latest import LatestCalls
+from platform_db.provenance import Recorder
+
+
+class Part(RedunBackendDb):
+    """A part of the backend: methods of one subject."""
+
+    # redun's own, whose types are not to be had.
+    db_uri: str
+    value_store: Any
+    type_registry: Any
+
+    native: sa.Engine
+    owner_id: uuid.UUID
+    recorder: Recorder
+    workflow_id: str | None  # of the run that executions are part of
+    latest: LatestCalls
+    ahead: dict[str, Any]  # evaluations that were fetched before the scheduler asks for them
+    _started: dict[str, dict[str, Any]]  # the rows of jobs that have not ended

@@ -1,0 +1,332 @@
+"""redun's workflows on platform-db: fresh and cached, in other processes, for two tenants, and exchanged."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from platform_db import errors
+from tests.factories import make_user
+
+pytest.importorskip("redun", reason="redun is not installed: pip install platform-db[redun]")
+
+from redun import Handle, Scheduler, task
+from redun.backends.base import TagEntity
+from redun.backends.db import CallNode, Execution, Job, RedunBackendDb, Tag, Value
+from redun.config import Config
+from redun.task import CacheCheckValid
+
+from platform_db.integrations.redun import setup_scheduler
+from platform_db.integrations.redun.backend import PlatformBackend
+
+ROOT = Path(__file__).parents[1]
+redun_namespace = "tests"
+
+ran: list[int] = []
+
+
+@task()
+def square(x: int) -> int:
+    ran.append(x)
+    return x * x
+
+
+@task()
+def total(values: list[int]) -> int:
+    return sum(values)
+
+
+@task()
+def squares(n: int) -> Any:
+    return total([square(i) for i in range(n)])
+
+
+@task(check_valid=CacheCheckValid.SHALLOW)
+def shallow(x: int) -> Any:
+    return square(x)
+
+
+class Connection(Handle):
+    def __init__(self, name: str) -> None:
+        self.instance = None
+
+
+@task()
+def write(connection: Connection) -> Connection:
+    ran.append(0)
+    return connection
+
+
+@pytest.fixture(autouse=True)
+def _forget_what_ran() -> None:
+    ran.clear()
+
+
+@pytest.fixture
+def owner(configured_database: str, session: Session) -> str:
+    return make_user(session, email="ada@example.org").email
+
+
+@pytest.fixture
+def other(configured_database: str, session: Session) -> str:
+    return make_user(session, email="grace@example.org").email
+
+
+def scheduler_of(owner: str, **backend: str) -> Scheduler:
+    uri = f"platformdb://configured?owner={owner}"
+    scheduler = Scheduler(config=Config({"backend": {"db_uri": uri, **backend}}))
+    scheduler.load()
+    return scheduler
+
+
+def count(session: Session, table: str) -> int:
+    return session.scalar(sa.text(f"SELECT count(*) FROM platform.{table}")) or 0
+
+
+def test_a_workflow_runs_once_and_is_taken_from_the_cache_then(owner: str, session: Session) -> None:
+    assert scheduler_of(owner).run(squares(5)) == 30
+    assert sorted(ran) == [0, 1, 2, 3, 4]
+    ran.clear()
+
+    assert scheduler_of(owner).run(squares(5)) == 30
+
+    assert ran == []
+    assert (count(session, "call_node"), count(session, "call_execution")) == (7, 2)
+    assert session.execute(
+        sa.text("SELECT cached, count(*) FROM platform.call_job GROUP BY cached ORDER BY cached")
+    ).all() == [(False, 7), (True, 7)]
+
+
+def test_what_was_recorded_is_seen_by_redun_s_own_queries_at_once(owner: str) -> None:
+    scheduler = scheduler_of(owner)
+    scheduler.run(squares(2))
+    session = scheduler.backend.session
+
+    assert {job.status for job in session.query(Job)} == {"DONE"}
+    (execution,) = session.query(Execution)
+    assert execution.job.call_node.value_parsed == 1
+    assert sorted(child.task_name for child in execution.call_node.children) == [
+        "tests.square",
+        "tests.square",
+        "tests.total",
+    ]
+
+
+def test_a_value_belongs_to_its_owner_alone(owner: str, other: str, tmp_path: Path) -> None:
+    """The login of the tests owns the tables: no policy applies to it."""
+    store = {"value_store_path": str(tmp_path), "value_store_min_size": "100"}
+    ours, theirs = scheduler_of(owner, **store).backend, scheduler_of(other, **store).backend
+    small, large = ours.record_value("guess me"), ours.record_value("x" * 200)
+    ours.recorder.flush()
+
+    for value_hash in (small, large):
+        assert ours.get_value(value_hash)[1] is True
+        assert theirs.get_value(value_hash) == (None, False)
+        assert theirs.session.get(Value, value_hash) is None
+        assert theirs.value_store.has(value_hash) is False
+    assert theirs.session.query(Value).count() == 0
+    theirs.record_value("guess me")
+    assert theirs.get_value(small) == ("guess me", True)
+
+
+def test_the_bytes_of_a_value_in_files_are_its_size(owner: str, tmp_path: Path, session: Session) -> None:
+    backend = scheduler_of(owner, value_store_path=str(tmp_path), value_store_min_size="100").backend
+    backend.record_value(b"x" * 1000)
+    backend.recorder.flush()
+
+    size, stored = session.execute(sa.text("SELECT size, octet_length(value) FROM platform.value")).one()
+    assert (size > 1000, stored) == (True, 0)
+
+
+def test_other_databases_stay_redun_s(owner: str) -> None:
+    scheduler_of(owner)  # From here on platform-db's addresses are known.
+
+    assert type(RedunBackendDb("sqlite:///:memory:")) is RedunBackendDb
+
+
+def test_the_line_in_the_configuration_replaces_sqlite(owner: str) -> None:
+    config = Config({"backend": {"db_uri": "sqlite:///redun.db", "owner": owner}})
+    scheduler = setup_scheduler(config)
+    scheduler.load()
+
+    assert isinstance(scheduler.backend, PlatformBackend)
+    assert config["backend"]["db_uri"] == f"platformdb://configured?owner={owner}"
+    assert scheduler.run(squares(2)) == 1
+
+
+def test_an_owner_must_be_named_and_known(configured_database: str) -> None:
+    with pytest.raises(errors.InvalidSetting, match="whose call graph"):
+        setup_scheduler(Config({"backend": {}}))
+    with pytest.raises(errors.UserNotFound):
+        scheduler_of("nobody@example.org")
+
+
+PROGRAM = """
+    import logging, sys
+    from redun import Scheduler, task
+    from redun.config import Config
+    from redun.scheduler import subrun
+
+    redun_namespace = "other_process"
+    logging.getLogger("redun").setLevel(logging.ERROR)
+
+    @task()
+    def double(x: int) -> int:
+        return 2 * x
+
+    @task()
+    def main(x: int):
+        return subrun(double(x), executor="process") if sys.argv[2:] else double(x)
+
+    if __name__ == "__main__":
+        scheduler = Scheduler(config=Config({"backend": {"db_uri": sys.argv[1]}}))
+        scheduler.load()
+        assert scheduler.run(main(21)) == 42
+        print(type(scheduler.backend).__name__)
+"""
+
+
+@pytest.mark.parametrize("with_sub_scheduler", [False, True])
+def test_a_process_finds_it_by_the_address_alone(
+    owner: str, session: Session, tmp_path: Path, with_sub_scheduler: bool
+) -> None:
+    (tmp_path / "other_process.py").write_text(textwrap.dedent(PROGRAM))
+    arguments = ["-m", "other_process", f"platformdb://configured?owner={owner}"]
+    printed = subprocess.run(
+        [sys.executable, *arguments, *(["sub"] if with_sub_scheduler else [])],
+        cwd=tmp_path,
+        env=environment(),
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+    assert printed.strip() == "PlatformBackend"
+    assert count(session, "call_execution") == 1
+    tasks = session.scalars(sa.text("SELECT task_name FROM platform.call_node ORDER BY 1")).all()
+    assert "other_process.double" in tasks
+    assert ("redun.subrun_root_task" in tasks) is with_sub_scheduler
+    lost = sa.text("SELECT count(*) FROM platform.call_job WHERE end_time IS NULL OR call_hash IS NULL")
+    assert session.scalar(lost) == 0
+
+
+def environment() -> dict[str, str]:
+    """Return a process's own environment: where the database and the package are, and no more."""
+    import os
+
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": f"{ROOT}:.",
+        "PLATFORM_DB_URI": os.environ["PLATFORM_DB_URI"],
+    }
+
+
+def pull(source: Any, target: Any) -> int:
+    """Do as ``redun pull`` does."""
+    roots = [id_ for (id_,) in source.session.query(Execution.id)]
+    return target.put_records(source.get_records(source.iter_record_ids(roots)))
+
+
+def test_after_a_pull_a_run_is_all_hits(owner: str, other: str, session: Session) -> None:
+    source, target = scheduler_of(owner), scheduler_of(other)
+    source.run(squares(3))
+    ran.clear()
+
+    assert pull(source.backend, target.backend) > 0
+    assert pull(source.backend, target.backend) == 0
+    assert target.run(squares(3)) == 5
+
+    assert ran == []
+    cached = target.backend.session.query(Job).filter(Job.cached.is_(True)).count()
+    assert cached == 5
+
+
+def test_after_a_pull_a_shallow_run_sees_that_a_task_below_has_changed(owner: str, other: str) -> None:
+    stock = Scheduler(config=Config({"backend": {"db_uri": "sqlite:///:memory:"}}))
+    stock.load()
+    for source in (scheduler_of(owner), stock):
+        assert source.run(shallow(10)) == 100
+    targets = [scheduler_of(other), scheduler_of(owner)]
+    for source, target in zip((scheduler_of(owner), stock), targets, strict=True):
+        pull(source.backend, target.backend)
+
+    @task(namespace="tests", name="square")
+    def changed(x: int) -> int:
+        return x * x + 1
+
+    try:
+        for target in targets:
+            assert target.run(shallow(10)) == 101
+    finally:
+        task(namespace="tests", name="square")(square.func)
+
+
+def test_handles_travel(owner: str, other: str) -> None:
+    source, target = scheduler_of(owner), scheduler_of(other)
+    connection = source.run(write(Connection("db")))
+    ran.clear()
+
+    pull(source.backend, target.backend)
+
+    assert target.backend.is_valid_handle(connection)
+    assert target.run(write(Connection("db"))).get_hash() == connection.get_hash()
+    assert ran == []
+
+
+def test_a_handle_that_is_rolled_back_is_invalid_for_others_at_once(owner: str) -> None:
+    first, second = scheduler_of(owner).backend, scheduler_of(owner).backend
+    start = Connection("db")
+    later = start.fork("1")
+    first.advance_handle([start], later)
+    first.recorder.flush()
+    assert second.is_valid_handle(later)
+
+    first.rollback_handle(start)
+
+    assert second.is_valid_handle(start)
+    assert not second.is_valid_handle(later)
+
+
+def test_tags_are_recorded_replaced_and_deleted(owner: str) -> None:
+    backend = scheduler_of(owner).backend
+    value = backend.record_value(1)
+    backend.record_tags(TagEntity.Value, value, [("env", "prod"), ("size", {"b": 1, "a": None})])
+    backend.record_tags(TagEntity.Value, value, [("env", "test")], update=True)
+    assert backend.get_tags([value])[value].as_dict() == {
+        "env": ["test"],
+        "size": [{"b": 1, "a": None}],
+    }
+
+    backend.delete_tags(value, [], keys=["env", "size"])
+
+    assert backend.get_tags([value]) == {}
+    assert backend.session.query(Tag).filter(Tag.is_current.is_(False)).count() == 3
+
+
+def test_a_value_that_cannot_be_stored_is_named_and_the_rest_is_there(owner: str) -> None:
+    scheduler = scheduler_of(owner)
+    backend = scheduler.backend
+    good = backend.record_value(1)
+    backend.record_tags(TagEntity.Value, good, [("key\0", 1)])
+
+    with pytest.raises(errors.NotRecorded, match="record_tags"):
+        backend.session.query(Value).count()
+
+    assert backend.session.query(Value).count() == 1
+
+
+def test_calls_of_two_executions_in_one_process_are_told_apart(owner: str) -> None:
+    scheduler = scheduler_of(owner)
+    scheduler.run(squares(2))
+    scheduler.run(squares(2))
+
+    session = scheduler.backend.session
+    assert session.query(CallNode).count() == 4
+    assert session.query(Job).filter(Job.cached.is_(True)).count() == 4
