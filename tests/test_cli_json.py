@@ -13,6 +13,7 @@ from platform_db import crypto
 from platform_db.cli.show import ROWS_AT_A_TIME, show_rows
 from platform_db.models import Job, TaskRecord, Workflow
 from platform_db.workflows import set_result
+from tests.calls import record_call
 from tests.command_line import run
 from tests.factories import make_run, make_user
 from tests.test_cli_help import EVERY
@@ -28,6 +29,8 @@ LISTS = {
     "events watchers": [],
     "guard list": [],
     "job list": [RUN],
+    "provenance lineage": [ADA, "call"],
+    "provenance log": [ADA],
     "queue status": [],
     "quota reconcile": [],
     "quota report": ["--workflows"],
@@ -49,6 +52,8 @@ OBJECTS = {
     "db stats": [],
     "db version": [],
     "job show": [JOB],
+    "provenance explain": [ADA, "job call"],
+    "provenance show": [ADA, "call"],
     "queue explain": [RUN],
     "quota cpu-usage-update": [],
     "quota disk-usage-update": [],
@@ -88,6 +93,7 @@ def test_json_is_one_document(session: Session, database_uri: str, command: str,
     make_run(session, owner, id_=RUN, workspace_path=str(tmp_path))
     session.add(Job(id_=JOB, workflow_id=RUN))
     session.add(TaskRecord(owner_id=owner.id_, cluster="c", msg_id="task-1", size=0))
+    record_call(session, owner.id_, "call")
     set_result(session, RUN, 1, model=Workflow)
     session.commit()
     arguments = [*command.split(), *LISTS.get(command, []), *OBJECTS.get(command, []), "--json"]
