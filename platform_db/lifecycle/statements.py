@@ -74,14 +74,15 @@ def _allowed(
 
 @cache
 def update(entity: str, status: Status, conditions: Conditions, *, returning: bool) -> str:
-    """Return the call of the function that changes one row: it keeps the plan, which takes a tenth of all."""
-    sources = ",".join(sorted(source.value for source in MACHINES[entity].sources(status)))
-    optional = ("owner", "id", "reason", "expected_status", "unexpected_statuses", "expected_revision")
-    owner, id_, *wishes = (f":{name}" if getattr(conditions, name, True) else "NULL" for name in optional)
-    return _for_driver(
-        f"SELECT {'*' if returning else ''} FROM platform.change_{entity}_status("
-        f"{owner}, {id_}, '{status.value}', '{{{sources}}}', {', '.join(wishes)})"
-    )
+    columns = ", ".join(("revision", *MACHINES[entity].times))
+    return _for_driver(f"""
+        {f"WITH note AS MATERIALIZED ({NOTE_REASON})" if conditions.reason else ""}
+        UPDATE platform.{entity} SET status = '{status.value}'
+        {"FROM note" if conditions.reason else ""}
+        WHERE {_OF_OWNER if conditions.owner else ""}id_ = CAST(:id AS uuid)
+          AND {_allowed(entity, status, conditions)}
+        {f"RETURNING {columns}" if returning else ""}
+        """)
 
 
 @cache

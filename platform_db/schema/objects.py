@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.resources import files
-from typing import Any
 
 from platform_db.models import Base
 from platform_db.models.base import CURRENT_TENANT
@@ -142,7 +141,6 @@ CREATE TRIGGER record_status AFTER UPDATE OF status ON platform.{entity}
 CREATE TRIGGER forget AFTER DELETE ON platform.{entity}
     REFERENCING OLD TABLE AS deleted
     FOR EACH STATEMENT EXECUTE FUNCTION platform.forget('{entity}')"""
-    yield _change(machine)
     if machine.is_leased:
         yield f"""\
 CREATE TRIGGER record_creation AFTER INSERT ON platform.{entity}
@@ -157,42 +155,6 @@ CREATE TRIGGER record_deletion AFTER DELETE ON platform.{entity}
 CREATE TRIGGER drop_former_lease AFTER UPDATE OF status ON platform.{entity}
     FOR EACH ROW WHEN (OLD.status NOT IN ({alive}) AND NEW.status IN ({alive}))
     EXECUTE FUNCTION platform.drop_former_lease('{entity}')"""
-
-
-def _change(machine: Machine[Status]) -> str:
-    """Return the function that changes the status of one row: a function keeps its plan.
-
-    To plan the statement takes a tenth of the whole change.
-    """
-    entity = machine.entity
-    status: Any = Base.metadata.tables[f"platform.{entity}"].columns["status"]
-    type_ = f"platform.{status.type.name}"
-    columns = ", ".join(f"target.{name}" for name in ("revision", *machine.times))
-    found = ", ".join(("revision integer", *(f"{name} timestamptz" for name in machine.times)))
-    return f"""\
-CREATE FUNCTION platform.change_{entity}_status(
-    the_owner uuid, the_id uuid, wanted {type_}, sources text[], the_reason text, expected text[],
-    unexpected text[], expected_revision integer
-) RETURNS TABLE ({found}) LANGUAGE plpgsql AS $$
-BEGIN
-    IF the_reason IS NOT NULL THEN
-        PERFORM set_config(
-            'platform.statement_reason', statement_timestamp()::text || ' ' || the_reason, true);
-    END IF;
-    IF the_owner IS NULL THEN
-        SELECT owner_id INTO the_owner FROM platform.{entity} WHERE id_ = the_id;
-    END IF;
-    RETURN QUERY UPDATE platform.{entity} AS target SET status = wanted
-    WHERE target.owner_id = the_owner AND target.id_ = the_id
-        AND CASE WHEN target.status::text = ANY (sources) THEN true
-            ELSE target.status <> wanted
-                AND platform.guard_permits('{entity}', target.status::text, wanted::text) END
-        AND CASE WHEN expected IS NULL THEN true ELSE target.status::text = ANY (expected) END
-        AND CASE WHEN unexpected IS NULL THEN true ELSE target.status::text <> ALL (unexpected) END
-        AND CASE WHEN expected_revision IS NULL THEN true ELSE target.revision = expected_revision END
-    RETURNING {columns};
-END
-$$"""
 
 
 def qualified(name: str) -> str:
