@@ -185,11 +185,9 @@ def test_results_within_an_argument_are_its_sources(
     assert make_call(again, add, {"parts": parts}).is_cached
 
 
-def test_what_another_store_of_the_process_has_just_recorded_is_found(
-    store: CallStore, engine: sa.Engine, owner: User
-) -> None:
-    made = make_call(store, store.record_task("fit"), [1], "done")
-    with CallStore(sa.create_engine(engine.url), owner.id_) as other:
+def test_what_another_store_of_the_process_has_just_recorded_is_found(engine: sa.Engine, owner: User) -> None:
+    with CallStore(engine, owner.id_) as store, CallStore(engine, owner.id_) as other:
+        made = make_call(store, store.record_task("fit"), [1], "done")
         found = other.find_cached(begin(other, other.record_task("fit"), [1]))
     assert found is not None
     assert found.call_hash == made.call_hash
