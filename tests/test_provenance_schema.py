@@ -363,3 +363,27 @@ def test_a_busy_execution_that_starts_jobs_is_alive(session: Session, owner_id: 
     session.flush()
     assert end_lost_calls(session, timedelta(minutes=5)) == 0
     assert job.end_time is None
+
+
+def test_a_look_up_in_a_large_execution_needs_no_statistics(session: Session, owner_id: uuid.UUID) -> None:
+    record_call(session, owner_id, "call")
+    session.execute(sa.text("SELECT set_config('platform.user_id', :id, true)"), {"id": str(owner_id)})
+    calls = """
+        INSERT INTO platform.call_node (call_hash, task_name, task_hash, args_hash, value_hash, timestamp)
+        SELECT 'call ' || n, 'task', 'task', 'args ' || n, 'value call', now()
+        FROM generate_series(1, 20000) AS n
+        """
+    jobs = """
+        INSERT INTO platform.call_job (id, start_time, end_time, task_hash, call_hash, execution_id)
+        SELECT n, now() + n * interval '1s', now(), 'task', 'call ' || n, 'execution'
+        FROM generate_series(1, 20000) AS n
+        """
+    for statement in (calls, jobs):
+        session.execute(sa.text(statement))
+    ask = sa.text(
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM platform.find_cached("
+        ":owner, 'task', 'args 1', '', 'execution', NULL, '{CSE}', '{}')"
+    )
+    for _ in range(2):  # The first one plans.
+        plan = session.execute(ask, {"owner": owner_id}).scalar_one()[0]["Plan"]
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 200

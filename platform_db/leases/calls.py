@@ -31,7 +31,9 @@ def end_lost_calls(session: Session, older_than: timedelta | float, *, batch: in
     return session.connection().execute(_END_LOST, bounds).rowcount
 
 
-# What is running is in an index of its own, and little.
+# What is running is in an index of its own, and little. The latest start is asked for by a range, since only
+# the index that has jobs by execution has them in this order: with an equality, one by the time alone would
+# do, and lead past all that other executions began since.
 _END_LOST = sa.text("""
     WITH lost AS MATERIALIZED (
         SELECT job.owner_id, job.id, execution.updated_time
@@ -40,8 +42,10 @@ _END_LOST = sa.text("""
           ON execution.owner_id = job.owner_id AND execution.id = job.execution_id
         WHERE job.end_time IS NULL AND execution.updated_time < clock_timestamp() - CAST(:age AS interval)
           AND (SELECT latest.start_time FROM platform.call_job AS latest
-               WHERE latest.owner_id = execution.owner_id AND latest.execution_id = execution.id
-               ORDER BY latest.start_time DESC LIMIT 1) < clock_timestamp() - CAST(:age AS interval)
+               WHERE latest.owner_id = execution.owner_id
+                 AND latest.execution_id BETWEEN execution.id AND execution.id
+               ORDER BY latest.execution_id DESC, latest.start_time DESC LIMIT 1
+              ) < clock_timestamp() - CAST(:age AS interval)
         ORDER BY job.owner_id, job.id LIMIT :batch FOR NO KEY UPDATE OF job SKIP LOCKED
     )
     UPDATE platform.call_job AS job SET end_time = greatest(job.start_time, lost.updated_time)

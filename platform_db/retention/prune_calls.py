@@ -145,14 +145,15 @@ _LOCK_EXECUTION = sa.text("""
     """)
 
 # The first job stays with its execution. The last ones go first: a job that goes before those that it called
-# changes each of them.
+# changes each of them. By a range, since only the index that has jobs by execution has them in this order.
 _DELETE_JOBS = sa.text("""
     DELETE FROM platform.call_job WHERE ctid = ANY (ARRAY(
         SELECT job.ctid FROM platform.call_job AS job
-        WHERE job.owner_id = CAST(:owner_id AS uuid) AND job.execution_id = :name AND job.id <> (
+        WHERE job.owner_id = CAST(:owner_id AS uuid) AND job.execution_id BETWEEN :name AND :name
+          AND job.id <> (
             SELECT first.job_id FROM platform.call_execution AS first
             WHERE first.owner_id = CAST(:owner_id AS uuid) AND first.id = :name)
-        ORDER BY job.start_time DESC LIMIT :batch FOR UPDATE
+        ORDER BY job.execution_id DESC, job.start_time DESC LIMIT :batch FOR UPDATE
     )) RETURNING id
     """)
 

@@ -109,15 +109,18 @@ CREATE FUNCTION platform.find_cached(
     OUT size bigint
 ) LANGUAGE plpgsql STABLE AS $$
 BEGIN
+    -- Only one index has jobs in this order. By the time alone, others have too, and the planner may go through all the
+    -- jobs of an execution.
     IF 'CSE' = ANY (kinds) THEN
         SELECT 'CSE', node.call_hash, node.value_hash INTO kind, call_hash, value_hash
         FROM platform.call_node AS node
         CROSS JOIN LATERAL (
-            SELECT job.start_time FROM platform.call_job AS job
-            WHERE job.owner_id = owner AND job.call_hash = node.call_hash AND job.execution_id = the_execution
-            ORDER BY job.start_time DESC LIMIT 1
+            SELECT job.call_hash, job.execution_id, job.start_time FROM platform.call_job AS job
+            WHERE job.owner_id = owner AND (job.call_hash, job.execution_id) <= (node.call_hash, the_execution)
+            ORDER BY job.call_hash DESC, job.execution_id DESC, job.start_time DESC LIMIT 1
         ) AS latest
-        WHERE node.owner_id = owner AND node.task_hash = the_task AND node.args_hash = the_args
+        WHERE latest.call_hash = node.call_hash AND latest.execution_id = the_execution
+          AND node.owner_id = owner AND node.task_hash = the_task AND node.args_hash = the_args
           AND (the_context IS NULL OR platform.has_context(owner, node.call_hash, the_context))
         ORDER BY latest.start_time DESC LIMIT 1;
     END IF;
