@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors
-from platform_db.models import User
+from platform_db.models import User, Value
 from platform_db.provenance import (
     Call,
     CallStore,
@@ -165,6 +166,60 @@ def test_a_failed_call_is_made_again(store: CallStore, session: Session, owner: 
 
     (failed, running) = sorted(execution.status for execution in list_executions(session, owner).rows)
     assert (failed, running) == ("failed", "running")
+
+
+def test_results_within_an_argument_are_its_sources(
+    store: CallStore, session: Session, owner: User, make_store: MakeStore
+) -> None:
+    load, add = store.record_task("load"), store.record_task("add")
+    parts = [make_call(store, load, [number], number) for number in range(2)]
+    made = make_call(store, add, {"parts": parts}, 1)
+    store.flush()
+
+    (step, *sources) = lineage(session, owner, made.call_hash)
+    assert set(step.arguments[0].sources) == {part.call_hash for part in parts}
+    assert {source.task_name for source in sources} == {"load"}
+    again = make_store()
+    load, add = again.record_task("load"), again.record_task("add")
+    parts = [make_call(again, load, [number]) for number in range(2)]
+    assert make_call(again, add, {"parts": parts}).is_cached
+
+
+def test_what_another_store_of_the_process_has_just_recorded_is_found(engine: sa.Engine, owner: User) -> None:
+    with CallStore(engine, owner.id_) as store, CallStore(engine, owner.id_) as other:
+        made = make_call(store, store.record_task("fit"), [1], "done")
+        found = other.find_cached(begin(other, other.record_task("fit"), [1]))
+    assert found is not None
+    assert found.call_hash == made.call_hash
+
+
+def test_a_call_is_not_found_by_less_than_its_tasks_where_one_was_pruned_meanwhile(
+    store: CallStore, session: Session, make_store: MakeStore
+) -> None:
+    inner, outer = store.record_task("inner", "v1"), store.record_task("outer")
+    make_call(store, inner, [], 1)
+    execution = store.begin_execution()
+    parent = store.begin_call(outer, [], execution=execution)
+    child = store.begin_call(inner, [], execution=execution, parent=parent)
+    found = store.find_cached(child)
+    store.flush()
+    session.execute(sa.text("DELETE FROM platform.call_subtree_task"))
+    session.commit()
+    assert found is not None
+    store.end_call(child, found)
+    store.end_call(parent, 1)
+    store.flush()
+
+    later = make_store()
+    later.record_task("inner", "v2")
+    assert later.find_cached(begin(later, later.record_task("outer"), [])) is None
+
+
+def test_an_execution_of_another_store_is_refused(store: CallStore) -> None:
+    with pytest.raises(errors.NotFound, match="this store began no execution"):
+        store.begin_call(store.record_task("fit"), [], execution="other")
+    with pytest.raises(errors.NotFound):
+        store.record_heartbeat("other")
 
 
 # Why a call ran
@@ -325,6 +380,82 @@ def test_whatever_has_an_id_is_described(store: CallStore, session: Session, own
         find_entity(session, owner, "")
 
 
+SECRETS = [
+    "run.py",
+    "--db=postgresql://ada:hunter2@host/db",
+    "--api-token",
+    "hunter2",
+    "--password=hunter2",
+    "SECRET_KEY=hunter2",
+    "--tokens",
+    "--fast",
+]
+SHOWN = [
+    "run.py",
+    "--db=postgresql://ada:...@host/db",
+    "--api-token",
+    "...",
+    "--password=...",
+    "SECRET_KEY=...",
+    "--tokens",
+    "--fast",
+]
+
+
+@pytest.mark.parametrize("stored", [json.dumps(SECRETS), " ".join(SECRETS), None])
+def test_no_secret_of_a_command_line_is_shown(
+    store: CallStore, session: Session, owner: User, stored: str | None
+) -> None:
+    make_call(store, store.record_task("fit"), [], 1, execution=store.begin_execution(SECRETS))
+    store.flush()
+    if stored is None:
+        assert (
+            "hunter2" not in session.execute(sa.text("SELECT args FROM platform.call_execution")).scalar_one()
+        )
+    else:  # As another program wrote it.
+        session.execute(sa.text("UPDATE platform.call_execution SET args = :stored"), {"stored": stored})
+
+    (execution,) = list_executions(session, owner).rows
+    assert " ".join(execution.arguments) == " ".join(SHOWN)
+    assert describe(session, owner, execution.id)["arguments"] == execution.arguments
+
+
+@pytest.mark.parametrize(("content", "size"), [(b"", 5), (b"{[", 2), (b"\xff", 1), (b"[" * 9999, 9999)])
+def test_a_value_of_another_programs_json_is_described(
+    session: Session, owner: User, content: bytes, size: int
+) -> None:
+    row = {"value_hash": "v", "type_": "json", "format_": "application/json", "value": content, "size": size}
+    session.add(Value(owner_id=owner.id_, **row))
+    facts = describe(session, owner, "v")
+    assert (facts["json"], facts["size"]) == (None, size)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+def test_an_id_that_no_row_can_have_is_refused(
+    store: CallStore, session: Session, owner: User, text: str
+) -> None:
+    for look in (find_entity, describe, lineage, explain_miss):
+        with pytest.raises(errors.InvalidText):
+            look(session, owner, text)
+        session.rollback()
+    with pytest.raises(errors.InvalidText):
+        store.get_value(text)
+
+
+def test_a_value_that_very_many_calls_took_is_traced_within_the_limit(
+    store: CallStore, session: Session, owner: User
+) -> None:
+    fit, first = store.record_task("fit"), store.record_task("first")
+    made = make_call(store, first, [], 1)
+    for number in range(20):
+        make_call(store, fit, [made, number], number)
+    store.flush()
+    rows: list[int] = []
+    event.listen(session.get_bind(), "after_cursor_execute", lambda *given: rows.append(given[1].rowcount))
+    assert len(lineage(session, owner, made.call_hash, direction=Direction.down, limit=5)) == 5
+    assert max(rows) <= 10
+
+
 def test_provenance_on_the_command_line(store: CallStore, database_uri: str, owner: User) -> None:
     _, data, number = run_pipeline(store)
     fit = store.record_task("fit")
@@ -342,9 +473,14 @@ def test_provenance_on_the_command_line(store: CallStore, database_uri: str, own
     assert "pipeline.py" in ask("log")
     assert "task       count" in ask("show", number.call_hash[:10]).replace("task_hash", "")
     assert ask("explain", second.id_).startswith("new_arguments: ")
+    assert ask("explain", second.id_[:-1]).startswith("new_arguments: ")
     assert json.loads(ask("explain", second.id_, "--json"))["reason"] == "new_arguments"
     traced = ask("lineage", number.call_hash)
     assert traced.splitlines()[2].startswith(f"  load {data.call_hash[:8]}")
     assert json.loads(ask("lineage", data.value_hash, "--down", "--json"))[0]["task_name"] == "count"
+    hostile = begin(store, fit, {"a\n\x1b[31m": 1})
+    store.end_call(hostile, "three")
+    store.flush()
+    assert "argument a\\n\\x1b[31m: none then" in ask("explain", hostile.id_)
     missing = run(database_uri, "provenance", "show", owner.email, "none")
     assert missing.exit_code == errors.NotFound.exit_code

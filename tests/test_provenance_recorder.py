@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -16,11 +18,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors, quota
 from platform_db.models import User
-from platform_db.provenance import Recorder, lookups, recorder, recorder_of
+from platform_db.provenance import Recorder, lookups, recorder, recorder_of, statements
 from platform_db.tenancy.privileges import Role
 from tests.factories import make_user
 from tests.locks import wait_for_a_lock
@@ -232,6 +235,17 @@ def test_all_that_record_for_an_owner_share_a_recorder(engine: sa.Engine, owner:
     one.close()
 
 
+def test_an_owner_that_no_one_records_for_takes_no_memory(engine: sa.Engine, owner: User) -> None:
+    one = recorder_of(engine, owner)
+    put_value(one, "v")
+    one.close()
+    former = weakref.ref(one)
+    del one
+    gc.collect()
+
+    assert former() is None
+
+
 def test_hashes_are_forgotten_within_an_hour(
     make_recorder: MakeRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,6 +335,115 @@ def test_a_row_that_no_statement_can_hold_is_put_aside(
     put_value(one, "large", bytes(20_000))
     with pytest.raises(errors.NotRecorded, match="10000 bytes"):
         one.flush()
+
+    assert count(engine, "value") == 1
+
+
+def test_an_owner_without_room_does_not_hold_up_the_recorder(
+    make_recorder: MakeRecorder, session: Session, owner: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quota.set_limit(session, owner.id_, "database", 1000)
+    session.commit()
+    written: list[int] = []
+    insert = statements.insert
+    monkeypatch.setattr(statements, "insert", lambda *given: written.append(1) or insert(*given))
+    one = make_recorder()
+    for number in range(640):
+        put_value(one, f"large {number}", bytes(2000))
+    with pytest.raises(errors.NotRecorded, match="640 rows"):
+        one.flush()
+
+    assert len(written) < 100
+
+
+def test_rows_that_spoil_a_batch_together_hold_up_no_further_ones(
+    engine: sa.Engine, make_recorder: MakeRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = make_recorder()
+    put_task(one)
+    one.flush()
+    for key in ("a", "b"):  # Not the row's own key.
+        row = {"eval_hash": "eval", "task_hash": "task", "args_hash": "", "value_hash": "task"}
+        one.put("evaluation", key, row, "set_eval_cache")
+    with pytest.raises(errors.NotRecorded, match="2 of set_eval_cache"):
+        one.flush()
+    assert "INSERT" not in caplog.text
+
+    put_value(one, "later")
+    one.flush()
+    assert count(engine, "value") == 2
+
+
+@pytest.mark.parametrize("type_", ["bytes", "a\0b"])
+def test_a_batch_that_is_too_long_for_a_statement_is_one_transaction(
+    engine: sa.Engine, make_recorder: MakeRecorder, monkeypatch: pytest.MonkeyPatch, type_: str
+) -> None:
+    monkeypatch.setattr(statements, "LARGEST_STATEMENT", 10_000)
+    sent: list[int] = []
+    one = make_recorder()
+    event.listen(one._engine, "before_cursor_execute", lambda *given: sent.append(len(str(given[3]))))
+    with one.together():
+        for number in range(20):
+            put_value(one, f"value {number}", bytes(3000), type=type_ if number == 7 else "bytes")
+    with suppress(errors.NotRecorded):
+        one.flush()
+
+    assert max(sent) < 30_000
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("SELECT xmin::text, count(*) FROM platform.value GROUP BY 1").all()
+    assert [rows for _, rows in found] == [20 if type_ == "bytes" else 19]
+
+
+def test_a_job_whose_call_was_pruned_meanwhile_is_stored_without_it(
+    engine: sa.Engine, make_recorder: MakeRecorder
+) -> None:
+    one = make_recorder()
+    put_task(one)
+    with one.together():
+        put_execution(one)
+        put_job(one, "job", end_time=NOW, call_hash="pruned", cached=True)
+    one.flush()
+
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT id, end_time, call_hash FROM platform.call_job")
+        assert rows.all() == [("job", NOW, None)]
+
+
+def test_the_same_calls_in_another_order_are_not_further_ones(
+    engine: sa.Engine, make_recorder: MakeRecorder
+) -> None:
+    for order in (["a", "b"], ["b", "a"]):
+        one = make_recorder()
+        put_task(one)
+        put_value(one, "argument")
+        for child in "ab":
+            put_call(one, child)
+        put_call(one, "parent", children=order)
+        one.flush()
+
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT child_id FROM platform.call_edge ORDER BY call_order")
+        assert rows.scalars().all() == ["a", "b"]
+
+
+def test_what_a_closed_recorder_could_not_write_is_written_at_exit(
+    engine: sa.Engine, database_uri: str, owner: User
+) -> None:
+    program = """if True:
+        import sys
+        from platform_db import database, errors
+        from platform_db.provenance import Recorder
+        from tests.test_provenance_recorder import close_database, put_value
+        engine = database.create_engine(sys.argv[1])
+        one = Recorder(engine, sys.argv[2], delay=60, patience=0.1)
+        close_database(engine, engine.url.database)
+        put_value(one, "v")
+        try:
+            one.close()
+        except errors.Unreachable:
+            close_database(engine, engine.url.database, open_=True)
+    """
+    subprocess.run([sys.executable, "-c", program, database_uri, str(owner.id_)], check=True)
 
     assert count(engine, "value") == 1
 

@@ -22,6 +22,7 @@ from platform_db.models import (
     Value,
 )
 from platform_db.models.resource import DATABASE_STORAGE
+from platform_db.provenance.values import ERRORS
 from platform_db.tenancy import tenant_scope
 from platform_db.users import delete_user
 from tests.calls import START, record_call
@@ -296,9 +297,10 @@ def test_the_status_of_a_call_follows_from_its_job(
     assert session.execute(query, {"owner": owner_id}).scalar_one() == status
 
 
-def test_a_call_that_ended_in_an_error_has_failed(session: Session, owner_id: uuid.UUID) -> None:
+@pytest.mark.parametrize("type_", ERRORS)
+def test_a_call_that_ended_in_an_error_has_failed(session: Session, owner_id: uuid.UUID, type_: str) -> None:
     record_call(session, owner_id, "call")
-    session.execute(sa.update(Value).values(type_="redun.ErrorValue"))
+    session.execute(sa.update(Value).values(type_=type_))
     query = sa.text("SELECT status FROM platform.activity WHERE owner_id = :owner")
     assert session.execute(query, {"owner": owner_id}).scalar_one() == "failed"
 

@@ -162,6 +162,19 @@ def test_a_tagged_value_and_a_context_stay(
     assert names(session, Value.value_hash) == {"tagged", "context"}
 
 
+def test_a_value_that_lost_its_tag_is_looked_at_again(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID
+) -> None:
+    with recorded_value(session, owner_id, "tagged"):
+        add_tag(session, owner_id, "Value", "tagged")
+    assert prune_all(session_factory, "value")["value"].rows == 0
+    session.execute(sa.update(EntityTag).values(is_current=False))
+    session.commit()
+    assert prune_all(session_factory, "value")["value"].rows == 0
+    age_values(session)
+    assert prune_all(session_factory, "value")["value"].rows == 1
+
+
 def test_a_part_of_a_value_goes_a_day_after_the_whole(
     session: Session, session_factory: Factory, owner_id: uuid.UUID
 ) -> None:

@@ -68,7 +68,7 @@ class KeptConnection:
         with own_connection_errors():
             try:
                 return self.run(read)
-            except psycopg2.Error:
+            except (psycopg2.Error, ValueError):  # a text with a NUL
                 with self._engine.connect() as connection:
                     return connection.exec_driver_sql(text, given).all()
 

@@ -9,9 +9,6 @@ from typing import Any, NamedTuple
 from platform_db.provenance.statements import Values
 from platform_db.provenance.tables import TABLES
 
-# What the encoding of a row takes beside its texts and bytes, roughly.
-ROW_BYTES = 100
-
 
 class Entry(NamedTuple):
     """A row, and the method that recorded it."""
@@ -59,6 +56,14 @@ class Batch:
 
     def values(self) -> dict[str, list[Values]]:
         return {table: [entry.values for entry in rows.values()] for table, rows in self.rows.items()}
+
+    def refuse(self, reason: str) -> list[Refusal]:
+        """Return all rows as put aside."""
+        return [
+            Refusal(table, key, entry.method, reason)
+            for table, rows in self.rows.items()
+            for key, entry in rows.items()
+        ]
 
     def remove(self, refused: Iterable[tuple[str, Any, str]]) -> Iterator[Refusal]:
         """Take rows out that are given with their reasons, each with what it is a part of, and all parts."""

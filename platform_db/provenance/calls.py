@@ -18,12 +18,13 @@ from platform_db.database import create_engine
 from platform_db.identifiers import new_id, parse_id
 from platform_db.models.identity import UserOrId
 from platform_db.provenance import lookups
+from platform_db.provenance.arguments import hide_secrets
 from platform_db.provenance.misses import Asked, Miss, explain
 from platform_db.provenance.recorder import recorder_of
-from platform_db.provenance.values import ERRORS, Value, decode_value, encode_value, hash_of
+from platform_db.provenance.values import ERRORS, Result, Value, decode_value, encode_value, hash_of
 
 Arguments = Mapping[str, Any] | Sequence[Any]
-"""Values by their names, or in their order. A :class:`Result` among them is a value with its source."""
+"""Values by their names, or in their order. A :class:`Result` as one, or within one, tells its source."""
 
 
 class Task(NamedTuple):
@@ -40,18 +41,6 @@ class Task(NamedTuple):
     @property
     def full_name(self) -> str:
         return f"{self.namespace}.{self.name}" if self.namespace else self.name
-
-
-class Result(NamedTuple):
-    """What a call returned. Given as an argument, it says where the argument came from.
-
-    :param is_cached: whether it was found in the cache.
-    """
-
-    value: Any
-    value_hash: str
-    call_hash: str
-    is_cached: bool = False
 
 
 @dataclass
@@ -104,7 +93,6 @@ class CallStore:
         self.owner_id = self._recorder.owner_id
         self._executions: dict[str, dict[str, Any]] = {}
         self._tasks: set[str] = set()
-        self._ended: dict[str, str] = {}
 
     def __enter__(self) -> CallStore:
         return self
@@ -157,13 +145,14 @@ class CallStore:
     ) -> str:
         """Begin an execution and return its id; it is recorded with its first call.
 
-        :param arguments: the command line.
+        :param arguments: the command line. Passwords of URLs, tokens, and values of options that are named so
+            are left out.
         :param workflow: the id of the run that it is part of.
         """
         id_ = str(new_id())
         self._executions[id_] = {
             "id": id_,
-            "args": json.dumps(list(arguments)),
+            "args": json.dumps(hide_secrets(arguments)),
             "updated_time": None,
             "job_id": None,
             "workflow_id": None if workflow is None else parse_id(workflow, "workflow id"),
@@ -172,7 +161,7 @@ class CallStore:
 
     def record_heartbeat(self, execution_id: str) -> None:
         """Record that an execution goes on. Its calls count as lost where it has not for long."""
-        execution = self._executions[execution_id]
+        execution = self._execution(execution_id)
         execution["updated_time"] = _now()
         if execution["job_id"] is not None:
             self._recorder.put("call_execution", execution_id, execution.copy(), "record_heartbeat")
@@ -185,6 +174,7 @@ class CallStore:
         :param execution: the id of an execution that this store began.
         :param parent: the call that makes this one.
         :raises errors.InvalidArgument: an argument is neither bytes nor what JSON has.
+        :raises errors.NotFound: this store began no such execution.
         """
         pairs: list[tuple[int | None, str | None, Any]]
         if isinstance(arguments, Mapping):
@@ -198,7 +188,7 @@ class CallStore:
         args_hash = hash_of("arguments", [f"{place} {name} {_hash(value)}" for place, name, value in given])
         call = Call(str(new_id()), task, execution, parent, _now(), given, args_hash)
         with self._recorder.together():
-            row = self._executions[execution]
+            row = self._execution(execution)
             if row["job_id"] is None:
                 row.update(job_id=call.id_, updated_time=row["updated_time"] or call.begun)
                 self._recorder.put("call_execution", execution, row.copy(), "begin_call")
@@ -212,8 +202,7 @@ class CallStore:
         recorded all tasks that were used then, down to the last. So new code of a task that it calls makes it
         a miss. A call that failed is made again.
         """
-        ended = self._ended.get(call.eval_hash)
-        if ended is not None and self._recorder.pending("call_node", ended) is not None:
+        if self._recorder.pending("evaluation", call.eval_hash) is not None:
             self._recorder.flush()
         hit = lookups.find_cached(
             self._recorder.reading,
@@ -327,8 +316,8 @@ class CallStore:
         row = {"arg_hash": arg_hash, "call_hash": call_hash, "value_hash": _hash(argument)}
         row |= {"arg_position": place, "arg_key": name}  # type: ignore[dict-item]
         self._recorder.put("call_argument", arg_hash, row, "end_call")
-        if isinstance(argument, Result):
-            source = {"arg_hash": arg_hash, "result_call_hash": argument.call_hash}
+        for call in (argument.call_hash,) if isinstance(argument, Result) else argument.sources:
+            source = {"arg_hash": arg_hash, "result_call_hash": call}
             self._recorder.put("call_argument_source", tuple(source.values()), source, "end_call")
 
     def _put_value(self, value: Value, method: str) -> str:
@@ -340,17 +329,19 @@ class CallStore:
     def _end(self, call: Call, call_hash: str, *, is_cached: bool = False) -> None:
         row = {**call.row(), "end_time": _now(), "cached": is_cached, "call_hash": call_hash}
         self._recorder.put("call_job", call.id_, row, "end_call")
-        if len(self._ended) >= _MOST_ENDED:
-            self._ended.clear()
-            self.flush()  # What is not remembered must not be pending.
-        self._ended[call.eval_hash] = call_hash
         if call.parent is not None:
             call.parent.children.append(call_hash)
             call.parent.tasks |= call.tasks
 
+    def _execution(self, id_: str) -> dict[str, Any]:
+        if id_ not in self._executions:
+            raise errors.NotFound(f"this store began no execution {id_}")
+        return self._executions[id_]
+
     def _find_tasks(self, call_hash: str) -> set[str]:
         rows = self._recorder.reading.execute(_FIND_TASKS, (str(self.owner_id), call_hash))
-        return {task for (task,) in rows}
+        # Without any, the call was pruned since it was found: of the tasks that it used, all are known.
+        return {task for (task,) in rows} or set(self._tasks)
 
 
 def _hash(value: Value | Result) -> str:
@@ -364,8 +355,6 @@ def _name(place: int | None, name: str | None) -> str:
 def _now() -> datetime:
     return datetime.now(timezone.utc)
 
-
-_MOST_ENDED = 100_000
 
 _GET_VALUE = "SELECT format, value FROM platform.value WHERE owner_id = %s::uuid AND value_hash = %s"
 

@@ -108,7 +108,7 @@ def lineage(
         if direction is Direction.up:
             found = [source for call in found for a in arguments.get(call, ()) for source in a.sources]
         else:
-            found = [call for (call,) in ask(_NEXT, owner_id, array(found))]
+            found = [call for (call,) in ask(_NEXT, owner_id, array(found), limit)]
     return steps
 
 
@@ -171,5 +171,5 @@ _NEXT = """
         FROM platform.call_argument_source AS source
         WHERE source.owner_id = given.owner AND source.result_call_hash = asked.call_hash
     ) AS taken
-    ORDER BY taken.call_hash
+    ORDER BY taken.call_hash LIMIT %s
 """

@@ -77,7 +77,7 @@ def explain_miss(session: Session, owner: UserOrId, job_id: str) -> Miss:
     """Return why an owner's job ran instead of taking a result from the cache.
 
     :raises errors.NotFound: the owner has no such job.
-    :raises errors.Refused: the job has not ended, or took its result from the cache.
+    :raises errors.Refused: the job has not ended, was lost, or took its result from the cache.
     """
     owner_id = user_id_of(owner)
     session.flush()
@@ -87,7 +87,7 @@ def explain_miss(session: Session, owner: UserOrId, job_id: str) -> Miss:
         raise errors.NotFound(f"there is no job {job_id} of a call")
     is_cached, started, call_hash, task_hash, name, namespace, code, args_hash = rows[0]
     if call_hash is None:
-        raise errors.Refused(f"job {job_id} has not ended, so its arguments are not known")
+        raise errors.Refused(f"job {job_id} has not ended with a call, so its arguments are not known")
     if is_cached:
         raise errors.Refused(f"job {job_id} took its result from the cache, of call {call_hash}")
     arguments = _arguments(connection, owner_id, call_hash)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import uuid
 from datetime import datetime
@@ -14,6 +15,7 @@ from platform_db.bounds import require_limit
 from platform_db.cursors import Page
 from platform_db.database.session import takes_session
 from platform_db.models.identity import UserOrId, user_id_of
+from platform_db.provenance.arguments import read_arguments
 from platform_db.provenance.lookups import execute
 from platform_db.provenance.values import ERRORS
 
@@ -23,7 +25,7 @@ class Execution(NamedTuple):
 
     :param status: ``running``, ``finished``, ``cached``, ``failed``, or ``lost`` where it ended without a
         result, as that of a killed program does.
-    :param arguments: the command line.
+    :param arguments: the command line, without what is secret in it.
     :param workflow_id: the run that it is part of.
     """
 
@@ -54,7 +56,7 @@ def list_executions(
         place = tuple(cursors.decode(query, cursor, cursors.stored_time, cursors.text))
     rows = execute(session.connection(), _LIST, (owner_id, *place, limit + 1))
     found = [
-        Execution(id_, task, status, started, ended, _arguments(args), workflow_id)
+        Execution(id_, task, status, started, ended, read_arguments(args), workflow_id)
         for id_, task, status, started, ended, args, workflow_id in rows
     ]
     after = None
@@ -75,18 +77,17 @@ def find_entity(session: Session, owner: UserOrId, id_: str) -> tuple[str, str]:
     :raises errors.AmbiguousIdentifier: several ids begin so.
     """
     session.flush()
-    text = cursors.text(id_)
     found: dict[str, str] = {}
     for kind, (table, column) in _KINDS.items():
         statement = (
             f"SELECT {column} FROM platform.{table} WHERE owner_id = %s::uuid"
             f" AND {column} >= %s AND {column} < %s ORDER BY 1 LIMIT 2"
         )
-        values = (str(user_id_of(owner)), text, f"{text}\U0010ffff")
+        values = (str(user_id_of(owner)), id_, f"{id_}\U0010ffff")
         for (whole,) in execute(session.connection(), statement, values):
             found.setdefault(whole, kind)
-    if text in found:
-        return found[text], text
+    if id_ in found:
+        return found[id_], id_
     if not found:
         raise errors.NotFound(f"there is no execution, job, call, task or value {id_}")
     if len(found) > 1:
@@ -108,16 +109,17 @@ def describe(session: Session, owner: UserOrId, id_: str) -> dict[str, Any]:
         session.connection(), _DESCRIBE[kind], {"owner": str(user_id_of(owner)), "id": whole}
     )
     if kind == "execution":
-        facts["arguments"] = _arguments(facts["arguments"])
+        facts["arguments"] = read_arguments(facts["arguments"])
+    if kind == "value":
+        facts["json"] = _read_json(facts["json"])
     return {"kind": kind, "id": whole, **facts}
 
 
-def _arguments(text: str) -> list[str]:
+def _read_json(content: str | None) -> Any:
     try:
-        given = json.loads(text)
-    except ValueError:  # of another program's
-        return [text]
-    return [str(part) for part in given] if isinstance(given, list) else [text]
+        return None if content is None else json.loads(base64.b64decode(content))
+    except (ValueError, RecursionError):  # of another program's
+        return None
 
 
 _KINDS = {
@@ -208,8 +210,8 @@ _DESCRIBE = {
             'type', value.type, 'format', value.format, 'size', value.size,
             'path', (SELECT file.path FROM platform.value_file AS file
                      WHERE file.owner_id = value.owner_id AND file.value_hash = value.value_hash),
-            'json', CASE WHEN value.format = 'application/json' AND value.size BETWEEN 1 AND 10000
-                         THEN convert_from(value.value, 'UTF8')::json END)
+            'json', CASE WHEN value.format = 'application/json' AND octet_length(value.value) <= 10000
+                         THEN encode(value.value, 'base64') END)
         FROM platform.value WHERE value.owner_id = %(owner)s::uuid AND value.value_hash = %(id)s
     """,
 }

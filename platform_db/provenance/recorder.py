@@ -25,15 +25,15 @@ import sqlalchemy as sa
 
 from platform_db import errors
 from platform_db.bounds import require_seconds
-from platform_db.database import create_engine, sqlstates
+from platform_db.database import create_engine
 from platform_db.database.driver_errors import as_connection_error
-from platform_db.database.engine import identity_of
+from platform_db.database.engine import ISOLATION, identity_of
 from platform_db.database.kept_connection import KeptConnection
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.provenance import statements
-from platform_db.provenance.batch import ROW_BYTES, Batch, Entry, Refusal
+from platform_db.provenance.batch import Batch, Entry, Refusal
 from platform_db.provenance.known import Known
-from platform_db.provenance.searching import find_refused
+from platform_db.provenance.searching import find_refused, is_refusal, reason_of
 from platform_db.provenance.statements import Row
 from platform_db.provenance.tables import TABLES
 from platform_db.sessions import is_retryable
@@ -54,7 +54,8 @@ LARGEST_BYTES = 240 * 1024**2
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts
 ATTEMPTS = 10  # of a batch that deadlocks
 
-_recorders: dict[Hashable, Recorder] = {}
+# One that is closed, and that no one has, is no more; one that is open is its thread's.
+_recorders: weakref.WeakValueDictionary[Hashable, Recorder] = weakref.WeakValueDictionary()
 _all: weakref.WeakSet[Recorder] = weakref.WeakSet()
 _lock = threading.Lock()
 
@@ -67,9 +68,10 @@ def recorder_of(engine: sa.Engine, owner: UserOrId, *, as_tenant: bool = False) 
     """
     key = (identity_of(engine), user_id_of(owner), as_tenant)
     with _lock:
-        if key not in _recorders:
-            _recorders[key] = Recorder(engine, owner, as_tenant=as_tenant)
-        return _recorders[key]
+        found = _recorders.get(key)
+        if found is None:
+            found = _recorders[key] = Recorder(engine, owner, as_tenant=as_tenant)
+        return found
 
 
 class Recorder:
@@ -106,6 +108,7 @@ class Recorder:
             self._enter = f"SET LOCAL ROLE {role_name(Role.tenant)};{self._enter}"
         # Each text of statements is a transaction of its own: a batch takes one round trip, and a read one.
         self._engine = create_engine(engine, isolation_level="AUTOCOMMIT")
+        self._transactions = self._engine.execution_options(isolation_level=ISOLATION)
         self._begin()
         _all.add(self)
 
@@ -153,7 +156,7 @@ class Recorder:
         :param method: what records it, which errors name.
         """
         values = statements.values_of(table, row)
-        size = ROW_BYTES + sum(len(value) for value in values if isinstance(value, str | bytes))
+        size = statements.size_of(values)
         if size > LARGEST_BYTES:
             self._put_aside([Refusal(table, key, method, f"a row may have {LARGEST_BYTES} bytes")])
             return
@@ -205,7 +208,7 @@ class Recorder:
             except errors.Unreachable as error:
                 if time.monotonic() + pause > give_up_at:
                     raise
-                logger.warning("what was recorded waits to be stored: %s; trying again in %g s", error, pause)
+                logger.warning(_WAITS, reason_of(error), pause)
                 time.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
         with self._lock:
@@ -218,7 +221,6 @@ class Recorder:
 
         :raises errors.PlatformDBError: as :meth:`flush` does.
         """
-        atexit.unregister(self._close_at_exit)
         with self._lock:
             thread, self._thread = self._thread, None
             closing, self._closing = self._closing, threading.Event()
@@ -229,6 +231,8 @@ class Recorder:
         try:
             self.flush()
         finally:
+            if not self._waiting_bytes():  # Else the exit is the last chance.
+                atexit.unregister(self._close_at_exit)
             self._known.forget()
             self._connection.close()
             self.reading.close()
@@ -242,7 +246,7 @@ class Recorder:
             pass  # Each was logged.
         except Exception as error:
             waiting = len(self._pending) + (len(self._unwritten) if self._unwritten else 0)
-            logger.critical("%d rows of provenance are lost: %s", waiting, error)
+            logger.critical("%d rows of provenance are lost: %s", waiting, reason_of(error))
 
     def _require_no_block(self) -> None:
         if self._lock.acquire(blocking=False):
@@ -285,7 +289,7 @@ class Recorder:
                     if not self._pending:
                         self._some.clear()
             except Exception as error:
-                logger.warning("what was recorded waits to be stored: %s; trying again in %g s", error, pause)
+                logger.warning(_WAITS, reason_of(error), pause)
                 closing.wait(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
 
@@ -313,7 +317,7 @@ class Recorder:
         try:
             self._connection.run(lambda cursor: cursor.execute("SELECT platform.analyze_calls()"))
         except Exception as error:  # The batch is stored, whatever becomes of this.
-            logger.info("the tables of calls were not analyzed: %s", error)
+            logger.info("the tables of calls were not analyzed: %s", reason_of(error))
 
     def _store(self, batch: Batch) -> None:
         """Store all rows of a batch but those that the server refuses, and those that need these."""
@@ -329,16 +333,25 @@ class Recorder:
                     raise own from None
                 if attempts < ATTEMPTS and is_retryable(error):  # such as a deadlock with another program
                     continue
-                if not (sqlstates.sqlstate_of(error) or "").startswith(sqlstates.REFUSED_VALUES):
+                if not is_refusal(error):
                     raise
                 refusal: Exception = error
             except (errors.WrongUsage, errors.Refused) as error:  # a text, or the owner's quota
                 refusal = error
             if not self._remove_refused(batch) and attempts >= ATTEMPTS:
-                raise refusal
+                # No row is refused alone, such as two that were put under other keys than their own. Kept,
+                # they would hold up all that is recorded from now on.
+                self._put_aside(batch.refuse(reason_of(refusal)))
+                return
 
     def _write(self, batch: Batch) -> None:
         """Write a batch in one transaction."""
+        if batch.bytes > statements.LARGEST_STATEMENT:
+            with self._transactions.begin() as connection:
+                connection.exec_driver_sql(self._enter)
+                for part, values in statements.insert_all(self._owner, batch.values(), in_parts=True):
+                    connection.exec_driver_sql(part, tuple(values))
+            return
         statement, parameters = self._statements(batch)
         if not parameters:
             return
@@ -361,9 +374,8 @@ class Recorder:
         :raises errors.PlatformDBError: the connection was lost.
         :raises sqlalchemy.exc.DBAPIError: the server refused something else than a row.
         """
-        transactions = self._engine.execution_options(isolation_level="READ COMMITTED")
         try:
-            with transactions.connect() as connection:
+            with self._transactions.connect() as connection:
                 connection.exec_driver_sql(self._enter)
                 refused = find_refused(connection, self._owner, batch)
                 connection.rollback()
@@ -382,6 +394,9 @@ class Recorder:
             self._refused += refused
         if refused:
             self._known.forget()  # It promised these rows.
+
+
+_WAITS = "what was recorded waits to be stored: %s; trying again in %g s"
 
 
 def _begin_in_child() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -20,6 +20,17 @@ Refused = tuple[str, Any, str]
 Items = Sequence[tuple[Any, Entry]]
 
 
+def is_refusal(error: sa.exc.DBAPIError) -> bool:
+    """Tell whether rows of a batch caused an error, as two of one key do, too."""
+    sqlstate = sqlstates.sqlstate_of(error) or ""
+    return sqlstate.startswith(sqlstates.REFUSED_VALUES) or sqlstate == sqlstates.CARDINALITY_VIOLATION
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error says, in one line, without its statement."""
+    return str(error.orig if isinstance(error, sa.exc.DBAPIError) else error).partition("\n")[0]
+
+
 def find_refused(connection: sa.Connection, owner_id: str, batch: Batch) -> list[Refused]:
     """Return the rows of a batch that cannot be stored, also those that others of them keep from it.
 
@@ -28,30 +39,49 @@ def find_refused(connection: sa.Connection, owner_id: str, batch: Batch) -> list
     """
     refused: list[Refused] = []
     for table in TABLES:
-        refused += _try(connection, owner_id, table, list(batch.rows.get(table, {}).items()))
+        items = list(batch.rows.get(table, {}).items())
+        if items:
+            search = _Search(connection, owner_id, table, max(1, len(items) // 32))
+            refused += search.refused(items)
     return refused + _find_orphans(connection, owner_id, batch, refused)
 
 
-def _try(connection: sa.Connection, owner_id: str, table: str, items: Items) -> Iterator[Refused]:
-    if not items:
-        return
-    statement, parameters = statements.insert(table, owner_id, [entry.values for _, entry in items])
-    try:
-        with connection.begin_nested():
-            connection.exec_driver_sql(statement, tuple(parameters))
-        return
-    except (errors.WrongUsage, errors.Refused) as error:
-        reason = str(error)
-    except sa.exc.DBAPIError as error:
-        if not (sqlstates.sqlstate_of(error) or "").startswith(sqlstates.REFUSED_VALUES):
-            raise
-        reason = str(error.orig).partition("\n")[0]
-    if len(items) == 1:
-        yield table, items[0][0], reason
-        return
-    middle = len(items) // 2
-    yield from _try(connection, owner_id, table, items[:middle])
-    yield from _try(connection, owner_id, table, items[middle:])
+class _Search(NamedTuple):
+    """A search through the rows of one table.
+
+    :param coarse: how many rows the owner's quota refuses together: each one alone would take minutes.
+    """
+
+    connection: sa.Connection
+    owner_id: str
+    table: str
+    coarse: int
+
+    def refused(self, items: Items) -> Iterator[Refused]:
+        """Write rows, and yield those that are refused."""
+        error = self._try(items)
+        if error is None:
+            return
+        if len(items) > (self.coarse if isinstance(error, errors.QuotaExceeded) else 1):
+            middle = len(items) // 2
+            yield from self.refused(items[:middle])
+            yield from self.refused(items[middle:])
+        else:
+            yield from ((self.table, key, reason_of(error)) for key, _ in items)
+
+    def _try(self, items: Items) -> Exception | None:
+        given = {self.table: [entry.values for _, entry in items]}
+        try:
+            with self.connection.begin_nested():
+                for statement, values in statements.insert_all(self.owner_id, given, in_parts=True):
+                    self.connection.exec_driver_sql(statement, tuple(values))
+        except (errors.WrongUsage, errors.Refused) as error:
+            return error
+        except sa.exc.DBAPIError as error:
+            if not is_refusal(error):
+                raise
+            return error
+        return None
 
 
 def _find_orphans(

@@ -21,6 +21,13 @@ Values = tuple[Any, ...]
 """A row's values, in the order of the table's columns."""
 
 
+# What the encoding of a row takes beside its texts and bytes, roughly.
+ROW_BYTES = 100
+
+# The server ends a connection that sends 1 GiB at once, and a byte takes up to four in a statement.
+LARGEST_STATEMENT = 128 * 1024**2
+
+
 def write(connection: sa.Connection, owner_id: object, rows: Mapping[str, Mapping[Any, Row]]) -> None:
     """Write rows in the transaction of a connection.
 
@@ -29,7 +36,7 @@ def write(connection: sa.Connection, owner_id: object, rows: Mapping[str, Mappin
     given = {
         table: [values_of(table, row) for row in by_key.values()] for table, by_key in rows.items() if by_key
     }
-    for statement, parameters in insert_all(str(owner_id), given):
+    for statement, parameters in insert_all(str(owner_id), given, in_parts=True):
         connection.exec_driver_sql(statement, tuple(parameters))
 
 
@@ -38,24 +45,51 @@ def values_of(table: str, row: Row) -> Values:
     return tuple(map(row.get, TABLES[table].types))
 
 
-def insert_all(owner_id: str, rows: Mapping[str, Sequence[Values]]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the statements that write rows of any tables, in an order that the foreign keys allow."""
+def size_of(values: Values) -> int:
+    """Return the bytes of a row, roughly."""
+    return ROW_BYTES + sum(len(value) for value in values if isinstance(value, str | bytes))
+
+
+def insert_all(
+    owner_id: str, rows: Mapping[str, Sequence[Values]], *, in_parts: bool = False
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield the statements that write rows of any tables, in an order that the foreign keys allow.
+
+    :param in_parts: whether to yield several statements of a table where one would be too long.
+    """
     for table in TABLES:
         if rows.get(table):
-            yield insert(table, owner_id, rows[table])
+            for part in _in_parts(table, rows[table]) if in_parts else [rows[table]]:
+                yield insert(table, owner_id, part)
+
+
+def _in_parts(table: str, rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
+    part: list[Values] = []
+    size = 0
+    for row in _sorted(table, rows):
+        more = size_of(row)
+        if part and size + more > LARGEST_STATEMENT:
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += more
+    yield part
 
 
 def insert(table: str, owner_id: str, rows: Sequence[Values]) -> tuple[str, list[str]]:
     """Return the statement that writes rows of one table, and its parameters."""
-    definition = TABLES[table]
-    if definition.is_sorted:
-        rows = sorted(rows, key=itemgetter(0))  # the key is the first column of each sorted table
+    rows = _sorted(table, rows)
     arrays = [
         array(None if value is None and encode is not json.dumps else encode(value) for value in column)
         for column, encode in zip(zip(*rows, strict=True), _encoders(table), strict=True)
     ]
     before = [owner_id, arrays[0]] if table == "value" else []
-    return _insert(table), [*before, owner_id, *arrays, *([owner_id] if definition.condition else [])]
+    return _insert(table), [*before, owner_id, *arrays]
+
+
+def _sorted(table: str, rows: Sequence[Values]) -> Sequence[Values]:
+    # The key is the first column of each sorted table.
+    return sorted(rows, key=itemgetter(0)) if TABLES[table].is_sorted else rows
 
 
 # The jobs whose execution is missing, and the executions whose job is: of these foreign keys, which are
@@ -82,12 +116,14 @@ ORPHANS = """
 def _insert(table: str) -> str:
     definition = TABLES[table]
     columns = ", ".join(f'"{name}"' for name in definition.types)
+    written = ", ".join(definition.instead.get(name, f'u."{name}"') for name in definition.types)
     arrays = ", ".join(f"%s::{type_}[]" for type_ in definition.types.values())
     # Values that are there already are kept from being pruned until the batch commits.
     before = "SELECT platform.keep_values(%s::uuid, %s::text[]);" if table == "value" else ""
     return (
         f"{before}INSERT INTO platform.{table} (owner_id, {columns})"
-        f" SELECT %s::uuid, u.* FROM unnest({arrays}) AS u ({columns}) {definition.condition}"
+        f" SELECT o.owner_id, {written} FROM (SELECT %s::uuid AS owner_id) AS o"
+        f" CROSS JOIN unnest({arrays}) AS u ({columns}) {definition.condition}"
         f" ON CONFLICT (owner_id, {', '.join(definition.key)}) {definition.conflict}"
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -11,7 +13,8 @@ class Table(NamedTuple):
     :param types: the type of each column that is written, beside the owner.
     :param key: the columns of its primary key, beside the owner.
     :param conflict: what happens where the row is there already.
-    :param condition: which rows are written, of ``u``.
+    :param condition: which rows are written, of ``u``, where ``o`` has the owner.
+    :param instead: what is written instead of a column's own value.
     :param is_sorted: whether a batch writes it in the order of its keys, so that two batches wait for each
         other in one direction only. The others keep the order of recording: where they meet, they have met in
         a sorted table before.
@@ -23,6 +26,7 @@ class Table(NamedTuple):
     key: tuple[str, ...]
     conflict: str = "DO NOTHING"
     condition: str = ""
+    instead: Mapping[str, str] = MappingProxyType({})
     is_sorted: bool = False
     whole: tuple[str, str] | None = None
 
@@ -35,9 +39,13 @@ def _texts(*names: str) -> dict[str, str]:
     return dict.fromkeys(names, "text")
 
 
-_NODE_EXISTS = """WHERE EXISTS (
-    SELECT FROM platform.call_node AS node WHERE node.owner_id = %s::uuid AND node.call_hash = u.{}
-)"""
+# Scalar queries: each is asked of these rows alone, whatever the planner knows of the table.
+_NODE = """(SELECT node.call_hash FROM platform.call_node AS node
+    WHERE node.owner_id = o.owner_id AND node.call_hash = u.{} LIMIT 1)"""
+
+_NO_EDGE = """(SELECT true FROM platform.call_edge AS edge
+    WHERE edge.owner_id = o.owner_id AND edge.parent_id = u.parent_id AND edge.call_order = u.call_order
+    LIMIT 1) IS NULL"""
 
 # In the order in which they are written: what a row refers to is there before.
 TABLES: dict[str, Table] = {
@@ -80,17 +88,18 @@ TABLES: dict[str, Table] = {
         ("arg_hash",),
         whole=("call_node", "call_hash"),
     ),
-    # Calls that were never recorded are left out, as sources and as children.
+    # Calls that were never recorded, or are pruned, are left out, as sources, as children and of jobs.
     "call_argument_source": Table(
         _texts("arg_hash", "result_call_hash"),
         ("arg_hash", "result_call_hash"),
-        condition=_NODE_EXISTS.format("result_call_hash"),
+        condition=f"WHERE {_NODE.format('result_call_hash')} IS NOT NULL",
         whole=("call_argument", "arg_hash"),
     ),
     "call_edge": Table(
         {**_texts("parent_id", "child_id"), "call_order": "integer"},
         ("parent_id", "call_order", "child_id"),
-        condition=_NODE_EXISTS.format("child_id"),
+        # The same calls in another order, as another program made them, are not further ones.
+        condition=f"WHERE {_NODE.format('child_id')} IS NOT NULL AND {_NO_EDGE}",
         whole=("call_node", "parent_id"),
     ),
     "call_execution": Table(
@@ -117,6 +126,7 @@ TABLES: dict[str, Table] = {
             SET end_time = excluded.end_time, cached = excluded.cached, call_hash = excluded.call_hash
             WHERE (call_job.end_time IS NULL OR call_job.call_hash IS NULL)
                 AND excluded.end_time IS NOT NULL""",
+        instead={"call_hash": _NODE.format("call_hash")},
     ),
     "entity_tag": Table(
         {

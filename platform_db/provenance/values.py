@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from platform_db import errors
@@ -18,17 +19,32 @@ ERRORS = (ERROR, "redun.ErrorValue")
 _FORMATS = {JSON: "application/json", ERROR: "application/json", BYTES: "application/octet-stream"}
 
 
+@dataclass(frozen=True)
+class Result:
+    """What a call returned. Given as an argument, or within one, it says where the argument came from.
+
+    :param is_cached: whether it was found in the cache.
+    """
+
+    value: Any
+    value_hash: str
+    call_hash: str
+    is_cached: bool = False
+
+
 class Value(NamedTuple):
     """A value as it is stored.
 
     :param type: the name of its type.
     :param format: the media type of its content.
+    :param sources: the calls whose results are in it.
     """
 
     hash: str
     type: str
     format: str
     data: bytes
+    sources: tuple[str, ...] = ()
 
     def row(self) -> dict[str, Any]:
         """Return the row of the table ``value``."""
@@ -44,18 +60,27 @@ class Value(NamedTuple):
 def encode_value(value: Any, *, is_error: bool = False) -> Value:
     """Return a value as it is stored; equal values have one hash, whatever the order of their keys.
 
-    :param value: bytes, or anything that JSON has.
+    :param value: bytes, or anything that JSON has; a :class:`Result` in it stands for what the call returned.
     :raises errors.InvalidArgument: it is something else.
     """
+    sources: dict[str, None] = {}
+
+    def plain(part: Any) -> Any:
+        if not isinstance(part, Result):
+            raise TypeError(f"{type(part).__name__} is neither")
+        sources[part.call_hash] = None
+        return part.value
+
     if isinstance(value, bytes | bytearray | memoryview):
         type_, data = BYTES, bytes(value)
     else:
         type_ = ERROR if is_error else JSON
         try:
-            data = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+            text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=plain)
+            data = text.encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise errors.InvalidArgument(f"a value is bytes or what JSON has: {error}") from None
-    return Value(hash_of("value", type_, data), type_, _FORMATS[type_], data)
+    return Value(hash_of("value", type_, data), type_, _FORMATS[type_], data, tuple(sources))
 
 
 def decode_value(format_: str, data: bytes) -> Any:

@@ -9,7 +9,7 @@ import click
 from platform_db.cli.command import group
 from platform_db.cli.database import session_scope
 from platform_db.cli.options import json_option, limit_option, user_argument
-from platform_db.cli.show import Row, columns, show_row, show_rows
+from platform_db.cli.show import Row, columns, escaped, show_row, show_rows
 
 provenance = group("provenance", "A USER is an id or an e-mail address.")
 
@@ -49,12 +49,13 @@ def show(user: str, id_: str, as_json: bool) -> None:
 @click.argument("job", metavar="JOB")
 @json_option
 def explain(user: str, job: str, as_json: bool) -> None:
-    """Say why a JOB ran instead of taking its result from the cache."""
+    """Say why a JOB, by its id or the beginning of it, ran instead of taking its result from the cache."""
     from platform_db import provenance, users
 
     with session_scope() as session:
         owner = users.find_user(session, user)
-        miss = provenance.explain_miss(session, owner, job)
+        _, whole = provenance.find_entity(session, owner, job)
+        miss = provenance.explain_miss(session, owner, whole)
     lines = [f"{miss.reason.name}: {miss.reason.value}"]
     if miss.call_hash is not None:
         lines.append(f"compared with call {miss.call_hash}")
@@ -65,7 +66,7 @@ def explain(user: str, job: str, as_json: bool) -> None:
     )
     facts = {**miss._asdict(), "reason": miss.reason.name}
     facts["arguments"] = [argument._asdict() for argument in miss.arguments]
-    show_row(facts, as_json, "\n".join(lines))
+    show_row(facts, as_json, "\n".join(map(escaped, lines)))
 
 
 @provenance.command(example="provenance lineage ada@example.org 5d41402abc4b --down")

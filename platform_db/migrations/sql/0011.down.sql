@@ -15,5 +15,5 @@ DROP TABLE platform.handle_edge, platform.handle, platform.entity_tag_edit, plat
     platform.value_file, platform.subvalue, platform.value, platform.prune_mark;
 
 DROP FUNCTION platform.find_cached, platform.has_context, platform.find_children, platform.find_evaluations,
-    platform.keep_values, platform.release_former_value, platform.release_values, platform.keep_call_job_end,
-    platform.take_value_size, platform.analyze_calls;
+    platform.keep_values, platform.release_former_value, platform.release_untagged_value, platform.release_values,
+    platform.keep_call_job_end, platform.take_value_size, platform.analyze_calls;

@@ -17,7 +17,7 @@ CREATE VIEW platform.activity WITH (security_invoker = true) AS
                       WHERE result.owner_id = job.owner_id AND result.value_hash = (
                           SELECT node.value_hash FROM platform.call_node AS node
                           WHERE node.owner_id = job.owner_id AND node.call_hash = job.call_hash))
-                     = 'redun.ErrorValue' THEN 'failed'
+                     IN ('redun.ErrorValue', 'error') THEN 'failed'
                 WHEN cached THEN 'cached'
                 ELSE 'finished' END,
            start_time, start_time, end_time,

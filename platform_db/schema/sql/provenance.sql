@@ -82,6 +82,18 @@ $$;
 CREATE TRIGGER release_former_value AFTER UPDATE OF value_hash ON platform.evaluation
     FOR EACH ROW WHEN (OLD.value_hash <> NEW.value_hash) EXECUTE FUNCTION platform.release_former_value();
 
+CREATE FUNCTION platform.release_untagged_value() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM platform.release_values(OLD.owner_id, ARRAY[OLD.entity_id]);
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER release_untagged_value AFTER UPDATE OF is_current ON platform.entity_tag
+    FOR EACH ROW WHEN (OLD.is_current AND NOT NEW.is_current AND OLD.entity_type = 'Value')
+    EXECUTE FUNCTION platform.release_untagged_value();
+
 -- Look-ups are functions of PL/pgSQL, because these keep their plans: planning takes longer than looking up. They find
 -- each next row by LATERAL … LIMIT 1, since on tables without statistics a join goes by the owner alone.
 
