@@ -363,6 +363,18 @@ def test_bad_rows_are_named_and_the_rest_moves(
             "tag",
             "its value has a NUL character",
         ),
+        "a time before all": (
+            "UPDATE job SET start_time = '0001-01-01 00:00:00+14:00' WHERE id = :id",
+            hash_of("job", 0, 4),
+            "job",
+            "its start_time is no time that the calendar has",
+        ),
+        "a number beyond all": (
+            "UPDATE tag SET value = '1e99999999999999999999999' WHERE tag_hash = :id",
+            hash_of("tag", 0, 1),
+            "tag",
+            "its value is no JSON, or has a number that is none here",
+        ),
         "no kind": (
             "UPDATE tag SET entity_type = 'Other' WHERE tag_hash = :id",
             hash_of("tag", 0, 0),
@@ -397,11 +409,11 @@ def test_bad_rows_are_named_and_the_rest_moves(
         "argument": 1,
         "call_edge": 1,
         "evaluation": 1,
-        "job": 2,
-        "tag": 3,
+        "job": 3,
+        "tag": 4,
         "tag_edit": 3,
     }
-    assert counted(moved, "written")["job"] == 28
+    assert counted(moved, "written")["job"] == 27
     again = target.run(in_file.uri)
     assert (again.exit_code, counted(again, "written")) == (9, {})
 
@@ -497,6 +509,40 @@ def test_values_that_were_moved_without_their_store_get_their_files_later(
 
     assert target.run(in_file.uri, "--value-store", str(tmp_path)).exit_code == 0
     assert target.rows("SELECT size FROM platform.value WHERE value_hash = :id", id=large) == [(5,)]
+
+
+def test_only_files_of_the_value_store_are_copied(
+    in_file: RedunDatabase, target: Target, tmp_path: Path
+) -> None:
+    """Who ran the workflows wrote the store, and who imports may read more than they."""
+    store, secret = tmp_path / "values", tmp_path / "secret"
+    (store / "ab" / "directory").mkdir(parents=True)
+    secret.write_text("secret")
+    (store / "ab" / "link").symlink_to(secret)
+    (store / "cd").symlink_to(tmp_path)
+    os.mkfifo(store / "ab" / "pipe")
+    hashes = {"ab", "abdirectory", "ablink", "abpipe", "cdsecret", "../secret", "ab" + "a" * 300}
+    for hash_ in [*hashes, "abfile"]:
+        in_file.add("value", value_hash=hash_, type="t", format="f", value=b"")
+    (store / "ab" / "file").write_text("whole")
+    own = store / str(target.user_id) / "ab"
+    own.mkdir(parents=True)
+    (own / "file.part").symlink_to(secret)
+
+    moved = target.run(in_file.uri, "--value-store", str(store), "--report", str(tmp_path / "report"))
+    assert moved.exit_code == 0, moved.output
+    assert set(reported(tmp_path / "report", "left out")) == {f"value {hash_}" for hash_ in hashes}
+    assert [(path.name, path.read_text()) for path in own.iterdir()] == [("file", "whole")]
+    assert secret.read_text() == "secret"
+
+
+def test_a_report_takes_the_place_of_reports_alone(in_file: RedunDatabase, target: Target) -> None:
+    path = Path(str(sa.make_url(in_file.uri).database))
+    in_file.engine.dispose()
+    before = path.read_bytes()
+    refused = target.run(in_file.uri, "--report", str(path))
+    assert (refused.exit_code, path.read_bytes() == before) == (2, True)
+    assert "is no report" in refused.stderr
 
 
 def test_a_store_that_is_no_directory_says_what_to_do(in_file: RedunDatabase, target: Target) -> None:

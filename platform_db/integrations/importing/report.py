@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from platform_db import errors
+
 OUTCOMES = ("written", "removed", "transformed", "refused", "left out")
 
 
@@ -30,10 +32,15 @@ class Report:
     @classmethod
     @contextmanager
     def to(cls, path: Path | None) -> Iterator[Report]:
-        """Give a report that writes its lines to a file, where one is given."""
+        """Give a report that writes its lines to a file, where one is given.
+
+        :raises errors.InvalidArgument: the file holds something else, such as the database to read.
+        """
         if path is None:
             yield cls()
             return
+        if path.is_file() and not _is_report(path):
+            raise errors.InvalidArgument(f"{path} is there and is no report: name another file")
         with path.open("w", encoding="utf-8") as file:
             yield cls(file=file)
 
@@ -56,3 +63,11 @@ class Report:
             | {outcome.replace(" ", "_"): self.counts[outcome][table] for outcome in OUTCOMES}
             for table in tables
         ]
+
+
+def _is_report(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_BEGIN)) in (b"", _BEGIN)
+
+
+_BEGIN = b'{"table": '

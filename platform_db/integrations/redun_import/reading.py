@@ -110,10 +110,10 @@ def _flag(value: Any) -> str:
 def _time(value: Any) -> str:
     try:
         time = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+        if time.tzinfo is not None:
+            time = time.astimezone(timezone.utc).replace(tzinfo=None)
+    except (TypeError, ValueError, OverflowError):
         raise BadRow("is no time that the calendar has") from None
-    if time.tzinfo is not None:
-        time = time.astimezone(timezone.utc).replace(tzinfo=None)
     return time.isoformat(" ", "microseconds")
 
 
@@ -123,7 +123,7 @@ def _json(value: Any) -> str:
         read = json.dumps(
             json.loads(text, parse_constant=_refuse, parse_float=_number_of), ensure_ascii=False
         )
-    except (ValueError, RecursionError):
+    except (ValueError, ArithmeticError, RecursionError):
         raise BadRow("is no JSON, or has a number that is none here") from None
     if not is_text(read) or _NUL.search(read):
         raise BadRow("has a NUL character, or half of a surrogate pair")
