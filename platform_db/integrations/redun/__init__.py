@@ -1,7 +1,7 @@
 """redun's call graph and cache on platform-db, one line in ``redun.ini``::
 
     [scheduler]
-    setup_scheduler = platform_db.integrations.redun:setup_scheduler
+    setup_scheduler = platform_db.integrations.redun::setup_scheduler
 
     [backend]
     owner = ada@example.org
