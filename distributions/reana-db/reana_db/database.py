@@ -11,6 +11,7 @@ from sqlalchemy import event, orm
 from sqlalchemy.orm.attributes import get_history
 
 from platform_db import database, schema, sessions
+from platform_db.schema.objects import SCHEMAS
 from reana_db import config as config
 from reana_db import utils
 from reana_db.models import Base, RunStatus, Workflow
@@ -103,7 +104,7 @@ def create_all(bind: sa.Engine | None = None, **_: object) -> None:
 def drop_all(bind: sa.Engine | None = None, **_: object) -> None:
     """Drop the schema with all that is in it, for test suites."""
     with (bind or Session().get_bind()).begin() as connection:
-        connection.exec_driver_sql("DROP SCHEMA IF EXISTS platform CASCADE")
+        connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {', '.join(SCHEMAS)} CASCADE")
 
 
 # Test suites make and drop the tables of these metadata: the schema is more than its tables.
