@@ -383,6 +383,7 @@ def test_whatever_has_an_id_is_described(store: CallStore, session: Session, own
 SECRETS = [
     "run.py",
     "--db=postgresql://ada:hunter2@host/db",
+    "--db=postgresql://ada@host/db?password=hunter2&sslpassword=hunter2&port=1",
     "--api-token",
     "hunter2",
     "--password=hunter2",
@@ -393,6 +394,7 @@ SECRETS = [
 SHOWN = [
     "run.py",
     "--db=postgresql://ada:...@host/db",
+    "--db=postgresql://ada@host/db?password=...&sslpassword=...&port=1",
     "--api-token",
     "...",
     "--password=...",

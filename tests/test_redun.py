@@ -161,6 +161,12 @@ def test_the_line_in_the_configuration_replaces_sqlite(owner: str) -> None:
     assert scheduler.run(squares(2)) == 1
 
 
+def test_a_run_must_be_named_by_its_id(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLATFORM_DB_WORKFLOW_ID", "analysis")
+    with pytest.raises(errors.InvalidIdentifier, match="PLATFORM_DB_WORKFLOW_ID"):
+        scheduler_of(owner)
+
+
 def test_an_owner_must_be_named_and_known(configured_database: str) -> None:
     with pytest.raises(errors.InvalidSetting, match="whose call graph"):
         setup_scheduler(Config({"backend": {}}))

@@ -232,3 +232,13 @@ _CONNECTION_FAILURES = (
         None,
     ),
 )
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an error says in one line, without its statement and without a value of a row."""
+    original = getattr(error, "orig", error)
+    diagnostics = getattr(original, "diag", None)
+    message = str(getattr(diagnostics, "message_primary", None) or original).partition("\n")[0]
+    if (sqlstates.sqlstate_of(error) or "").startswith(sqlstates.DATA_EXCEPTION_CLASS):
+        message = message.partition('"')[0].rstrip(": ")
+    return message

@@ -1,6 +1,6 @@
 """Calls of tasks: what was called with what, what came of it, and in which execution.
 
-Hashes are the client's; a row that is there already is the same row, whoever writes it again.
+Hashes are the client's; a row that is there already is the same row when another writes it again.
 """
 
 from __future__ import annotations

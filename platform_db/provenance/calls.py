@@ -313,8 +313,13 @@ class CallStore:
         if isinstance(argument, Value):
             self._put_value(argument, "end_call")
         arg_hash = hash_of("argument", call_hash, _name(place, name), _hash(argument))
-        row = {"arg_hash": arg_hash, "call_hash": call_hash, "value_hash": _hash(argument)}
-        row |= {"arg_position": place, "arg_key": name}  # type: ignore[dict-item]
+        row = {
+            "arg_hash": arg_hash,
+            "call_hash": call_hash,
+            "value_hash": _hash(argument),
+            "arg_position": place,
+            "arg_key": name,
+        }
         self._recorder.put("call_argument", arg_hash, row, "end_call")
         for call in (argument.call_hash,) if isinstance(argument, Result) else argument.sources:
             source = {"arg_hash": arg_hash, "result_call_hash": call}

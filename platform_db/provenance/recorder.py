@@ -26,14 +26,14 @@ import sqlalchemy as sa
 from platform_db import errors
 from platform_db.bounds import require_seconds
 from platform_db.database import create_engine
-from platform_db.database.driver_errors import as_connection_error
+from platform_db.database.driver_errors import as_connection_error, reason_of
 from platform_db.database.engine import ISOLATION, identity_of
 from platform_db.database.kept_connection import KeptConnection
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.provenance import statements
 from platform_db.provenance.batch import Batch, Entry, Refusal
 from platform_db.provenance.known import Known
-from platform_db.provenance.searching import find_refused, is_refusal, reason_of
+from platform_db.provenance.searching import find_refused, is_refusal
 from platform_db.provenance.statements import Row
 from platform_db.provenance.tables import TABLES
 from platform_db.sessions import is_retryable

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from platform_db import errors
 from platform_db.database import sqlstates
 from platform_db.database.arrays import array
+from platform_db.database.driver_errors import reason_of
 from platform_db.provenance import statements
 from platform_db.provenance.batch import Batch, Entry
 from platform_db.provenance.tables import TABLES
@@ -24,11 +25,6 @@ def is_refusal(error: sa.exc.DBAPIError) -> bool:
     """Tell whether rows of a batch caused an error, as two of one key do, too."""
     sqlstate = sqlstates.sqlstate_of(error) or ""
     return sqlstate.startswith(sqlstates.REFUSED_VALUES) or sqlstate == sqlstates.CARDINALITY_VIOLATION
-
-
-def reason_of(error: Exception) -> str:
-    """Return what an error says, in one line, without its statement."""
-    return str(error.orig if isinstance(error, sa.exc.DBAPIError) else error).partition("\n")[0]
 
 
 def find_refused(connection: sa.Connection, owner_id: str, batch: Batch) -> list[Refused]:

@@ -121,7 +121,7 @@ _REFERENCES = (
     _no("call_argument", "referring.value_hash"),
     _no("subvalue", "referring.value_hash"),
     _no("handle", "referring.value_hash"),
-    # The code of a task is a value, too; what is tagged is of interest to somebody.
+    # The code of a task is a value, too; what is tagged is kept for its tag.
     _no("call_task", "referring.hash"),
     _no("entity_tag", "referring.entity_id", "referring.is_current"),
     _no("entity_tag", "(referring.value #>> '{}')", "referring.key = 'redun.context'"),

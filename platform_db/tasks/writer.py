@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from platform_db import errors
 from platform_db.database import sqlstates
-from platform_db.database.driver_errors import as_connection_error
+from platform_db.database.driver_errors import as_connection_error, reason_of
 from platform_db.database.kept_connection import KeptConnection
 from platform_db.sessions import is_retryable
 from platform_db.tasks import statements
@@ -258,7 +258,7 @@ class BatchWriter:
                 return
             if not (sqlstates.sqlstate_of(error) or "").startswith(sqlstates.REFUSED_VALUES):
                 raise
-            self._divide(batch, str(error.orig).partition("\n")[0])
+            self._divide(batch, reason_of(error))
         else:
             self.stored(batch)
 

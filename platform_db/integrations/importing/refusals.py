@@ -1,4 +1,4 @@
-"""What the database refuses: whether a row is at fault, and why."""
+"""What the database refuses: whether a row is at fault."""
 
 from __future__ import annotations
 
@@ -16,13 +16,3 @@ _CLASSES_OF_ROWS = (
     sqlstates.PROGRAM_LIMIT_CLASS,
     "PD",
 )
-
-
-def reason_of(error: BaseException) -> str:
-    """Return why a row was refused, without a value of it."""
-    original = getattr(error, "orig", error)
-    diagnostics = getattr(original, "diag", None)
-    message = str(getattr(diagnostics, "message_primary", None) or error)
-    if str(sqlstates.sqlstate_of(error)).startswith(sqlstates.DATA_EXCEPTION_CLASS):
-        message = message.partition('"')[0].rstrip(": ")
-    return message

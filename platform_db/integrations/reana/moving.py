@@ -16,10 +16,10 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors, settings
 from platform_db.bounds import require_limit
-from platform_db.database.driver_errors import own_driver_errors
+from platform_db.database.driver_errors import own_driver_errors, reason_of
 from platform_db.database.session import SessionFactory
 from platform_db.integrations.importing.one_at_a_time import only_one
-from platform_db.integrations.importing.refusals import is_of_rows, reason_of
+from platform_db.integrations.importing.refusals import is_of_rows
 from platform_db.integrations.importing.report import Report
 from platform_db.integrations.importing.snapshot import TARGET_SETTINGS
 from platform_db.integrations.reana import beside_runs, checks, runs, users

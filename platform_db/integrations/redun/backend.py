@@ -24,6 +24,7 @@ from redun.config import create_config_section
 from sqlalchemy import orm
 
 from platform_db import database, provenance, schema, sessions
+from platform_db.identifiers import parse_id
 from platform_db.integrations.redun import address
 from platform_db.integrations.redun.calls import Calls
 from platform_db.integrations.redun.handles import Handles
@@ -69,7 +70,8 @@ class PlatformBackend(Calls, Handles, Jobs, LookingUp, Syncing, Tags, Values, Re
         self.latest = LatestCalls()
         self.ahead = {}
         self._started = {}
-        self.workflow_id = os.environ.get("PLATFORM_DB_WORKFLOW_ID") or None
+        run = os.environ.get("PLATFORM_DB_WORKFLOW_ID")
+        self.workflow_id = str(parse_id(run, "run id in PLATFORM_DB_WORKFLOW_ID")) if run else None
 
     def create_engine(self) -> sa.Engine:
         """Prepare connections; none is made yet."""

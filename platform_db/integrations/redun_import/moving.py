@@ -14,10 +14,9 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.bounds import require_limit
-from platform_db.database.driver_errors import own_driver_errors
+from platform_db.database.driver_errors import own_driver_errors, reason_of
 from platform_db.database.session import SessionFactory
 from platform_db.integrations.importing.one_at_a_time import only_one
-from platform_db.integrations.importing.refusals import reason_of
 from platform_db.integrations.importing.report import Report
 from platform_db.integrations.redun_import.reading import BadRow, Row, batches, id_of, read
 from platform_db.integrations.redun_import.source import JOBS_OF_EXECUTION, Source, open_source

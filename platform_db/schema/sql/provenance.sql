@@ -24,8 +24,8 @@ $$;
 CREATE TRIGGER take_value_size BEFORE INSERT ON platform.value
     FOR EACH ROW WHEN (NEW.size IS NULL) EXECUTE FUNCTION platform.take_value_size();
 
--- A job ends with a call once: whoever ends it again, as a batch that is sent twice or another execution's copy of it
--- does, changes nothing. An end without a call is that of a job that was taken for lost; the job's own end replaces it.
+-- A job ends with a call once: a second end, such as that of a batch that is sent twice or of another execution's copy,
+-- changes nothing. An end without a call is that of a job that was taken for lost; the job's own end replaces it.
 CREATE FUNCTION platform.keep_call_job_end() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -60,7 +60,7 @@ BEGIN
 END
 $$;
 
--- When values lose a reference. What is locked is being kept by somebody else, and waiting for it might deadlock.
+-- When values lose a reference. Another writer keeps what is locked, and waiting for it might deadlock.
 CREATE FUNCTION platform.release_values(owner uuid, hashes text[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE platform.value AS released SET seen_at = statement_timestamp()

@@ -1,8 +1,8 @@
 -- The tables of redun 0.44 (version 3.5 of its database), for its own ORM: console, log, queries. Each view shows the
 -- rows of the transaction's tenant alone, with redun's names and columns, and none where there is no tenant; that
 -- holds for the tables' owner, too, which policies do not. New rows are the tenant's: the tables' default says so.
--- They are simple enough to be written through. No security_barrier: between tenants the policies are one, and whoever
--- is above the policies reads the tables.
+-- They are simple enough to be written through. No security_barrier: between tenants the policies are one, and a
+-- login above the policies reads the tables.
 -- A login that may not create schemas finds the one that an administrator has made for it.
 DO $$ BEGIN IF to_regnamespace('redun') IS NULL THEN CREATE SCHEMA redun; END IF; END $$;
 
