@@ -47,7 +47,7 @@ class TaskOutcome(Base):
     """How a job of the platform itself, such as a cronjob, ended last: one row a command and share of its work.
 
     :param name: the command, such as ``audit seal``.
-    :param shard: which share of the work, from 0 on, of so many ``shards``.
+    :param shard: which share of the work, from 1 on, of so many ``shards``.
     :param seconds: how long it took.
     :param succeeded_at: when it last ended with exit code 0; a failure leaves it as it was.
     :param drift: by the names of resources, how many users' totals were not the sum of their figures; None
@@ -66,7 +66,7 @@ class TaskOutcome(Base):
     __table_args__ = (
         sa.PrimaryKeyConstraint("name", "shard", "shards"),
         sa.CheckConstraint("octet_length(name) BETWEEN 1 AND 100", name="name_length"),
-        sa.CheckConstraint("shard >= 0 AND shard < shards", name="shard_of_shards"),
+        sa.CheckConstraint("shard BETWEEN 1 AND shards", name="shard_of_shards"),
         sa.CheckConstraint("exit_code BETWEEN 0 AND 255", name="exit_code_of_a_process"),
         sa.CheckConstraint("seconds >= 0", name="seconds_not_negative"),
     )

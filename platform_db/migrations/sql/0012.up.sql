@@ -9,7 +9,7 @@ CREATE TABLE platform.task_outcome (
     drift JSONB,
     CONSTRAINT pk_task_outcome PRIMARY KEY (name, shard, shards),
     CONSTRAINT ck_task_outcome_name_length CHECK (octet_length(name) BETWEEN 1 AND 100),
-    CONSTRAINT ck_task_outcome_shard_of_shards CHECK (shard >= 0 AND shard < shards),
+    CONSTRAINT ck_task_outcome_shard_of_shards CHECK (shard BETWEEN 1 AND shards),
     CONSTRAINT ck_task_outcome_exit_code_of_a_process CHECK (exit_code BETWEEN 0 AND 255),
     CONSTRAINT ck_task_outcome_seconds_not_negative CHECK (seconds >= 0)
 );
