@@ -1,7 +1,7 @@
 """The log of a process: one JSON object a line, with the request and the tenant that a line is about.
 
-A service sets :data:`request_id` at the beginning of a request, and may set :data:`tenant`; a tenant's session sets
-that for its transactions. Both belong to the thread or the asynchronous task.
+A service sets :data:`request_id` at the beginning of a request, and may set :data:`tenant`; a tenant's session
+sets that for its transactions. Both belong to the thread or the asynchronous task.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class JsonFormatter(logging.Formatter):
     """Formats a record as one JSON object, in one line.
 
     What it has: ``time`` in ISO 8601 (UTC), ``level``, ``logger``, ``message``, and where there are any
-    ``request_id``, ``tenant`` and ``exception`` (the traceback). Other attributes of a record are left out: they
-    could hold anything. Values of tokens and passwords in URLs are hidden.
+    ``request_id``, ``tenant`` and ``exception`` (the traceback). Other attributes of a record are left out:
+    they could hold anything. Values of tokens and passwords in URLs are hidden.
     """
 
     def format(self, record: logging.LogRecord) -> str:

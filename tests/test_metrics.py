@@ -245,8 +245,8 @@ def test_every_reading_goes_by_an_index(
     session.execute(
         sa.text("""
             INSERT INTO platform.workflow
-                (id_, owner_id, name, type_, status, workspace_path, run_number_major, run_number_minor, revision,
-                 run_started_at, run_finished_at, created, updated)
+                (id_, owner_id, name, type_, status, workspace_path, run_number_major, run_number_minor,
+                 revision, run_started_at, run_finished_at, created, updated)
             SELECT gen_random_uuid(), :owner, 'run', 'serial', 'finished', '/x/' || n, n, 0, 3, now(), now(),
                    now(), now() FROM generate_series(1, 20000) AS n
             """),

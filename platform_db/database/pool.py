@@ -17,8 +17,8 @@ class MeasuredPool(sa.QueuePool):
     :ivar most: how many connections it opens at most.
     """
 
-    def __init__(self, *args: Any, max_overflow: int = 10, **options: Any) -> None:
-        super().__init__(*args, max_overflow=max_overflow, **options)
+    def __init__(self, creator: Any, *, max_overflow: int = 10, **options: Any) -> None:
+        super().__init__(creator, max_overflow=max_overflow, **options)
         self.most = math.inf if max_overflow < 0 else self.size() + max_overflow
         self._measuring = threading.Lock()
         self._waits, self._seconds = 0, 0.0

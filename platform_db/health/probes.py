@@ -1,7 +1,7 @@
 """The answers to an orchestrator's probes: ``/healthz``, the process is alive, and ``/readyz``, it can serve.
 
-A service mounts :data:`asgi` or :data:`wsgi`, or gives :meth:`Probes.answer` the path of a request. Whatever stands
-before the last part of a path is the mount's.
+A service mounts :data:`asgi` or :data:`wsgi`, or gives :meth:`Probes.answer` the path of a request. Whatever
+stands before the last part of a path is the mount's.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Probes:
     def answer(self, path: str) -> Answer:
         """Return the status and what to say, as JSON, to a request for this path.
 
-        ``/healthz`` asks nothing but the process. ``/readyz`` is 200 where the database can be reached and its
-        schema is the one that this code needs, or a newer one, as during an upgrade; otherwise it is 503.
+        ``/healthz`` asks nothing but the process. ``/readyz`` is 200 where the database can be reached and
+        its schema is the one that this code needs, or a newer one, as during an upgrade; otherwise it is 503.
         Probes that come within a second of each other share one look.
         """
         name = _name(path)

@@ -32,7 +32,7 @@ class PoolMetrics(Collector):
             return
         connections = GaugeMetricFamily(
             "platform_db_pool_connections",
-            "Connections of this process's pool, by state; max is the most that it opens, +Inf without a limit.",
+            "Connections of this process's pool, by state; max is the most that it opens, +Inf: no limit.",
             labels=["state"],
         )
         connections.add_metric(["in_use"], pool.checkedout())

@@ -47,18 +47,23 @@ _RUN = MACHINES["workflow"]
 
 # By the index of what is in progress.
 _ACTIVE = f"""
-    SELECT status::text, count(*) FROM platform.workflow WHERE status IN ({_statuses("workflow")}) GROUP BY status
+    SELECT status::text, count(*) FROM platform.workflow
+    WHERE status IN ({_statuses("workflow")}) GROUP BY status
     """
 _ESTIMATED = "SELECT status, runs FROM platform.estimate_runs()"
 
 
+def _counts(connection: sa.Connection, statement: str) -> dict[str, int]:
+    return {row[0]: row[1] for row in connection.execute(sa.text(statement))}
+
+
 def _read_active(connection: sa.Connection) -> Iterable[Sequence[Any]]:
-    counts = {status: runs for status, runs in connection.execute(sa.text(_ACTIVE))}
+    counts = _counts(connection, _ACTIVE)
     return [(status.value, "exact", counts.get(status.value, 0)) for status in _RUN.alive]
 
 
 def _read_ended(connection: sa.Connection) -> Iterable[Sequence[Any]]:
-    counts = {status: runs for status, runs in connection.execute(sa.text(_ESTIMATED))}
+    counts = _counts(connection, _ESTIMATED)
     ended = (status.value for status in _RUN.statuses if status not in _RUN.alive)
     return [(status, "estimate", counts.get(status, 0)) for status in ended] if counts else []
 
@@ -86,12 +91,13 @@ def _read_drift(connection: sa.Connection) -> Iterable[Sequence[Any]]:
     return sorted(found.items())[:MOST_RESOURCES]
 
 
-# A lease is left behind by a row that has ended some other way, until recovery drops it. So the stalest ones are
+# A row that ended some other way leaves its lease behind, until recovery drops it. So the stalest ones are
 # looked at first, each row by its key.
 _IS_ALIVE = " ".join(
     f"""WHEN '{entity}' THEN EXISTS (
             SELECT FROM platform.{entity} AS row
-            WHERE row.owner_id = lease.owner_id AND row.id_ = lease.entity_id AND row.status IN ({_statuses(entity)}))
+            WHERE row.owner_id = lease.owner_id AND row.id_ = lease.entity_id
+              AND row.status IN ({_statuses(entity)}))
     """
     for entity, machine in MACHINES.items()
     if machine.is_leased
@@ -102,11 +108,12 @@ SOURCES = (
     Source(
         (),
         {
-            "queue_age_seconds": "How long the queued run waits that could have started first; 0 where none waits."
+            "queue_age_seconds": "How long the queued run has waited that could have started first; 0: none waits."
         },
         _query("""
             SELECT greatest(0, coalesce(extract(epoch FROM clock_timestamp() - (
-                SELECT min(greatest(created, start_after)) FROM platform.workflow WHERE (status = 'queued') IS TRUE
+                SELECT min(greatest(created, start_after)) FROM platform.workflow
+                WHERE (status = 'queued') IS TRUE
             )), 0))
             """),
     ),
@@ -115,8 +122,8 @@ SOURCES = (
     Source(
         (),
         {
-            "oldest_lease_seconds": "How long ago the worker was heard of last that has been silent for the longest"
-            " time and holds what has not ended; 0 where nothing is held."
+            "oldest_lease_seconds": "Time since the last heartbeat of the worker that has been silent for the longest,"
+            " of those that hold something which has not ended; 0 where nothing is held."
         },
         _query(f"""
             SELECT coalesce((
@@ -128,7 +135,7 @@ SOURCES = (
     Source(
         (),
         {
-            "audit_unsealed_seconds": "Age of the oldest row of the audit log that no seal covers; 0 where all are."
+            "audit_unsealed_seconds": "Age of the oldest row of the audit log that no seal covers; 0: all are sealed."
         },
         _query(
             """
@@ -144,7 +151,7 @@ SOURCES = (
     Source(
         (),
         {
-            "oldest_transaction_seconds": "Age of the oldest open transaction in this database, prepared ones, too."
+            "oldest_transaction_seconds": "Age of the oldest open or prepared transaction of this database."
             " Absent where this login may not see all of them: grant it pg_read_all_stats."
         },
         # What another role's session does is hidden from a login without pg_read_all_stats.
@@ -160,8 +167,8 @@ SOURCES = (
     Source(
         ("table",),
         {
-            "table_bytes": f"Bytes of the {LARGEST_TABLES} largest tables, with their indexes and long values.",
-            "table_dead_rows": "Rows of them that no transaction needs and vacuum has not removed; an estimate.",
+            "table_bytes": f"Bytes of the {LARGEST_TABLES} largest tables, with indexes and long values.",
+            "table_dead_rows": "Their rows that were replaced or deleted and that vacuum has to remove; an estimate.",
         },
         _query(
             """
@@ -174,16 +181,15 @@ SOURCES = (
     Source(
         ("resource",),
         {
-            "quota_drift": "Users whose total was not the sum of their figures when quota reconcile, or a job that"
-            " corrects totals, last looked."
+            "quota_drift": "Users whose total was not the sum of their figures when quota reconcile, or the disk"
+            " job, last looked."
         },
         _read_drift,
     ),
     Source(
         ("job",),
         {
-            "job_last_success_timestamp_seconds": "When the job last ended with exit code 0; of a job in shards,"
-            " the shard for which that is longest ago. 0 where it never has.",
+            "job_last_success_timestamp_seconds": "When the job last ended with exit code 0, all its shards; 0: never.",
             "job_last_duration_seconds": "How long the job took when it ended last.",
             "job_last_exit_code": "The exit code with which the job ended last.",
         },
@@ -202,7 +208,9 @@ def tenants_source(tenants: int) -> Source:
             SELECT owner_id, status, count(*) AS runs FROM platform.workflow
             WHERE status IN ({_statuses("workflow")}) GROUP BY owner_id, status
         ),
-        largest AS (SELECT owner_id FROM active GROUP BY owner_id ORDER BY sum(runs) DESC, owner_id LIMIT :tenants)
+        largest AS (
+            SELECT owner_id FROM active GROUP BY owner_id ORDER BY sum(runs) DESC, owner_id LIMIT :tenants
+        )
         SELECT owner_id::text, status::text, runs FROM active JOIN largest USING (owner_id)
         """
     meaning = f"Runs that have not ended, of the {tenants} tenants with the most of them."

@@ -1,4 +1,4 @@
-"""Leases: which worker holds which row. They change often, so they are rows of their own. And jobs' outcomes."""
+"""Leases, which change often and so are rows of their own, and how the platform's jobs ended last."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TaskLease(Base):
 
 
 class TaskOutcome(Base):
-    """How a job of the platform itself, such as a cronjob, ended last: one row a command and share of its work.
+    """How a job of the platform itself, such as a cronjob, ended last.
 
     :param name: the command, such as ``audit seal``.
     :param shard: which share of the work, from 1 on, of so many ``shards``.

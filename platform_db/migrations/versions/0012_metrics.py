@@ -31,8 +31,8 @@ def upgrade() -> None:
     with op.get_context().autocommit_block():
         op.execute("DROP INDEX CONCURRENTLY IF EXISTS platform.ix_workflow_waiting")  # Half of one.
         op.execute(
-            "CREATE INDEX CONCURRENTLY ix_workflow_waiting ON platform.workflow (greatest(created, start_after))"
-            " WHERE (status = 'queued') IS TRUE"
+            "CREATE INDEX CONCURRENTLY ix_workflow_waiting"
+            " ON platform.workflow (greatest(created, start_after)) WHERE (status = 'queued') IS TRUE"
         )
     run_script("0012.up")
 
