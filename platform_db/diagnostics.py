@@ -1,7 +1,7 @@
 """The log of a process: one JSON object a line, with the request and the tenant that a line is about.
 
-A service sets :data:`request_id` at the beginning of a request, and may set :data:`tenant`; a tenant's session
-sets that for its transactions. Both belong to the thread or the asynchronous task.
+A service sets :data:`request_id` at the beginning of a request, and may set :data:`tenant`; a tenant's
+session sets that for its transactions. Both belong to the thread or the asynchronous task.
 """
 
 from __future__ import annotations

@@ -108,7 +108,8 @@ SOURCES = (
     Source(
         (),
         {
-            "queue_age_seconds": "How long the queued run has waited that could have started first; 0: none waits."
+            "queue_age_seconds": "How long the queued run has waited that could have started first;"
+            " 0: none waits."
         },
         _query("""
             SELECT greatest(0, coalesce(extract(epoch FROM clock_timestamp() - (
@@ -122,7 +123,8 @@ SOURCES = (
     Source(
         (),
         {
-            "oldest_lease_seconds": "Time since the last heartbeat of the worker that has been silent for the longest,"
+            "oldest_lease_seconds": "Time since the last heartbeat of the worker that has been"
+            " silent for the longest,"
             " of those that hold something which has not ended; 0 where nothing is held."
         },
         _query(f"""
@@ -135,7 +137,8 @@ SOURCES = (
     Source(
         (),
         {
-            "audit_unsealed_seconds": "Age of the oldest row of the audit log that no seal covers; 0: all are sealed."
+            "audit_unsealed_seconds": "Age of the oldest row of the audit log that no seal covers;"
+            " 0: all are sealed."
         },
         _query(
             """
@@ -168,7 +171,8 @@ SOURCES = (
         ("table",),
         {
             "table_bytes": f"Bytes of the {LARGEST_TABLES} largest tables, with indexes and long values.",
-            "table_dead_rows": "Their rows that were replaced or deleted and that vacuum has to remove; an estimate.",
+            "table_dead_rows": "Their rows that were replaced or deleted and that vacuum has to"
+            " remove; an estimate.",
         },
         _query(
             """
@@ -181,7 +185,8 @@ SOURCES = (
     Source(
         ("resource",),
         {
-            "quota_drift": "Users whose total was not the sum of their figures when quota reconcile, or the disk"
+            "quota_drift": "Users whose total was not the sum of their figures when quota reconcile,"
+            " or the disk"
             " job, last looked."
         },
         _read_drift,
@@ -189,7 +194,8 @@ SOURCES = (
     Source(
         ("job",),
         {
-            "job_last_success_timestamp_seconds": "When the job last ended with exit code 0, all its shards; 0: never.",
+            "job_last_success_timestamp_seconds": "When the job last ended with exit code 0, all its"
+            " shards; 0: never.",
             "job_last_duration_seconds": "How long the job took when it ended last.",
             "job_last_exit_code": "The exit code with which the job ended last.",
         },
