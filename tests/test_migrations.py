@@ -74,7 +74,7 @@ def _value(column: sa.Column[Any]) -> Any:
         return datetime.now(timezone.utc)
     if column.name == "kind":
         return "created"
-    values = {sa.Text: "/1", sa.Integer: 1, sa.BigInteger: 1, Json: {}}
+    values = {sa.Text: "/1", sa.Integer: 1, sa.BigInteger: 1, sa.Double: 1.0, Json: {}}
     return {**values, sa.LargeBinary: bytes(32), Sealed: bytes(32)}[type(column.type)]
 
 

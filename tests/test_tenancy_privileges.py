@@ -28,7 +28,8 @@ CATALOGUE = """
     WHERE relnamespace IN ('platform'::regnamespace, 'redun'::regnamespace)
       AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
     UNION ALL
-    SELECT CASE WHEN prosecdef OR prorettype = 'trigger'::regtype THEN 'internal ' ELSE '' END || 'function',
+    SELECT CASE WHEN proname LIKE 'estimate_%' THEN 'reading '
+                WHEN prosecdef OR prorettype = 'trigger'::regtype THEN 'internal ' ELSE '' END || 'function',
            proname, oid, 'function', ARRAY['EXECUTE']
     FROM pg_proc WHERE pronamespace = 'platform'::regnamespace
     UNION ALL

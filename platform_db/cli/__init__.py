@@ -7,6 +7,7 @@ here: each command calls what a library user would call.
 from __future__ import annotations
 
 import logging
+import os
 
 import click
 
@@ -22,6 +23,7 @@ COMMANDS = {
     "import": "Move the data of another platform here.",
     "init": "Bring the database to the newest revision and create the default resources.",
     "job": "List and show jobs.",
+    "metrics": "Serve metrics of the database for Prometheus.",
     "provenance": "Show calls of tasks, what results came from, and why a call ran again.",
     "queue": "Show who waits and why a run waits, and limit how much of the queue a user may take.",
     "quota": "Count the disk space and processing time of users, and limit them.",
@@ -43,5 +45,8 @@ def main(debug: bool) -> None:
 
     PLATFORM_DB_URI, or PLATFORM_DB_HOST and others, name the database.
     """
-    if debug:
-        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # Reading the settings takes longer than all the rest of --help.
+    if debug or "PLATFORM_DB_LOG_FORMAT" in os.environ or "PLATFORM_DB_LOG_FORMAT_FILE" in os.environ:
+        from platform_db.diagnostics import configure_logging
+
+        configure_logging(logging.INFO if debug else logging.WARNING)

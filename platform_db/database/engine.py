@@ -12,6 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine
 
 from platform_db.database import driver_errors, forking, liveness
+from platform_db.database.pool import MeasuredPool
 from platform_db.database.url import SECRET_OPTIONS, database_url, is_embedded, normalise_url
 from platform_db.settings import get_settings
 
@@ -62,7 +63,7 @@ def create_engine(database: URL | str | Engine, settings: Settings | None = None
         connect_args["options"] = " ".join([*own, connect_args["options"]]).strip()
     names = () if "poolclass" in options else ("pool_size", "max_overflow", "pool_timeout", "pool_recycle")
     pool = {name: getattr(settings, name) for name in names}
-    defaults = {**pool, "hide_parameters": True, "isolation_level": ISOLATION}
+    defaults = {**pool, "poolclass": MeasuredPool, "hide_parameters": True, "isolation_level": ISOLATION}
     engine = sa.create_engine(shown, **{**defaults, **options, "connect_args": connect_args})
     _origins[engine] = url, {name: options[name] for name in options.keys() & {"connect_args", "creator"}}
     event.listen(engine, "handle_error", driver_errors.hide_values)

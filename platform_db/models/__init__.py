@@ -19,7 +19,7 @@ from platform_db.models.entity_tag import EntityTag, EntityTagEdit
 from platform_db.models.event import EventCheckpoint, EventFailure, RowEvent
 from platform_db.models.history import ExtraTransition, Note, StatusChange
 from platform_db.models.job import Job, JobCache, JobCacheUse
-from platform_db.models.lease import Lease, TaskLease
+from platform_db.models.lease import Lease, TaskLease, TaskOutcome
 from platform_db.models.log_chunk import LogChunk, LogSize
 from platform_db.models.progress import WorkflowProgress
 from platform_db.models.queue import IdempotencyKey, OwnerLimit
@@ -104,6 +104,7 @@ __all__ = [
     "StatusChange",
     "Subvalue",
     "TaskLease",
+    "TaskOutcome",
     "TaskRecord",
     "User",
     "UserResource",

@@ -157,6 +157,12 @@ class Workflow(HasLog, Running, Base):
             "stop_requested_at IS NOT NULL AND status = 'running'",
             "stop_requested_at",
         ),
+        # The longest wait of all is one look-up.
+        sa.Index(
+            "ix_workflow_waiting",
+            sa.text("greatest(created, start_after)"),
+            postgresql_where=sa.text("(status = 'queued') IS TRUE"),
+        ),
         # What is indexed must fit into an index entry.
         sa.CheckConstraint("octet_length(name) BETWEEN 1 AND 1024", name="name_length"),
         sa.CheckConstraint("octet_length(workspace_path) <= 2048", name="workspace_path_length"),

@@ -42,6 +42,7 @@ AFTER_TABLES = (
     "provenance",
     "activity",
     "redun",
+    "estimates",
 )
 
 # The views in the schema of redun's names: what its ORM writes, and the versions that it reads.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -101,6 +101,8 @@ class Settings(BaseSettings):
     """Milliseconds a transaction may idle; 0 is unlimited."""
     connection_options: bool = True
     """Send the timeouts as connection options; switch off where a pooler refuses them."""
+    log_format: Literal["text", "json"] = "text"
+    """How the commands write their log: ``text``, or ``json``, an object a line."""
     application_name: str = "platform-db"
     """Shown in ``pg_stat_activity``."""
     role_prefix: str = Field("platform", pattern="^[a-z_][a-z0-9_]{0,52}$")

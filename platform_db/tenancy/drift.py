@@ -18,6 +18,7 @@ from platform_db import errors
 from platform_db.schema.objects import SCHEMAS, TENANT_POLICY, policy_statement, qualified, tenant_columns
 from platform_db.tenancy.privileges import (
     OTHERS,
+    READING_FUNCTIONS,
     Role,
     Verbs,
     privileges,
@@ -141,7 +142,7 @@ def _mend_grant(key: _Key) -> str:
         return f"ALTER DEFAULT PRIVILEGES{whose} REVOKE ALL ON {kind} FROM {role}"
     if role in (EVERYBODY, *_names()):
         return _GRANT
-    kind, _, name = label.removeprefix("internal ").partition(" ")
+    kind, _, name = label.removeprefix("internal ").removeprefix("reading ").partition(" ")
     objects = {"": f"TABLE {qualified(kind)}", **{schema: f"SCHEMA {schema}" for schema in SCHEMAS}}
     object_ = objects.get(name, f"{kind.upper().replace('FUNCTION', 'ROUTINE')} platform.{name}")
     return f"REVOKE ALL ON {object_} FROM {role} CASCADE"
@@ -208,6 +209,8 @@ _SCHEMAS = "({})".format(", ".join(f"to_regnamespace('{schema}')" for schema in 
 
 _IN_OURS = f"relnamespace IN {_SCHEMAS}"
 
+_READING = ", ".join(f"'{name}'" for name in READING_FUNCTIONS)
+
 _PREFIX = "nullif(relnamespace::regnamespace || '.', 'platform.')"
 
 _OWNER = "(SELECT nspowner FROM pg_namespace WHERE nspname = 'platform')"
@@ -225,7 +228,8 @@ _READ_GRANTS = sa.text(f"""
         FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
         WHERE {_IN_OURS} AND attacl IS NOT NULL
         UNION ALL
-        SELECT CASE WHEN prosecdef OR prorettype = 'trigger'::regtype THEN 'internal ' ELSE '' END
+        SELECT CASE WHEN proname IN ({_READING}) THEN 'reading '
+                    WHEN prosecdef OR prorettype = 'trigger'::regtype THEN 'internal ' ELSE '' END
                || 'function', proname || '(' || pg_get_function_identity_arguments(oid) || ')', NULL,
                coalesce(proacl, acldefault('f', proowner)), proowner
         FROM pg_proc WHERE pronamespace = 'platform'::regnamespace

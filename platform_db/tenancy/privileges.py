@@ -47,9 +47,13 @@ OTHERS: dict[str, dict[Role, Verbs]] = {
     "sequence": {Role.service: ("USAGE",), Role.tenant: ("USAGE",), Role.readonly: READ},
     "function": dict.fromkeys((Role.service, Role.tenant), ("EXECUTE",)),
     "internal function": {},
+    # They run with their owner's rights, and tell of no tenant.
+    "reading function": dict.fromkeys((Role.service, Role.readonly), ("EXECUTE",)),
     "type": {},
     "default privileges": {},
 }
+
+READING_FUNCTIONS = ("estimate_runs",)
 
 _TENANTS_TABLE: dict[Role, Verbs] = {Role.service: ALL, Role.tenant: ALL, Role.readonly: READ}
 

@@ -18,7 +18,14 @@ from platform_db.database.session import SessionFactory
 from platform_db.database.sqlstates import DUPLICATE_OBJECT, INTERNAL_ERROR, UNIQUE_VIOLATION, sqlstate_of
 from platform_db.schema.objects import SCHEMAS, qualified
 from platform_db.tenancy.drift import as_error, differences
-from platform_db.tenancy.privileges import OTHERS, Role, privileges, role_name, sees_every_tenant
+from platform_db.tenancy.privileges import (
+    OTHERS,
+    READING_FUNCTIONS,
+    Role,
+    privileges,
+    role_name,
+    sees_every_tenant,
+)
 
 ATTEMPTS = 20
 
@@ -64,6 +71,10 @@ def grant_statements(to: str | None = None, role: Role = Role.service) -> list[s
             "pg_proc WHERE pronamespace = 'platform'::regnamespace"
             " AND NOT prosecdef AND prorettype <> 'trigger'::regtype",
             f"'GRANT EXECUTE ON ROUTINE ' || object || ' TO {_names(OTHERS['function'])}'",
+        ),
+        *(
+            f"GRANT EXECUTE ON ROUTINE platform.{name} TO {_names(OTHERS['reading function'])}"
+            for name in READING_FUNCTIONS
         ),
         _for_each(
             "oid::regtype",

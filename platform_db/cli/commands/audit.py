@@ -47,7 +47,7 @@ def list_(limit: int, as_json: bool, **chosen: Any) -> None:
         show_rows(map(as_values, rows), as_json, table)
 
 
-@audit.command(example="audit seal")
+@audit.command(example="audit seal", is_job=True)
 @duration_option("--wait", "Wait this long for transactions that may have written rows", default="10s")
 def seal(wait: timedelta) -> None:
     """Seal the rows that are not sealed yet; run it every minute.
@@ -61,7 +61,7 @@ def seal(wait: timedelta) -> None:
     click.echo(f"{result.seals} new seals cover {result.rows} rows{left}")
 
 
-@audit.command(example="audit verify --since 2026-11-01")
+@audit.command(example="audit verify --since 2026-11-01", is_job=True)
 @click.option("--since", type=Time(), help="Begin with the first seal made at this time or later.")
 @click.option(
     "--against",
@@ -133,7 +133,7 @@ def public_key() -> None:
     click.echo(library.public_key())
 
 
-@audit.command(example="audit prune --older-than 730d")
+@audit.command(example="audit prune --older-than 730d", is_job=True)
 @duration_option("--older-than", "Keep what is younger", in_days=True, required=True)
 def prune(older_than: timedelta) -> None:
     """Remove old rows that are sealed; the seals' hashes stay.

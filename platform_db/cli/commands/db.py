@@ -95,7 +95,7 @@ def keys(table: str, as_json: bool, **page: Any) -> None:
     show_page(found, found.rows, as_json, dict)
 
 
-@db.command(example="db prune --older-than 180d --dry-run")
+@db.command(example="db prune --older-than 180d --dry-run", is_job=True)
 @click.option("--dry-run", is_flag=True, help="Only count what would go.")
 @click.option("--table", "tables", multiple=True, help="Only this table; may be given more than once.")
 @duration_option("--older-than", "Another age than the rules': 90d, 12h, 30m", in_days=True)

@@ -13,11 +13,12 @@ import click
 from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.options import duration_option, json_option, options, user_argument, user_option
+from platform_db.cli.outcomes import note_drift
 from platform_db.cli.progress import show_progress
 from platform_db.cli.show import Row, escaped, show_csv, show_row, show_rows
 
 if TYPE_CHECKING:
-    from platform_db.quota import CpuReport, DiskReport
+    from platform_db.quota import CpuReport, Difference, DiskReport
     from platform_db.quota.report import ResourceUse, StoredBytes, UserUse, WorkflowUse
 
 SWITCHED_OFF = (
@@ -78,7 +79,7 @@ def create_default_resources() -> None:
     click.echo(lines or "nothing to do: the default resources exist already")
 
 
-@quota.command(example="quota disk-usage-update --stale-after 1h")
+@quota.command(example="quota disk-usage-update --stale-after 1h", is_job=True)
 @job_options
 @measuring_options
 def disk_usage_update(**given: Any) -> None:
@@ -89,14 +90,14 @@ def disk_usage_update(**given: Any) -> None:
     _update("disk", **given)
 
 
-@quota.command(example="quota cpu-usage-update --dry-run")
+@quota.command(example="quota cpu-usage-update --dry-run", is_job=True)
 @job_options
 def cpu_usage_update(**given: Any) -> None:
     """Count the processing time of runs, sessions, services and their owners."""
     _update("cpu", **given)
 
 
-@quota.command(example="quota resource-usage-update --shard 1/8")
+@quota.command(example="quota resource-usage-update --shard 1/8", is_job=True)
 @job_options
 @measuring_options
 def resource_usage_update(**given: Any) -> None:
@@ -104,7 +105,7 @@ def resource_usage_update(**given: Any) -> None:
     _update("cpu", "disk", **given)
 
 
-@quota.command(example="quota reconcile --fix")
+@quota.command(example="quota reconcile --fix", is_job=True)
 @user_option("Only this user's")
 @click.option("--fix", is_flag=True, help="Store what was found.")
 @json_option
@@ -115,10 +116,20 @@ def reconcile(user: str | None, fix: bool, as_json: bool, **measuring: Any) -> N
     A line says what is stored, what it should be, and why.
     """
     from platform_db.quota import DiskReport, Measuring, Scope, reconcile
+    from platform_db.quota.resources import DEFAULT_NAMES
 
     report = DiskReport()
     scope = Scope(user_id=_user_id(user))
-    found = reconcile(session_factory(), scope, Measuring(**measuring), fix=fix, report=report)
+    differences = reconcile(session_factory(), scope, Measuring(**measuring), fix=fix, report=report)
+    wrong_totals = dict.fromkeys(DEFAULT_NAMES.values(), 0)
+
+    def counted() -> Iterator[Difference]:
+        for difference in differences:
+            if difference.what == "total":
+                wrong_totals[difference.resource] += 1
+            yield difference
+
+    found = counted()
     if as_json:
         show_rows(map(asdict, found), as_json)
     else:
@@ -130,6 +141,7 @@ def reconcile(user: str | None, fix: bool, as_json: bool, **measuring: Any) -> N
             before = "nothing" if difference.before is None else difference.before
             click.echo(f"{what}: {before} -> {difference.now}, because {difference.reason}")
         click.echo(f"{count} differences{' fixed' if fix and count else ''}")
+    note_drift(wrong_totals)
     report.raise_for_problems()
 
 
@@ -227,6 +239,7 @@ def _update(
     """Update usage, print what was updated, and fail where some of it could not be."""
     from platform_db.models import ResourceType
     from platform_db.quota import Measuring, Scope, update_usage
+    from platform_db.quota.resources import DEFAULT_NAMES
     from platform_db.quota.scope import parse_shard
 
     done = update_usage(
@@ -246,6 +259,8 @@ def _update(
     lines += [_describe_disk(done.disk)] if done.disk else []
     row = asdict(done) if len(types) > 1 else asdict(done)[types[0]]
     show_row(row if lines else {"skipped": SWITCHED_OFF}, as_json, "\n".join(lines) or SWITCHED_OFF)
+    if done.disk:
+        note_drift({DEFAULT_NAMES[ResourceType.disk]: done.disk.corrected_totals})
     done.raise_for_problems()
 
 

@@ -12,7 +12,7 @@ from platform_db.cli.show import show_rows
 retention = group("retention")
 
 
-@retention.command(example="retention apply --dry-run")
+@retention.command(example="retention apply --dry-run", is_job=True)
 @click.option("--dry-run", is_flag=True, help="Only list the rules that are due.")
 @json_option
 def apply(dry_run: bool, as_json: bool) -> None:

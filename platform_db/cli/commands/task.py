@@ -64,7 +64,7 @@ def show(user: str, msg_id: str, as_json: bool) -> None:
     show_row(record, as_json)
 
 
-@task.command(example="task prune --older-than 90d --keep-bytes 10GiB --dry-run")
+@task.command(example="task prune --older-than 90d --keep-bytes 10GiB --dry-run", is_job=True)
 @duration_option("--older-than", "Delete what was submitted so long ago", in_days=True)
 @click.option(
     "--keep-bytes", metavar="BYTES", help="Of each user's tasks, keep the newest so many, as 10GiB."

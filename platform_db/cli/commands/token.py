@@ -110,7 +110,7 @@ def revoke(token_id: str | None, by_value: bool, reason: str | None) -> None:
     click.echo("revoked" if changed else "nothing to do: it was revoked before")
 
 
-@token.command(example="token purge --revoked-for 30d")
+@token.command(example="token purge --revoked-for 30d", is_job=True)
 @duration_option("--revoked-for", "Delete those that were revoked so long ago", in_days=True, default="90d")
 @json_option
 def purge(revoked_for: timedelta, as_json: bool) -> None:

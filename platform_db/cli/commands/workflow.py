@@ -289,7 +289,7 @@ def result(run: str, user: str | None, name: str, job: str | None, as_json: bool
         click.echo(stored.data, nl=False)
 
 
-@workflow.command(example="workflow recover --older-than 10m --policy workflow=requeue")
+@workflow.command(example="workflow recover --older-than 10m --policy workflow=requeue", is_job=True)
 @duration_option("--older-than", "Take a worker for dead whose last heartbeat is this old; by default 5m")
 @click.option(
     "--policy",

@@ -1,0 +1,118 @@
+"""The answers to an orchestrator's probes: ``/healthz``, the process is alive, and ``/readyz``, it can serve.
+
+A service mounts :data:`asgi` or :data:`wsgi`, or gives :meth:`Probes.answer` the path of a request. Whatever
+stands before the last part of a path is the mount's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from http import HTTPStatus
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from platform_db import errors, schema
+from platform_db.database.driver_errors import reason_of
+from platform_db.schema import SchemaState
+
+logger = logging.getLogger(__name__)
+
+READY_SECONDS = 2
+KEEP_SECONDS = 1.0
+
+Answer = tuple[HTTPStatus, dict[str, str]]
+
+
+class Probes:
+    """Answers probes.
+
+    :param url: the database; by default the configured one.
+    :param timeout: seconds within which the database has to take a connection, and then to answer.
+    """
+
+    def __init__(self, url: URL | str | None = None, *, timeout: int = READY_SECONDS) -> None:
+        self._url, self._timeout = url, timeout
+        self._lock = threading.Lock()
+        self._kept: tuple[float, Answer] | None = None
+
+    def answer(self, path: str) -> Answer:
+        """Return the status and what to say, as JSON, to a request for this path.
+
+        ``/healthz`` asks nothing but the process. ``/readyz`` is 200 where the database can be reached and
+        its schema is the one that this code needs, or a newer one, as during an upgrade; otherwise it is 503.
+        Probes that come within a second of each other share one look.
+        """
+        name = _name(path)
+        if name == "healthz":
+            return HTTPStatus.OK, {"status": "alive"}
+        if name != "readyz":
+            return HTTPStatus.NOT_FOUND, {"status": "unknown"}
+        with self._lock:
+            if self._kept is None or time.monotonic() - self._kept[0] >= KEEP_SECONDS:
+                found = self._look()
+                self._kept = time.monotonic(), found
+            return self._kept[1]
+
+    def _look(self) -> Answer:
+        # A connection of its own: one of the pool may be waited for, or be one to a server that went silent.
+        try:
+            with schema.connect(self._url, connect_timeout=self._timeout) as connection:
+                connection.execute(sa.text(f"SET LOCAL statement_timeout = {self._timeout * 1000}"))
+                found = schema.status(connection)
+        except (errors.PlatformDBError, SQLAlchemyError) as error:
+            # To the log alone: the reason names servers and logins.
+            logger.warning("not ready: %s", reason_of(error))
+            code = error.code if isinstance(error, errors.PlatformDBError) else "error"
+            return HTTPStatus.SERVICE_UNAVAILABLE, {"status": code}
+        is_ready = found.state in (SchemaState.current, SchemaState.ahead)
+        status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
+        says = {"status": "ready" if is_ready else "not ready", "schema": found.state.value}
+        return status, {**says, "revision": found.revision or "none", "needs": found.head}
+
+    def wsgi(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer as a WSGI application."""
+        status, says = self.answer(environ.get("PATH_INFO", ""))
+        body = _body(says)
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        start_response(f"{status.value} {status.phrase}", headers)
+        return [body if environ.get("REQUEST_METHOD") != "HEAD" else b""]
+
+    async def asgi(
+        self,
+        scope: dict[str, Any],
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+    ) -> None:
+        """Answer as an ASGI application; the database is waited for in a thread."""
+        if scope["type"] != "http":
+            return
+        path = scope["path"]
+        # Whether the process is alive is no question to its threads, which may all wait for the database.
+        waits = _name(path) == "readyz"
+        status, says = await asyncio.to_thread(self.answer, path) if waits else self.answer(path)
+        body = _body(says)
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status.value, "headers": headers})
+        await send({"type": "http.response.body", "body": body if scope["method"] != "HEAD" else b""})
+
+
+def _name(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def _body(says: dict[str, str]) -> bytes:
+    return json.dumps(says).encode() + b"\n"
+
+
+probes = Probes()
+"""Those of the configured database."""
+
+asgi, wsgi = probes.asgi, probes.wsgi

@@ -1,0 +1,65 @@
+"""Serving the metrics of the database over HTTP, with the probes of the server itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from sqlalchemy.engine import URL
+
+from platform_db import database
+from platform_db.health.probes import Probes
+from platform_db.metrics.database import DatabaseMetrics
+
+logger = logging.getLogger(__name__)
+
+# A client that sends nothing holds a thread no longer.
+CLIENT_SECONDS = 10
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = CLIENT_SECONDS
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it
+        """Leave requests out of the log: scrapes and probes are many, and alike."""
+
+
+def serve(
+    address: str,
+    port: int,
+    url: URL | str | None = None,
+    *,
+    tenants: int = 0,
+    report: Callable[[str], None] = logger.info,
+) -> None:
+    """Serve ``/metrics``, ``/healthz`` and ``/readyz`` until an exception, such as a signal's, ends it.
+
+    :param port: 0 takes a free one.
+    :param url: the database; by default the configured one.
+    :param tenants: as in :class:`~platform_db.metrics.DatabaseMetrics`.
+    :param report: is told where it listens.
+    :raises OSError: the address cannot be listened on.
+    """
+    engine = database.create_engine(url or database.database_url(), pool_size=1, max_overflow=0)
+    registry = CollectorRegistry()
+    registry.register(DatabaseMetrics(engine, tenants=tenants))
+    metrics, probes = make_wsgi_app(registry), Probes(url)
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        is_scrape = environ["PATH_INFO"] == "/metrics"
+        return (metrics if is_scrape else probes.wsgi)(environ, start_response)
+
+    try:
+        with make_server(address, port, answer, server_class=_Server, handler_class=_Handler) as server:
+            report(f"metrics are served at http://{address}:{server.server_port}/metrics")
+            server.serve_forever()
+    finally:
+        engine.dispose()

@@ -1,0 +1,3 @@
+DROP FUNCTION platform.estimate_runs;
+
+DROP TABLE platform.task_outcome;
