@@ -54,7 +54,7 @@ class JsonFormatter(logging.Formatter):
 def configure_logging(level: int = logging.WARNING, stream: TextIO | None = None) -> None:
     """Let the log of this process go to a stream, in the configured format (``PLATFORM_DB_LOG_FORMAT``).
 
-    Handlers that the process has had before end.
+    Where the root logger has a handler already, nothing changes.
 
     :param level: the least level that is written.
     :param stream: by default standard error.
@@ -62,7 +62,12 @@ def configure_logging(level: int = logging.WARNING, stream: TextIO | None = None
     handler = logging.StreamHandler(stream or sys.stderr)
     is_json = get_settings().log_format == "json"
     handler.setFormatter(JsonFormatter() if is_json else logging.Formatter(TEXT_FORMAT))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+def logs_json() -> bool:
+    """Tell whether the log of this process is JSON."""
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
 
 
 def _hide(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import keyword
+import logging
 import sys
 import traceback
 from typing import IO, Any
@@ -12,6 +13,8 @@ import click
 
 from platform_db import errors
 from platform_db.cli.show import escaped
+
+logger = logging.getLogger("platform_db.cli")
 
 PERMISSION_HINT = (
     "platform-db roles show tells what each role may do; what migrates takes the schema's owner, "
@@ -84,7 +87,11 @@ class Failure(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"platform-db: {self.format_message()}", file=file, err=True)
+        diagnostics = sys.modules.get("platform_db.diagnostics")  # imported where the log has a format
+        if diagnostics is not None and diagnostics.logs_json():
+            logger.error("%s", self.format_message())
+        else:
+            click.echo(f"platform-db: {self.format_message()}", file=file, err=True)
 
 
 def as_failure(error: Exception) -> Failure | None:
