@@ -9,7 +9,7 @@ Usage: ./run-tests.sh [STEP]...             every step, or only those named
        ./run-tests.sh --soak [ARGUMENT]...  the long tests, which are left out otherwise
 
 Steps:
-  lint    ruff, squawk on the migrations' SQL, and shellcheck where there is one
+  lint    ruff, squawk on the migrations' SQL, and shellcheck and hadolint where there are such
   types   mypy
   layers  import-linter: an arrow runs down only
   tests   pytest, with the coverage where no argument is given
@@ -30,6 +30,7 @@ run_lint() {
         shellcheck --external-sources run-tests.sh run-demo.sh .ci/run distributions/reana-db/run-upstream-tests.sh
     fi
     lint_revisions
+    lint_image
 }
 
 # Each revision by itself: locks on the tables that it creates trouble nobody, those on earlier ones may.
@@ -40,6 +41,14 @@ lint_revisions() {
         previous=$revision
     done
     "$bin/squawk" --config .squawk.toml "$scratch"/*.sql
+}
+
+lint_image() {
+    if [ -x "$bin/hadolint" ]; then
+        "$bin/hadolint" Dockerfile
+    else
+        say "The Dockerfile is not checked: there is no hadolint for this machine."
+    fi
 }
 
 run_types() { "$bin/python" -m mypy; }

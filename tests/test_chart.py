@@ -109,10 +109,16 @@ def test_objects_have_names_of_their_own(values: dict[str, Any], tmp_path: Path)
             check(document)
 
 
-def test_every_boolean_of_the_chart_is_a_switch() -> None:
-    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+def test_the_schema_takes_every_switch() -> None:
+    with helm.Chart.load(CHART) as chart:
+        chart.validate_schema(EVERYTHING)
+        for switch, options in SWITCHES.items():
+            for option in options:
+                chart.validate_schema(assigned({switch: option}))
 
-    booleans = {path for path, part in leaves(schema) if part.get("type") == "boolean"}
+
+def test_every_boolean_of_the_chart_is_a_switch() -> None:
+    booleans = {path for path, part in leaves(read_schema()) if part.get("type") == "boolean"}
 
     assert booleans <= set(SWITCHES)
 
@@ -128,6 +134,13 @@ def test_the_chart_is_of_this_release() -> None:
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
 
     assert f'version="{helm.Chart.load(CHART).metadata["appVersion"]}"' in setup
+
+
+def test_pods_run_as_the_image_does() -> None:
+    [user] = re.findall(r"^USER (\d+:\d+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    pod = helm.Chart.load(CHART).values["pod"]
+
+    assert user == f"{pod['runAsUser']}:{pod['runAsGroup']}"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +176,7 @@ def test_a_wrong_value_is_refused_in_one_line(values: dict[str, Any], message: s
 
 
 def test_no_secret_setting_can_be_given_in_the_open() -> None:
-    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))["properties"]
+    schema = read_schema()["properties"]
     secrets = {name.upper() for name, f in Settings.model_fields.items() if "SecretStr" in str(f.annotation)}
 
     assert set(schema["secret"]["properties"]["keys"]["properties"]) == secrets
@@ -413,10 +426,10 @@ def definitions(folder: Path) -> Any:
 
 
 def load(folder: Path, *templates: str) -> Any:
-    """Return the chart with these templates alone."""
-    copy = folder / "platform-db"
-    shutil.copytree(CHART, copy, ignore=lambda _, names: [n for n in names if n in TEMPLATES and n not in templates])
-    return helm.Chart.load(copy)
+    """Return the chart with these templates alone, and without its schema: Helm compiles it for each rendering."""
+    left_out = {*TEMPLATES, "values.schema.json"}.difference(templates)
+    shutil.copytree(CHART, folder / "platform-db", ignore=lambda _, names: left_out.intersection(names))
+    return helm.Chart.load(folder / "platform-db")
 
 
 def render(chart: Any, values: dict[str, Any]) -> Iterator[str]:
@@ -424,6 +437,12 @@ def render(chart: Any, values: dict[str, Any]) -> Iterator[str]:
     for name, text in chart.render(values, name="platform-db", namespace="platform").items():
         if name.endswith(".yaml"):
             yield from (part for part in re.split("^---$", text, flags=re.MULTILINE) if part.strip())
+
+
+@cache
+def read_schema() -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    return schema
 
 
 def documents(texts: Iterator[str] | set[str] | list[str]) -> Iterator[Document]:
