@@ -22,6 +22,7 @@ import pytest
 from platform_db import errors
 from platform_db.cli import main
 from platform_db.settings.variables import Settings
+from tests.test_documented_code import BLOCKS
 from tests.test_packaging import ROOT
 
 helm = pytest.importorskip("helm_python", reason="helm-python-sdk, of the extra dev, is not installed")
@@ -297,6 +298,34 @@ spec:
     assert {volume["name"] for volume in pod["volumes"]} == {"uri", "secret-key"}
     assert {mount["name"] for mount in own["volumeMounts"]} == {"uri", "secret-key"}
     assert [mount["name"] for mount in waiting["volumeMounts"]] == ["uri"]
+
+
+def test_the_same_values_always_give_the_same_manifests(tmp_path: Path) -> None:
+    chart = load(tmp_path, *TEMPLATES)
+
+    first = chart.render(EVERYTHING, name="platform-db", revision=1, is_install=True)
+
+    assert chart.render(EVERYTHING, name="platform-db", revision=7, is_upgrade=True) == first
+
+
+def test_values_on_the_page_are_values() -> None:
+    page = ROOT / "docs" / "kubernetes.rst"
+    shown = [yaml.safe_load(b.code) for b in BLOCKS if b.page == page and b.language == "yaml"]
+    values = [block for block in shown if not {"initContainers", "scrape_configs"} & set(block)]
+
+    assert values
+    with helm.Chart.load(CHART) as chart:
+        for block in values:
+            chart.validate_schema(block)
+
+
+def test_the_page_lists_the_cronjobs() -> None:
+    page = (ROOT / "docs" / "kubernetes.rst").read_text(encoding="utf-8")
+    table = {name: command for name, command in re.findall(r"^``([\w-]+)`` +``([\w -]+)``", page, re.MULTILINE)}
+    jobs = helm.Chart.load(CHART).values["cronJobs"]
+
+    assert set(table) == set(jobs)
+    assert all(" ".join(jobs[name]["args"]).startswith(command) for name, command in table.items())
 
 
 # What each document of the chart has to be.
