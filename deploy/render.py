@@ -1,4 +1,4 @@
-"""Writes what follows from the chart: the manifests in ``kubernetes/``, and the table of values in its README.
+"""Writes what follows from the chart: the manifests in ``kubernetes/``, and the table of its README.
 
 It takes the packages of the extra ``dev``, no cluster and no network: ``python deploy/render.py``.
 """

@@ -1,4 +1,4 @@
-"""The chart renders, validates and keeps its promises with every combination of the values that switch things.
+"""The chart renders, and what it gives is valid and safe, with every combination of the values that switch.
 
 A template is rendered with each combination of the switches that it, or what it includes, reads: the others
 cannot change what it gives. Nothing here asks a cluster or the network.
@@ -34,8 +34,16 @@ yaml = pytest.importorskip("yaml")
 CHART = ROOT / "deploy" / "helm" / "platform-db"
 TEMPLATES = sorted(path.name for path in (CHART / "templates").glob("*.yaml"))
 KUBERNETES = ("1.29", "1.37")  # the oldest that the chart takes, and the newest with schemas here
-CUSTOM_KINDS = {"ServiceMonitor", "PrometheusRule"}  # of the Prometheus operator; their schemas are not Kubernetes'
-ALL_KEYS = {"MIGRATION_URI": "owner", "SECRET_KEY": "key", "AUDIT_SIGNING_KEY": "seal", "PASSWORD": "password"}
+CUSTOM_KINDS = {
+    "ServiceMonitor",
+    "PrometheusRule",
+}  # of the Prometheus operator; their schemas are not Kubernetes'
+ALL_KEYS = {
+    "MIGRATION_URI": "owner",
+    "SECRET_KEY": "key",
+    "AUDIT_SIGNING_KEY": "seal",
+    "PASSWORD": "password",
+}
 
 Document = Mapping[str, Any]
 
@@ -151,7 +159,10 @@ def test_pods_run_as_the_image_does() -> None:
         ({"metrics": {"port": "9187"}}, "at '/metrics/port': got string, want integer"),
         ({"metric": {}}, "at '': additional properties 'metric' not allowed"),
         ({"cronJobs": {"seal": {"schedul": ""}}}, "at '/cronJobs/seal': additional properties 'schedul'"),
-        ({"cronJobs": {"seal": {"schedule": "hourly"}}}, "at '/cronJobs/seal/schedule': 'hourly' does not match"),
+        (
+            {"cronJobs": {"seal": {"schedule": "hourly"}}},
+            "at '/cronJobs/seal/schedule': 'hourly' does not match",
+        ),
         ({"cronJobs": {"mine": {"args": ["db"]}}}, "at '/cronJobs/mine': missing property 'schedule'"),
         ({"pod": {"runAsUser": 0}}, "at '/pod/runAsUser': minimum: got 0, want 1"),
         ({"settings": {"SECRET_KEY": "x"}}, "at '/settings/SECRET_KEY': got string, want null"),
@@ -162,7 +173,10 @@ def test_pods_run_as_the_image_does() -> None:
             "at '/secret/keys/MIGRATION_URI': minLength: got 0, want 1",
         ),
         (
-            {"pgbouncer": {"enabled": True, "image": "pgbouncer", "host": "db"}, "secret": {"keys": ALL_KEYS}},
+            {
+                "pgbouncer": {"enabled": True, "image": "pgbouncer", "host": "db"},
+                "secret": {"keys": ALL_KEYS},
+            },
             "at '/pgbouncer/image': 'pgbouncer' does not match",
         ),
     ],
@@ -181,7 +195,9 @@ def test_no_secret_setting_can_be_given_in_the_open() -> None:
     secrets = {name.upper() for name, f in Settings.model_fields.items() if "SecretStr" in str(f.annotation)}
 
     assert set(schema["secret"]["properties"]["keys"]["properties"]) == secrets
-    assert {name for name, part in schema["settings"]["properties"].items() if part["type"] == "null"} == secrets
+    assert {
+        name for name, part in schema["settings"]["properties"].items() if part["type"] == "null"
+    } == secrets
 
 
 def test_manifests_and_readme_are_what_the_chart_makes() -> None:
@@ -223,7 +239,9 @@ def test_only_the_hook_is_one(tmp_path: Path) -> None:
         assert [document["kind"] for document in hooks] == (["Job"] if mode == "hook" else [])
         for hook in hooks:  # nothing of the chart exists before the first install
             assert hook["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
-            assert not {d["metadata"]["name"] for d in found if d["kind"] == "ConfigMap"} & set(names_used(hook))
+            assert not {d["metadata"]["name"] for d in found if d["kind"] == "ConfigMap"} & set(
+                names_used(hook)
+            )
             assert not {"Secret", "ServiceAccount", "PersistentVolumeClaim"} & {d["kind"] for d in found}
 
 
@@ -300,6 +318,17 @@ spec:
     assert [mount["name"] for mount in waiting["volumeMounts"]] == ["uri"]
 
 
+def test_a_chart_can_have_the_templates_alone(tmp_path: Path) -> None:
+    nothing = {
+        "migration": {"mode": "none"},
+        "cronJobDefaults": {"enabled": False},
+        "metrics": {"enabled": False},
+        "networkPolicy": {"enabled": False},
+    }
+
+    assert all_of(load(tmp_path, *TEMPLATES), nothing) == []
+
+
 def test_the_same_values_always_give_the_same_manifests(tmp_path: Path) -> None:
     chart = load(tmp_path, *TEMPLATES)
 
@@ -311,7 +340,8 @@ def test_the_same_values_always_give_the_same_manifests(tmp_path: Path) -> None:
 def test_values_on_the_page_are_values() -> None:
     page = ROOT / "docs" / "kubernetes.rst"
     shown = [yaml.safe_load(b.code) for b in BLOCKS if b.page == page and b.language == "yaml"]
-    values = [block for block in shown if not {"initContainers", "scrape_configs"} & set(block)]
+    values = [block.get("platform-db", block) for block in shown]
+    values = [block for block in values if not {"initContainers", "scrape_configs"} & set(block)]
 
     assert values
     with helm.Chart.load(CHART) as chart:
@@ -321,7 +351,7 @@ def test_values_on_the_page_are_values() -> None:
 
 def test_the_page_lists_the_cronjobs() -> None:
     page = (ROOT / "docs" / "kubernetes.rst").read_text(encoding="utf-8")
-    table = {name: command for name, command in re.findall(r"^``([\w-]+)`` +``([\w -]+)``", page, re.MULTILINE)}
+    table = dict(re.findall(r"^``([\w-]+)`` +``([\w -]+)``", page, re.MULTILINE))
     jobs = helm.Chart.load(CHART).values["cronJobs"]
 
     assert set(table) == set(jobs)
@@ -433,7 +463,9 @@ def check_command(args: list[str]) -> None:
 def validate(document: Document) -> None:
     api = re.sub(r"^([^./]*)(?:\.[^/]*)?/", r"\1-", document["apiVersion"])
     for version in KUBERNETES:
-        errors_ = [e.message for e in validator(version, f"{document['kind'].lower()}-{api}").iter_errors(document)]
+        errors_ = [
+            e.message for e in validator(version, f"{document['kind'].lower()}-{api}").iter_errors(document)
+        ]
         assert errors_ == []
 
 
@@ -455,7 +487,7 @@ def definitions(folder: Path) -> Any:
 
 
 def load(folder: Path, *templates: str) -> Any:
-    """Return the chart with these templates alone, and without its schema: Helm compiles it for each rendering."""
+    """Return the chart with these templates alone, and without its schema, which Helm compiles each time."""
     left_out = {*TEMPLATES, "values.schema.json"}.difference(templates)
     shutil.copytree(CHART, folder / "platform-db", ignore=lambda _, names: left_out.intersection(names))
     return helm.Chart.load(folder / "platform-db")
@@ -506,7 +538,9 @@ def names_used(document: Document) -> Iterator[str]:
     pod = document["spec"]["template"]["spec"]
     yield pod["serviceAccountName"]
     for volume in pod["volumes"]:
-        yield from (str(value) for part in volume.values() if isinstance(part, dict) for value in part.values())
+        yield from (
+            str(value) for part in volume.values() if isinstance(part, dict) for value in part.values()
+        )
 
 
 # Switches.
@@ -549,7 +583,9 @@ def values_read(template: str) -> set[str]:
     """Return the paths of the values that a template reads, itself or through what it includes."""
     bodies: dict[str, str] = {}
     for path in (CHART / "templates").glob("*"):
-        for name, body in re.findall(r'define "([^"]+)"(.*?)(?=\{\{-? define|\Z)', path.read_text(), re.DOTALL):
+        for name, body in re.findall(
+            r'define "([^"]+)"(.*?)(?=\{\{-? define|\Z)', path.read_text(), re.DOTALL
+        ):
             bodies[name] = body
     found: set[str] = set()
     seen: set[str] = set()
