@@ -123,7 +123,7 @@ class PlatformBackend(Calls, Handles, Jobs, LookingUp, Syncing, Tags, Values, Re
         schema.init_db(self.native)
 
     def close(self) -> None:
-        """Write what was recorded, and close the session and the connections; each opens again when it is used.
+        """Write what was recorded, and close session and connections, which open again when they are used.
 
         :raises errors.PlatformDBError: as :meth:`platform_db.provenance.Recorder.flush` does.
         """
