@@ -320,11 +320,10 @@ class TestServing:
         assert 'platform_db_runs{count="exact",status="running"} 0.0' in get("/metrics")
         assert '"status": "ready"' in get("/readyz")
         assert '"status": "alive"' in get("/healthz")
-        began = time.monotonic()
         server.send_signal(signal.SIGTERM)
         _, stderr = server.communicate(timeout=20)
 
-        assert (server.returncode, time.monotonic() - began < 5) == (143, True)
+        assert server.returncode == 143
         assert "interrupted" in one_line(stderr)
 
     def test_a_port_that_is_taken_is_told(self, database_uri: str) -> None:
