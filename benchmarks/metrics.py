@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from platform_db import database
-from platform_db.metrics import DatabaseMetrics
+from platform_db.metrics.database import DatabaseMetrics
 from platform_db.tenancy import roles
 
 FEW = 10_000

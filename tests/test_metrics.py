@@ -33,7 +33,8 @@ pytest.importorskip(
 from prometheus_client import CollectorRegistry, generate_latest
 
 from platform_db.leases import outcomes
-from platform_db.metrics import DatabaseMetrics, PoolMetrics
+from platform_db.metrics.database import DatabaseMetrics
+from platform_db.metrics.pool import PoolMetrics
 from platform_db.metrics.sources import SOURCES, tenants_source
 
 MONTH = timedelta(days=30)
