@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors, get_engine, get_workflow, run_transaction, tokens, update_workflow_status
 from platform_db.database.driver_errors import as_connection_error
-from platform_db.health.check import check_database
+from platform_db.health import probes
 from platform_db.models import RunStatus, Workflow
 from platform_db.query import find
 from platform_db.tenancy import tenant_scope, tenant_sessionmaker
@@ -163,8 +163,5 @@ def answer_lost_connection(request: Request, error: sa.exc.DBAPIError) -> JSONRe
 
 
 # [readiness]
-@app.get("/ready")
-def ready() -> dict[str, str | None]:
-    """Tell whether the service can work: 503 until the schema is the one that this code needs."""
-    found = check_database()
-    return {"schema": found.state, "revision": found.revision}
+# /probes/healthz: this process lives. /probes/readyz: it can serve, which takes the schema of this code.
+app.mount("/probes", probes.asgi)

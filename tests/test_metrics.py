@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import threading
@@ -9,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -31,7 +33,9 @@ pytest.importorskip(
 from prometheus_client import CollectorRegistry, generate_latest
 
 from platform_db.leases import outcomes
-from platform_db.metrics import DatabaseMetrics, PoolMetrics
+from platform_db.metrics.database import DatabaseMetrics
+from platform_db.metrics.pool import PoolMetrics
+from platform_db.metrics.sources import SOURCES, tenants_source
 
 MONTH = timedelta(days=30)
 
@@ -320,11 +324,10 @@ class TestServing:
         assert 'platform_db_runs{count="exact",status="running"} 0.0' in get("/metrics")
         assert '"status": "ready"' in get("/readyz")
         assert '"status": "alive"' in get("/healthz")
-        began = time.monotonic()
         server.send_signal(signal.SIGTERM)
         _, stderr = server.communicate(timeout=20)
 
-        assert (server.returncode, time.monotonic() - began < 5) == (143, True)
+        assert server.returncode == 143
         assert "interrupted" in one_line(stderr)
 
     def test_a_port_that_is_taken_is_told(self, database_uri: str) -> None:
@@ -333,3 +336,10 @@ class TestServing:
             refused = run(database_uri, "metrics", "serve", "--address", "127.0.0.1", "--port", port)
         assert refused.exit_code == 1
         assert "Address already in use" in one_line(refused.stderr)
+
+
+def test_the_page_lists_every_metric() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "metrics.rst").read_text(encoding="utf-8")
+    names = {name for source in (*SOURCES, tenants_source(1)) for name in source.gauges}
+    names |= {"up", "pool_connections", "pool_wait_seconds"}
+    assert {name for name in names if not re.search(rf"\* - ``{name}(\{{[\w, ]+\}})?``", page)} == set()

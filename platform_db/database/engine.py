@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine
 
-from platform_db.database import driver_errors, forking, liveness
+from platform_db.database import driver_errors, forking, liveness, silence
 from platform_db.database.pool import MeasuredPool
 from platform_db.database.url import SECRET_OPTIONS, database_url, is_embedded, normalise_url
 from platform_db.settings import get_settings
@@ -68,6 +68,7 @@ def create_engine(database: URL | str | Engine, settings: Settings | None = None
     _origins[engine] = url, {name: options[name] for name in options.keys() & {"connect_args", "creator"}}
     event.listen(engine, "handle_error", driver_errors.hide_values)
     forking.watch(engine)
+    silence.watch(engine, settings.network_timeout, settings.connect_timeout)
     if settings.pool_pre_ping:
         liveness.check_before_use(engine)
     return engine

@@ -44,7 +44,7 @@ def serve(
 
     :param port: 0 takes a free one.
     :param url: the database; by default the configured one.
-    :param tenants: as in :class:`~platform_db.metrics.DatabaseMetrics`.
+    :param tenants: as in :class:`~platform_db.metrics.database.DatabaseMetrics`.
     :param report: is told where it listens.
     :raises OSError: the address cannot be listened on.
     """

@@ -27,6 +27,14 @@ def serve(address: str, port: int, tenants: int) -> None:
     It goes on until a signal ends it. It uses one connection, and needs a login that may only read. Where the
     database is away, platform_db_up is 0.
     """
-    from platform_db.metrics.serving import serve
+    from platform_db import errors
 
+    try:
+        from platform_db.metrics.serving import serve
+    except ModuleNotFoundError as error:
+        if error.name != "prometheus_client":
+            raise
+        raise errors.PlatformDBError(
+            "metrics need the library prometheus-client", hint="pip install 'platform-db[metrics]'"
+        ) from None
     serve(address, port, tenants=tenants, report=click.echo)
