@@ -7,14 +7,17 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import click
 import pytest
 
 from platform_db import database
+from platform_db.cli import main
+from platform_db.cli.command import Command
 from tests.test_packaging import ROOT
 
 promql = pytest.importorskip("promql_parser", reason="promql-parser, of the extra dev, is not installed")
 yaml = pytest.importorskip("yaml")
-metrics = pytest.importorskip("platform_db.metrics", reason="the extra metrics is not installed")
+pool = pytest.importorskip("platform_db.metrics.pool", reason="the extra metrics is not installed")
 
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "platform-db.json"
@@ -27,8 +30,8 @@ def measured() -> set[str]:
     from platform_db.metrics.sources import SOURCES
 
     names = {f"{PREFIX}{name}" for source in SOURCES for name in source.gauges} | {f"{PREFIX}up"}
-    pool = metrics.PoolMetrics(database.create_engine("postgresql://nowhere/none"))
-    for family in pool.collect():
+    engine = database.create_engine("postgresql://nowhere/none")
+    for family in pool.PoolMetrics(engine).collect():
         names |= {sample.name for sample in family.samples}
     return names
 
@@ -79,11 +82,22 @@ def test_the_page_says_what_to_do_for_each_alert() -> None:
 def test_a_late_cronjob_of_the_chart_is_noticed() -> None:
     values = yaml.safe_load((ROOT / "deploy" / "helm" / "platform-db" / "values.yaml").read_text("utf-8"))
     late = [rule["expr"] for rule in rules() if rule["alert"] == "PlatformDbJobLate"]
-    names = [re.search(r'job=~?"([^"]+)"', expression) for expression in late]
+    names = [name for expression in late for name in re.findall(r'job=~?"([^"]+)"', expression)]
+    commands = {" ".join(job["args"][:2]) for job in values["cronJobs"].values()}
 
-    for job in values["cronJobs"].values():
-        command = " ".join(job["args"][:2])
-        assert sum(bool(re.fullmatch(name[1], command)) for name in names if name) == 1, command
+    for command in commands:
+        rules_of_it = [name for name in names if re.fullmatch(name, command)]
+        assert len(rules_of_it) == is_stored(*command.split()), command
+
+
+def is_stored(group: str, name: str) -> bool:
+    """Tell whether it is stored how this command ended."""
+    context = click.Context(main)
+    found = main.get_command(context, group)
+    assert isinstance(found, click.Group)
+    command = found.get_command(context, name)
+    assert isinstance(command, Command)
+    return command.is_job
 
 
 def test_panels_do_not_overlap() -> None:
