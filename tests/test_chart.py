@@ -94,16 +94,6 @@ def test_every_combination_is_valid_and_safe(template: str, tmp_path: Path) -> N
         check(document)
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
-def test_every_combination_of_the_whole_chart_is_valid_and_safe(tmp_path: Path) -> None:
-    chart = load(tmp_path, *TEMPLATES)
-
-    for values in combinations(SWITCHES):
-        for document in documents(render(chart, values)):
-            check(document)
-
-
 @pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["default", "everything"])
 def test_objects_have_names_of_their_own(values: dict[str, Any], tmp_path: Path) -> None:
     chart = load(tmp_path, *TEMPLATES)
