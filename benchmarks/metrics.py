@@ -3,8 +3,8 @@
     python -m benchmarks.metrics URI URI [RUNS]
 
 Two databases of one server, empty and migrated: one gets 10,000 runs, the other a million. What is active is
-the same in both: 1,000 runs, of which half have a lease. They are scraped in turns, so that a slow moment hits
-both. At most 1.5 times as long is wanted, and at most 200 series.
+the same in both: 1,000 runs, of which half have a lease. They are scraped in turns, so that a slow moment
+hits both. At most 1.5 times as long is wanted, and at most 200 series.
 """
 
 from __future__ import annotations

@@ -68,6 +68,7 @@ OTHERS = {
     "db wait",
     "demo",
     "init",
+    "metrics serve",
     "roles create",
     "secret generate",
 }

@@ -27,7 +27,7 @@ def setup_arguments(monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Any]:
 
 
 def test_the_package_requires_what_it_imports(setup_arguments: Mapping[str, Any]) -> None:
-    apart = {PACKAGE / "testing", PACKAGE / "integrations"}
+    apart = {PACKAGE / "testing", PACKAGE / "integrations", PACKAGE / "metrics"}
     files = [path for path in PACKAGE.rglob("*.py") if not apart & set(path.parents)]
 
     assert imported(files) == names(setup_arguments["install_requires"])
@@ -39,11 +39,14 @@ def test_the_test_fixtures_require_what_they_import(setup_arguments: Mapping[str
     assert imported((PACKAGE / "testing").rglob("*.py")) <= available
 
 
-INTEGRATIONS = [path.parent for path in sorted((PACKAGE / "integrations").glob("*/__init__.py"))]
+WITH_EXTRA = [
+    PACKAGE / "metrics",
+    *(path.parent for path in sorted((PACKAGE / "integrations").glob("*/__init__.py"))),
+]
 
 
-@pytest.mark.parametrize("folder", INTEGRATIONS, ids=lambda folder: folder.name)
-def test_an_integration_has_an_extra_with_what_it_imports(
+@pytest.mark.parametrize("folder", WITH_EXTRA, ids=lambda folder: folder.name)
+def test_what_needs_more_has_an_extra_with_what_it_imports(
     folder: Path, setup_arguments: Mapping[str, Any]
 ) -> None:
     extra = setup_arguments["extras_require"].get(folder.name, [])

@@ -38,7 +38,10 @@ def recorded(ctx: click.Context) -> Iterator[None]:
     began = time.monotonic()
     try:
         yield
-    except (click.ClickException, BrokenPipeError):
+    except (click.Abort, click.ClickException, BrokenPipeError):
+        raise
+    except click.exceptions.Exit as ending:
+        _record(ctx, ending.exit_code, began)
         raise
     except Exception as error:
         failure = as_failure(error)

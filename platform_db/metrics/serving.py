@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -23,6 +24,10 @@ CLIENT_SECONDS = 10
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+
+class _ServerV6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _Handler(WSGIRequestHandler):
@@ -58,8 +63,11 @@ def serve(
         return (metrics if is_scrape else probes.wsgi)(environ, start_response)
 
     try:
-        with make_server(address, port, answer, server_class=_Server, handler_class=_Handler) as server:
-            report(f"metrics are served at http://{address}:{server.server_port}/metrics")
+        is_v6 = ":" in address
+        kind = _ServerV6 if is_v6 else _Server
+        with make_server(address, port, answer, server_class=kind, handler_class=_Handler) as server:
+            host = f"[{address}]" if is_v6 else address
+            report(f"metrics are served at http://{host}:{server.server_port}/metrics")
             server.serve_forever()
     finally:
         engine.dispose()
