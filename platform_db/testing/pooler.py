@@ -152,7 +152,8 @@ def _admit(server: RunServer, account: str) -> None:
 
 def _connect(uri: str) -> Any:
     url = make_url(uri)
-    return psycopg2.connect(**url.translate_connect_args(username="user", database="dbname"), **url.query)
+    arguments: Any = {**url.translate_connect_args(username="user", database="dbname"), **url.query}
+    return psycopg2.connect(**arguments)
 
 
 def _wait(uri: str, log: Path) -> None:
