@@ -25,7 +25,8 @@ def check(deep: bool, as_json: bool) -> None:
     """Check that the schema is current and no secret key is missing.
 
     The exit code says it, too. Secret keys are checked where one is configured. What guard allow allows is
-    printed. --deep also finds triggers, functions and policies that are not those of the release.
+    printed. --deep also finds triggers, functions, indexes, policies and privileges that are not those of the
+    release, and prints for each what to do.
     """
     from platform_db import errors
     from platform_db.health.check import check_database
@@ -38,8 +39,13 @@ def check(deep: bool, as_json: bool) -> None:
         show_row({"state": error.code, "message": str(error), "hint": error.hint}, as_json)
         raise click.exceptions.Exit(error.exit_code) from None
     text = f"current: the database is at revision {health.revision}"
+    for finding in health.findings or ():
+        text += f"\n{finding.check}: {finding.count}"
+        text += "".join(f"\n  {escaped(example)}" for example in finding.examples)
     if deep and not health.findings:
-        text += "; all rows agree with each other, and all triggers, functions and policies are there"
+        text += (
+            "; all rows agree with each other, and all triggers, functions, policies and privileges are there"
+        )
     for extra in health.extra_transitions:
         text += f"\nextra transition: {extra['entity']} from {extra['from']} to {extra['to']}"
         text += escaped(f" ({extra['reason']})")
