@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql
 
 from platform_db.database.id_column import Id
 from platform_db.models import Base
+from platform_db.testing.factories import make_user
 from tests.calls import record_call
 from tests.tenants import make_tenant
 
@@ -25,8 +26,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "extra_transition": {"entity": "job", "from_status": "failed", "to_status": "running"},
     "idempotency_key": {"digest": bytes(32)},
     "secret_digest": {"digest": bytes(32)},
-    "user_workflow": {"user_id": OWNER},
-    "workflow_result": {"data": b"3.14"},
+    "workflow_result": {"data": b"3.14", "size": 4, "sha256": bytes(32)},
 }
 
 
@@ -38,11 +38,15 @@ def fill(session: orm.Session, names: tuple[str, ...] = ("ann", "bob")) -> None:
             record_call(
                 session, tenant.id_, f"{name} {number}", children=(f"{name} {number - 1}",) * (number > 0)
             )
+    friend = make_user(session).id_
     session.commit()
     session.execute(sa.text("SET LOCAL session_replication_role = 'replica'"))
     for table in Base.metadata.sorted_tables:
         if session.execute(sa.select(table).limit(1)).first() is None:
-            session.execute(table.insert().values(_row(session, table)))
+            row = _row(session, table)
+            if table.name == "user_workflow":  # which nobody shares with themselves
+                row["user_id"] = friend
+            session.execute(table.insert().values(row))
     session.commit()
 
 

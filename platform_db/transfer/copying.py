@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import psycopg2
 import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.orm import Session
@@ -72,10 +73,11 @@ def copy_database(
         with own_driver_errors(), read_only(reading) as snapshot, only_one(factory):
             snapshot.exec_driver_sql("SET LOCAL row_security = off")
             schema.status(snapshot).require_current()
-            with factory() as session, session.begin(), importing(session):
+            with factory() as session, session.begin():
                 schema.status(session.connection()).require_current()
-                _require_another(snapshot, session)
-                former = Former.begin(snapshot, session)
+                with importing(session):  # This login may do it.
+                    _require_another(snapshot, session)
+                    former = Former.begin(snapshot, session)
             _Copier(snapshot, factory, report, progress, rows_per_page).copy()
             with factory() as session, session.begin():
                 former.end(snapshot, session)
@@ -157,7 +159,7 @@ class _Copier:
                 for setting in TARGET_SETTINGS:
                     connection.exec_driver_sql(f"SET LOCAL {setting}")
                 brought = self._bring_tables(connection, group, page, again)
-        except sa.exc.DBAPIError as error:
+        except (psycopg2.Error, sa.exc.DBAPIError) as error:
             sqlstate = sqlstate_of(error) or ""
             if sqlstate == FOREIGN_KEY_VIOLATION and len(group.tables) > 1 and page != Page():
                 self._bring(group, Page(), again=True)  # Rows of one page refer to those of another.
