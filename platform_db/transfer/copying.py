@@ -26,6 +26,7 @@ from platform_db.database.session import PlatformSession, SessionFactory
 from platform_db.database.sqlstates import CONSTRAINT_CLASS, FOREIGN_KEY_VIOLATION, sqlstate_of
 from platform_db.health.secret_keys import missing_keys
 from platform_db.lifecycle import importing
+from platform_db.transfer.analyzing import analyze
 from platform_db.transfer.digests import digests
 from platform_db.transfer.former_copy import Former
 from platform_db.transfer.layout import Copied, Group, Page, groups
@@ -81,7 +82,7 @@ def copy_database(
             _Copier(snapshot, factory, report, progress, rows_per_page).copy()
             with factory() as session, session.begin():
                 former.end(snapshot, session)
-            _analyze(factory)
+            analyze(factory, (table.name for table in ALL))
             return missing_keys(snapshot)
     finally:
         factory.kw["bind"].dispose()
@@ -309,14 +310,6 @@ def _digests(side: sa.Connection, table: Copied, page: Page, key: str | None = N
 def _cursor(connection: sa.Connection) -> Any:
     driver: Any = connection.connection.dbapi_connection
     return driver.cursor()
-
-
-def _analyze(factory: SessionFactory) -> None:
-    """Tell the planner of what has come."""
-    names = ", ".join(f"platform.{table.name}" for table in ALL)
-    with factory() as session:
-        connection = session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-        connection.exec_driver_sql(f"ANALYZE {names}")
 
 
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(:key)")

@@ -28,6 +28,7 @@ from platform_db.integrations.reana.table import FIRST_KEY, Page, Table
 from platform_db.lifecycle import importing
 from platform_db.models import UserResource
 from platform_db.quota import update_users_cpu_quota, update_users_disk_quota
+from platform_db.transfer.analyzing import analyze
 from platform_db.transfer.one_at_a_time import only_one
 from platform_db.transfer.piping import pipe
 from platform_db.transfer.refusals import is_of_rows
@@ -384,7 +385,4 @@ def _sum(factory: SessionFactory, tables: Iterable[str]) -> None:
         # Not the cronjobs' functions: their lease would outlive an import that is killed.
         update_users_cpu_quota(session)
         update_users_disk_quota(session)
-    with factory() as session:
-        connection = session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-        connection.exec_driver_sql("SET statement_timeout = 0")
-        connection.exec_driver_sql(f"ANALYZE {', '.join(f'platform.{table}' for table in tables)}")
+    analyze(factory, tables)

@@ -32,6 +32,7 @@ from platform_db.integrations.redun_import.value_store import ValueStore
 from platform_db.lifecycle import importing
 from platform_db.models.types import is_text
 from platform_db.sessions import run_transaction
+from platform_db.transfer.analyzing import analyze
 from platform_db.transfer.one_at_a_time import only_one
 from platform_db.transfer.report import Report
 
@@ -90,7 +91,7 @@ def import_redun(
             )
         _Mover(source, factory, owner_id, report, store, dry_run, progress, batch).move()
         if not dry_run:
-            _analyze(factory)
+            analyze(factory, (table.target for table in TABLES))
 
 
 class _Again(Exception):
@@ -343,11 +344,3 @@ class _Mover:
 
 _DIFFERS = "another one of this key is here: that one stays"
 _CHANGED = "what is here has changed since: it stays"
-
-
-def _analyze(factory: SessionFactory) -> None:
-    """Tell the planner of what has come."""
-    with factory() as session:
-        connection = session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-        connection.exec_driver_sql("SET statement_timeout = 0")
-        connection.exec_driver_sql(f"ANALYZE {', '.join(f'platform.{table.target}' for table in TABLES)}")
