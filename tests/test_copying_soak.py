@@ -48,6 +48,8 @@ def test_memory_does_not_grow_with_the_rows(place: Path) -> None:
             connection.exec_driver_sql(FILL, {"rows": rows})
             connection.exec_driver_sql("ANALYZE")
         to = f"embedded://{place / f'copy of {rows}'}"
+        assert _run(to, "init").returncode == 0
+        embedded.ensure_running(place / f"copy of {rows}")
         started = time.monotonic()
         first = _run(uri, "db", "copy", "--json", to=to)
         seconds = time.monotonic() - started
