@@ -296,7 +296,7 @@ def test_the_printed_sql_begins_with_the_timeouts_of_migrations() -> None:
     printed = run(None, "alembic", "upgrade", "--sql", PLATFORM_DB_MIGRATION_LOCK_TIMEOUT="1234").stdout
 
     begin = printed.partition("CREATE SCHEMA")[0]
-    assert "SET lock_timeout = 1234;" in begin
+    assert "('lock_timeout', '1234')" in begin
     assert "'statement_timeout'" in begin
 
 
