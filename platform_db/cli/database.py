@@ -38,6 +38,19 @@ def session_factory(url: URL | None = None) -> SessionFactory:
 
 @contextmanager
 def session_scope(url: URL | None = None) -> Iterator[Session]:
-    """Give a session of :func:`session_factory`; commit at the end, roll back on an error."""
-    with session_factory(url)() as session, session.begin():
+    """Give a session for what is done once; commit at the end, roll back on an error.
+
+    Its connection is the only one, and is closed at the end.
+    """
+    from sqlalchemy import orm
+    from sqlalchemy.pool import NullPool
+
+    from platform_db import audit, database, schema, sessions
+
+    if url is None or database.is_embedded():
+        sessions.get_engine()  # This is what gives an embedded one a schema at the first use.
+    engine = database.create_engine(url or database.database_url(), poolclass=NullPool)
+    make = orm.sessionmaker(engine, class_=sessions.session_factory.class_, info={audit.SERVICE: SERVICE})
+    with make() as session, session.begin():
+        schema.status(session.connection()).require_current()
         yield session

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine
+from sqlalchemy.pool import NullPool
 
-from platform_db.database import driver_errors, forking, liveness
+from platform_db.database import driver_errors, forking, liveness, pooling
 from platform_db.database.url import SECRET_OPTIONS, database_url, is_embedded, normalise_url
 from platform_db.settings import get_settings
+from platform_db.settings.pools import POOLS
 
 if TYPE_CHECKING:
     from platform_db.settings.variables import Settings
@@ -34,8 +36,9 @@ def create_engine(database: URL | str | Engine, settings: Settings | None = None
 
     Statement parameters are never logged, nor shown in errors: they may hold secrets.
 
-    What the URL itself says of the connection counts, and the timeouts are added to its ``options``. The
-    client's encoding is UTF-8, and transactions are READ COMMITTED, whatever the role or the database has.
+    What the URL itself says of the connection counts, and the timeouts are added to its ``options``. Where a
+    pooler refuses or drops these, each transaction begins with them. The client's encoding is UTF-8, and
+    transactions are READ COMMITTED, whatever the role or the database has.
 
     :param database: where to connect, or an engine whose connections are to be made the same way.
     :param options: overrides for :func:`sqlalchemy.create_engine`. ``options`` in ``connect_args`` takes the
@@ -60,13 +63,12 @@ def create_engine(database: URL | str | Engine, settings: Settings | None = None
     }
     if "options" in connect_args and (own := shown.normalized_query.get("options")):
         connect_args["options"] = " ".join([*own, connect_args["options"]]).strip()
-    names = () if "poolclass" in options else ("pool_size", "max_overflow", "pool_timeout", "pool_recycle")
-    pool = {name: getattr(settings, name) for name in names}
-    defaults = {**pool, "hide_parameters": True, "isolation_level": ISOLATION}
+    defaults = {**_pool(settings, options), "hide_parameters": True, "isolation_level": ISOLATION}
     engine = sa.create_engine(shown, **{**defaults, **options, "connect_args": connect_args})
     _origins[engine] = url, {name: options[name] for name in options.keys() & {"connect_args", "creator"}}
     event.listen(engine, "handle_error", driver_errors.hide_values)
     forking.watch(engine)
+    pooling.carry_options(engine, send=settings.connection_options)
     if settings.pool_pre_ping:
         liveness.check_before_use(engine)
     return engine
@@ -115,6 +117,23 @@ def _configured(settings: Settings) -> dict[str, Any]:
     return connection
 
 
+def _pool(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the pool's arguments: those of the preset, and what the settings say beside it."""
+    if "poolclass" in options:
+        return {}
+    preset = POOLS[settings.pool]
+    size = settings.pool_size or preset.size
+    if not (size or options.get("pool_size")):
+        return {"poolclass": NullPool}
+    overflow = preset.overflow if settings.max_overflow is None else settings.max_overflow
+    return {
+        "pool_size": size,
+        "max_overflow": overflow,
+        "pool_timeout": settings.pool_timeout,
+        "pool_recycle": settings.pool_recycle,
+    }
+
+
 def _timeouts(settings: Settings) -> dict[str, str]:
     timeouts = {
         "statement_timeout": settings.statement_timeout,
@@ -122,4 +141,4 @@ def _timeouts(settings: Settings) -> dict[str, str]:
         "idle_in_transaction_session_timeout": settings.idle_in_transaction_timeout,
     }
     options = " ".join(f"-c {name}={value}" for name, value in timeouts.items() if value)
-    return {"options": options} if options and settings.connection_options else {}
+    return {"options": options} if options else {}

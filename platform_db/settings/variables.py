@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from platform_db import errors
 from platform_db.bounds import LARGEST_AMOUNT
 from platform_db.settings.environment import Environment
+from platform_db.settings.pools import Purpose
 from platform_db.settings.secret_keys import KEY_HINT, decode_key, split_keys
 
 LARGEST_INTEGER = 2**31 - 1  # of the server and the driver
@@ -78,10 +79,13 @@ class Settings(BaseSettings):
     audit_verify_keys: Texts = ()
     """Ed25519 public keys that seals may be signed with, in base64, comma-separated."""
 
-    pool_size: int = Field(5, ge=1, le=10_000)
-    """Connections kept open per process."""
-    max_overflow: int = Field(10, ge=-1, le=10_000)
-    """Connections beyond ``pool_size``; -1 is unlimited."""
+    pool: Purpose = "service"
+    """What this process is there for, which says how many connections it keeps and may have:
+    ``service`` 5 and 15, ``job`` 1 and 3, ``cron`` 1 and 5; ``init`` closes each after its use."""
+    pool_size: int | None = Field(None, ge=1, le=10_000)
+    """Connections kept open per process, in place of what ``pool`` says."""
+    max_overflow: int | None = Field(None, ge=-1, le=10_000)
+    """Connections beyond these, in place of what ``pool`` says; -1 is unlimited."""
     pool_timeout: Seconds = 30.0
     """Seconds to wait for a free connection."""
     pool_recycle: int = Field(3600, ge=-1, le=LONGEST_SECONDS)
@@ -100,7 +104,7 @@ class Settings(BaseSettings):
     idle_in_transaction_timeout: Number = 0
     """Milliseconds a transaction may idle; 0 is unlimited."""
     connection_options: bool = True
-    """Send the timeouts as connection options; switch off where a pooler refuses them."""
+    """Send the timeouts as connection options; otherwise, and behind a pooler, each transaction sets them."""
     application_name: str = "platform-db"
     """Shown in ``pg_stat_activity``."""
     role_prefix: str = Field("platform", pattern="^[a-z_][a-z0-9_]{0,52}$")

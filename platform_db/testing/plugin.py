@@ -25,6 +25,8 @@ from platform_db.models.identity import UserOrId
 from platform_db.settings.secret_keys import generate_key
 from platform_db.tenancy import roles, tenant_scope
 from platform_db.testing import databases, factories, server, statements
+from platform_db.testing import pooler as poolers
+from platform_db.testing.pooler import Pooler
 from platform_db.testing.server import RunServer
 
 Made = TypeVar("Made", User, Workflow, Job)
@@ -66,10 +68,33 @@ def template_database(postgres_server: RunServer, seed_template: Callable[[orm.S
     return name
 
 
+@pytest.fixture(scope="session")
+def pooler(postgres_server: RunServer) -> Iterator[Pooler]:
+    """Give a PgBouncer in transaction mode before the server; without one installed the test is skipped."""
+    if poolers.pgbouncer() is None:
+        pytest.skip("there is no pgbouncer: install it, or run ./run-tests.sh pooler once")
+    with poolers.run_pooler(postgres_server) as pooler:
+        yield pooler
+
+
 @pytest.fixture
-def database_uri(postgres_server: RunServer, template_database: str) -> Iterator[str]:
-    """Give a migrated database of this test's own."""
+def direct_database_uri(postgres_server: RunServer, template_database: str) -> Iterator[str]:
+    """Give a migrated database of this test's own, whose server is reached without a pooler."""
     yield from _own_database(postgres_server, template_database)
+
+
+@pytest.fixture
+def pooled_database_uri(direct_database_uri: str, pooler: Pooler) -> str:
+    """Give the same database through a PgBouncer in transaction mode."""
+    return pooler.before(direct_database_uri)
+
+
+@pytest.fixture
+def database_uri(request: pytest.FixtureRequest) -> str:
+    """Give a migrated database of this test's own."""
+    pooled = os.environ.get(poolers.VARIABLE)
+    uri: str = request.getfixturevalue("pooled_database_uri" if pooled else "direct_database_uri")
+    return uri
 
 
 @pytest.fixture
@@ -110,9 +135,13 @@ def secret_key(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.fixture
-def configured_database(database_uri: str, secret_key: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def configured_database(
+    database_uri: str, direct_database_uri: str, secret_key: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
     """Make this test's database the configured one, which the process's engine is on; give its URL."""
     monkeypatch.setenv("PLATFORM_DB_URI", database_uri)
+    if database_uri != direct_database_uri:
+        monkeypatch.setenv("PLATFORM_DB_MIGRATION_URI", direct_database_uri)
     settings.reset_settings()
     sessions.reset_engine()
     yield database_uri

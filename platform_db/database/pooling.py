@@ -1,0 +1,96 @@
+"""What a pooler between this process and the server changes: connection options are refused, or get lost.
+
+A pooler in transaction mode gives each transaction another connection of the server. So what connection
+options say, timeouts above all, is said by each transaction, with SET LOCAL, where there is such a pooler.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL
+
+from platform_db import errors
+
+# PgBouncer: "unsupported startup parameter: options", since 1.20 also "… in options: …". Amazon's RDS Proxy:
+# "currently doesn't support command-line options".
+_REFUSED = re.compile(r"unsupported startup parameter|command-line options")
+
+# The servers of this process that are behind a pooler, so that only its first connection is refused.
+_pooled: set[URL] = set()
+
+
+def is_pooled(connection: Any) -> bool:
+    """Tell whether there is a pooler before the server, of a connection of the driver outside a transaction.
+
+    A pooler gives its clients numbers of processes that it makes up: what works by them goes through it.
+    """
+    before, connection.autocommit = connection.autocommit, True
+    try:
+        with closing(connection.cursor()) as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            return bool(cursor.fetchone()[0] != connection.info.backend_pid)
+    finally:
+        connection.autocommit = before
+
+
+def carry_options(engine: sa.Engine, *, send: bool) -> None:
+    """Send an engine's connection options, or let each transaction set them where a pooler is in between.
+
+    :param send: try whether there is a pooler; otherwise nothing is sent.
+    """
+    dialect: Any = engine.dialect
+    begin = dialect.do_begin
+    statement = ""
+
+    def connect(_: Any, __: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        nonlocal statement
+        given = options.get("options", "").strip()
+        if not given:
+            return None
+        connection = None
+        if send and engine.url not in _pooled:
+            try:
+                connection = dialect.connect(*arguments, **options)
+            except dialect.loaded_dbapi.OperationalError as error:
+                if not _REFUSED.search(str(error)):
+                    raise
+            else:
+                if not is_pooled(connection):
+                    return connection
+            _pooled.add(engine.url)
+        statement = "; ".join(_set_local(given))
+        del options["options"]
+        return connection or dialect.connect(*arguments, **options)
+
+    def do_begin(connection: Any) -> None:
+        begin(connection)
+        if statement and not connection.autocommit:
+            with closing(connection.cursor()) as cursor:
+                cursor.execute(statement)
+
+    event.listen(engine, "do_connect", connect)
+    dialect.do_begin = do_begin
+
+
+def _set_local(options: str) -> Iterator[str]:
+    """Yield the statements that say for a transaction what the options say for a connection.
+
+    :raises errors.InvalidSetting: one of them is no setting.
+    """
+    words = [re.sub(r"\\(.)", r"\1", word) for word in re.findall(r"(?:\\.|[^\s\\])+", options)]
+    text = " ".join(words)
+    for option in filter(None, re.split(r"(?:^|\s+)(?:-c\s*|--)", text)):
+        name, given, value = option.partition("=")
+        name = name.replace("-", "_")
+        if not given or not re.fullmatch(r"[\w.]+", name):
+            raise errors.InvalidSetting(
+                "the database URI has options beyond -c NAME=VALUE, which cannot be set behind a pooler"
+            )
+        values = ("'{}'".format(part.strip().replace("'", "''")) for part in value.split(","))
+        yield f"SET LOCAL {name} = {', '.join(values)}"
