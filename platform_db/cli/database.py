@@ -52,5 +52,5 @@ def session_scope(url: URL | None = None) -> Iterator[Session]:
     engine = database.create_engine(url or database.database_url(), poolclass=NullPool)
     make = orm.sessionmaker(engine, class_=sessions.session_factory.class_, info={audit.SERVICE: SERVICE})
     with make() as session, session.begin():
-        schema.status(session.connection()).require_current()
+        schema.status(session.connection()).require_usable()
         yield session

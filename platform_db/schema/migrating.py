@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from platform_db import errors
 from platform_db.database import sqlstates
+from platform_db.database.pooling import is_pooled
 from platform_db.settings import get_settings
 
 # Any number will do, as long as every release takes the same one.
@@ -52,17 +53,12 @@ def migrating(connection: Connection) -> Iterator[None]:
 
 
 def require_direct(connection: Connection) -> None:
-    """Refuse a pooler: it gives each transaction another session, and keeps the lock and the settings.
+    """Refuse a pooler: it may give each transaction another session, and would keep the lock and settings.
 
-    The server names its process when a connection is made, and again in an answer. A pooler has to make up
-    the first name, for it promises no session. No state is left in it by the question.
-
-    :raises errors.NotDirect: the two differ.
+    :raises errors.NotDirect: there is one. It keeps no state of the question.
     """
-    driver: Any = connection.connection.dbapi_connection
-    if connection.scalar(sa.select(sa.func.pg_backend_pid())) != driver.info.backend_pid:
+    if is_pooled(connection.connection.dbapi_connection):
         raise errors.NotDirect
-    connection.rollback()
 
 
 def lock_for_migration(connection: Connection, wait_seconds: float) -> None:
