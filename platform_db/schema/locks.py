@@ -1,4 +1,4 @@
-"""What a statement of a migration does to the tables that are there: its locks, and how long it works on them.
+"""What a statement of a migration does to the tables that are there: its locks, and its work under them.
 
 It knows the forms that revisions use, and takes any other for the worst. A test runs every revision and
 compares this, and what each revision says of its locks, with ``pg_locks``. The modes and what they conflict
@@ -8,7 +8,7 @@ with are in https://www.postgresql.org/docs/current/explicit-locking.html.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,7 +42,7 @@ CONFLICTS = {
 
 BLOCKS = {
     ROW_EXCLUSIVE: "changes of the same rows",
-    SHARE_UPDATE_EXCLUSIVE: "no reader and no writer",
+    SHARE_UPDATE_EXCLUSIVE: "neither readers nor writers",
     SHARE: "writers",
     SHARE_ROW_EXCLUSIVE: "writers",
     EXCLUSIVE: "writers",
@@ -58,11 +58,14 @@ class Effect:
     :param table: with its schema, such as ``platform.job``; an index's name stands for its table.
     :param lock: the mode.
     :param work: what takes time while it is held.
+    :param waits_for: the sessions that hold what conflicts with this mode are waited for, with those that see
+        an older state of the database; None where the lock alone is waited for.
     """
 
     table: str
     lock: str
     work: Work = "catalogue"
+    waits_for: str | None = None
 
 
 def effects_of(statement: str) -> list[Effect]:
@@ -80,7 +83,9 @@ _NAME = re.compile(r"\b((?:platform|redun)\.\w+)")
 _REFERENCES = re.compile(r"\bREFERENCES ((?:platform|redun)\.\w+)")
 
 # A default that differs from row to row, or a column that is computed, is written into every row.
-_VOLATILE = re.compile(r"DEFAULT [^,]*(random|nextval|clock_timestamp|uuid)\w*\(|\bSTORED\b|\bIDENTITY\b|SERIAL\b")
+_VOLATILE = re.compile(
+    r"DEFAULT [^,]*(random|nextval|clock_timestamp|uuid)\w*\(|\bSTORED\b|\bIDENTITY\b|SERIAL\b"
+)
 
 
 def _referenced(text: str) -> Iterator[Effect]:
@@ -94,11 +99,17 @@ def _create_table(found: re.Match[str], text: str) -> Iterator[Effect]:
 
 
 def _create_index(found: re.Match[str], text: str) -> Iterator[Effect]:
-    yield Effect(found[2], SHARE_UPDATE_EXCLUSIVE if found[1] else SHARE, "index")
+    if found[1]:
+        yield Effect(found[2], SHARE_UPDATE_EXCLUSIVE, "index", waits_for=SHARE)
+    else:
+        yield Effect(found[2], SHARE, "index")
 
 
 def _drop_index(found: re.Match[str], text: str) -> Iterator[Effect]:
-    yield Effect(found[2], SHARE_UPDATE_EXCLUSIVE if found[1] else ACCESS_EXCLUSIVE)
+    if found[1]:
+        yield Effect(found[2], SHARE_UPDATE_EXCLUSIVE, waits_for=ACCESS_EXCLUSIVE)
+    else:
+        yield Effect(found[2], ACCESS_EXCLUSIVE)
 
 
 def _alter_table(found: re.Match[str], text: str) -> Iterator[Effect]:
@@ -113,7 +124,7 @@ def _alter_table(found: re.Match[str], text: str) -> Iterator[Effect]:
 def _alter(action: str) -> tuple[str, Work]:
     """Return the lock and the work of one action of ALTER TABLE."""
     for form, lock, work in _ACTIONS:
-        if form.match(action):
+        if re.match(form, action):
             return lock, work
     return ACCESS_EXCLUSIVE, "unknown"
 
@@ -137,38 +148,48 @@ def _rows(found: re.Match[str], text: str) -> Iterator[Effect]:
             yield Effect(table, ACCESS_SHARE, "scan")
 
 
-def _on(lock: str, work: Work = "catalogue"):  # type: ignore[no-untyped-def]
-    return lambda found, text: [Effect(name, lock, work) for name in _NAME.findall(found[1])]
+Reading = Callable[[re.Match[str], str], Iterable[Effect]]
 
 
-def _form(pattern: str, effects) -> tuple:  # type: ignore[no-untyped-def,type-arg]
+def _on(lock: str) -> Reading:
+    return lambda found, text: [Effect(name, lock) for name in _NAME.findall(found[1])]
+
+
+def _form(pattern: str, effects: Reading) -> tuple[re.Pattern[str], Reading]:
     return re.compile(pattern.replace("NAME", r"((?:platform|redun)\.\w+)")), effects
 
 
-_ACTIONS: list[tuple[re.Pattern[str], str, Work]] = [
-    (re.compile(pattern), lock, work)
-    for pattern, lock, work in (
-        (r"VALIDATE CONSTRAINT", SHARE_UPDATE_EXCLUSIVE, "scan"),
-        (r"(ALTER (COLUMN )?\w+ SET STATISTICS|(RE)?SET \()", SHARE_UPDATE_EXCLUSIVE, "catalogue"),
-        (r"ADD (CONSTRAINT \w+ )?FOREIGN KEY.*NOT VALID", SHARE_ROW_EXCLUSIVE, "catalogue"),
-        (r"ADD (CONSTRAINT \w+ )?FOREIGN KEY", SHARE_ROW_EXCLUSIVE, "scan"),
-        (r"ADD (CONSTRAINT \w+ )?(CHECK.*NOT VALID|(UNIQUE|PRIMARY KEY) USING)", ACCESS_EXCLUSIVE, "catalogue"),
-        (r"ADD (CONSTRAINT \w+ )?CHECK", ACCESS_EXCLUSIVE, "scan"),
-        (r"ADD (CONSTRAINT \w+ )?(UNIQUE|PRIMARY KEY|EXCLUDE)", ACCESS_EXCLUSIVE, "index"),
-        (rf"ADD (COLUMN )?.*({_VOLATILE.pattern})", ACCESS_EXCLUSIVE, "rewrite"),
-        (r"ADD (COLUMN )?.*\b(UNIQUE|PRIMARY KEY)\b", ACCESS_EXCLUSIVE, "index"),
-        (r"ADD (COLUMN )?\w+ .*\bCHECK\b", ACCESS_EXCLUSIVE, "scan"),
-        (r"ADD (COLUMN )?\w+ ", ACCESS_EXCLUSIVE, "catalogue"),
-        (r"ALTER (COLUMN )?\w+ (SET DATA )?TYPE", ACCESS_EXCLUSIVE, "rewrite"),
-        (r"ALTER (COLUMN )?\w+ SET NOT NULL", ACCESS_EXCLUSIVE, "scan"),
-        (r"ALTER (COLUMN )?\w+ (SET (DEFAULT|STORAGE)|DROP)", ACCESS_EXCLUSIVE, "catalogue"),
-        (r"(DROP|RENAME|ENABLE|DISABLE|FORCE|NO FORCE|OWNER|INHERIT|NO INHERIT)\b", ACCESS_EXCLUSIVE, "catalogue"),
-    )
+_ACTIONS: list[tuple[str, str, Work]] = [
+    (r"VALIDATE CONSTRAINT", SHARE_UPDATE_EXCLUSIVE, "scan"),
+    (r"(ALTER (COLUMN )?\w+ SET STATISTICS|(RE)?SET \()", SHARE_UPDATE_EXCLUSIVE, "catalogue"),
+    (r"ADD (CONSTRAINT \w+ )?FOREIGN KEY.*NOT VALID", SHARE_ROW_EXCLUSIVE, "catalogue"),
+    (r"ADD (CONSTRAINT \w+ )?FOREIGN KEY", SHARE_ROW_EXCLUSIVE, "scan"),
+    (
+        r"ADD (CONSTRAINT \w+ )?(CHECK.*NOT VALID|(UNIQUE|PRIMARY KEY) USING)",
+        ACCESS_EXCLUSIVE,
+        "catalogue",
+    ),
+    (r"ADD (CONSTRAINT \w+ )?CHECK", ACCESS_EXCLUSIVE, "scan"),
+    (r"ADD (CONSTRAINT \w+ )?(UNIQUE|PRIMARY KEY|EXCLUDE)", ACCESS_EXCLUSIVE, "index"),
+    (rf"ADD (COLUMN )?.*({_VOLATILE.pattern})", ACCESS_EXCLUSIVE, "rewrite"),
+    (r"ADD (COLUMN )?.*\b(UNIQUE|PRIMARY KEY)\b", ACCESS_EXCLUSIVE, "index"),
+    (r"ADD (COLUMN )?\w+ .*\bCHECK\b", ACCESS_EXCLUSIVE, "scan"),
+    (r"ADD (COLUMN )?\w+ ", ACCESS_EXCLUSIVE, "catalogue"),
+    (r"ALTER (COLUMN )?\w+ (SET DATA )?TYPE", ACCESS_EXCLUSIVE, "rewrite"),
+    (r"ALTER (COLUMN )?\w+ SET NOT NULL", ACCESS_EXCLUSIVE, "scan"),
+    (r"ALTER (COLUMN )?\w+ (SET (DEFAULT|STORAGE)|DROP)", ACCESS_EXCLUSIVE, "catalogue"),
+    (
+        r"(DROP|RENAME|ENABLE|DISABLE|FORCE|NO FORCE|OWNER|INHERIT|NO INHERIT)\b",
+        ACCESS_EXCLUSIVE,
+        "catalogue",
+    ),
 ]
 
 _FORMS = [
     _form(r"CREATE TABLE (?:IF NOT EXISTS )?NAME \(", _create_table),
-    _form(r"CREATE (?:UNIQUE )?INDEX (CONCURRENTLY )?(?:IF NOT EXISTS )?\w+ ON (?:ONLY )?NAME", _create_index),
+    _form(
+        r"CREATE (?:UNIQUE )?INDEX (CONCURRENTLY )?(?:IF NOT EXISTS )?\w+ ON (?:ONLY )?NAME", _create_index
+    ),
     _form(r"DROP INDEX (CONCURRENTLY )?(?:IF EXISTS )?NAME$", _drop_index),
     _form(r"ALTER TABLE (?:ONLY )?NAME (.*)", _alter_table),
     _form(r"CREATE (?:OR REPLACE )?(?:CONSTRAINT )?TRIGGER \w+ .*? ON (NAME)", _on(SHARE_ROW_EXCLUSIVE)),
