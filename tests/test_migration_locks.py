@@ -69,7 +69,8 @@ class Database:
         return {
             name
             for (name,) in self.look(
-                "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('platform') AND relkind = 'r'"
+                "SELECT relname FROM pg_class"
+                " WHERE relnamespace = to_regnamespace('platform') AND relkind = 'r'"
             )
         }
 

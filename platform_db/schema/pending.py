@@ -44,9 +44,10 @@ def pending_scripts(
     if pre and phase == "pre":
         raise errors.Refused(
             f"the new release needs revision {pre[-1]}, which follows {rest[0]}, a post revision",
-            hint="several releases are skipped: stop the old one, then run: platform-db alembic upgrade",
+            hint="where no release before that one's runs, run: platform-db alembic upgrade --phase post; "
+            "else stop the old release, and run: platform-db alembic upgrade",
         )
-    if pre:
+    if pre and not chosen:
         raise errors.Refused(
             f"revision {pre[0]} is a pre revision, and has not run",
             hint="run: platform-db alembic upgrade --phase pre; then replace the old release by the new one",
