@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg2
@@ -188,26 +188,24 @@ def test_a_statement_is_known_by_its_form(statement: str, lock: str, work: str) 
     assert (effect.table, effect.lock, effect.work) == ("platform.job", lock, work)
 
 
-@pytest.fixture
-def reader(database_uri: str) -> Iterator[str]:
+@contextmanager
+def reader_of(uri: str) -> Iterator[str]:
     """Give the URL of a login that may SELECT, and nothing else."""
     name = f"reader_{time.time_ns()}"
-    with schema.connect(database_uri) as connection, connection.begin():
+    with schema.connect(uri) as connection, connection.begin():
         connection.execute(sa.text(f"CREATE ROLE {name}"))
         connection.execute(sa.text(f"GRANT USAGE ON SCHEMA platform TO {name}"))
         connection.execute(sa.text(f"GRANT SELECT ON ALL TABLES IN SCHEMA platform TO {name}"))
-    url = sa.make_url(database_uri).update_query_dict({"options": f"-c role={name}"})
+    url = sa.make_url(uri).update_query_dict({"options": f"-c role={name}"})
     yield url.render_as_string(hide_password=False)
-    with schema.connect(database_uri) as connection, connection.begin():
+    with schema.connect(uri) as connection, connection.begin():
         connection.execute(sa.text(f"DROP OWNED BY {name}"))
         connection.execute(sa.text(f"DROP ROLE {name}"))
 
 
-def test_a_dry_run_says_what_each_statement_would_do_and_who_is_in_its_way(
-    database_uri: str, reader: str
-) -> None:
+def test_a_dry_run_says_what_each_statement_would_do_and_who_is_in_its_way(database_uri: str) -> None:
     schema.downgrade(database_uri, "0006")
-    with schema.connect(database_uri) as busy:
+    with schema.connect(database_uri) as busy, reader_of(database_uri) as reader:
         busy.execute(sa.text("SELECT FROM platform.job"))
         process = busy.scalar(sa.text("SELECT pg_backend_pid()"))
 
@@ -244,3 +242,58 @@ def test_a_dry_run_needs_a_database_and_json_needs_a_dry_run(database_uri: str) 
     unreachable = run("postgresql://127.0.0.1:1/d", "alembic", "upgrade", "--dry-run")
     assert unreachable.exit_code == errors.Unreachable.exit_code
     assert one_line(unreachable.stderr)
+
+
+# Narrow rows without an order, as fast as they can be written.
+MANY_ROWS = """
+    ALTER TABLE platform.status_change SET UNLOGGED;
+    ALTER TABLE platform.status_change DROP CONSTRAINT pk_status_change;
+    SET session_replication_role = replica;
+    INSERT INTO platform.status_change (owner_id, entity_id, revision, entity, number, from_status, to_status,
+                                        at, transaction_id)
+    SELECT '00000000-0000-0000-0000-000000000001', gen_random_uuid(), 1, 'workflow', (n * 7919) % 10000019,
+           'created', 'queued', now(), n / 3
+    FROM generate_series(1, 10000000) AS n;
+    RESET session_replication_role;
+    ANALYZE platform.status_change
+    """
+
+
+@pytest.mark.soak
+def test_a_dry_run_on_ten_million_rows_tells_the_locks_and_the_order_of_magnitude(
+    empty_database_uri: str,
+) -> None:
+    schema.upgrade(empty_database_uri, "0006")
+    with schema.connect(empty_database_uri) as connection, connection.begin():
+        for statement in MANY_ROWS.split(";"):
+            connection.execute(sa.text(statement))
+    with reader_of(empty_database_uri) as reader:
+        told = run(reader, "alembic", "upgrade", "0009", "--dry-run", "--json")
+    rows = [row for row in json.loads(told.stdout) if row["table"] == "platform.status_change"]
+    assert rows
+    assert all(0.9e7 < row["rows"] < 1.1e7 for row in rows)
+
+    with closing(Database(empty_database_uri)) as place:
+        for script in scripts():
+            if not "0006" < script.revision <= "0009":
+                continue
+            tables, seen = place.tables(), {}
+            for statement in statements_of(script):
+                begun = time.monotonic()
+                seen = strongest(seen, place.run(statement, tables))
+                took = time.monotonic() - begun
+                for row in rows:
+                    if " ".join(statement.text.split())[:100] == row["statement"]:
+                        print(f"{row['statement'][:60]}: told {row['seconds']} s, took {took:.2f} s")  # noqa: T201
+                        assert (
+                            took < 1
+                            if row["duration"] == "milliseconds"
+                            else 0.1 < took / row["seconds"] < 10
+                        )
+            place.working.commit()
+            assert seen == script.module.locks
+            assert {
+                (row["table"].removeprefix("platform."), row["lock"])
+                for row in rows
+                if row["revision"] == script.revision
+            } <= set(seen.items())

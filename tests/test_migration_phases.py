@@ -34,7 +34,7 @@ def test_both_releases_run_between_the_phases(database_uri: str, newer: Path) ->
     assert behind.exit_code == errors.SchemaBehind.exit_code
     assert f"the code needs {post}" in one_line(behind.stderr)
     assert phase(database_uri, "post")[0] == errors.Refused.exit_code
-    assert phase(database_uri, "pre") == (0, f"ran {pre}: Step 1\n")
+    assert phase(database_uri, "pre") == (0, f"ran {pre}: Step 1.\n")
     assert phase(database_uri, "pre") == (0, "")
 
     new = run(database_uri, "db", "check")
@@ -48,7 +48,7 @@ def test_both_releases_run_between_the_phases(database_uri: str, newer: Path) ->
         assert run(database_uri, "init").stdout.startswith("nothing to do")
         assert run(database_uri, "alembic", "downgrade").exit_code == errors.SchemaAhead.exit_code
 
-    assert phase(database_uri, "post") == (0, f"ran {post}: Step 2\n")
+    assert phase(database_uri, "post") == (0, f"ran {post}: Step 2.\n")
     with code_with(FOLDERS[0]):
         old = run(database_uri, "db", "check")
         assert old.exit_code == errors.SchemaAhead.exit_code
@@ -63,8 +63,8 @@ def test_a_pre_revision_behind_a_post_one_waits_for_it(database_uri: str, newer:
 
     assert skipped.exit_code == errors.Refused.exit_code
     assert f"needs revision {pre}, which follows {post}" in one_line(skipped.stderr)
-    assert phase(database_uri, "post") == (0, f"ran {post}: Step 1\n")
-    assert phase(database_uri, "pre") == (0, f"ran {pre}: Step 2\n")
+    assert phase(database_uri, "post") == (0, f"ran {post}: Step 1.\n")
+    assert phase(database_uri, "pre") == (0, f"ran {pre}: Step 2.\n")
 
 
 def test_where_no_release_runs_yet_pre_runs_everything(empty_database_uri: str) -> None:
