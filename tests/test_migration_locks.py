@@ -251,8 +251,8 @@ MANY_ROWS = """
     SET session_replication_role = replica;
     INSERT INTO platform.status_change (owner_id, entity_id, revision, entity, number, from_status, to_status,
                                         at, transaction_id)
-    SELECT '00000000-0000-0000-0000-000000000001', gen_random_uuid(), 1, 'workflow', (n * 7919) % 10000019,
-           'created', 'queued', now(), n / 3
+    SELECT '00000000-0000-0000-0000-000000000001', gen_random_uuid(), 1, 'workflow',
+           (n * 7919::bigint) % 10000019, 'created', 'queued', now(), n / 3
     FROM generate_series(1, 10000000) AS n;
     RESET session_replication_role;
     ANALYZE platform.status_change

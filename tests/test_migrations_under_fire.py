@@ -182,7 +182,7 @@ def test_a_migration_that_never_gets_its_table_says_so_and_keeps_what_ran(databa
         result = run(database_uri, "alembic", "upgrade", "+2", **hurried)
 
     assert result.exit_code == errors.MigrationBlocked.exit_code
-    assert "--dry-run" in one_line(result.stderr)
+    assert "--dry-run" in result.stderr.splitlines()[-1]
     assert result.stdout.startswith("ran 0006")
     with schema.connect(database_uri) as connection:
         assert schema.status(connection).revision == "0006"

@@ -37,11 +37,14 @@ def show_preview(rows: list[dict[str, Any]], as_json: bool) -> None:
 def _lines(revision: str, rows: list[Row]) -> Iterator[str]:
     runs = "still runs" if rows[0]["release_before_runs"] else "no longer runs"
     yield f"{revision}: {rows[0]['phase']}; after it the release before {runs}"
+    shown = None
     for row in rows:
         if row["table"] is None:
             continue
         size = f"{row['rows']:,} rows, {human_readable_bytes(row['bytes'])}"
-        yield f"  {row['statement']}"
+        if row["statement"] != shown:
+            yield f"  {row['statement']}"
+        shown = row["statement"]
         yield f"    {row['lock']} on {row['table']} until the {row['held']} ends: {row['blocks']} wait"
         yield f"    {WORK[row['work']]} ({size}): {row['duration']}"
         if sessions := row["sessions"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,8 @@ from platform_db import errors
 from platform_db.database import sqlstates
 from platform_db.database.pooling import is_pooled
 from platform_db.settings import get_settings
+
+logger = logging.getLogger(__name__)
 
 # Any number will do, as long as every release takes the same one.
 MIGRATION_LOCK = 0x706C6174666F726D  # "platform" in ASCII
@@ -99,6 +102,9 @@ def retry_while_blocked(connection: Connection, run: Callable[[], None]) -> None
         retry=retry_if_exception(_is_blocked),
         stop=stop_after_delay(wait),
         wait=wait_random_exponential(max=LONGEST_PAUSE_SECONDS),
+        before_sleep=lambda state: logger.warning(
+            "a table is in use: trying again, after attempt %d", state.attempt_number
+        ),
         reraise=True,
     )
     try:
