@@ -7,6 +7,8 @@ usage() {
 Usage: ./run-tests.sh [STEP]...             every step, or only those named
        ./run-tests.sh tests [ARGUMENT]...   the tests, with pytest's arguments
        ./run-tests.sh --soak [ARGUMENT]...  the long tests, which are left out otherwise
+       ./run-tests.sh pooler [ARGUMENT]...  the tests again, through a PgBouncer in transaction mode: one that is
+                                            installed, or Debian's package; left out otherwise, too
 
 Steps:
   lint    ruff, squawk on the migrations' SQL, and shellcheck where there is one
@@ -48,10 +50,18 @@ run_types() { "$bin/python" -m mypy; }
 
 run_layers() { "$bin/python" -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'; }
 
-run_tests() { "$bin/python" -m pytest -n auto --maxprocesses 8 "$@"; }
+run_tests() {
+    install_pgbouncer || true
+    "$bin/python" -m pytest -n auto --maxprocesses 8 "$@"
+}
 
 # Before Python 3.12 coverage traces each call of every library, too.
 run_coverage() { run_tests --cov --cov-report=term; }
+
+run_pooler() {
+    install_pgbouncer || return 0
+    PLATFORM_DB_TEST_POOLER=1 "$bin/python" -m pytest -n auto --maxprocesses 8 "$@"
+}
 
 run_alias() { PYTHONPATH=distributions/reana-db "$bin/python" -m pytest -n auto --maxprocesses 8 distributions/reana-db/tests; }
 
@@ -106,6 +116,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage && exit ;;
         lint | types | layers | alias | docs | wheel | coverage) steps+=("$1") ;;
+        pooler) steps+=(pooler) && shift && arguments=("$@") && break ;;
         tests) steps+=(tests) && shift && arguments=("$@") && break ;;
         --soak) steps+=(soak) && shift && arguments=("$@") && break ;;
         *) say "There is no step called $1." && usage >&2 && exit 2 ;;
@@ -128,6 +139,7 @@ for step in "${steps[@]}"; do
     say "== $step"
     case $step in
         soak) command=(--soak ${arguments[@]+"${arguments[@]}"}) ;;
+        pooler) command=(pooler ${arguments[@]+"${arguments[@]}"}) ;;
         tests) command=(tests ${arguments[@]+"${arguments[@]}"}) ;;
         *) command=("$step") ;;
     esac

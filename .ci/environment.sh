@@ -121,3 +121,25 @@ use_environment() {
     fi
     printf '%s\n' "$key" >"$environment/installed-$1"
 }
+
+# install_pgbouncer: unpack Debian's package into the environment where no PgBouncer is installed; root is not needed.
+install_pgbouncer() {
+    local place="$environment/pgbouncer" downloads
+    PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v pgbouncer >/dev/null && return
+    [ ! -x "$place/usr/sbin/pgbouncer" ] || return 0
+    downloads=$(mktemp -d)
+    if (
+        cd "$downloads"
+        # The libraries that a machine with Python may lack.
+        libraries=$(apt-cache depends pgbouncer | sed -n 's/.*Depends: \(lib\(c-ares\|event\)[^ ]*\)$/\1/p')
+        # shellcheck disable=SC2086 # a list of names
+        timeout 60 apt-get download pgbouncer $libraries
+        for package in ./*.deb; do dpkg -x "$package" "$place"; done
+    ) >"$downloads/log" 2>&1 && [ -x "$place/usr/sbin/pgbouncer" ]; then
+        rm -rf "$downloads"
+        return
+    fi
+    say "There is no pgbouncer, and Debian's package cannot be had: the tests that need it are skipped."
+    rm -rf "$downloads" "$place"
+    return 1
+}

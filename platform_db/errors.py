@@ -219,7 +219,9 @@ class Unhealthy(PlatformDBError):
     """Rows of the database contradict each other, or its triggers and functions are not the models'."""
 
     exit_code = 18
-    hint = "--json names some of the rows of each kind"
+    hint = (
+        "what to do stands beside each object; rows that contradict each other are a bug or a restore in part"
+    )
 
 
 class NotFound(PlatformDBError):

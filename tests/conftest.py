@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from platform_db import embedded
+from platform_db.testing import pooler
+from tests.behind_pooler import reason_to_skip
 
 pytest_plugins = ["platform_db.testing.plugin"]
 
@@ -19,6 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("soak"):
             item.add_marker(pytest.mark.timeout(3600))
+        if os.environ.get(pooler.VARIABLE) and (reason := reason_to_skip(item.nodeid)):
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from platform_db import audit, errors
+from platform_db import audit, database, errors
 from platform_db.database.session import PlatformSession
 from platform_db.models import AuditLog
 from tests.factories import make_user
@@ -46,7 +46,8 @@ def shadowed(engine: sa.Engine) -> Iterator[Factory]:
     with engine.begin() as connection:
         connection.exec_driver_sql("SET LOCAL search_path = public")
         connection.exec_driver_sql(SHADOWS)
-    other = sa.create_engine(engine.url, connect_args={"options": "-c search_path=public,pg_catalog"})
+    options = {"options": "-c search_path=public,pg_catalog"}
+    other = database.create_engine(engine, connect_args=options)
     yield orm.sessionmaker(other, class_=PlatformSession)
     other.dispose()
 

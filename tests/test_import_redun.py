@@ -20,11 +20,11 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from platform_db import quota
-from platform_db.integrations.importing.one_at_a_time import only_one
 from platform_db.integrations.redun_import import reading
 from platform_db.integrations.redun_import.tables import TABLES
 from platform_db.models import User
 from platform_db.testing import databases
+from platform_db.transfer.one_at_a_time import only_one
 from tests import command_line
 from tests.factories import make_user
 from tests.redun_source import RedunDatabase, hash_of

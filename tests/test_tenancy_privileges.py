@@ -178,7 +178,10 @@ def test_a_deep_check_finds_what_was_granted_beside_the_table(
     session.execute(sa.text("GRANT EXECUTE ON FUNCTION platform.forget() TO platform_readonly"))
     (finding,) = check_deeply(session)
     assert (finding.check, finding.count) == (PRIVILEGES_CHECK, 1)
-    assert finding.examples == ["platform_readonly on internal function forget(): platform-db roles grant"]
+    (example,) = finding.examples
+    assert example.startswith(
+        "platform_readonly on internal function forget() has EXECUTE instead of nothing: "
+    )
 
 
 def test_the_schemas_owner_may_connect_to_a_database_of_another(

@@ -10,6 +10,7 @@ from platform_db.database.url import (
     is_embedded,
     migration_url,
     normalise_url,
+    resolve_url,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "migration_url",
     "normalise_url",
     "require_utf8",
+    "resolve_url",
 ]

@@ -81,7 +81,7 @@ def database_url(settings: Settings | None = None) -> URL:
     """
     settings = settings or get_settings()
     if settings.uri is not None:
-        return _resolve(settings.uri.get_secret_value())
+        return resolve_url(settings.uri.get_secret_value())
     if settings.host is None:
         raise errors.NotConfigured
     return URL.create(
@@ -98,11 +98,15 @@ def migration_url(settings: Settings | None = None) -> URL:
     """Return the URL to migrate by: a direct one, where the other goes through a pooler."""
     settings = settings or get_settings()
     if settings.migration_uri is not None:
-        return _resolve(settings.migration_uri.get_secret_value())
+        return resolve_url(settings.migration_uri.get_secret_value())
     return database_url(settings)
 
 
-def _resolve(uri: str) -> URL:
+def resolve_url(uri: str) -> URL:
+    """Return the URL of a database, an embedded one too, which is started by this.
+
+    :raises errors.InvalidSetting: it is no such URL. The message holds no part of it.
+    """
     directory = embedded.parse_uri(uri)
     if directory is None:
         return normalise_url(uri)

@@ -17,6 +17,7 @@ from platform_db.quota import disk
 from platform_db.quota.cpu import CONSUMERS, total_of
 from platform_db.quota.resources import DEFAULT_NAMES
 from platform_db.schema import compare
+from platform_db.schema.mending import mend
 from platform_db.states import MACHINES
 from platform_db.tenancy import drift
 
@@ -35,7 +36,10 @@ PRIVILEGES_CHECK = "privileges that are not those of the roles"
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault that a check found: how many rows or objects have it, and some of them."""
+    """A fault that a check found: how many rows or objects have it.
+
+    :ivar examples: some of the rows; of objects and privileges all, each with what to do.
+    """
 
     check: str
     count: int
@@ -53,9 +57,13 @@ def check_deeply(session: Session) -> list[Finding]:
         if found := session.connection().execute(sa.text(counted)).all():
             findings.append(Finding(check, found[0][0], [str(row[1]) for row in found]))
     if differences := compare.differences(session.connection()):
-        findings.append(Finding(CATALOGUE_CHECK, len(differences), differences[:SHOWN]))
+        examples = [f"{difference}: {mend(difference)}" for difference in differences]
+        findings.append(Finding(CATALOGUE_CHECK, len(differences), examples))
     if drift.uses_roles(session) and (drifted := drift.differences(session)):
-        examples = [f"{found.role} on {found.table}: {found.mend}" for found in drifted[:SHOWN]]
+        examples = [
+            f"{found.role} on {found.table} has {found.found} instead of {found.expected}: {found.mend}"
+            for found in drifted
+        ]
         findings.append(Finding(PRIVILEGES_CHECK, len(drifted), examples))
     return findings
 

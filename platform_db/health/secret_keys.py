@@ -21,15 +21,19 @@ def require_secret_keys(connection: sa.Connection) -> None:
 
     :raises errors.SecretKeyError: names the ids of the missing keys.
     """
-    configured = {key.id_.hex() for key in crypto.configured_keys()}
-    if not configured:
+    if not crypto.configured_keys():
         return
-    queries = (sa.text(_used(table, column)) for table, column in SECRETS.items())
-    used = {key_id for query in queries for key_id in connection.scalars(query)}
-    if missing := sorted(used - configured):
+    if missing := missing_keys(connection):
         raise errors.SecretKeyMissing(
             f"stored secrets need the secret key with id {', '.join(missing)}, which is not configured"
         )
+
+
+def missing_keys(connection: sa.Connection) -> list[str]:
+    """Return the ids of the keys that stored secrets need and that are not configured here."""
+    configured = {key.id_.hex() for key in crypto.configured_keys()}
+    queries = (sa.text(_used(table, column)) for table, column in SECRETS.items())
+    return sorted({key_id for query in queries for key_id in connection.scalars(query)} - configured)
 
 
 def _used(table: str, column: str) -> str:

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "PLATFORM_DB_"
 EMPTY_IS_A_VALUE = frozenset({"workflow_termination_quota_update_policy"})
-OTHERS = ("TEST_URI", "TEST_POOLER")
-"""What begins with the prefix and is no setting: :mod:`platform_db.testing` reads it."""
+OTHERS = ("TARGET_URI", "TEST_URI", "TEST_POOLER")
+"""What begins with the prefix and is no setting: ``db copy`` and :mod:`platform_db.testing` read it."""
 
 # What Kubernetes and Docker set in each container for a service called ``platform-db`` or ``platform-db-…``
 # (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).

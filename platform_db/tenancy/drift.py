@@ -30,6 +30,12 @@ STORED_CURRENT_TENANT = "(NULLIF(current_setting('platform.user_id'::text, true)
 
 _Key = tuple[str, str]
 
+MARK = "used through roles: platform-db roles grant"
+"""The comment on the schema that tells so, in a dump too."""
+
+_MARKED = ("the schema", "the comment")
+_EXPECTED_MARK = {_MARKED: MARK}
+
 EVERYBODY = "PUBLIC"
 
 _DEFAULT = "default privileges"
@@ -62,6 +68,9 @@ def differences(session: Session) -> list[Difference]:
         *_compare(security, _found(session, _READ_SECURITY), _mend_security),
         *_compare(_expected_policies(), _found(session, _READ_POLICIES), _mend_policy),
         *_compare(_expected_memberships(), _found(session, _READ_MEMBERSHIPS), _mend_membership),
+        *_compare(
+            _EXPECTED_MARK, {} if (mark := _mark(session)) is None else {_MARKED: mark}, lambda _: _GRANT
+        ),
         *(
             Difference(row.on_, row.role, "nothing", row.found, row.mend)
             for query in (_READ_OWNERS, _READ_SHADOWING, _READ_ATTRIBUTES)
@@ -71,9 +80,14 @@ def differences(session: Session) -> list[Difference]:
 
 
 def uses_roles(session: Session) -> bool:
-    """Tell whether the roles have privileges in this database; where one login does all, they have none."""
+    """Tell whether this database is used through the roles; where one login does all, it is not.
+
+    Their privileges are lost by a restore on a server without the roles, and the mark is not.
+    """
     names = set(_names())
-    return any(by_role.keys() & names for by_role in read_grants(session).values())
+    return _mark(session) is not None or any(
+        by_role.keys() & names for by_role in read_grants(session).values()
+    )
 
 
 def as_error(found: list[Difference], *, before: str = "") -> errors.RolesMissing:
@@ -87,6 +101,11 @@ def as_error(found: list[Difference], *, before: str = "") -> errors.RolesMissin
         f" on {first.table}, {first.role} has {first.found} instead of {first.expected}",
         hint=f"run: {first.mend}",
     )
+
+
+def _mark(session: Session) -> str | None:
+    mark: str | None = session.execute(_READ_MARK).scalar_one()
+    return mark if mark == MARK else None
 
 
 def read_grants(session: Session) -> dict[_Key, dict[str, Verbs]]:
@@ -304,6 +323,8 @@ _READ_ATTRIBUTES = sa.text(f"""
                   ELSE pg_has_role(pg_roles.oid, ours.oid, 'USAGE') END))
     GROUP BY rolname ORDER BY rolname
     """)
+
+_READ_MARK = sa.text("SELECT obj_description(to_regnamespace('platform'), 'pg_namespace')")
 
 _READ_SECURITY = sa.text(f"""
     SELECT relname, 'everybody',

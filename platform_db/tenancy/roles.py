@@ -17,7 +17,7 @@ from platform_db import errors
 from platform_db.database.session import SessionFactory
 from platform_db.database.sqlstates import DUPLICATE_OBJECT, INTERNAL_ERROR, UNIQUE_VIOLATION, sqlstate_of
 from platform_db.schema.objects import SCHEMAS, qualified
-from platform_db.tenancy.drift import as_error, differences
+from platform_db.tenancy.drift import MARK, as_error, differences
 from platform_db.tenancy.privileges import OTHERS, Role, privileges, role_name, sees_every_tenant
 
 ATTEMPTS = 20
@@ -93,6 +93,7 @@ def grant_statements(to: str | None = None, role: Role = Role.service) -> list[s
                 f"CREATE POLICY {granted.name} ON platform.{table} FOR {command}"
                 f" TO {role_name(granted)} USING (true){' WITH CHECK (true)' if command == 'ALL' else ''}"
             )
+    statements.append(f"COMMENT ON SCHEMA platform IS '{MARK}'")
     return statements if to is None else [*statements, _membership(to, role)]
 
 

@@ -13,6 +13,7 @@ from platform_db.cli.command import group
 from platform_db.cli.database import session_factory, session_scope
 from platform_db.cli.listing import show_page
 from platform_db.cli.options import duration_option, json_option, limit_option
+from platform_db.cli.other_database import refuse_password
 from platform_db.cli.show import Row, columns, escaped, show_row, show_rows
 
 db = group("db")
@@ -25,7 +26,8 @@ def check(deep: bool, as_json: bool) -> None:
     """Check that this release runs on the schema and no secret key is missing.
 
     The exit code says it, too. Secret keys are checked where one is configured. What guard allow allows is
-    printed. --deep also finds triggers, functions and policies that are not those of the release.
+    printed. --deep also finds triggers, functions, indexes, policies and privileges that are not those of the
+    release, and prints for each what to do.
     """
     from platform_db import errors
     from platform_db.health.check import check_database
@@ -40,8 +42,13 @@ def check(deep: bool, as_json: bool) -> None:
     text = f"{health.state}: the database is at revision {health.revision}"
     if health.revision != health.head:
         text += f", which this release ({health.head}) runs on"
+    for finding in health.findings or ():
+        text += f"\n{finding.check}: {finding.count}"
+        text += "".join(f"\n  {escaped(example)}" for example in finding.examples)
     if deep and not health.findings:
-        text += "; all rows agree with each other, and all triggers, functions and policies are there"
+        text += (
+            "; all rows agree with each other, and all triggers, functions, policies and privileges are there"
+        )
     for extra in health.extra_transitions:
         text += f"\nextra transition: {extra['entity']} from {extra['from']} to {extra['to']}"
         text += escaped(f" ({extra['reason']})")
@@ -60,6 +67,50 @@ def compact(dry_run: bool) -> None:
 
     if not health.compact(dry_run=dry_run, report=click.echo):
         click.echo("nothing to do")
+
+
+@db.command(example="db copy --to postgresql://platform_owner@db/platform")
+@click.option(
+    "--to",
+    "uri",
+    metavar="URI",
+    envvar="PLATFORM_DB_TARGET_URI",
+    show_envvar=True,
+    required=True,
+    callback=refuse_password,
+    help="The database to copy to, by its owner's login. Its password comes from the variable, PGPASSWORD or "
+    "~/.pgpass.",
+)
+@click.option(
+    "--batch", type=int, default=10_000, show_default=True, help="Rows that one transaction brings."
+)
+@json_option
+def copy(uri: str, batch: int, as_json: bool) -> None:
+    """Copy everything to another database: an embedded one to a server, for instance.
+
+    The target is migrated and empty, or a former copy, which is brought to what has changed since. The source
+    is read in one snapshot and never written; stop its services before the last run. What arrives is
+    compared. It can be killed at any time: the next run does the rest. Roles and privileges are the target's
+    own. It takes the tables' owner: PLATFORM_DB_MIGRATION_URI.
+    """
+    from platform_db import database, schema
+    from platform_db.cli.progress import show_progress
+    from platform_db.transfer.copying import copy_database
+    from platform_db.transfer.report import Report
+
+    source, target = database.migration_url(), database.resolve_url(uri)
+    if uri.startswith("embedded:"):
+        schema.upgrade_new(database.create_engine(target))
+    report = Report()
+    with show_progress("rows", quiet=as_json) as progress:
+        missing = copy_database(source, target, report, progress=progress, rows_per_page=batch)
+    shown = columns("table", "rows", "written", "removed")
+    show_rows(map(shown, report.summary()), as_json, shown)
+    if missing:
+        keys = ", ".join(missing)
+        click.echo(
+            f"the copied secrets need the secret key with id {keys}, which is not configured here", err=True
+        )
 
 
 @db.command(example="db get job 0198c2f1-5d4e-7b60")

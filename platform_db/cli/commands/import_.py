@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from platform_db.cli.command import group
 from platform_db.cli.database import session_factory
 from platform_db.cli.options import F, json_option, options, user_option
+from platform_db.cli.other_database import refuse_password
 from platform_db.cli.show import columns, show_rows
 
 if TYPE_CHECKING:
-    from platform_db.integrations.importing.report import Report
+    from platform_db.transfer.report import Report
 
 SOURCE_VARIABLE = "REANA_SQLALCHEMY_DATABASE_URI"
 REDUN_VARIABLE = "REDUN_DB_URI"
@@ -24,22 +24,6 @@ REDUN_VARIABLE = "REDUN_DB_URI"
 COLUMNS = ("table", "rows", "written", "removed", "transformed", "refused", "left_out")
 
 import_ = group("import")
-
-
-def refuse_password(context: click.Context, parameter: click.Parameter, uri: str) -> str:
-    """Refuse a password among the arguments, which other users of the machine see."""
-    from platform_db.database.url import SECRET_OPTIONS, normalise_url
-
-    if uri.startswith("sqlite"):  # which has no passwords
-        return uri
-    url = normalise_url(uri)
-    is_argument = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
-    if is_argument and (url.password is not None or url.query.keys() & {*SECRET_OPTIONS}):
-        raise click.BadParameter(
-            "it has a password, which other users of the machine have now seen. "
-            f"Passwords come from {parameter.envvar}, PGPASSWORD or ~/.pgpass."
-        )
-    return uri
 
 
 _file = click.Path(path_type=Path, dir_okay=False)
@@ -76,7 +60,7 @@ def shown_report(path: Path | None, as_json: bool) -> Iterator[Report]:
     :raises errors.PartialFailure: rows were refused.
     """
     from platform_db import errors
-    from platform_db.integrations.importing.report import Report
+    from platform_db.transfer.report import Report
 
     with Report.to(path) as made:
         try:

@@ -14,7 +14,7 @@ One pass reads one snapshot of the source, in a read-only transaction, so everyt
 The mapping is data: a :class:`~platform_db.integrations.reana.table.Table` for each table.
 """
 
-from platform_db.integrations.importing.report import Report
 from platform_db.integrations.reana.moving import Options, import_reana
+from platform_db.transfer.report import Report
 
 __all__ = ["Options", "Report", "import_reana"]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +17,6 @@ from platform_db import errors, settings
 from platform_db.bounds import require_limit
 from platform_db.database.driver_errors import own_driver_errors, reason_of
 from platform_db.database.session import SessionFactory
-from platform_db.integrations.importing.one_at_a_time import only_one
-from platform_db.integrations.importing.refusals import is_of_rows
-from platform_db.integrations.importing.report import Report
-from platform_db.integrations.importing.snapshot import TARGET_SETTINGS
 from platform_db.integrations.reana import beside_runs, checks, runs, users
 from platform_db.integrations.reana.audits import Audits
 from platform_db.integrations.reana.decisions import Decisions
@@ -33,6 +28,12 @@ from platform_db.integrations.reana.table import FIRST_KEY, Page, Table
 from platform_db.lifecycle import importing
 from platform_db.models import UserResource
 from platform_db.quota import update_users_cpu_quota, update_users_disk_quota
+from platform_db.transfer.analyzing import analyze
+from platform_db.transfer.one_at_a_time import only_one
+from platform_db.transfer.piping import pipe
+from platform_db.transfer.refusals import is_of_rows
+from platform_db.transfer.report import Report
+from platform_db.transfer.snapshot import TARGET_SETTINGS
 
 KEYS_PER_PAGE = 2000
 
@@ -201,9 +202,14 @@ class Sql:
         with _cursor(session) as cursor:
             into, columns = f"platform.{self.name}", ", ".join(self.table.columns)
             query = cursor.mogrify(self.table.copied(), {"keys": keys}).decode()
+            write = partial(source.copy, query)
             if self.table.kept:
                 cursor.execute(f"CREATE TEMP TABLE brought (LIKE {into}) ON COMMIT DROP")
-                _pipe(source, query, cursor, f"COPY brought ({columns}) FROM STDIN (FORMAT binary)")
+                pipe(
+                    partial(source.copy, query),
+                    cursor,
+                    f"COPY brought ({columns}) FROM STDIN (FORMAT binary)",
+                )
                 if self.table.parked:
                     parked = f"UPDATE {into} SET {self.table.parked} = id_ WHERE id_ = ANY(%(keys)s::uuid[])"
                     cursor.execute(parked, {"keys": keys})
@@ -213,7 +219,7 @@ class Sql:
                     f" ON CONFLICT (id_) DO UPDATE SET {changes}"
                 )
             else:
-                _pipe(source, query, cursor, f"COPY {into} ({columns}) FROM STDIN (FORMAT binary)")
+                pipe(write, cursor, f"COPY {into} ({columns}) FROM STDIN (FORMAT binary)")
             rows: int = cursor.rowcount
             if self.name == "log_chunk":
                 cursor.execute(runs.SIZES.format(target=self.table.target), {"keys": keys})
@@ -223,36 +229,6 @@ class Sql:
 def _cursor(session: Session) -> Any:
     dbapi: Any = session.connection().connection.dbapi_connection
     return dbapi.cursor()
-
-
-def _pipe(source: Source, query: str, cursor: Any, into: str) -> None:
-    """Copy a query's rows from the source into a table, a buffer at a time."""
-    reading, writing = os.pipe()
-    failures: list[BaseException] = []
-
-    def read() -> None:
-        try:
-            with os.fdopen(writing, "wb", buffering=PIPE_BYTES) as file:
-                source.copy(query, file)
-        except BaseException as error:  # it ends this thread, and is raised by the other
-            failures.append(error)
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        with os.fdopen(reading, "rb", buffering=PIPE_BYTES) as file:
-            cursor.copy_expert(into, file, size=PIPE_BYTES)
-    except psycopg2.Error:
-        reader.join()
-        if failures and not isinstance(failures[0], BrokenPipeError):
-            raise failures[0] from None  # What was cut short here is not the fault.
-        raise
-    reader.join()
-    if failures:
-        raise failures[0]
-
-
-PIPE_BYTES = 1 << 16
 
 
 @dataclass
@@ -409,7 +385,4 @@ def _sum(factory: SessionFactory, tables: Iterable[str]) -> None:
         # Not the cronjobs' functions: their lease would outlive an import that is killed.
         update_users_cpu_quota(session)
         update_users_disk_quota(session)
-    with factory() as session:
-        connection = session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-        connection.exec_driver_sql("SET statement_timeout = 0")
-        connection.exec_driver_sql(f"ANALYZE {', '.join(f'platform.{table}' for table in tables)}")
+    analyze(factory, tables)

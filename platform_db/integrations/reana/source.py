@@ -11,7 +11,7 @@ import psycopg2.extras
 import sqlalchemy as sa
 
 from platform_db import errors
-from platform_db.integrations.importing.snapshot import open_snapshot, read_only
+from platform_db.transfer.snapshot import open_snapshot, read_only
 
 SUPPORTED = {
     "eb5309f3d8ee": "0.9.5",

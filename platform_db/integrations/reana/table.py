@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from platform_db.transfer.digests import digests
+
 
 @dataclass(frozen=True)
 class Page:
@@ -75,11 +77,11 @@ class Table:
         """Return the query of each key on a page with the number and the digest of its mapped rows."""
         named = ", ".join(f"{expression} AS {column}" for column, expression in self.columns.items())
         mapped = self.mapped(f"{self.keys[0]} AS key, {named}", page.condition(*self.keys))
-        return _digests("key", f"({mapped}) AS row", self._line())
+        return digests("key", f"({mapped}) AS row", self._line())
 
     def target_digests(self, page: Page) -> str:
         """Return the same query of the rows that the target has."""
-        return _digests("root.id_", f"{self.target} WHERE {page.condition('root.id_')}", self._line())
+        return digests("root.id_", f"{self.target} WHERE {page.condition('root.id_')}", self._line())
 
     def copied(self) -> str:
         """Return the query of the mapped rows of keys that are still to be given."""
@@ -117,14 +119,6 @@ class Table:
 
     def _line(self) -> str:
         return ", ".join(self.compared.get(column, f"row.{column}") for column in self.columns)
-
-
-def _digests(key: str, rows: str, line: str) -> str:
-    return f"""
-        SELECT key::text, count(*) AS rows, md5(string_agg(line, '' ORDER BY line COLLATE "C")) AS digest
-        FROM (SELECT {key} AS key, md5(ROW({line})::text) AS line FROM {rows}) AS lines
-        GROUP BY key
-    """
 
 
 def own(table: str, condition: str = "true") -> str:

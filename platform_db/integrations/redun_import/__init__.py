@@ -15,7 +15,7 @@ since; there is no state to keep. Nothing is removed: what an owner has from els
 databases may move to one owner.
 """
 
-from platform_db.integrations.importing.report import Report
 from platform_db.integrations.redun_import.moving import import_redun
+from platform_db.transfer.report import Report
 
 __all__ = ["Report", "import_redun"]

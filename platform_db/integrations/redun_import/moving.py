@@ -16,8 +16,6 @@ from platform_db import errors
 from platform_db.bounds import require_limit
 from platform_db.database.driver_errors import own_driver_errors, reason_of
 from platform_db.database.session import SessionFactory
-from platform_db.integrations.importing.one_at_a_time import only_one
-from platform_db.integrations.importing.report import Report
 from platform_db.integrations.redun_import.reading import BadRow, Row, batches, id_of, read
 from platform_db.integrations.redun_import.source import JOBS_OF_EXECUTION, Source, open_source
 from platform_db.integrations.redun_import.tables import (
@@ -34,6 +32,9 @@ from platform_db.integrations.redun_import.value_store import ValueStore
 from platform_db.lifecycle import importing
 from platform_db.models.types import is_text
 from platform_db.sessions import run_transaction
+from platform_db.transfer.analyzing import analyze
+from platform_db.transfer.one_at_a_time import only_one
+from platform_db.transfer.report import Report
 
 ROWS_PER_BATCH = 5000
 BYTES_PER_BATCH = 8 * 1024**2
@@ -90,7 +91,7 @@ def import_redun(
             )
         _Mover(source, factory, owner_id, report, store, dry_run, progress, batch).move()
         if not dry_run:
-            _analyze(factory)
+            analyze(factory, (table.target for table in TABLES))
 
 
 class _Again(Exception):
@@ -343,11 +344,3 @@ class _Mover:
 
 _DIFFERS = "another one of this key is here: that one stays"
 _CHANGED = "what is here has changed since: it stays"
-
-
-def _analyze(factory: SessionFactory) -> None:
-    """Tell the planner of what has come."""
-    with factory() as session:
-        connection = session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-        connection.exec_driver_sql("SET statement_timeout = 0")
-        connection.exec_driver_sql(f"ANALYZE {', '.join(f'platform.{table.target}' for table in TABLES)}")

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from platform_db import errors
 from platform_db.database.url import normalise_url
-from platform_db.integrations.importing.snapshot import open_snapshot
 from platform_db.integrations.redun_import.tables import BY_NAME, Table
+from platform_db.transfer.snapshot import open_snapshot
 
 MAJOR, REVISION = 3, "0bee3d6dba76"
 RELEASE = "0.44.1"

@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.database.driver_errors import reason_of
-from platform_db.integrations.importing.refusals import is_of_rows
-from platform_db.integrations.importing.snapshot import TARGET_SETTINGS
 from platform_db.integrations.redun_import.reading import Row, digest
 from platform_db.integrations.redun_import.tables import OPTIONAL, Table
+from platform_db.transfer.refusals import is_of_rows
+from platform_db.transfer.snapshot import TARGET_SETTINGS
 
 _STAGED = {
     "text": 'text COLLATE "C"',

@@ -15,17 +15,17 @@ from platform_db.database.session import SessionFactory
 def only_one(factory: SessionFactory) -> Iterator[None]:
     """Keep other imports away until the end of the block, or of this process.
 
+    The lock is a transaction's, since a session's would stay on a pooler's connection. Between statements
+    that transaction holds no snapshot, so it keeps no dead row from being vacuumed.
+
     :raises errors.AlreadyRunning: one is going on.
     """
-    with factory() as session:
-        connection = session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+    with factory() as session, session.begin():
+        connection = session.connection()
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         if not connection.scalar(_LOCK):
             raise errors.AlreadyRunning("another import is going on", hint="wait for it to end")
-        try:
-            yield
-        finally:
-            connection.execute(_UNLOCK)
+        yield
 
 
-_LOCK = sa.text("SELECT pg_try_advisory_lock(hashtextextended('platform import', 0))")
-_UNLOCK = sa.text("SELECT pg_advisory_unlock(hashtextextended('platform import', 0))")
+_LOCK = sa.text("SELECT pg_try_advisory_xact_lock(hashtextextended('platform import', 0))")
