@@ -17,7 +17,7 @@ from platform_db import errors, schema
 from platform_db.schema import compare
 from platform_db.testing.pooler import Pooler
 from tests.command_line import one_line, run
-from tests.processes import PRELOADED, in_processes, upgrade
+from tests.processes import in_processes, upgrade
 
 ADVISORY = sa.text(
     "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
@@ -62,11 +62,12 @@ def empty(uri: str) -> None:
 def test_a_migration_killed_at_any_point_leaves_a_revision_and_the_next_one_completes(
     empty_database_uri: str, points: int
 ) -> None:
-    begun = time.monotonic()
     expected = objects_at_each_revision(empty_database_uri)
+    empty(empty_database_uri)
+    begun = time.monotonic()
+    in_processes(1, upgrade, empty_database_uri, "60")
     longest = time.monotonic() - begun
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
     others = sa.text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )

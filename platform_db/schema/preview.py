@@ -104,6 +104,12 @@ class Statement:
     text: str
     in_transaction: bool
 
+    @property
+    def beginning(self) -> str:
+        """Its first words, without the comment before them."""
+        lines = (line for line in self.text.splitlines() if not line.lstrip().startswith("--"))
+        return " ".join(" ".join(lines).split())[:100].rstrip()
+
 
 def statements_of(script: Script) -> list[Statement]:
     """Return the statements that a revision runs, as it prints them for ``--sql``."""
@@ -135,14 +141,11 @@ def _describe(
     sessions: list[_Session],
 ) -> Iterator[Preview]:
     phase = phase_of(script.revision)
-    words = " ".join(
-        line for line in statement.text.splitlines() if not line.lstrip().startswith("--")
-    ).split()
     told: dict[str, Any] = {
         "revision": script.revision,
         "phase": phase,
         "release_before_runs": phase == "pre",
-        "statement": " ".join(words)[:100],
+        "statement": statement.beginning,
     }
     known = [(effect, tables[effect.table]) for effect in effects if effect.table in tables]
     if not known:
@@ -155,7 +158,7 @@ def _describe(
             table=table.name,
             lock=effect.lock,
             held="revision" if statement.in_transaction else "statement",
-            blocks=BLOCKS.get(effect.lock, "no reader and no writer"),
+            blocks=BLOCKS.get(effect.lock, "neither readers nor writers"),
             work=effect.work,
             rows=table.rows,
             bytes=table.bytes,
