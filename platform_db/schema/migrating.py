@@ -30,8 +30,9 @@ LONGEST_PAUSE_SECONDS = 10
 # A revision runs to its end, however long it takes: an index that is stopped half-way has to begin again.
 UNLIMITED = ("statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
 
-# Milliseconds after which the server stops the statement of a client that was killed.
-CHECK_CLIENT = {"client_connection_check_interval": 5000}
+# How often the server looks whether the client of a statement was killed, where its system can tell.
+CHECK_CLIENT = "client_connection_check_interval"
+CHECK_CLIENT_MILLISECONDS = 5000
 
 
 @contextmanager
@@ -130,11 +131,12 @@ def set_timeouts(*, local: bool, concurrently: bool = False) -> str:
     lock = settings.migration_lock_timeout
     if concurrently and lock:
         lock = max(lock, int(settings.migration_wait * 1000))
-    values = {"lock_timeout": lock, **CHECK_CLIENT, **dict.fromkeys(UNLIMITED, 0)}
+    values = {"lock_timeout": lock, CHECK_CLIENT: CHECK_CLIENT_MILLISECONDS, **dict.fromkeys(UNLIMITED, 0)}
     rows = ", ".join(f"('{name}', '{value}')" for name, value in values.items())
     return (
         f"SELECT set_config(name, new.value, {str(local).lower()}) FROM (VALUES {rows}) AS new (name, value)"
-        " JOIN pg_settings USING (name) WHERE name = 'lock_timeout' OR source <> 'client'"
+        " JOIN pg_settings USING (name) WHERE (name = 'lock_timeout' OR source <> 'client')"
+        f" AND (name <> '{CHECK_CLIENT}' OR version() ~* 'linux|darwin|bsd')"
     )
 
 
