@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from platform_db.models import (
 )
 from platform_db.tenancy import roles
 from platform_db.tenancy.privileges import Role
+from platform_db.testing import pooler
 
 # The role, the tenant and the name by which a connection is known.
 WHO = sa.text(
@@ -63,6 +65,8 @@ def login_engine(engine: sa.Engine, login: str, role: Role | None = None) -> sa.
     )
     if role is not None:
         roles.grant_privileges(factory, to=login, role=role)
+    if os.environ.get(pooler.VARIABLE):  # which keeps no session's login, and lets in any there is
+        return sa.create_engine(engine.url.set(username=login.strip('"')))
     own = sa.create_engine(engine.url)
 
     @sa.event.listens_for(own, "connect")

@@ -9,6 +9,7 @@ and writes nothing. A test compares the file with the models, the files and the 
 from __future__ import annotations
 
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -26,12 +27,22 @@ def differences(connection: Connection) -> list[str]:
     :param connection: to a database whose schema is current; its settings are left as they are.
     """
     expected: dict[str, str] = json.loads(files(__package__).joinpath(CATALOGUE).read_text(encoding="utf-8"))
-    stored = read_catalogue(connection)
+    expected, stored = (
+        {name: _flat(text) for name, text in side.items()} for side in (expected, read_catalogue(connection))
+    )
     return sorted(
         [f"missing {name}" for name in expected if name not in stored]
         + [f"altered {name}" for name in expected if stored.get(name, expected[name]) != expected[name]]
         + [f"unknown {name}" for name in stored if name not in expected]
     )
+
+
+def _flat(definition: str) -> str:
+    """Return a definition as a restored database has it: ``(a OR b) OR c`` is ``a OR b OR c`` there."""
+    return _NESTED.sub(r"\1\3", definition)
+
+
+_NESTED = re.compile(r"\((\([^()]*\)(?: (OR|AND) \([^()]*\))+)\)( \2 )")
 
 
 def read_catalogue(connection: Connection) -> dict[str, str]:

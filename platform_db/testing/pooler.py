@@ -42,6 +42,7 @@ server_round_robin = 1
 default_pool_size = 40
 max_client_conn = 1000
 server_idle_timeout = 10
+server_login_retry = 1
 query_wait_timeout = 20
 listen_addr =
 listen_port = {port}
