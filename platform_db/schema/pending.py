@@ -6,10 +6,8 @@ import re
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from sqlalchemy.engine import Connection
-
 from platform_db import errors
-from platform_db.schema.status import SchemaState, phase_of, revisions, status
+from platform_db.schema.status import SchemaState, SchemaStatus, phase_of, revisions
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -19,9 +17,9 @@ PHASES = ("pre", "post")
 
 
 def pending_scripts(
-    connection: Connection, config: Config, revision: str = "head", phase: str | None = None
+    found: SchemaStatus, config: Config, revision: str = "head", phase: str | None = None
 ) -> list[Script]:
-    """Return the revisions that lead to ``revision``, the oldest first.
+    """Return the revisions that lead from the status of a database to ``revision``, the oldest first.
 
     :param phase: only those of this phase. A database without a schema serves no old release: there, ``pre``
         has all of them.
@@ -30,7 +28,6 @@ def pending_scripts(
     """
     from alembic.script import ScriptDirectory
 
-    found = status(connection)
     if found.state is SchemaState.ahead:
         found.require_usable()
         return []
@@ -55,12 +52,12 @@ def pending_scripts(
     return chosen
 
 
-def absolute(connection: Connection, revision: str) -> str:
+def absolute(found: SchemaStatus, revision: str) -> str:
     """Return the revision that is so many steps, such as ``-1``, below the database's; others as they are."""
     if not re.fullmatch(r"-\d+", revision):
         return revision
     line = ["base", *revisions()]
-    current = status(connection).revision or "base"
+    current = found.revision or "base"
     steps = int(revision)
     below = line.index(current) + steps if current in line else -1
     return line[below] if below >= 0 else revision

@@ -15,7 +15,7 @@ from platform_db import database
 from platform_db.schema.locks import BLOCKS, CONFLICTS, Effect, Work, effects_of
 from platform_db.schema.pending import pending_scripts
 from platform_db.schema.revision_names import require_revision
-from platform_db.schema.status import connect, phase_of
+from platform_db.schema.status import connect, phase_of, status
 from platform_db.schema.upgrade import alembic_config
 
 if TYPE_CHECKING:
@@ -82,13 +82,14 @@ def preview(
     :raises errors.Refused: a revision of the other phase comes first.
     :raises errors.SchemaAhead: the database is newer than the code.
     """
-    config = alembic_config(url)
+    require_revision(revision)
     with connect(url or database.migration_url()) as connection:
         connection = connection.execution_options(postgresql_readonly=True)
-        scripts = pending_scripts(connection, config, require_revision(revision), phase)
-        planned = [(script, one, effects_of(one.text)) for script in scripts for one in statements_of(script)]
+        found = status(connection)
         tables = _read_tables(connection)
         sessions = _read_sessions(connection)
+    scripts = pending_scripts(found, alembic_config(url), revision, phase)
+    planned = [(script, one, effects_of(one.text)) for script in scripts for one in statements_of(script)]
     _follow_new_indexes(planned, tables)
     return [
         asdict(one)

@@ -76,9 +76,11 @@ def upgrade(
     """
     from alembic import command
 
-    config = alembic_config(url, report=report)
+    require_revision(revision)
     with connect(url or database.migration_url(), options="") as connection:
-        scripts = pending_scripts(connection, config, require_revision(revision), phase)
+        found = status(connection)
+    config = alembic_config(url, report=report)
+    scripts = pending_scripts(found, config, revision, phase)
     if scripts:
         command.upgrade(config, scripts[-1].revision, tag=tag)
 
@@ -98,10 +100,10 @@ def downgrade(
     """
     from alembic import command
 
-    config = alembic_config(url, report=report)
+    require_revision(revision)
     with connect(url or database.migration_url(), options="") as connection:
-        target = absolute(connection, require_revision(revision))
-    command.downgrade(config, target, tag=tag)
+        found = status(connection)
+    command.downgrade(alembic_config(url, report=report), absolute(found, revision), tag=tag)
 
 
 def alembic_config(
