@@ -27,6 +27,8 @@ Exit code Meaning
 16        a database role or its privileges are missing
 17        the storage of workspaces is missing
 18        rows contradict each other, or objects differ
+19        a pooler stands between a migration and the database
+20        other sessions keep a migration from its tables
 130       interrupted by Ctrl-C (SIGINT)
 143       terminated (SIGTERM)
 ========= =======================================================
@@ -153,6 +155,24 @@ class AlreadyRunning(PlatformDBError):
     exit_code = 8
     http_status = 409
     hint = "wait for it to end; the lease of a run that was killed expires by itself"
+
+
+class NotDirect(PlatformDBError):
+    """A migration needs a direct connection, and a pooler stands between."""
+
+    exit_code = 19
+    hint = "set PLATFORM_DB_MIGRATION_URI to the address of the server itself"
+
+
+class MigrationBlocked(PlatformDBError):
+    """Other sessions keep a table from being changed."""
+
+    exit_code = 20
+    http_status = 503
+    hint = (
+        "platform-db alembic upgrade --dry-run names them; end them, or run it again: "
+        "what ran stays, and the rest follows"
+    )
 
 
 class PartialFailure(PlatformDBError):

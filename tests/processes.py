@@ -3,7 +3,25 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
+
+PRELOADED = [
+    "alembic.command",
+    "platform_db.cli.commands.alembic",
+    "platform_db.models",
+    "platform_db.sessions",
+]
+
+
+def upgrade(uri: str, wait: str, number: int = 0) -> None:
+    """Run ``platform-db alembic upgrade``, and end with its exit code."""
+    from platform_db import cli
+
+    for name in [name for name in os.environ if name.startswith("PLATFORM_DB_")]:
+        del os.environ[name]
+    os.environ.update(PLATFORM_DB_URI=uri, PLATFORM_DB_MIGRATION_WAIT=wait)
+    cli.main(["alembic", "upgrade"])
 
 
 def in_processes(count: int, work: Callable[..., None], *arguments: object) -> None:
@@ -11,7 +29,7 @@ def in_processes(count: int, work: Callable[..., None], *arguments: object) -> N
     # A fork server that has imported the models already: starting an interpreter each would take longer
     # than the work, and forking the test's own process would share its connections.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["platform_db.models", "platform_db.sessions", "psycopg2"])
+    context.set_forkserver_preload(PRELOADED)
     processes = [context.Process(target=work, args=(*arguments, number)) for number in range(count)]
     for process in processes:
         process.start()

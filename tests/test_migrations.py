@@ -159,7 +159,8 @@ def test_a_migration_killed_half_way_is_made_up_for(empty_database_uri: str) -> 
         " AND wait_event_type = 'Lock' AND starts_with(query, 'CREATE TABLE platform.workflow (')"
     )
     with blocking_a_migration(empty_database_uri) as blocking, watching.connect() as watcher:
-        with start(empty_database_uri, "alembic", "upgrade") as migrating:
+        patient = {"PLATFORM_DB_MIGRATION_LOCK_TIMEOUT": "60000", "PLATFORM_DB_MIGRATION_WAIT": "60"}
+        with start(empty_database_uri, "alembic", "upgrade", **patient) as migrating:
             wait_until(lambda: watcher.scalar(waits_for_lock))
             migrating.kill()
         assert migrating.returncode < 0
@@ -296,7 +297,7 @@ def test_the_printed_sql_begins_with_the_timeouts_of_migrations() -> None:
     printed = run(None, "alembic", "upgrade", "--sql", PLATFORM_DB_MIGRATION_LOCK_TIMEOUT="1234").stdout
 
     begin = printed.partition("CREATE SCHEMA")[0]
-    assert "SET lock_timeout = 1234;" in begin
+    assert "('lock_timeout', '1234')" in begin
     assert "'statement_timeout'" in begin
 
 

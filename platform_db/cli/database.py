@@ -31,7 +31,7 @@ def session_factory(url: URL | None = None) -> SessionFactory:
     if url is not None:
         engine = database.create_engine(url)
     with engine.connect() as connection:
-        schema.status(connection).require_current()
+        schema.status(connection).require_usable()
     bind = None if url is None else engine  # The configured one is looked up again, as in a forked child.
     return orm.sessionmaker(bind, class_=sessions.session_factory.class_, info={audit.SERVICE: SERVICE})
 
@@ -52,5 +52,5 @@ def session_scope(url: URL | None = None) -> Iterator[Session]:
     engine = database.create_engine(url or database.database_url(), poolclass=NullPool)
     make = orm.sessionmaker(engine, class_=sessions.session_factory.class_, info={audit.SERVICE: SERVICE})
     with make() as session, session.begin():
-        schema.status(session.connection()).require_current()
+        schema.status(session.connection()).require_usable()
         yield session

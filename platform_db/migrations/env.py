@@ -3,7 +3,7 @@
 The order matters. First the lock, polled for on the very connection that migrates: a wait inside
 ``pg_advisory_lock`` hangs ``CREATE INDEX CONCURRENTLY``, and ``lock_timeout`` would end the wait. Then
 ``configure``, on a connection with no transaction open: with one, all revisions would run in one big
-transaction. Then the timeouts.
+transaction.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from alembic.script import Script
 from platform_db import database, schema
 from platform_db.identifiers import SCHEMA
 from platform_db.models import Base
-from platform_db.settings import get_settings
 
 COMPARE: dict[str, Any] = {
     "target_metadata": Base.metadata,
@@ -33,17 +32,18 @@ CREATE_SCHEMA = (
     f"DO $$ BEGIN IF to_regnamespace('{SCHEMA}') IS NULL THEN CREATE SCHEMA {SCHEMA}; END IF; END $$"
 )
 
-# A revision runs to its end, however long it takes: an index that is stopped half-way has to begin again.
-UNLIMITED = "'statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout'"
-
 
 def print_sql() -> None:
     """Write the statements out instead of running them (``--sql``)."""
     # The driver's own style of parameters would double every % in the functions.
     context.configure(
-        dialect_name="postgresql", dialect_opts={"paramstyle": "named"}, literal_binds=True, **COMPARE
+        dialect_name="postgresql",
+        dialect_opts={"paramstyle": "named"},
+        literal_binds=True,
+        on_version_apply=store_what_is_served,
+        **COMPARE,
     )
-    for statement in (*set_timeouts(), CREATE_SCHEMA):
+    for statement in (schema.set_timeouts(local=False), CREATE_SCHEMA):
         context.get_context().impl.static_output(f"{statement};")
     with context.begin_transaction():
         context.run_migrations()
@@ -60,34 +60,22 @@ def look() -> None:
 
 
 def migrate() -> None:
-    """Run the migrations on a connection of their own; where there are none to run, only look."""
+    """Run the migrations on a connection of their own."""
     # Without the services' timeouts; what the URL's own options say stays.
-    with schema.connect(database_url(), options="") as connection:
-        if schema.status(connection).revision == context.get_revision_argument():
-            return
-        connection.commit()
-        schema.lock_for_migration(connection, get_settings().migration_wait)
+    with schema.connect(database_url(), options="") as connection, schema.migrating(connection):
         database.require_utf8(connection)
         connection.execute(sa.text(CREATE_SCHEMA))
         connection.commit()
         schema.refuse_newer(connection)
         connection.commit()
-        context.configure(connection=connection, on_version_apply=report_step, **COMPARE)
-        for statement in set_timeouts():
-            connection.execute(sa.text(statement))
-        connection.commit()
-        with context.begin_transaction():
-            context.run_migrations()
+        schema.retry_while_blocked(connection, lambda: run_revisions(connection))
 
 
-def set_timeouts() -> list[str]:
-    """Return the statements that give migrations their own timeouts, whatever the role or database has."""
-    # What the client itself asked for stays, and a server may not know all of them.
-    others = f"name IN ({UNLIMITED}) AND source <> 'client'"
-    return [
-        f"SET lock_timeout = {get_settings().migration_lock_timeout}",
-        f"SELECT set_config(name, '0', false) FROM pg_settings WHERE {others}",
-    ]
+def run_revisions(connection: sa.Connection) -> None:
+    """Run, take back or stamp what Alembic was asked for and is not done yet."""
+    context.configure(connection=connection, on_version_apply=store_and_report, **COMPARE)
+    with context.begin_transaction():
+        context.run_migrations()
 
 
 def database_url() -> Any:
@@ -95,7 +83,19 @@ def database_url() -> Any:
     return context.config.attributes.get("url") or database.migration_url()
 
 
-def report_step(ctx: Any, step: MigrationInfo, heads: Any, run_args: Any) -> None:
+def store_what_is_served(ctx: Any, step: MigrationInfo, heads: Any, run_args: Any) -> None:
+    """Store, with the revision, which code it serves: an older release knows nothing of a newer revision."""
+    for revision in step.destination_revision_ids:
+        ctx.impl.execute(sa.text(schema.serves_comment(revision)))
+
+
+def store_and_report(ctx: Any, step: MigrationInfo, heads: Any, run_args: Any) -> None:
+    """Store what is served, and tell the caller about the step."""
+    store_what_is_served(ctx, step, heads, run_args)
+    report_step(step)
+
+
+def report_step(step: MigrationInfo) -> None:
     """Tell the caller, in one line, about a revision that was run, taken back or stamped."""
     report = context.config.attributes.get("report") or (lambda line: None)
     if step.is_stamp:

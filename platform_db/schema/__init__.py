@@ -1,6 +1,14 @@
 """How the schema gets into a database, and whether it is there."""
 
 from platform_db.schema.agreement import adopt, require_agreement
+from platform_db.schema.migrating import (
+    lock_for_migration,
+    migrating,
+    retry_while_blocked,
+    set_timeouts,
+)
+from platform_db.schema.pending import PHASES
+from platform_db.schema.preview import preview
 from platform_db.schema.revision_names import require_new_number, require_revision
 from platform_db.schema.status import (
     SchemaState,
@@ -9,19 +17,20 @@ from platform_db.schema.status import (
     next_revision,
     refuse_newer,
     revisions,
+    serves_comment,
     status,
 )
 from platform_db.schema.upgrade import (
     alembic_config,
     downgrade,
     init_db,
-    lock_for_migration,
     upgrade,
     upgrade_new,
 )
 from platform_db.schema.waiting import wait_until_ready
 
 __all__ = [
+    "PHASES",
     "SchemaState",
     "SchemaStatus",
     "adopt",
@@ -30,12 +39,17 @@ __all__ = [
     "downgrade",
     "init_db",
     "lock_for_migration",
+    "migrating",
     "next_revision",
+    "preview",
     "refuse_newer",
     "require_agreement",
     "require_new_number",
     "require_revision",
+    "retry_while_blocked",
     "revisions",
+    "serves_comment",
+    "set_timeouts",
     "status",
     "upgrade",
     "upgrade_new",

@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import orm
-from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.engine import URL, Engine
 
-from platform_db import database, errors
+from platform_db import database
+from platform_db.schema.pending import absolute, pending_scripts
 from platform_db.schema.revision_names import require_revision
-from platform_db.schema.status import SchemaState, status
+from platform_db.schema.status import FOLDERS, SchemaState, connect, status
 
 if TYPE_CHECKING:
     from alembic.config import Config
-
-# Any number will do, as long as every release takes the same one.
-MIGRATION_LOCK = 0x706C6174666F726D  # "platform" in ASCII
-
-LOCK_POLL_SECONDS = 0.1
 
 Report = Callable[[str], None]
 """Is told in one line about each step, such as ``print``."""
 
 
-def init_db(engine: Engine | None = None, report: Report | None = None) -> None:
+def init_db(engine: Engine | None = None, report: Report | None = None, *, phase: str | None = None) -> None:
     """Bring the database to the newest revision and create the default resources.
 
     Running it again, or from several processes at once, is fine. On a database that is current it only reads.
 
     :param engine: the database; by default the configured one.
     :param report: is told of each revision and each resource that was missing.
+    :param phase: run only the revisions of this one, as :func:`upgrade` does.
     """
     from platform_db.models.resource import DEFAULT_RESOURCES, Resource
 
     # The configured database may have another way in for migrations.
-    upgrade(None if engine is None or database.is_configured(engine) else engine, report=report)
+    upgrade(None if engine is None or database.is_configured(engine) else engine, report=report, phase=phase)
     with orm.Session(engine or database.create_engine(database.database_url())) as session, session.begin():
         # A read-only server, or a login that only reads, has nothing to do where all of them exist.
         existing = set(session.scalars(sa.select(Resource.name)))
@@ -58,29 +55,55 @@ def upgrade_new(engine: Engine) -> None:
 
 
 def upgrade(
-    url: URL | str | Engine | None = None, revision: str = "head", report: Report | None = None
+    url: URL | str | Engine | None = None,
+    revision: str = "head",
+    report: Report | None = None,
+    *,
+    phase: str | None = None,
+    tag: str | None = None,
 ) -> None:
-    """Run the migrations up to ``revision``.
+    """Run the migrations up to ``revision``; where there is none to run, look over one connection, unlocked.
 
     :param url: the database, or an engine on it; by default the configured one, reached directly.
     :param report: is told of each revision.
+    :param phase: only ``pre`` revisions, after which the release before still runs, or only ``post`` ones.
+    :param tag: a word for the migrations' environment.
+    :raises errors.Refused: a revision of the other phase comes first.
     :raises errors.SchemaAhead: the database is newer than the code; nothing is changed.
+    :raises errors.NotDirect: there is something to do, and a pooler stands between; nothing is changed.
     :raises errors.AlreadyRunning: another process migrates for longer than ``PLATFORM_DB_MIGRATION_WAIT``.
+    :raises errors.MigrationBlocked: sessions hold a table for longer than that. What ran before stays.
     """
     from alembic import command
 
-    command.upgrade(alembic_config(url, report=report), require_revision(revision))
+    require_revision(revision)
+    with connect(url or database.migration_url(), options="") as connection:
+        found = status(connection)
+    config = alembic_config(url, report=report)
+    scripts = pending_scripts(found, config, revision, phase)
+    if scripts:
+        command.upgrade(config, scripts[-1].revision, tag=tag)
 
 
-def downgrade(url: URL | str | None = None, revision: str = "-1", report: Report | None = None) -> None:
+def downgrade(
+    url: URL | str | Engine | None = None,
+    revision: str = "-1",
+    report: Report | None = None,
+    *,
+    tag: str | None = None,
+) -> None:
     """Take migrations back, down to ``revision``, or by so many steps.
 
     :param report: is told of each revision.
+    :param tag: a word for the migrations' environment.
     :raises errors.SchemaAhead: the database is newer than the code; nothing is changed.
     """
     from alembic import command
 
-    command.downgrade(alembic_config(url, report=report), require_revision(revision))
+    require_revision(revision)
+    with connect(url or database.migration_url(), options="") as connection:
+        found = status(connection)
+    command.downgrade(alembic_config(url, report=report), absolute(found, revision), tag=tag)
 
 
 def alembic_config(
@@ -103,20 +126,7 @@ def alembic_config(
     config.set_main_option(
         "script_location", str(Path(__file__).parents[1] / "migrations").replace("%", "%%")
     )
+    config.set_main_option("version_locations", os.pathsep.join(map(str, FOLDERS)).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes.update(url=url, read_only=read_only, report=report)
     return config
-
-
-def lock_for_migration(connection: Connection, wait_seconds: float) -> None:
-    """Take the migrations' lock for as long as the connection lives, and leave no transaction open.
-
-    :raises errors.AlreadyRunning: another process has held it for ``wait_seconds``.
-    """
-    give_up_at = time.monotonic() + wait_seconds
-    while not connection.scalar(sa.select(sa.func.pg_try_advisory_lock(MIGRATION_LOCK))):
-        connection.rollback()
-        if time.monotonic() >= give_up_at:
-            raise errors.AlreadyRunning(f"another process has been migrating for {wait_seconds:g} s")
-        time.sleep(LOCK_POLL_SECONDS)
-    connection.commit()

@@ -40,7 +40,7 @@ def wait_until_ready(url: URL | str | None = None, *, timeout: float, migrated: 
         with connect(url, connect_timeout=max(1, min(longest, remaining))) as connection:
             found = status(connection)
         if migrated:
-            found.require_current()
+            found.require_usable()
         return found
 
     retrying = Retrying(

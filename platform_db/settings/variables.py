@@ -111,10 +111,10 @@ class Settings(BaseSettings):
     """Shown in ``pg_stat_activity``."""
     role_prefix: str = Field("platform", pattern="^[a-z_][a-z0-9_]{0,52}$")
     """Begins the names of the database's roles, such as ``platform_service``."""
-    migration_lock_timeout: Number = 5000
-    """Milliseconds that a migration waits for a table lock before it gives up."""
+    migration_lock_timeout: Number = 1000
+    """Milliseconds that a migration waits for a table, and others behind it, before it steps back."""
     migration_wait: Seconds = 600.0
-    """Seconds that a migration waits for another one to finish."""
+    """Seconds that a migration waits for another one to finish, and tries to get its tables."""
 
     default_quota_cpu_limit: Amount = None
     """Milliseconds of CPU that a new user may use; unset is unlimited, 0 is none."""

@@ -10,6 +10,7 @@ import click
 
 from platform_db import schema
 from platform_db.cli.command import Command, group
+from platform_db.cli.options import json_option
 from platform_db.schema.revision_names import IDENTIFIER, RANGE, REVISION
 
 
@@ -64,28 +65,66 @@ def add(name: str, help_: str, example: str, *params: click.Parameter, writes: b
     alembic.add_command(AlembicCommand(name, callback=run, params=list(params), help=help_, example=example))
 
 
-sql = click.Option(["--sql"], is_flag=True, help="Print the SQL instead of running it.")
-tag = click.Option(["--tag"], help="A word that is handed to the migrations' environment.")
+SQL = "Print the SQL instead of running it."
+TAG = "A word that is handed to the migrations' environment."
+
+sql = click.Option(["--sql"], is_flag=True, help=SQL)
+tag = click.Option(["--tag"], help=TAG)
 verbose = click.Option(["-v", "--verbose"], is_flag=True, help="Say more.")
 
-add(
-    "upgrade",
-    "Run the migrations up to REVISION (head).\n\nWith --sql, REVISION may be a range FROM:TO.",
-    "upgrade --sql",
-    click.Argument(["revision"], type=Revision(), default="head"),
-    sql,
-    tag,
-    writes=True,
-)
-add(
-    "downgrade",
-    "Take migrations back, down to REVISION (-1).\n\nWith --sql, REVISION is a range FROM:TO.",
-    "downgrade -1",
-    click.Argument(["revision"], type=Revision(), default="-1"),
-    sql,
-    tag,
-    writes=True,
-)
+
+def print_sql(name: str, revision: str, tag: str | None) -> None:
+    """Print the SQL of an upgrade or a downgrade."""
+    from alembic import command
+
+    config = schema.alembic_config(stdout=sys.stdout, output_buffer=sys.stdout)
+    getattr(command, name)(config, revision, sql=True, tag=tag)
+
+
+@alembic.command(cls=AlembicCommand, example="alembic upgrade --phase pre --dry-run")
+@click.argument("revision", default="head", type=Revision())
+@click.option("--phase", type=click.Choice(schema.PHASES), help="Run only the revisions of this phase.")
+@click.option("--dry-run", is_flag=True, help="Say what each statement would do to this database now.")
+@json_option
+@click.option("--sql", is_flag=True, help=SQL)
+@click.option("--tag", help=TAG)
+def upgrade(
+    revision: str, phase: str | None, dry_run: bool, as_json: bool, sql: bool, tag: str | None
+) -> None:
+    """Run the migrations up to REVISION (head).
+
+    After a pre revision the release before still runs, after a post one it does not. --dry-run needs a login
+    that reads, no more. With --sql, REVISION may be a range FROM:TO.
+    """
+    if as_json and not dry_run:
+        raise click.UsageError("--json goes with --dry-run")
+    if sql and (phase or dry_run):
+        raise click.UsageError("--sql asks no database: it goes with neither --phase nor --dry-run")
+    if dry_run:
+        from platform_db.cli.preview import show_preview
+
+        show_preview(schema.preview(revision=revision, phase=phase), as_json)
+    elif sql:
+        print_sql("upgrade", revision, tag)
+    else:
+        schema.upgrade(revision=revision, phase=phase, report=click.echo, tag=tag)
+
+
+@alembic.command(cls=AlembicCommand, example="alembic downgrade -1")
+@click.argument("revision", default="-1", type=Revision())
+@click.option("--sql", is_flag=True, help=SQL)
+@click.option("--tag", help=TAG)
+def downgrade(revision: str, sql: bool, tag: str | None) -> None:
+    """Take migrations back, down to REVISION (-1).
+
+    With --sql, REVISION is a range FROM:TO.
+    """
+    if sql:
+        print_sql("downgrade", revision, tag)
+    else:
+        schema.downgrade(revision=revision, report=click.echo, tag=tag)
+
+
 add(
     "stamp",
     "Store REVISION as the database's, without running any migration.",

@@ -23,7 +23,7 @@ db = group("db")
 @click.option("--deep", is_flag=True, help="Also read all rows, and name those that contradict each other.")
 @json_option
 def check(deep: bool, as_json: bool) -> None:
-    """Check that the schema is current and no secret key is missing.
+    """Check that this release runs on the schema and no secret key is missing.
 
     The exit code says it, too. Secret keys are checked where one is configured. What guard allow allows is
     printed. --deep also finds triggers, functions, indexes, policies and privileges that are not those of the
@@ -39,7 +39,9 @@ def check(deep: bool, as_json: bool) -> None:
             raise
         show_row({"state": error.code, "message": str(error), "hint": error.hint}, as_json)
         raise click.exceptions.Exit(error.exit_code) from None
-    text = f"current: the database is at revision {health.revision}"
+    text = f"{health.state}: the database is at revision {health.revision}"
+    if health.revision != health.head:
+        text += f", which this release ({health.head}) runs on"
     for finding in health.findings or ():
         text += f"\n{finding.check}: {finding.count}"
         text += "".join(f"\n  {escaped(example)}" for example in finding.examples)

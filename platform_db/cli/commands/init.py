@@ -8,7 +8,8 @@ from platform_db.cli.command import Command
 
 
 @click.command(cls=Command, example="init")
-def init() -> None:
+@click.option("--phase", type=click.Choice(["pre", "post"]), help="Run only the revisions of this phase.")
+def init(phase: str | None) -> None:
     """Bring the database to the newest revision and create the default resources.
 
     It can run again, and in several processes at once.
@@ -21,6 +22,6 @@ def init() -> None:
         done.append(line)
         click.echo(line)
 
-    schema.init_db(report=report)
+    schema.init_db(report=report, phase=phase)
     if not done:
         click.echo("nothing to do: the database is current and has its default resources")

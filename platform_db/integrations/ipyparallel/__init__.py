@@ -56,7 +56,7 @@ class PlatformDB(BaseDB):
         super().__init__(**options)
         engine = database.create_engine(self.url) if self.url else sessions.get_engine()
         with engine.connect() as connection:
-            schema.status(connection).require_current()
+            schema.status(connection).require_usable()
         self._store = TaskStore(
             engine,
             self._find_owner(engine),

@@ -88,8 +88,8 @@ class PlatformBackend(Calls, Handles, Jobs, LookingUp, Syncing, Tags, Values, Re
         """Return the version of redun's tables that the views show."""
         self.create_engine()
         with self.native.connect() as connection:
-            state = schema.status(connection).state
-        return REDUN_DB_VERSIONS[-1] if state is schema.SchemaState.current else null_db_version
+            usable = schema.status(connection).usable
+        return REDUN_DB_VERSIONS[-1] if usable else null_db_version
 
     def is_db_compatible(self) -> bool:
         """Look whether the schema is current, and find the owner: redun asks this when it loads a backend.
@@ -98,7 +98,7 @@ class PlatformBackend(Calls, Handles, Jobs, LookingUp, Syncing, Tags, Values, Re
         """
         self.create_engine()
         with self.native.connect() as connection:
-            schema.status(connection).require_current()
+            schema.status(connection).require_usable()
         with orm.Session(self.native) as session:
             self.owner_id = find_user(session, self.address.owner).id_
         self.recorder = provenance.recorder_of(self.native, self.owner_id)

@@ -20,6 +20,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 phase = "pre"
+locks: dict[str, str] = {}
 
 
 def upgrade() -> None:

@@ -21,6 +21,10 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 phase = "pre"
+locks = {
+    "job": "SHARE ROW EXCLUSIVE",
+    "workflow": "SHARE ROW EXCLUSIVE",
+}
 
 
 def upgrade() -> None:

@@ -20,6 +20,9 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 phase = "pre"
+locks = {
+    "user_": "SHARE ROW EXCLUSIVE",
+}
 
 
 def upgrade() -> None:

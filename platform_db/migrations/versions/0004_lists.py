@@ -21,6 +21,9 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 phase = "post"
+locks = {
+    "workflow": "SHARE UPDATE EXCLUSIVE",
+}
 
 
 def upgrade() -> None:

@@ -20,6 +20,7 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 phase = "pre"
+locks: dict[str, str] = {}
 
 
 def upgrade() -> None:

@@ -21,6 +21,9 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 phase = "pre"
+locks = {
+    "task_record": "SHARE UPDATE EXCLUSIVE",
+}
 
 ALL = "ix_task_record_owner_id_cluster_completed"
 COMPLETED = "ix_task_record_completed"

@@ -22,6 +22,13 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 phase = "pre"
+locks = {
+    "interactive_session": "SHARE ROW EXCLUSIVE",
+    "job": "ACCESS EXCLUSIVE",
+    "service": "SHARE ROW EXCLUSIVE",
+    "user_": "SHARE ROW EXCLUSIVE",
+    "workflow": "ACCESS EXCLUSIVE",
+}
 
 
 def upgrade() -> None:

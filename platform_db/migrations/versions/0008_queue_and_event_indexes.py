@@ -24,6 +24,14 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 phase = "pre"
+locks = {
+    "interactive_session": "SHARE UPDATE EXCLUSIVE",
+    "job": "SHARE UPDATE EXCLUSIVE",
+    "note": "SHARE UPDATE EXCLUSIVE",
+    "service": "SHARE UPDATE EXCLUSIVE",
+    "status_change": "SHARE UPDATE EXCLUSIVE",
+    "workflow": "SHARE UPDATE EXCLUSIVE",
+}
 
 CHECKS = {"workflow": "ck_workflow_version_positive", "job": "ck_job_phase_length"}
 

@@ -24,6 +24,17 @@ down_revision = "0008"
 branch_labels = None
 depends_on = None
 phase = "pre"
+locks = {
+    "extra_transition": "SHARE ROW EXCLUSIVE",
+    "interactive_session": "SHARE ROW EXCLUSIVE",
+    "job": "SHARE ROW EXCLUSIVE",
+    "job_cache": "ACCESS EXCLUSIVE",
+    "service": "SHARE ROW EXCLUSIVE",
+    "status_change": "ACCESS EXCLUSIVE",
+    "user_token": "SHARE ROW EXCLUSIVE",
+    "workflow": "SHARE ROW EXCLUSIVE",
+    "workspace_retention_rule": "SHARE ROW EXCLUSIVE",
+}
 
 
 def upgrade() -> None:

@@ -22,6 +22,11 @@ down_revision = "0009"
 branch_labels = None
 depends_on = None
 phase = "pre"
+locks = {
+    "job": "SHARE UPDATE EXCLUSIVE",
+    "job_cache": "SHARE UPDATE EXCLUSIVE",
+    "workflow": "SHARE UPDATE EXCLUSIVE",
+}
 
 _PRIORITY = "workflow (owner_id, priority DESC NULLS LAST, created, id_)"
 _JOBS_ALIVE = "WHERE status IN ('created', 'queued', 'running')"

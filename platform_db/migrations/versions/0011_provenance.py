@@ -25,6 +25,11 @@ down_revision = "0010"
 branch_labels = None
 depends_on = None
 phase = "pre"
+locks = {
+    "task_record": "SHARE UPDATE EXCLUSIVE",
+    "user_": "SHARE ROW EXCLUSIVE",
+    "workflow": "SHARE ROW EXCLUSIVE",
+}
 
 
 def upgrade() -> None:
