@@ -51,6 +51,7 @@ SWITCHES: dict[str, list[Any]] = {
     "secret.keys": [{}, ALL_KEYS],
     "workspaces.existingClaim": ["", "workspaces"],
     "migration.mode": ["job", "hook", "initContainer", "none"],
+    "migration.phase": ["pre", "all"],
     "migration.roles.create": [False, True],
     "migration.roles.grant": [[], [{"login": "api"}, {"login": "reports", "role": "readonly"}]],
     "cronJobDefaults.enabled": [True, False],
@@ -208,6 +209,7 @@ def test_what_changes_a_migration_makes_another_job(tmp_path: Path) -> None:
         {},
         {"image": {"tag": "0.2.0"}},
         {"migration": {"run": "2"}},
+        {"migration": {"phase": "post"}},
         {"migration": {"backoffLimit": 1}},
         {"settings": {"MIGRATION_WAIT": 60}},
     ]
@@ -242,10 +244,10 @@ def test_roles_are_made_and_granted_between_upgrade_and_init(tmp_path: Path) -> 
 
     pod = job["spec"]["template"]["spec"]
     assert [container["args"] for container in (*pod["initContainers"], *pod["containers"])] == [
-        ["alembic", "upgrade"],
+        ["alembic", "upgrade", "--phase", "pre"],
         ["roles", "create"],
         ["roles", "grant", "--to", "api", "--as", "service"],
-        ["init"],
+        ["init", "--phase", "pre"],
     ]
 
 
@@ -379,8 +381,9 @@ def check_job(document: Document) -> None:
         actions |= dict.fromkeys(codes, rule["action"])
     assert set(actions) <= set(errors.exit_codes())
     assert actions[errors.AlreadyRunning.exit_code] == "Count"
+    assert actions[errors.NotDirect.exit_code] in ("FailJob", "FailIndex")
     assert actions[errors.PartialFailure.exit_code] in ("FailJob", "FailIndex")
-    for passing in (errors.Unreachable, errors.NeverMigrated, errors.SchemaBehind):
+    for passing in (errors.Unreachable, errors.NeverMigrated, errors.SchemaBehind, errors.MigrationBlocked):
         assert passing.exit_code not in actions
 
 

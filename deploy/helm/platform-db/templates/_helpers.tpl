@@ -82,7 +82,8 @@ securityContext:
 {{- end }}
 
 {{/* A container of platform-db's image:
-     (dict "root" $ "name" NAME "args" LIST "resources" MAP "secrets" LIST "workspaces" none|readOnly|readWrite "shards" N) */}}
+     (dict "root" $ "name" NAME "args" LIST "resources" MAP "secrets" LIST "workspaces" none|readOnly|readWrite "shards" N
+      "pool" PURPOSE) */}}
 {{- define "platform-db.container" -}}
 {{- $secrets := include "platform-db.secrets" . | fromJsonArray -}}
 {{- $workspaces := .workspaces | default "none" -}}
@@ -94,6 +95,10 @@ env:
   {{- range $secrets }}
   - name: PLATFORM_DB_{{ . }}_FILE
     value: /run/secrets/platform-db/{{ include "platform-db.volumeName" . }}/{{ get $.root.Values.secret.keys . }}
+  {{- end }}
+  {{- if and .pool (not .root.Values.settings.POOL) }}
+  - name: PLATFORM_DB_POOL
+    value: {{ .pool }}
   {{- end }}
   {{- if .root.Values.pgbouncer.enabled }}
   - name: PLATFORM_DB_CONNECTION_OPTIONS # PgBouncer refuses them
@@ -183,15 +188,16 @@ podFailurePolicy:
     - action: {{ .permanent }}
       onExitCodes:
         operator: In
-        values: [2, 3, 7, 9, 10, 11, 12, 13, 14, 15, 17, 18]
+        values: [2, 3, 7, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19]
 {{- end }}
 
 {{/* The containers that migrate, one after another: the last is the pod's container or its last init container. */}}
 {{- define "platform-db.migrationSteps" -}}
 {{- $steps := list -}}
+{{- $phase := eq .Values.migration.phase "all" | ternary list (list "--phase" .Values.migration.phase) -}}
 {{- with .Values.migration.roles -}}
 {{- if or .create .grant -}}
-{{- $steps = append $steps (dict "name" "upgrade" "args" (list "alembic" "upgrade")) -}}
+{{- $steps = append $steps (dict "name" "upgrade" "args" (concat (list "alembic" "upgrade") $phase)) -}}
 {{- if .create }}{{ $steps = append $steps (dict "name" "roles" "args" (list "roles" "create")) }}{{ end -}}
 {{- range $index, $grant := .grant -}}
 {{- $args := list "roles" "grant" "--to" $grant.login "--as" ($grant.role | default "service") -}}
@@ -200,11 +206,11 @@ podFailurePolicy:
 {{- if not .grant }}{{ $steps = append $steps (dict "name" "grant" "args" (list "roles" "grant")) }}{{ end -}}
 {{- end -}}
 {{- end -}}
-{{- toJson (append $steps (dict "name" "init" "args" (list "init"))) -}}
+{{- toJson (append $steps (dict "name" "init" "args" (concat (list "init") $phase))) -}}
 {{- end }}
 
 {{/* One step as a container: (dict "root" $ "step" STEP) */}}
 {{- define "platform-db.migrationContainer" -}}
 {{- $resources := .root.Values.migration.resources -}}
-{{ include "platform-db.container" (dict "root" .root "name" .step.name "args" .step.args "secrets" (list "MIGRATION_URI") "resources" $resources) }}
+{{ include "platform-db.container" (dict "root" .root "name" .step.name "args" .step.args "secrets" (list "MIGRATION_URI") "resources" $resources "pool" "init") }}
 {{- end }}

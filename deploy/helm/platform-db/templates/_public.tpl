@@ -15,7 +15,7 @@
 {{- define "platform-db.waitContainer" -}}
 {{- with eq .Chart.Name "platform-db" | ternary . (get (.Subcharts | default dict) "platform-db") -}}
 {{- $args := list "db" "wait" "--migrated" "--timeout" .Values.wait.timeout -}}
-- {{ include "platform-db.container" (dict "root" . "name" "wait-for-schema" "args" $args "resources" .Values.wait.resources) | nindent 2 | trim }}
+- {{ include "platform-db.container" (dict "root" . "name" "wait-for-schema" "args" $args "resources" .Values.wait.resources "pool" "init") | nindent 2 | trim }}
 {{- end }}
 {{- end }}
 
