@@ -19,7 +19,16 @@ pytest.importorskip("redun", reason="redun is not installed: pip install platfor
 
 from redun import Handle, Scheduler, task
 from redun.backends.base import TagEntity
-from redun.backends.db import CallNode, Execution, Job, RedunBackendDb, Tag, Value
+from redun.backends.db import (
+    REDUN_DB_VERSIONS,
+    CallNode,
+    Execution,
+    Job,
+    RedunBackendDb,
+    RedunVersionError,
+    Tag,
+    Value,
+)
 from redun.config import Config
 from redun.task import CacheCheckValid
 
@@ -159,6 +168,17 @@ def test_the_line_in_the_configuration_replaces_sqlite(owner: str) -> None:
     assert isinstance(scheduler.backend, PlatformBackend)
     assert config["backend"]["db_uri"] == f"platformdb://configured?owner={owner}"
     assert scheduler.run(squares(2)) == 1
+
+
+def test_an_upgrade_goes_to_no_older_version(owner: str) -> None:
+    backend = scheduler_of(owner).backend
+    oldest, newest = REDUN_DB_VERSIONS[0], REDUN_DB_VERSIONS[-1]
+
+    backend.migrate(oldest, upgrade_only=True)
+
+    assert backend.get_db_version() == newest
+    with pytest.raises(RedunVersionError, match="platform-db alembic downgrade"):
+        backend.migrate(oldest)
 
 
 def test_a_run_must_be_named_by_its_id(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
