@@ -42,8 +42,8 @@ if [ ! -f "$environment/installed" ] || [ setup.py -nt "$environment/installed" 
     make_environment "$environment" "$python" --editable '.[embedded]' "redun[azure,google-batch,k8s]==$VERSION" \
         adlfs==2024.12.0 aiobotocore==2.12.3 awscli==1.32.69 azure-ai-ml==1.23.1 boto3==1.34.69 \
         botocore==1.34.69 freezegun google-cloud-batch==0.9.0 google-cloud-compute==1.11.0 kubernetes==22.6 \
-        'moto[batch,glue,s3]==3.1.10' numpydoc pandas 'pyarrow>17' 'pytest<9' pytest-timeout s3fs==2025.5.1 \
-        'setuptools<81' 'urllib3<2' 'vcrpy<5' 2>"$log" || {
+        'moto[batch,glue,s3]==3.1.10' numpydoc 'pyarrow>17' 'pytest<9' pytest-timeout s3fs==2025.5.1 \
+        'setuptools<81' 'urllib3<2' 'vcrpy<5' 'aiohttp<3.12' 'pandas<3' 2>"$log" || {
         say "Skipped: what the tests need cannot be installed: $(tail -n 1 "$log")"
         exit
     }
