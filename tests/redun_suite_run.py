@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -73,7 +74,9 @@ def run(suite: Path, backend: str, files: list[str], uri: str, results: Path) ->
     """Run tests on one backend, and return their outcomes."""
     results.mkdir(parents=True, exist_ok=True)
     outcomes: Outcomes = {}
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, tempfile.TemporaryDirectory() as copy:
+        # Some tests leave databases beside themselves.
+        suite = Path(shutil.copytree(suite, copy, dirs_exist_ok=True))
         Path(temporary, "sitecustomize.py").write_text("import tests.redun_suite\n")
         # redun asks for the user's accounts at clouds: there are none.
         gcloud = Path(temporary, "gcloud")

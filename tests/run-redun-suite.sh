@@ -50,6 +50,7 @@ if [ ! -f "$environment/installed" ] || [ setup.py -nt "$environment/installed" 
     touch "$environment/installed"
 fi
 
+# A directory with the package alone: the tests are run in a copy of it, as in redun's own checkout.
 suite=$(mktemp -d)
 trap 'rm -rf "$suite"' EXIT
 cp -R "$environment"/lib/python*/site-packages/redun "$suite"
