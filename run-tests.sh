@@ -31,7 +31,8 @@ run_lint() {
     "$bin/ruff" check .
     "$bin/ruff" format --check .
     if command -v shellcheck >/dev/null; then
-        shellcheck --external-sources run-tests.sh run-demo.sh .ci/run distributions/reana-db/run-upstream-tests.sh
+        shellcheck --external-sources run-tests.sh run-demo.sh .ci/run distributions/reana-db/run-upstream-tests.sh \
+            tests/run-redun-suite.sh
     fi
     lint_revisions
     lint_image

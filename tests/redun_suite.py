@@ -7,6 +7,7 @@ Each SQLite file, and each database in memory, becomes a tenant of the one datab
 
 from __future__ import annotations
 
+import os
 import sys
 import uuid
 from contextlib import suppress
@@ -18,33 +19,21 @@ from typing import Any
 from platform_db.errors import PlatformDBError
 
 MEMORY = ":memory:"
-# What is about SQLite or redun's own migrations: databases that are not platform-db's stay redun's.
-STOCK = {
-    "test_call_graph_db",
-    "test_cli_migrate",
-    "test_db_automigrate",
-    "test_db_automigrate_scheduler",
-    "test_db_migrate",
-    "test_db_migrate_minor",
-}
 
-_on = True
+VARIABLE = "REDUN_SUITE_BACKEND"
+BACKENDS = ("stock", "beside", "ours")
+"""redun's own; redun's own in a process that has platform-db's backend, too; platform-db's."""
 
 
 def pytest_configure(config: Any) -> None:
     """Import all before any test, since some have Python forget what they imported."""
-    _backend_class()
-
-
-def pytest_runtest_setup(item: Any) -> None:
-    """Leave some tests to redun's own backend."""
-    global _on
-    _on = item.name not in STOCK
+    if _backend == "ours":
+        _backend_class()
 
 
 def pytest_runtest_teardown(item: Any) -> None:
     """Give connections back: there is a tenant for each backend of each test."""
-    if "redun.backends.db" in sys.modules:
+    if _backend == "ours":
         from sqlalchemy.orm import close_all_sessions
 
         from platform_db.provenance import recorder
@@ -66,10 +55,19 @@ class _Finder(MetaPathFinder):
 
         def load_and_replace(module: Any) -> None:
             load(module)
-            _replace()
+            _prepare()
 
         spec.loader.exec_module = load_and_replace
         return spec
+
+
+def _prepare() -> None:
+    if _backend == "beside":
+        from sqlalchemy.engine import make_url
+
+        make_url("platformdb://configured").get_dialect()
+    else:
+        _replace()
 
 
 def _replace() -> None:
@@ -77,7 +75,7 @@ def _replace() -> None:
 
     def make(cls: Any, db_uri: str | None = None, config: Any = None, *_: Any, **__: Any) -> Any:
         uri = db_uri or (config or {}).get("db_uri") or "sqlite:///.redun/redun.db"
-        if _on and cls is RedunBackendDb and uri.startswith("sqlite:"):
+        if cls is RedunBackendDb and uri.startswith("sqlite:"):
             cls = _backend_class()
         return object.__new__(cls)
 
@@ -120,7 +118,10 @@ def _backend_class() -> Any:
     return Replacement
 
 
-if "redun.backends.db" in sys.modules:
-    _replace()
+_backend = os.environ.get(VARIABLE, "ours")
+if _backend == "stock":
+    pass
+elif "redun.backends.db" in sys.modules:
+    _prepare()
 else:
     sys.meta_path.insert(0, _Finder())

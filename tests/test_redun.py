@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import textwrap
@@ -20,7 +21,17 @@ pytest.importorskip("redun", reason="redun is not installed: pip install platfor
 
 from redun import Handle, Scheduler, task
 from redun.backends.base import TagEntity
-from redun.backends.db import CallNode, Execution, Job, RedunBackendDb, Tag, Value
+from redun.backends.db import (
+    REDUN_DB_VERSIONS,
+    CallNode,
+    Execution,
+    Job,
+    RedunBackendDb,
+    RedunVersionError,
+    Tag,
+    Value,
+)
+from redun.backends.db.serializers import ValueSerializer
 from redun.config import Config
 from redun.task import CacheCheckValid
 
@@ -170,6 +181,17 @@ def test_the_line_in_the_configuration_replaces_sqlite(owner: str) -> None:
     assert scheduler.run(squares(2)) == 1
 
 
+def test_an_upgrade_goes_to_no_older_version(owner: str) -> None:
+    backend = scheduler_of(owner).backend
+    oldest, newest = REDUN_DB_VERSIONS[0], REDUN_DB_VERSIONS[-1]
+
+    backend.migrate(oldest, upgrade_only=True)
+
+    assert backend.get_db_version() == newest
+    with pytest.raises(RedunVersionError, match="platform-db alembic downgrade"):
+        backend.migrate(oldest)
+
+
 def test_a_run_must_be_named_by_its_id(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLATFORM_DB_WORKFLOW_ID", "analysis")
     with pytest.raises(errors.InvalidIdentifier, match="PLATFORM_DB_WORKFLOW_ID"):
@@ -281,6 +303,30 @@ def test_after_a_pull_a_shallow_run_sees_that_a_task_below_has_changed(owner: st
             assert target.run(shallow(10)) == 101
     finally:
         task(namespace="tests", name="square")(square.func)
+
+
+def test_records_are_redun_s_own_where_there_is_nothing_to_add(owner: str) -> None:
+    backend = scheduler_of(owner).backend
+    value = backend.record_value([1])
+
+    (record,) = backend.get_records([value])
+
+    row = backend.session.get(Value, value)
+    assert record == ValueSerializer(REDUN_DB_VERSIONS[-1]).serialize(row)
+
+
+@pytest.mark.parametrize("n", [1, 20])
+def test_records_are_read_by_the_hundred(owner: str, n: int) -> None:
+    scheduler = scheduler_of(owner)
+    scheduler.run(squares(n))
+    backend = scheduler.backend
+    ids = list(backend.iter_record_ids([id_ for (id_,) in backend.session.query(Execution.id)]))
+    statements: list[str] = []
+    sa.event.listen(backend.engine, "after_cursor_execute", lambda *given: statements.append(given[2]))
+
+    assert len(list(backend.get_records(ids))) == len(ids)
+
+    assert len(statements) <= 20 * math.ceil(len(ids) / 100)
 
 
 def test_handles_travel(owner: str, other: str) -> None:

@@ -114,13 +114,18 @@ class PlatformBackend(Calls, Handles, Jobs, LookingUp, Syncing, Tags, Values, Re
 
         :raises RedunVersionError: another version than the newest is desired.
         """
-        if desired_version not in (None, REDUN_DB_VERSIONS[-1]):
+        newest = REDUN_DB_VERSIONS[-1]
+        wanted = desired_version or newest
+        is_current = self.get_db_version() == newest
+        if is_current and upgrade_only and wanted < newest:
+            return
+        if wanted != newest:
             raise RedunVersionError(
                 "redun's tables are views of platform-db's schema, and come and go with it: "
                 "platform-db alembic downgrade"
             )
-        self.create_engine()
-        schema.init_db(self.native)
+        if not is_current:
+            schema.init_db(self.native)
 
     def close(self) -> None:
         """Write what was recorded, and close session and connections, which open again when they are used.

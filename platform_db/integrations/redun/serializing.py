@@ -62,7 +62,8 @@ class ValueRecords(ValueSerializer):
                 }
             )
         for record in records:
-            yield {**record, "handles": handles[record["value_hash"]]}
+            of_value = handles.get(record["value_hash"])
+            yield {**record, "handles": of_value} if of_value else record
 
 
 def make_serializer() -> RecordSerializer:
