@@ -13,7 +13,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from platform_db.database.driver_errors import reason_of
+import sqlalchemy as sa
+
+from platform_db import errors
+from platform_db.database.driver_errors import as_own_error, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,8 @@ class WriteBehind(ABC, Generic[B]):
     :param make_batch: makes a batch that is empty.
     :param rows: what the rows are, in the plural, for the log.
     :param delay: seconds from the first row of a batch to its writing.
-    :param buffer_limit: bytes that wait for a server that does not answer; beyond, callers wait, too.
+    :param buffer_limit: bytes that wait for a server that does not answer; beyond, callers wait, too, or get
+        the error that does not pass by itself.
     """
 
     def __init__(self, make_batch: Callable[[], B], rows: str, *, delay: float, buffer_limit: int) -> None:
@@ -59,6 +63,7 @@ class WriteBehind(ABC, Generic[B]):
     def _begin(self) -> None:
         self._pending = self._make_batch()
         self._unwritten: B | None = None
+        self._obstacle: Exception | None = None  # to its writing, which does not pass by itself
         # Guards the batches, and nothing that takes long. It is taken after the other one, never before.
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
@@ -74,7 +79,8 @@ class WriteBehind(ABC, Generic[B]):
     def flush(self) -> None:
         """Write all that was put before.
 
-        :raises errors.Unreachable: the server does not answer; what was put is kept, and tried again.
+        :raises errors.PlatformDBError: the server does not answer, takes no writes, or none of this login's;
+            what was put is kept, and tried again.
         """
         self._write_all()
 
@@ -113,7 +119,9 @@ class WriteBehind(ABC, Generic[B]):
     def _wait_for_room(self) -> None:
         if self._waiting_bytes() >= self.buffer_limit:
             self._at_once.set()
-            self._room.wait_for(lambda: self._waiting_bytes() < self.buffer_limit)
+            self._room.wait_for(lambda: self._obstacle or self._waiting_bytes() < self.buffer_limit)
+            if self._obstacle:
+                raise self._obstacle
 
     def _waiting_bytes(self) -> int:
         return self._pending.bytes + (self._unwritten.bytes if self._unwritten else 0)
@@ -154,6 +162,9 @@ class WriteBehind(ABC, Generic[B]):
                         self._some.clear()
             except Exception as error:
                 self._tell_waiting(error, pause)
+                with self._lock:
+                    self._obstacle = None if isinstance(error, errors.Unreachable) else error
+                    self._room.notify_all()
                 closing.wait(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
 
@@ -161,7 +172,10 @@ class WriteBehind(ABC, Generic[B]):
         logger.warning("%s wait to be stored: %s; trying again in %g s", self._rows, reason_of(error), pause)
 
     def _write_unwritten(self, batch: B) -> None:
-        self._store(batch)
+        try:
+            self._store(batch)
+        except sa.exc.DBAPIError as error:
+            raise as_own_error(error) from None
         with self._lock:
-            self._unwritten = None
+            self._unwritten = self._obstacle = None
             self._room.notify_all()

@@ -26,7 +26,7 @@ import sqlalchemy as sa
 from platform_db import errors
 from platform_db.bounds import require_seconds
 from platform_db.database import create_engine
-from platform_db.database.driver_errors import as_connection_error, reason_of
+from platform_db.database.driver_errors import reason_of
 from platform_db.database.engine import ISOLATION, identity_of
 from platform_db.database.kept_connection import KeptConnection
 from platform_db.database.write_behind import LARGEST_BYTES, LONGEST_PAUSE, SHORTEST_PAUSE, WriteBehind
@@ -179,8 +179,9 @@ class Recorder(WriteBehind[Batch]):
         """Return when all that was put before is on the disk.
 
         :raises errors.NotRecorded: some of it cannot be stored; the rest is. It is raised once.
-        :raises errors.Unreachable: the server does not answer, and did not within the recorder's patience.
-            Nothing is lost, and it is tried again.
+        :raises errors.Unreachable: the server does not answer, or takes no writes, and did not within the
+            recorder's patience. Nothing is lost, and it is tried again.
+        :raises errors.RolesMissing: this login may not record. Nothing is lost, and it is tried again.
         :raises errors.Refused: the rows of a block that records them together cannot be split.
         """
         self._require_no_block()
@@ -248,9 +249,6 @@ class Recorder(WriteBehind[Batch]):
                 self._write(batch)
                 return
             except sa.exc.DBAPIError as error:
-                own = as_connection_error(error)
-                if own is not None:
-                    raise own from None
                 if attempts < ATTEMPTS and is_retryable(error):  # such as a deadlock with another program
                     continue
                 if not is_refusal(error):
@@ -291,16 +289,12 @@ class Recorder(WriteBehind[Batch]):
     def _remove_refused(self, batch: Batch) -> bool:
         """Put the rows aside that spoil a batch, and tell whether there are any.
 
-        :raises errors.PlatformDBError: the connection was lost.
-        :raises sqlalchemy.exc.DBAPIError: the server refused something else than a row.
+        :raises sqlalchemy.exc.DBAPIError: the server refused something else than a row, or was lost.
         """
-        try:
-            with self._transactions.connect() as connection:
-                connection.exec_driver_sql(self._enter)
-                refused = find_refused(connection, self._owner, batch)
-                connection.rollback()
-        except sa.exc.DBAPIError as error:
-            raise as_connection_error(error) or error from None
+        with self._transactions.connect() as connection:
+            connection.exec_driver_sql(self._enter)
+            refused = find_refused(connection, self._owner, batch)
+            connection.rollback()
         # Under the lock, for readers look into the batch meanwhile.
         with self._lock:
             removed = list(batch.remove(refused))

@@ -23,8 +23,9 @@ Items = Sequence[tuple[Any, Entry]]
 
 def is_refusal(error: sa.exc.DBAPIError) -> bool:
     """Tell whether rows of a batch caused an error, as two of one key do, too."""
-    sqlstate = sqlstates.sqlstate_of(error) or ""
-    return sqlstate.startswith(sqlstates.REFUSED_VALUES) or sqlstate == sqlstates.CARDINALITY_VIOLATION
+    return (
+        sqlstates.is_refused_value(error) or sqlstates.sqlstate_of(error) == sqlstates.CARDINALITY_VIOLATION
+    )
 
 
 def find_refused(connection: sa.Connection, owner_id: str, batch: Batch) -> list[Refused]:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from platform_db import errors
 from platform_db.database import sqlstates
-from platform_db.database.driver_errors import as_connection_error, reason_of
+from platform_db.database.driver_errors import reason_of
 from platform_db.database.kept_connection import KeptConnection
 from platform_db.database.write_behind import LARGEST_BYTES, WriteBehind
 from platform_db.sessions import is_retryable
@@ -161,13 +161,10 @@ class BatchWriter(WriteBehind[Batch]):
         except errors.QuotaExceeded as error:
             self._store_within(batch, error)
         except sa.exc.DBAPIError as error:
-            own = as_connection_error(error)
-            if own is not None:
-                raise own from None
             if is_retryable(error) and attempts > 1:  # such as a deadlock with another scheduler
                 self._store(batch, attempts - 1)
                 return
-            if not (sqlstates.sqlstate_of(error) or "").startswith(sqlstates.REFUSED_VALUES):
+            if not sqlstates.is_refused_value(error):
                 raise
             self._divide(batch, reason_of(error))
         else:
