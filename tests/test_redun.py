@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from redun.task import CacheCheckValid
 
 from platform_db.integrations.redun import setup_scheduler
 from platform_db.integrations.redun.backend import PlatformBackend
+from platform_db.provenance import calls
 
 ROOT = Path(__file__).parents[1]
 redun_namespace = "tests"
@@ -326,6 +328,18 @@ def test_a_value_that_cannot_be_stored_is_named_and_the_rest_is_there(owner: str
         backend.session.query(Value).count()
 
     assert backend.session.query(Value).count() == 1
+
+
+def test_a_busy_execution_beats_when_a_job_ends(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "HEARTBEAT", timedelta(0))
+    scheduler = scheduler_of(owner)
+    scheduler.run(squares(2))
+
+    session = scheduler.backend.session
+    ((beaten, ended),) = session.query(Execution.updated_time, Job.end_time).filter(
+        Execution.job_id == Job.id
+    )
+    assert beaten >= ended
 
 
 def test_calls_of_two_executions_in_one_process_are_told_apart(owner: str) -> None:
