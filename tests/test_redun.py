@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,15 @@ def write(connection: Connection) -> Connection:
     return connection
 
 
+made: list[PlatformBackend] = []
+
+
 @pytest.fixture(autouse=True)
-def _forget_what_ran() -> None:
+def _end_what_ran(configured_database: str) -> Iterator[None]:
     ran.clear()
+    yield
+    while made:
+        made.pop().close()
 
 
 @pytest.fixture
@@ -85,6 +92,7 @@ def scheduler_of(owner: str, **backend: str) -> Scheduler:
     uri = f"platformdb://configured?owner={owner}"
     scheduler = Scheduler(config=Config({"backend": {"db_uri": uri, **backend}}))
     scheduler.load()
+    made.append(scheduler.backend)
     return scheduler
 
 
@@ -159,6 +167,7 @@ def test_the_line_in_the_configuration_replaces_sqlite(owner: str) -> None:
     scheduler.load()
 
     assert isinstance(scheduler.backend, PlatformBackend)
+    made.append(scheduler.backend)
     assert config["backend"]["db_uri"] == f"platformdb://configured?owner={owner}"
     assert scheduler.run(squares(2)) == 1
 
