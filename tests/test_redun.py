@@ -14,8 +14,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import errors
-from tests.factories import make_user
+from platform_db import errors, sessions, settings
+from platform_db.tenancy.privileges import Role
+from platform_db.users import find_user
+from tests.factories import make_run, make_user
+from tests.tenants import login_engine, prepare_roles
 
 pytest.importorskip("redun", reason="redun is not installed: pip install platform-db[redun]")
 
@@ -174,8 +177,43 @@ def test_the_line_in_the_configuration_replaces_sqlite(owner: str) -> None:
 
 def test_a_run_must_be_named_by_its_id(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLATFORM_DB_WORKFLOW_ID", "analysis")
-    with pytest.raises(errors.InvalidIdentifier, match="PLATFORM_DB_WORKFLOW_ID"):
+    settings.reset_settings()
+    with pytest.raises(errors.InvalidSetting, match="PLATFORM_DB_WORKFLOW_ID"):
         scheduler_of(owner)
+
+
+def test_executions_belong_to_the_run_of_their_owner_that_is_named(
+    owner: str, other: str, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(session, find_user(session, owner))
+    session.commit()
+    monkeypatch.setenv("PLATFORM_DB_WORKFLOW_ID", str(run.id_))
+    settings.reset_settings()
+    scheduler_of(owner).run(squares(2))
+
+    assert session.scalars(sa.text("SELECT workflow_id FROM platform.call_execution")).all() == [run.id_]
+    with pytest.raises(errors.WorkflowNotFound):
+        scheduler_of(other)
+
+
+@pytest.mark.parametrize("in_address", [True, False])
+def test_a_login_that_is_a_tenant_and_nothing_else_records_and_queries(
+    owner: str, other: str, engine: sa.Engine, session: Session, monkeypatch: Any, *, in_address: bool
+) -> None:
+    scheduler_of(other).run(squares(2))
+    owner_id = find_user(session, owner).id_
+    prepare_roles(engine)
+    monkeypatch.setattr(sessions, "_engine", login_engine(engine, "redun_tenant", Role.tenant))
+    if in_address:
+        scheduler = scheduler_of(f"{owner_id}&as_tenant=true")
+    else:
+        scheduler = scheduler_of(str(owner_id), as_tenant="True")
+    scheduler.run(squares(3))
+
+    assert scheduler.backend.session.query(CallNode).count() == 5
+    assert "as_tenant=true" in scheduler.backend.db_uri, "a sub-scheduler has it, too"
+    with pytest.raises(errors.InvalidSetting, match="as_tenant"):
+        scheduler_of(owner, as_tenant="perhaps")
 
 
 def test_an_owner_must_be_named_and_known(configured_database: str) -> None:

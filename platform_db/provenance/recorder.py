@@ -98,9 +98,10 @@ class Recorder(WriteBehind[Batch]):
         self.owner_id: uuid.UUID = user_id_of(owner)
         self.patience = require_seconds(patience, "patience")
         self._owner = str(self.owner_id)
-        self._enter = f"SET LOCAL platform.user_id = '{self._owner}';"
+        self.enter = f"SET LOCAL platform.user_id = '{self._owner}';"
+        """Statements that begin each transaction of the owner's."""
         if as_tenant:
-            self._enter = f"SET LOCAL ROLE {role_name(Role.tenant)};{self._enter}"
+            self.enter = f"SET LOCAL ROLE {role_name(Role.tenant)};{self.enter}"
         # Each text of statements is a transaction of its own: a batch takes one round trip, and a read one.
         self._engine = create_engine(engine, isolation_level="AUTOCOMMIT")
         self._transactions = self._engine.execution_options(isolation_level=ISOLATION)
@@ -110,7 +111,7 @@ class Recorder(WriteBehind[Batch]):
 
     def _begin(self) -> None:
         super()._begin()
-        self.reading = KeptConnection(self._engine, self._enter)
+        self.reading = KeptConnection(self._engine, self.enter)
         """A connection that reads the owner's rows, for :mod:`platform_db.provenance.lookups`."""
         self._connection = KeptConnection(self._engine)
         self._refused: list[Refusal] = []
@@ -266,7 +267,7 @@ class Recorder(WriteBehind[Batch]):
         """Write a batch in one transaction."""
         if batch.bytes > statements.LARGEST_STATEMENT:
             with self._transactions.begin() as connection:
-                connection.exec_driver_sql(self._enter)
+                connection.exec_driver_sql(self.enter)
                 for part, values in statements.insert_all(self._owner, batch.values(), in_parts=True):
                     connection.exec_driver_sql(part, tuple(values))
             return
@@ -284,7 +285,7 @@ class Recorder(WriteBehind[Batch]):
         """Return statements as one text, which is one transaction and one round trip."""
         parts = list(statements.insert_all(self._owner, batch.values()))
         text = ";".join(statement for statement, _ in parts)
-        return f"{self._enter}{text}", tuple(value for _, values in parts for value in values)
+        return f"{self.enter}{text}", tuple(value for _, values in parts for value in values)
 
     def _remove_refused(self, batch: Batch) -> bool:
         """Put the rows aside that spoil a batch, and tell whether there are any.
@@ -292,7 +293,7 @@ class Recorder(WriteBehind[Batch]):
         :raises sqlalchemy.exc.DBAPIError: the server refused something else than a row, or was lost.
         """
         with self._transactions.connect() as connection:
-            connection.exec_driver_sql(self._enter)
+            connection.exec_driver_sql(self.enter)
             refused = find_refused(connection, self._owner, batch)
             connection.rollback()
         # Under the lock, for readers look into the batch meanwhile.
