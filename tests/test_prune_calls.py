@@ -118,6 +118,48 @@ def test_the_jobs_of_a_large_execution_go_in_batches(
     assert names(session, CallJob.id) == set()
 
 
+def record_chain(session: Session, owner_id: uuid.UUID, length: int, *, children: int = 1) -> None:
+    """Write calls each of which made the one before, or several of those."""
+    record_call(session, owner_id, "call 0")
+    for number in range(1, length):
+        below = tuple(f"call {child}" for child in range(max(0, number - children), number))
+        record_call(session, owner_id, f"call {number}", children=below, minute=number)
+    argument = {"arg_hash": "argument", "call_hash": f"call {length - 1}", "value_hash": "value call 0"}
+    session.add(CallArgument(owner_id=owner_id, **argument))
+    session.flush()
+    source = {"arg_hash": "argument", "result_call_hash": "call 1"}
+    session.add(CallArgumentSource(owner_id=owner_id, **source))
+    session.commit()
+
+
+@pytest.mark.parametrize("children", [1, 3])
+def test_calls_that_only_such_calls_refer_to_go_in_the_same_transaction(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID, children: int
+) -> None:
+    record_chain(session, owner_id, 30, children=children)
+    prune(session_factory, choose_rules(["call_execution"]))
+    told: list[int] = []
+    prune(session_factory, choose_rules(["call_node"], batch=10), progress=lambda _, rows: told.append(rows))
+
+    assert told[-1] == 30
+    assert len(told) <= 4
+    assert names(session, CallNode.call_hash) == names(session, Evaluation.eval_hash) == set()
+
+
+def test_what_another_holds_of_a_chain_stays_with_all_below_it(
+    engine: sa.Engine, session: Session, session_factory: Factory, owner_id: uuid.UUID
+) -> None:
+    record_chain(session, owner_id, 6)
+    prune(session_factory, choose_rules(["call_execution"]))
+    with engine.begin() as other:
+        held = sa.select(CallNode.call_hash).where(CallNode.call_hash == "call 3")
+        other.execute(held.with_for_update(key_share=True))
+        prune(session_factory, choose_rules(["call_node"]))
+        assert names(session, CallNode.call_hash) == {"call 0", "call 1", "call 2", "call 3"}
+    prune(session_factory, choose_rules(["call_node"]))
+    assert names(session, CallNode.call_hash) == set()
+
+
 def test_an_execution_that_is_locked_is_left(
     engine: sa.Engine, session: Session, session_factory: Factory, owner_id: uuid.UUID
 ) -> None:

@@ -200,9 +200,10 @@ def test_executions_belong_to_the_run_of_their_owner_that_is_named(
 def test_a_login_that_is_a_tenant_and_nothing_else_records_and_queries(
     owner: str, other: str, engine: sa.Engine, session: Session, monkeypatch: Any, *, in_address: bool
 ) -> None:
+    session.rollback()
+    prepare_roles(engine)
     scheduler_of(other).run(squares(2))
     owner_id = find_user(session, owner).id_
-    prepare_roles(engine)
     monkeypatch.setattr(sessions, "_engine", login_engine(engine, "redun_tenant", Role.tenant))
     if in_address:
         scheduler = scheduler_of(f"{owner_id}&as_tenant=true")
