@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
+from platform_db import errors
 from platform_db.models import (
     CallArgument,
     CallArgumentSource,
@@ -23,7 +27,7 @@ from platform_db.models import (
     Subvalue,
     Value,
 )
-from platform_db.retention import Pruned, choose_rules, prune
+from platform_db.retention import Pruned, choose_rules, prune, prune_values
 from tests.calls import record_call
 from tests.factories import make_user
 
@@ -267,3 +271,61 @@ def test_a_value_that_a_writer_holds_is_left_and_looked_at_again(
         writer.execute(sa.select(Value.value_hash).with_for_update(key_share=True))
         assert prune_all(session_factory, "value")["value"].left == 1
     assert prune_all(session_factory, "value")["value"].rows == 1
+
+
+def test_a_value_that_was_locked_when_it_lost_its_reference_is_looked_at_within_a_month(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID
+) -> None:
+    with recorded_value(session, owner_id):
+        pass
+    session.execute(sa.text("UPDATE platform.prune_mark SET until = now()"))
+    session.commit()
+    assert prune_all(session_factory, "value")["value"].rows == 1, "all were looked at never yet"
+    with recorded_value(session, owner_id):
+        pass
+    mark = "UPDATE platform.prune_mark SET until = now() - interval '{}' WHERE name = 'all values'"
+    session.execute(sa.text(mark.format("29 days")))
+    session.execute(sa.text("UPDATE platform.prune_mark SET until = now() WHERE name = 'value'"))
+    session.commit()
+    assert prune_all(session_factory, "value")["value"].rows == 0
+    session.execute(sa.text(mark.format("31 days")))
+    session.commit()
+    assert prune_all(session_factory, "value")["value"].rows == 1
+
+
+def test_many_values_are_looked_at_page_by_page(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prune_values, "_SEEN", sa.text(str(prune_values._SEEN).replace("100000", "3")))
+    monkeypatch.setattr(prune_values, "LOOK", 3)
+    values = {"type_": "str", "format_": "x", "value": b"1", "size": 1, "owner_id": owner_id}
+    session.add_all(Value(value_hash=f"value {number}", **values) for number in range(10))
+    session.commit()
+    age_values(session)
+    assert prune_all(session_factory, "value")["value"].rows == 10
+
+
+def test_the_files_of_values_without_a_row_go_a_day_later(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID, tmp_path: Path
+) -> None:
+    def put(*path: str, days: int = 2) -> Path:
+        file = tmp_path.joinpath(*path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+        os.utime(file, (time.time() - days * 86_400 - 1,) * 2)
+        return file
+
+    record_call(session, owner_id, "call")
+    session.commit()
+    own, outside = str(owner_id), put("outside", "file")
+    gone = [put(own, "ab", "cdef"), put(own, "ab", "cdef.part"), put(str(uuid.uuid4()), "va", "lue call")]
+    kept = [outside, put(own, "va", "lue call"), put(own, "ab", "0123", days=0), put("ab", "cdef")]
+    (tmp_path / own / "ou").symlink_to(outside.parent)
+    (tmp_path / own / "ab" / "\udcff").touch()
+    (pruned,) = prune(session_factory, choose_rules(["value"]), value_store=tmp_path)
+
+    assert pruned.with_them["value file"] == len(gone)
+    assert not any(file.exists() for file in gone)
+    assert all(file.exists() for file in kept)
+    with pytest.raises(errors.StorageMissing):
+        prune(session_factory, choose_rules(["value"]), value_store=tmp_path / "nowhere")

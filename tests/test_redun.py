@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors, sessions, settings
-from platform_db.tenancy.privileges import Role
+from platform_db.tenancy.privileges import Role, role_name
 from platform_db.users import find_user
 from tests.factories import make_run, make_user
 from tests.tenants import login_engine, prepare_roles
@@ -158,6 +159,25 @@ def test_the_bytes_of_a_value_in_files_are_its_size(owner: str, tmp_path: Path, 
     assert (size > 1000, stored) == (True, 0)
 
 
+def test_a_file_that_a_kill_cut_short_is_written_again_and_a_whole_one_is_kept_from_pruning(
+    owner: str, tmp_path: Path
+) -> None:
+    store = {"value_store_path": str(tmp_path), "value_store_min_size": "10"}
+    value = "x" * 100
+    value_hash = scheduler_of(owner, **store).backend.record_value(value)
+    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    data = file.read_bytes()
+    file.write_bytes(data[:50])
+    again = scheduler_of(owner, **store).backend
+    again.recorder._known.forget()
+    again.record_value(value)
+    assert again.get_value(value_hash) == (value, True)
+    os.utime(file, (0, 0))
+    again.recorder._known.forget()
+    again.record_value(value)
+    assert (file.read_bytes(), file.stat().st_mtime > 0) == (data, True)
+
+
 def test_other_databases_stay_redun_s(owner: str) -> None:
     scheduler_of(owner)  # From here on platform-db's addresses are known.
 
@@ -197,21 +217,23 @@ def test_executions_belong_to_the_run_of_their_owner_that_is_named(
 
 
 @pytest.mark.parametrize("in_address", [True, False])
-def test_a_login_that_is_a_tenant_and_nothing_else_records_and_queries(
+def test_a_backend_works_as_the_role_of_tenants_where_it_is_asked_to(
     owner: str, other: str, engine: sa.Engine, session: Session, monkeypatch: Any, *, in_address: bool
 ) -> None:
     session.rollback()
     prepare_roles(engine)
     scheduler_of(other).run(squares(2))
     owner_id = find_user(session, owner).id_
-    monkeypatch.setattr(sessions, "_engine", login_engine(engine, "redun_tenant", Role.tenant))
+    monkeypatch.setattr(sessions, "_engine", login_engine(engine, "redun_service", Role.service))
     if in_address:
         scheduler = scheduler_of(f"{owner_id}&as_tenant=true")
     else:
         scheduler = scheduler_of(str(owner_id), as_tenant="True")
     scheduler.run(squares(3))
 
-    assert scheduler.backend.session.query(CallNode).count() == 5
+    count = sa.text("SELECT current_user, count(*) FROM platform.call_node GROUP BY 1")
+    assert scheduler.backend.session.execute(count).all() == [(role_name(Role.tenant), 5)]
+    assert scheduler.backend.recorder.reading.execute(count.text) == [(role_name(Role.tenant), 5)]
     assert "as_tenant=true" in scheduler.backend.db_uri, "a sub-scheduler has it, too"
     with pytest.raises(errors.InvalidSetting, match="as_tenant"):
         scheduler_of(owner, as_tenant="perhaps")
