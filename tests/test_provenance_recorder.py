@@ -339,6 +339,22 @@ def test_a_row_that_no_statement_can_hold_is_put_aside(
     assert count(engine, "value") == 1
 
 
+def test_a_row_with_a_value_of_another_type_is_put_aside(
+    engine: sa.Engine, make_recorder: MakeRecorder
+) -> None:
+    one = make_recorder()
+    put_task(one)
+    with one.together():
+        put_execution(one)
+        put_job(one, "job", end_time="later")
+    with pytest.raises(errors.NotRecorded, match="of record_job"):
+        one.flush()
+    put_value(one, "v")
+    one.flush()
+
+    assert (count(engine, "value"), count(engine, "call_job")) == (2, 0)
+
+
 def test_an_owner_without_room_does_not_hold_up_the_recorder(
     make_recorder: MakeRecorder, session: Session, owner: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:

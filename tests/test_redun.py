@@ -326,6 +326,19 @@ def test_after_a_pull_a_run_is_all_hits(owner: str, other: str, session: Session
     assert cached == 5
 
 
+@pytest.mark.parametrize("has_store", [True, False])
+def test_bytes_in_files_travel(owner: str, other: str, tmp_path: Path, *, has_store: bool) -> None:
+    store = {"value_store_path": str(tmp_path / "source"), "value_store_min_size": "10"}
+    source = scheduler_of(owner, **store).backend
+    value_hash = source.record_value("x" * 100)
+    store["value_store_path"] = str(tmp_path / "target")
+    target = scheduler_of(other, **(store if has_store else {})).backend
+    target.put_records(source.get_records([value_hash]))
+
+    assert target.get_value(value_hash) == ("x" * 100, True)
+    assert (tmp_path / "target").exists() == has_store
+
+
 def test_after_a_pull_a_shallow_run_sees_that_a_task_below_has_changed(owner: str, other: str) -> None:
     stock = Scheduler(config=Config({"backend": {"db_uri": "sqlite:///:memory:"}}))
     stock.load()

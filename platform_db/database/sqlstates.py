@@ -32,8 +32,9 @@ SHUTDOWN_CLASS = "57P"
 
 _REFUSED_VALUES = (DATA_EXCEPTION_CLASS, CONSTRAINT_CLASS, PROGRAM_LIMIT_CLASS, INTERNAL_ERROR)
 
-# A full disk or memory, a broken one, a standby; a statement that waited or took too long.
+# A full disk or memory, a broken one, a standby; a statement that waited or took too long; a deadlock.
 NOT_WRITABLE = (
+    ROLLBACK_CLASS,
     RESOURCES_CLASS,
     SYSTEM_CLASS,
     READ_ONLY_TRANSACTION,

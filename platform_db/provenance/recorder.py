@@ -34,7 +34,7 @@ from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.provenance import statements
 from platform_db.provenance.batch import Batch, Entry, Refusal
 from platform_db.provenance.known import Known
-from platform_db.provenance.searching import find_refused, is_refusal
+from platform_db.provenance.searching import UNWRITABLE, find_refused, is_refusal
 from platform_db.provenance.statements import Row
 from platform_db.provenance.tables import TABLES
 from platform_db.sessions import is_retryable
@@ -255,7 +255,7 @@ class Recorder(WriteBehind[Batch]):
                 if not is_refusal(error):
                     raise
                 refusal: Exception = error
-            except (errors.WrongUsage, errors.Refused) as error:  # a text, or the owner's quota
+            except UNWRITABLE as error:
                 refusal = error
             if not self._remove_refused(batch) and attempts >= ATTEMPTS:
                 # No row is refused alone, such as two that were put under other keys than their own. Kept,
