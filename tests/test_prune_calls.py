@@ -329,3 +329,28 @@ def test_the_files_of_values_without_a_row_go_a_day_later(
     assert all(file.exists() for file in kept)
     with pytest.raises(errors.StorageMissing):
         prune(session_factory, choose_rules(["value"]), value_store=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("table", ["call_node", "value"])
+def test_a_deadlock_does_not_end_a_pruning(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID, engine: sa.Engine, table: str
+) -> None:
+    record_chain(session, owner_id, 3)
+    prune_all(session_factory, "call_execution")
+    if table == "value":
+        prune_all(session_factory, "call_node")
+        age_values(session)
+    failed: list[str] = []
+
+    @sa.event.listens_for(engine, "before_cursor_execute", retval=True)
+    def fail_once(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> tuple[str, Any]:
+        if f"DELETE FROM platform.{table}" in statement and not failed:
+            failed.append(statement)
+            return "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40P01'; END $$", ()
+        return statement, parameters
+
+    try:
+        assert prune_all(session_factory, table)[table].rows == 3
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", fail_once)
+    assert failed

@@ -5,12 +5,15 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from platform_db.database.session import SessionFactory
 from platform_db.retention.rules import RetentionRule
+from platform_db.sessions import run_transaction
 
 FETCHED = 1000
 
@@ -81,8 +84,7 @@ def prune_calls(factory: SessionFactory, rule: RetentionRule, tell: Callable[[in
         waiting = page
         while waiting:
             batch, waiting = waiting[: rule.batch], waiting[rule.batch :]
-            with factory() as session, session.begin():
-                gone, freed = _delete_calls(session.connection(), batch, rule)
+            gone, freed = run_transaction(partial(_delete_calls, batch=batch, rule=rule), factory=factory)
             waiting += freed
             if gone:
                 tell(gone)
@@ -109,13 +111,12 @@ def _old_calls(factory: SessionFactory, rule: RetentionRule) -> Iterator[list[Na
         after = page[-1]
 
 
-def _delete_calls(
-    connection: sa.Connection, batch: list[Named], rule: RetentionRule
-) -> tuple[int, list[Named]]:
+def _delete_calls(session: Session, batch: list[Named], rule: RetentionRule) -> tuple[int, list[Named]]:
     """Delete those of the calls that are free, and what only they referred to, as far as the batch has room.
 
     Return how many, and the calls that these referred to.
     """
+    connection = session.connection()
 
     def named(statement: sa.TextClause, rows: list[Named], **more: Any) -> list[Named]:
         return [Named(*row) for row in connection.execute(statement, {**arrays(rows), **more})]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from functools import partial
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from platform_db.database.session import SessionFactory
 from platform_db.quota.resources import LOCK_USERS
 from platform_db.retention.prune_calls import FETCHED, Named, arrays
 from platform_db.retention.rules import RetentionRule
+from platform_db.sessions import run_transaction
 
 # A process may refer to a value that it wrote or read an hour ago, and says twice a day that it does.
 YOUNGEST = timedelta(days=1)
@@ -39,8 +42,8 @@ def prune_values(factory: SessionFactory, rule: RetentionRule, tell: Callable[[i
         looked = True
         for start in range(0, len(page), rule.batch):
             batch = page[start : start + rule.batch]
-            with factory() as session, session.begin():
-                gone, held = _delete_values(session.connection(), batch, until)
+            work = partial(_delete_values, batch=batch, until=until)
+            gone, held = run_transaction(work, factory=factory)
             left += held
             if gone:
                 tell(gone)
@@ -80,8 +83,9 @@ def _seen(factory: SessionFactory, since: datetime, until: datetime) -> Iterator
         after = page[-1]._asdict()
 
 
-def _delete_values(connection: sa.Connection, batch: list[Named], until: datetime) -> tuple[int, int]:
+def _delete_values(session: Session, batch: list[Named], until: datetime) -> tuple[int, int]:
     """Delete those of the values that are free; return how many, and how many others hold."""
+    connection = session.connection()
 
     def named(statement: sa.TextClause, rows: list[Named]) -> list[Named]:
         return [Named(*row) for row in connection.execute(statement, {**arrays(rows), "until": until})]
