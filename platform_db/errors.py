@@ -12,7 +12,7 @@ Exit code Meaning
 1         the command failed
 2         wrong usage
 3         no database is configured, or a setting is invalid
-4         the database is unreachable
+4         the database is unreachable, or takes no writes
 5         the database was never migrated
 6         the database is behind the code
 7         the database is ahead of the code
@@ -116,6 +116,12 @@ class Unreachable(PlatformDBError):
     exit_code = 4
     http_status = 503
     hint = "check that the server runs and that PLATFORM_DB_URI or PLATFORM_DB_HOST names it"
+
+
+class NotWritable(Unreachable):
+    """The database takes no writes now."""
+
+    hint = "free space on its disk, or end what keeps it read-only or locked; what waits is written then"
 
 
 class NeverMigrated(PlatformDBError):

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import database, errors, schema
-from platform_db.schema.upgrade import MIGRATION_LOCK
+from platform_db.schema.migrating import MIGRATION_LOCK
 from tests.command_line import one_line, start
 from tests.factories import make_run, make_user
 

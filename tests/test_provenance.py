@@ -13,7 +13,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors
-from platform_db.models import User, Value
+from platform_db.models import CallExecution, CallJob, User, Value
 from platform_db.provenance import (
     Call,
     CallStore,
@@ -21,6 +21,7 @@ from platform_db.provenance import (
     Reason,
     Result,
     Task,
+    calls,
     describe,
     explain_miss,
     find_entity,
@@ -118,6 +119,17 @@ def test_a_version_stands_for_the_code(store: CallStore) -> None:
     make_call(store, store.record_task("fit", "code", version="1"), [], "done")
     assert store.find_cached(begin(store, store.record_task("fit", "mended", version="1"), [])) is not None
     assert store.find_cached(begin(store, store.record_task("fit", "code", version="2"), [])) is None
+
+
+def test_a_busy_execution_beats_when_a_call_ends(
+    store: CallStore, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "HEARTBEAT", timedelta(0))
+    make_call(store, store.record_task("fit"), [1], "done")
+    store.flush()
+
+    beaten = session.scalars(sa.select(CallExecution.updated_time)).one()
+    assert beaten >= session.scalars(sa.select(CallJob.end_time)).one()
 
 
 def test_another_owner_finds_nothing(store: CallStore, make_store: MakeStore, session: Session) -> None:

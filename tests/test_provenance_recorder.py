@@ -339,6 +339,22 @@ def test_a_row_that_no_statement_can_hold_is_put_aside(
     assert count(engine, "value") == 1
 
 
+def test_a_row_with_a_value_of_another_type_is_put_aside(
+    engine: sa.Engine, make_recorder: MakeRecorder
+) -> None:
+    one = make_recorder()
+    put_task(one)
+    with one.together():
+        put_execution(one)
+        put_job(one, "job", end_time="later")
+    with pytest.raises(errors.NotRecorded, match="of record_job"):
+        one.flush()
+    put_value(one, "v")
+    one.flush()
+
+    assert (count(engine, "value"), count(engine, "call_job")) == (2, 0)
+
+
 def test_an_owner_without_room_does_not_hold_up_the_recorder(
     make_recorder: MakeRecorder, session: Session, owner: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -483,6 +499,57 @@ def test_a_flush_says_that_the_server_does_not_answer_and_loses_nothing(
             one.flush()
     finally:
         close_database(engine, name, open_=True)
+    one.flush()
+
+    assert count(engine, "value") == 1
+
+
+def test_what_a_read_only_server_refuses_is_written_later(
+    engine: sa.Engine, make_recorder: MakeRecorder
+) -> None:
+    one = make_recorder(patience=0.3)
+    name = engine.url.database
+    set_option = f'ALTER DATABASE "{name}" {{}} default_transaction_read_only'
+    with engine.begin() as connection:
+        connection.exec_driver_sql(set_option.format("SET") + " = on")
+    put_value(one, "v")
+    with pytest.raises(errors.NotWritable, match="read-only"):
+        one.flush()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(set_option.format("RESET"))
+    one.flush()
+
+    assert count(engine, "value") == 1
+
+
+def test_a_login_without_rights_is_told_and_loses_nothing(
+    engine: sa.Engine, make_recorder: MakeRecorder
+) -> None:
+    one = make_recorder(login_engine(engine, "provenance_nobody"), delay=0.01, buffer_limit=1000)
+    put_value(one, "v", bytes(1000))
+    with pytest.raises(errors.RolesMissing, match="permission denied"):
+        one.flush()
+    with pytest.raises(errors.RolesMissing, match="permission denied"):
+        put_value(one, "w")  # It does not wait for room for ever.
+    with pytest.raises(errors.RolesMissing, match="permission denied"):
+        one.reading.execute("SELECT FROM platform.value")
+    prepare_roles(engine)
+    login_engine(engine, "provenance_nobody", Role.service)
+    one.flush()
+
+    assert count(engine, "value") == 1
+
+
+def test_a_role_that_is_missing_spoils_no_row(
+    engine: sa.Engine, make_recorder: MakeRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = make_recorder(as_tenant=True)
+    put_value(one, "v")
+    with monkeypatch.context() as patch:
+        patch.setattr(one, "enter", "SET LOCAL ROLE nowhere;")
+        with pytest.raises(errors.RolesMissing, match="role of platform-db is missing"):
+            one.flush()
+    prepare_roles(engine)
     one.flush()
 
     assert count(engine, "value") == 1

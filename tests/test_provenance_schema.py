@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
+from platform_db import schema
 from platform_db.leases import end_lost_calls, recover_all
 from platform_db.models import (
     CallExecution,
@@ -166,6 +167,17 @@ def test_stored_bytes_count_and_those_in_a_file_store_do_not(session: Session, o
     assert storage(session, owner_id) == 0
     with pytest.raises(sa.exc.IntegrityError, match="ck_value_size_of_value"):
         add("wrong", b"123", 4)
+
+
+def test_values_that_a_downgrade_drops_no_longer_count(
+    database_uri: str, session: Session, owner_id: uuid.UUID
+) -> None:
+    session.add(Value(owner_id=owner_id, value_hash="v", type_="", format_="", value=b"123", size=3))
+    session.commit()
+    assert storage(session, owner_id) == 3
+    session.rollback()
+    schema.downgrade(database_uri, "0010")
+    assert storage(session, owner_id) == 0
 
 
 def test_a_value_stays_while_something_refers_to_it(session: Session, owner_id: uuid.UUID) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
+from platform_db import errors
 from platform_db.models import (
     CallArgument,
     CallArgumentSource,
@@ -23,7 +27,7 @@ from platform_db.models import (
     Subvalue,
     Value,
 )
-from platform_db.retention import Pruned, choose_rules, prune
+from platform_db.retention import Pruned, choose_rules, prune, prune_values
 from tests.calls import record_call
 from tests.factories import make_user
 
@@ -116,6 +120,48 @@ def test_the_jobs_of_a_large_execution_go_in_batches(
     (pruned,) = prune(session_factory, rules)
     assert (pruned.rows, pruned.with_them["call_job"]) == (1, 7)
     assert names(session, CallJob.id) == set()
+
+
+def record_chain(session: Session, owner_id: uuid.UUID, length: int, *, children: int = 1) -> None:
+    """Write calls each of which made the one before, or several of those."""
+    record_call(session, owner_id, "call 0")
+    for number in range(1, length):
+        below = tuple(f"call {child}" for child in range(max(0, number - children), number))
+        record_call(session, owner_id, f"call {number}", children=below, minute=number)
+    argument = {"arg_hash": "argument", "call_hash": f"call {length - 1}", "value_hash": "value call 0"}
+    session.add(CallArgument(owner_id=owner_id, **argument))
+    session.flush()
+    source = {"arg_hash": "argument", "result_call_hash": "call 1"}
+    session.add(CallArgumentSource(owner_id=owner_id, **source))
+    session.commit()
+
+
+@pytest.mark.parametrize("children", [1, 3])
+def test_calls_that_only_such_calls_refer_to_go_in_the_same_transaction(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID, children: int
+) -> None:
+    record_chain(session, owner_id, 30, children=children)
+    prune(session_factory, choose_rules(["call_execution"]))
+    told: list[int] = []
+    prune(session_factory, choose_rules(["call_node"], batch=10), progress=lambda _, rows: told.append(rows))
+
+    assert told[-1] == 30
+    assert len(told) <= 4
+    assert names(session, CallNode.call_hash) == names(session, Evaluation.eval_hash) == set()
+
+
+def test_what_another_holds_of_a_chain_stays_with_all_below_it(
+    engine: sa.Engine, session: Session, session_factory: Factory, owner_id: uuid.UUID
+) -> None:
+    record_chain(session, owner_id, 6)
+    prune(session_factory, choose_rules(["call_execution"]))
+    with engine.begin() as other:
+        held = sa.select(CallNode.call_hash).where(CallNode.call_hash == "call 3")
+        other.execute(held.with_for_update(key_share=True))
+        prune(session_factory, choose_rules(["call_node"]))
+        assert names(session, CallNode.call_hash) == {"call 0", "call 1", "call 2", "call 3"}
+    prune(session_factory, choose_rules(["call_node"]))
+    assert names(session, CallNode.call_hash) == set()
 
 
 def test_an_execution_that_is_locked_is_left(
@@ -225,3 +271,86 @@ def test_a_value_that_a_writer_holds_is_left_and_looked_at_again(
         writer.execute(sa.select(Value.value_hash).with_for_update(key_share=True))
         assert prune_all(session_factory, "value")["value"].left == 1
     assert prune_all(session_factory, "value")["value"].rows == 1
+
+
+def test_a_value_that_was_locked_when_it_lost_its_reference_is_looked_at_within_a_month(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID
+) -> None:
+    with recorded_value(session, owner_id):
+        pass
+    session.execute(sa.text("UPDATE platform.prune_mark SET until = now()"))
+    session.commit()
+    assert prune_all(session_factory, "value")["value"].rows == 1, "all were looked at never yet"
+    with recorded_value(session, owner_id):
+        pass
+    mark = "UPDATE platform.prune_mark SET until = now() - interval '{}' WHERE name = 'all values'"
+    session.execute(sa.text(mark.format("29 days")))
+    session.execute(sa.text("UPDATE platform.prune_mark SET until = now() WHERE name = 'value'"))
+    session.commit()
+    assert prune_all(session_factory, "value")["value"].rows == 0
+    session.execute(sa.text(mark.format("31 days")))
+    session.commit()
+    assert prune_all(session_factory, "value")["value"].rows == 1
+
+
+def test_many_values_are_looked_at_page_by_page(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prune_values, "_SEEN", sa.text(str(prune_values._SEEN).replace("100000", "3")))
+    monkeypatch.setattr(prune_values, "LOOK", 3)
+    values = {"type_": "str", "format_": "x", "value": b"1", "size": 1, "owner_id": owner_id}
+    session.add_all(Value(value_hash=f"value {number}", **values) for number in range(10))
+    session.commit()
+    age_values(session)
+    assert prune_all(session_factory, "value")["value"].rows == 10
+
+
+def test_the_files_of_values_without_a_row_go_a_day_later(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID, tmp_path: Path
+) -> None:
+    def put(*path: str, days: int = 2) -> Path:
+        file = tmp_path.joinpath(*path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+        os.utime(file, (time.time() - days * 86_400 - 1,) * 2)
+        return file
+
+    record_call(session, owner_id, "call")
+    session.commit()
+    own, outside = str(owner_id), put("outside", "file")
+    gone = [put(own, "ab", "cdef"), put(own, "ab", "cdef.part"), put(str(uuid.uuid4()), "va", "lue call")]
+    kept = [outside, put(own, "va", "lue call"), put(own, "ab", "0123", days=0), put("ab", "cdef")]
+    (tmp_path / own / "ou").symlink_to(outside.parent)
+    (tmp_path / own / "ab" / "\udcff").touch()
+    (pruned,) = prune(session_factory, choose_rules(["value"]), value_store=tmp_path)
+
+    assert pruned.with_them["value file"] == len(gone)
+    assert not any(file.exists() for file in gone)
+    assert all(file.exists() for file in kept)
+    with pytest.raises(errors.StorageMissing):
+        prune(session_factory, choose_rules(["value"]), value_store=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("table", ["call_node", "value"])
+def test_a_deadlock_does_not_end_a_pruning(
+    session: Session, session_factory: Factory, owner_id: uuid.UUID, engine: sa.Engine, table: str
+) -> None:
+    record_chain(session, owner_id, 3)
+    prune_all(session_factory, "call_execution")
+    if table == "value":
+        prune_all(session_factory, "call_node")
+        age_values(session)
+    failed: list[str] = []
+
+    @sa.event.listens_for(engine, "before_cursor_execute", retval=True)
+    def fail_once(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> tuple[str, Any]:
+        if f"DELETE FROM platform.{table}" in statement and not failed:
+            failed.append(statement)
+            return "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40P01'; END $$", ()
+        return statement, parameters
+
+    try:
+        assert prune_all(session_factory, table)[table].rows == 3
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", fail_once)
+    assert failed

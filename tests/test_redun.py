@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import errors
-from tests.factories import make_user
+from platform_db import errors, sessions, settings
+from platform_db.tenancy.privileges import Role, role_name
+from platform_db.users import find_user
+from tests.factories import make_run, make_user
+from tests.tenants import login_engine, prepare_roles
 
 pytest.importorskip("redun", reason="redun is not installed: pip install platform-db[redun]")
 
@@ -37,6 +42,7 @@ from redun.task import CacheCheckValid
 
 from platform_db.integrations.redun import setup_scheduler
 from platform_db.integrations.redun.backend import PlatformBackend
+from platform_db.provenance import calls
 
 ROOT = Path(__file__).parents[1]
 redun_namespace = "tests"
@@ -164,6 +170,25 @@ def test_the_bytes_of_a_value_in_files_are_its_size(owner: str, tmp_path: Path, 
     assert (size > 1000, stored) == (True, 0)
 
 
+def test_a_file_that_a_kill_cut_short_is_written_again_and_a_whole_one_is_kept_from_pruning(
+    owner: str, tmp_path: Path
+) -> None:
+    store = {"value_store_path": str(tmp_path), "value_store_min_size": "10"}
+    value = "x" * 100
+    value_hash = scheduler_of(owner, **store).backend.record_value(value)
+    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    data = file.read_bytes()
+    file.write_bytes(data[:50])
+    again = scheduler_of(owner, **store).backend
+    again.recorder._known.forget()
+    again.record_value(value)
+    assert again.get_value(value_hash) == (value, True)
+    os.utime(file, (0, 0))
+    again.recorder._known.forget()
+    again.record_value(value)
+    assert (file.read_bytes(), file.stat().st_mtime > 0) == (data, True)
+
+
 def test_other_databases_stay_redun_s(owner: str) -> None:
     scheduler_of(owner)  # From here on platform-db's addresses are known.
 
@@ -194,8 +219,46 @@ def test_an_upgrade_goes_to_no_older_version(owner: str) -> None:
 
 def test_a_run_must_be_named_by_its_id(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLATFORM_DB_WORKFLOW_ID", "analysis")
-    with pytest.raises(errors.InvalidIdentifier, match="PLATFORM_DB_WORKFLOW_ID"):
+    settings.reset_settings()
+    with pytest.raises(errors.InvalidSetting, match="PLATFORM_DB_WORKFLOW_ID"):
         scheduler_of(owner)
+
+
+def test_executions_belong_to_the_run_of_their_owner_that_is_named(
+    owner: str, other: str, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(session, find_user(session, owner))
+    session.commit()
+    monkeypatch.setenv("PLATFORM_DB_WORKFLOW_ID", str(run.id_))
+    settings.reset_settings()
+    scheduler_of(owner).run(squares(2))
+
+    assert session.scalars(sa.text("SELECT workflow_id FROM platform.call_execution")).all() == [run.id_]
+    with pytest.raises(errors.WorkflowNotFound):
+        scheduler_of(other)
+
+
+@pytest.mark.parametrize("in_address", [True, False])
+def test_a_backend_works_as_the_role_of_tenants_where_it_is_asked_to(
+    owner: str, other: str, engine: sa.Engine, session: Session, monkeypatch: Any, *, in_address: bool
+) -> None:
+    session.rollback()
+    prepare_roles(engine)
+    scheduler_of(other).run(squares(2))
+    owner_id = find_user(session, owner).id_
+    monkeypatch.setattr(sessions, "_engine", login_engine(engine, "redun_service", Role.service))
+    if in_address:
+        scheduler = scheduler_of(f"{owner_id}&as_tenant=true")
+    else:
+        scheduler = scheduler_of(str(owner_id), as_tenant="True")
+    scheduler.run(squares(3))
+
+    count = sa.text("SELECT current_user, count(*) FROM platform.call_node GROUP BY 1")
+    assert scheduler.backend.session.execute(count).all() == [(role_name(Role.tenant), 5)]
+    assert scheduler.backend.recorder.reading.execute(count.text) == [(role_name(Role.tenant), 5)]
+    assert "as_tenant=true" in scheduler.backend.db_uri, "a sub-scheduler has it, too"
+    with pytest.raises(errors.InvalidSetting, match="as_tenant"):
+        scheduler_of(owner, as_tenant="perhaps")
 
 
 def test_an_owner_must_be_named_and_known(configured_database: str) -> None:
@@ -283,6 +346,19 @@ def test_after_a_pull_a_run_is_all_hits(owner: str, other: str, session: Session
     assert ran == []
     cached = target.backend.session.query(Job).filter(Job.cached.is_(True)).count()
     assert cached == 5
+
+
+@pytest.mark.parametrize("has_store", [True, False])
+def test_bytes_in_files_travel(owner: str, other: str, tmp_path: Path, *, has_store: bool) -> None:
+    store = {"value_store_path": str(tmp_path / "source"), "value_store_min_size": "10"}
+    source = scheduler_of(owner, **store).backend
+    value_hash = source.record_value("x" * 100)
+    store["value_store_path"] = str(tmp_path / "target")
+    target = scheduler_of(other, **(store if has_store else {})).backend
+    target.put_records(source.get_records([value_hash]))
+
+    assert target.get_value(value_hash) == ("x" * 100, True)
+    assert (tmp_path / "target").exists() == has_store
 
 
 def test_after_a_pull_a_shallow_run_sees_that_a_task_below_has_changed(owner: str, other: str) -> None:
@@ -381,6 +457,18 @@ def test_a_value_that_cannot_be_stored_is_named_and_the_rest_is_there(owner: str
         backend.session.query(Value).count()
 
     assert backend.session.query(Value).count() == 1
+
+
+def test_a_busy_execution_beats_when_a_job_ends(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "HEARTBEAT", timedelta(0))
+    scheduler = scheduler_of(owner)
+    scheduler.run(squares(2))
+
+    session = scheduler.backend.session
+    ((beaten, ended),) = session.query(Execution.updated_time, Job.end_time).filter(
+        Execution.job_id == Job.id
+    )
+    assert beaten >= ended
 
 
 def test_calls_of_two_executions_in_one_process_are_told_apart(owner: str) -> None:

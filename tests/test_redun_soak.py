@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.provenance.recorder import DELAY
 from tests.factories import make_user
 
 pytest.importorskip("redun", reason="redun is not installed: pip install platform-db[redun]")
@@ -63,6 +65,15 @@ def counts(session: Session, owner_id: Any) -> list[int]:
     ]
 
 
+def sessions(session: Session) -> int:
+    """Return how many sessions the database has."""
+    found: int = session.execute(
+        sa.text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+    ).scalar_one()
+    session.rollback()
+    return found
+
+
 def make_owner(session: Session) -> tuple[Any, str]:
     user = make_user(session)
     return user.id_, user.email
@@ -97,17 +108,23 @@ def test_two_processes_hammer_every_method(configured_database: str, session: Se
 
 @pytest.mark.soak
 def test_a_killed_scheduler_leaves_whole_calls_and_is_taken_up(
-    configured_database: str, session: Session
+    configured_database: str, session: Session, tmp_path: Path
 ) -> None:
-    for _ in range(int(os.environ.get("K", "10"))):
+    for number in range(int(os.environ.get("K", "10"))):
         owner_id, owner = make_owner(session)
-        process = program(owner, "run")
+        killed, rerun = Diary(tmp_path / f"{number}"), Diary(tmp_path / f"{number} again")
+        others = sessions(session)
+        process = program(owner, "run", str(killed.path))
         deadline = time.monotonic() + 120
         target = random.randrange(1, JOBS)
         while counts(session, owner_id)[0] < target and time.monotonic() < deadline:
             time.sleep(0.005)
+        time.sleep(random.random() * 2 * DELAY)
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        killed_at = time.monotonic()
+        while sessions(session) > others:  # The server may commit what it has read.
+            time.sleep(0.01)
 
         torn = sa.text("""
             SELECT count(*) FROM platform.call_node AS node
@@ -121,8 +138,77 @@ def test_a_killed_scheduler_leaves_whole_calls_and_is_taken_up(
         """)
         session.rollback()
         assert session.scalar(torn, {"owner": owner_id}) == 0
-        finish([program(owner, "run")])
+        stored = set(
+            session.scalars(
+                sa.text("SELECT eval_hash FROM platform.evaluation WHERE owner_id = :owner"),
+                {"owner": owner_id},
+            )
+        )
+        assert killed.must_be_stored() <= stored
+        assert killed.longest_wait(killed_at) < DELAY + 1, "a busy machine has a second more"
+        finish([program(owner, "run", str(rerun.path))])
+        assert len(rerun.recorded) == len(rerun.evaluations()) == JOBS + 2 - len(stored)
+        assert not rerun.evaluations() & stored
         assert counts(session, owner_id) == EXPECTED
+
+
+class Diary:
+    """When a process recorded which evaluation, and when it wrote."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def watch(self, backend: Any) -> None:
+        """Have a backend's process write it."""
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        set_eval_cache, write_all = backend.set_eval_cache, backend.recorder._write_all
+
+        def tell(event: str, what: Any) -> None:
+            os.write(file, f"{event} {time.monotonic()} {what}\n".encode())
+
+        def record(eval_hash: str, *arguments: Any, **options: Any) -> None:
+            set_eval_cache(eval_hash, *arguments, **options)
+            tell("recorded", eval_hash)
+
+        def write() -> None:
+            tell("begun", threading.get_ident())
+            write_all()
+            tell("ended", threading.get_ident())
+
+        backend.set_eval_cache, backend.recorder._write_all = record, write
+
+    def events(self, event: str) -> list[tuple[float, str]]:
+        lines = [line.split() for line in self.path.read_text().splitlines()]
+        return [(float(when), what) for kind, when, what in lines if kind == event]
+
+    @property
+    def recorded(self) -> list[tuple[float, str]]:
+        return self.events("recorded")
+
+    def evaluations(self) -> set[str]:
+        return {what for _, what in self.recorded}
+
+    def writes(self) -> list[tuple[float, float]]:
+        """Return when those that ended began and ended."""
+        begun = self.events("begun")
+        return [
+            (max(began for began, by in begun if by == thread and began < ended), ended)
+            for ended, thread in self.events("ended")
+        ]
+
+    def must_be_stored(self) -> set[str]:
+        """Return the evaluations that were recorded before the last write that ended began."""
+        last = max((began for began, _ in self.writes()), default=0.0)
+        return {what for when, what in self.recorded if when < last}
+
+    def longest_wait(self, until: float) -> float:
+        """Return for how long an evaluation waited for a write to begin, while none was going on."""
+        begun, writes = [when for when, _ in self.events("begun")], self.writes()
+        waits = [0.0]
+        for when, _ in self.recorded:
+            since = max([when, *(ended for began, ended in writes if began < when < ended)])
+            waits.append(min([until, *(began for began in begun if began > when)]) - since)
+        return max(waits)
 
 
 class Line(Handle):
@@ -153,8 +239,10 @@ def load(address: str) -> Scheduler:
     return scheduler
 
 
-def run(address: str) -> None:
+def run(address: str, diary: str = "") -> None:
     scheduler = load(address)
+    if diary:
+        Diary(Path(diary)).watch(scheduler.backend)
     assert scheduler.run(main_task(JOBS)) == JOBS * (JOBS + 1) // 2
     scheduler.backend.recorder.close()  # type: ignore[attr-defined]
 
@@ -204,7 +292,7 @@ def main(address: str, action: str, *arguments: str) -> None:
     if action == "hammer":
         hammer(address, *arguments)
     elif action == "run":
-        run(address)
+        run(address, *arguments)
     else:
         for owner in sys.stdin:
             run(f"platformdb://configured?owner={owner.strip()}")

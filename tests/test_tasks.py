@@ -511,6 +511,20 @@ def test_a_store_that_could_not_be_closed_goes_on_with_a_full_buffer(
     assert store.list_ids() == ["a", "b"]
 
 
+def test_what_no_record_has_caused_spoils_none(engine: sa.Engine, make_store: MakeStore) -> None:
+    store = make_store()
+    store.add("a", task())
+    store._writer.enter = "SET LOCAL ROLE nowhere;"
+    with pytest.raises(errors.RolesMissing, match="role of platform-db is missing"):
+        store.flush()
+    store._writer.enter = "SET LOCAL transaction_read_only = on;"
+    with pytest.raises(errors.NotWritable, match="read-only"):
+        store.flush()
+    store._writer.enter = ""
+
+    assert store.list_ids() == ["a"]
+
+
 def test_four_stores_write_one_history_at_once(make_store: MakeStore, session: Session) -> None:
     stores = [make_store(commit_delay=0.01) for _ in range(4)]
 

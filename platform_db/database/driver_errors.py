@@ -152,6 +152,16 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
+def as_own_error(error: sa.exc.DBAPIError) -> errors.PlatformDBError:
+    """Return what an error of a statement means that no row of it has caused."""
+    sqlstate, reason = sqlstates.sqlstate_of(error) or "", f"the database refused: {reason_of(error)}"
+    if sqlstate.startswith(sqlstates.NOT_WRITABLE):
+        return errors.NotWritable(reason)
+    if sqlstate in sqlstates.NO_ROLE:
+        return errors.RolesMissing(None if sqlstate == sqlstates.INVALID_PARAMETER_VALUE else reason)
+    return as_connection_error(error) or errors.PlatformDBError(reason)
+
+
 def as_connection_error(error: sa.exc.DBAPIError) -> errors.PlatformDBError | None:
     """Return the error that says why there is no connection, or None when ``error`` has another reason.
 

@@ -15,7 +15,7 @@ import psycopg2
 import sqlalchemy as sa
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
-from platform_db.database.driver_errors import own_connection_errors
+from platform_db.database.driver_errors import as_own_error
 
 T = TypeVar("T")
 
@@ -43,9 +43,11 @@ class KeptConnection:
             try:
                 with closing(self._connection.cursor()) as cursor:
                     return work(cursor)
-            except BaseException:
-                # What the server has merely refused leaves the connection usable.
-                if self._connection.get_transaction_status() != TRANSACTION_STATUS_IDLE:
+            except BaseException as error:
+                # What the server has merely refused leaves the connection usable. Another one may write.
+                if self._connection.get_transaction_status() != TRANSACTION_STATUS_IDLE or isinstance(
+                    error, psycopg2.errors.ReadOnlySqlTransaction
+                ):
                     self._connection.invalidate()
                     self._connection = None
                 raise
@@ -56,6 +58,7 @@ class KeptConnection:
         """Return the rows of a text's last statement; the text is one transaction and one round trip.
 
         :raises errors.Unreachable: the server does not answer.
+        :raises errors.PlatformDBError: it refuses the statement, such as for missing rights.
         """
         text = f"{self._enter}{statement}"
         given = dict(values) if isinstance(values, Mapping) else tuple(values)
@@ -65,12 +68,14 @@ class KeptConnection:
             rows: Sequence[Sequence[Any]] = cursor.fetchall()
             return rows
 
-        with own_connection_errors():
+        try:
             try:
                 return self.run(read)
             except (psycopg2.Error, ValueError):  # a text with a NUL
                 with self._engine.connect() as connection:
                     return connection.exec_driver_sql(text, given).all()
+        except sa.exc.DBAPIError as error:
+            raise as_own_error(error) from None
 
     def close(self) -> None:
         with self._lock:

@@ -21,7 +21,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from platform_db import errors, schema
 from platform_db.database.driver_errors import reason_of
-from platform_db.schema import SchemaState
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +71,8 @@ class Probes:
             logger.warning("not ready: %s", reason_of(error))
             code = error.code if isinstance(error, errors.PlatformDBError) else "error"
             return HTTPStatus.SERVICE_UNAVAILABLE, {"status": code}
-        is_ready = found.state in (SchemaState.current, SchemaState.ahead)
-        status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
-        says = {"status": "ready" if is_ready else "not ready", "schema": found.state.value}
+        status = HTTPStatus.OK if found.usable else HTTPStatus.SERVICE_UNAVAILABLE
+        says = {"status": "ready" if found.usable else "not ready", "schema": found.state.value}
         return status, {**says, "revision": found.revision or "none", "needs": found.head}
 
     def wsgi(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

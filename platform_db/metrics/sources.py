@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from platform_db import schema
 from platform_db.audit.content import FIRST
 from platform_db.leases.outcomes import read_outcomes
-from platform_db.schema import SchemaState
 from platform_db.states import MACHINES
 
 LARGEST_TABLES = 20
@@ -69,7 +68,7 @@ def _read_ended(connection: sa.Connection) -> Iterable[Sequence[Any]]:
 
 
 def _read_schema(connection: sa.Connection) -> Iterable[Sequence[Any]]:
-    return [(schema.status(connection).state is SchemaState.current,)]
+    return [(schema.status(connection).usable,)]
 
 
 def _read_jobs(connection: sa.Connection) -> Iterable[Sequence[Any]]:
@@ -104,7 +103,7 @@ _IS_ALIVE = " ".join(
 )
 
 SOURCES = (
-    Source((), {"schema_current": "1 where the schema is the one that this release needs."}, _read_schema),
+    Source((), {"schema_current": "1 where this release runs on the schema."}, _read_schema),
     Source(
         (),
         {

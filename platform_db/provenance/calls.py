@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -25,6 +25,9 @@ from platform_db.provenance.values import ERRORS, Result, Value, decode_value, e
 
 Arguments = Mapping[str, Any] | Sequence[Any]
 """Values by their names, or in their order. A :class:`Result` as one, or within one, tells its source."""
+
+HEARTBEAT = timedelta(seconds=20)
+"""From so old a heartbeat on, the end of a call is one: who is busy may not come to send others."""
 
 
 class Task(NamedTuple):
@@ -160,7 +163,7 @@ class CallStore:
         return id_
 
     def record_heartbeat(self, execution_id: str) -> None:
-        """Record that an execution goes on. Its calls count as lost where it has not for long."""
+        """Record that an execution goes on. Its calls are lost where none has begun or ended for long."""
         execution = self._execution(execution_id)
         execution["updated_time"] = _now()
         if execution["job_id"] is not None:
@@ -334,6 +337,8 @@ class CallStore:
     def _end(self, call: Call, call_hash: str, *, is_cached: bool = False) -> None:
         row = {**call.row(), "end_time": _now(), "cached": is_cached, "call_hash": call_hash}
         self._recorder.put("call_job", call.id_, row, "end_call")
+        if is_silent(self._execution(call.execution_id), row["end_time"]):
+            self.record_heartbeat(call.execution_id)
         if call.parent is not None:
             call.parent.children.append(call_hash)
             call.parent.tasks |= call.tasks
@@ -347,6 +352,11 @@ class CallStore:
         rows = self._recorder.reading.execute(_FIND_TASKS, (str(self.owner_id), call_hash))
         # Without any, the call was pruned since it was found: of the tasks that it used, all are known.
         return {task for (task,) in rows} or set(self._tasks)
+
+
+def is_silent(execution: Mapping[str, Any], now: datetime) -> bool:
+    """Tell whether the last heartbeat of an execution is so old that another is due."""
+    return execution["updated_time"] is None or now - execution["updated_time"] >= HEARTBEAT
 
 
 def _hash(value: Value | Result) -> str:

@@ -26,14 +26,15 @@ import sqlalchemy as sa
 from platform_db import errors
 from platform_db.bounds import require_seconds
 from platform_db.database import create_engine
-from platform_db.database.driver_errors import as_connection_error, reason_of
+from platform_db.database.driver_errors import reason_of
 from platform_db.database.engine import ISOLATION, identity_of
 from platform_db.database.kept_connection import KeptConnection
+from platform_db.database.write_behind import LARGEST_BYTES, LONGEST_PAUSE, SHORTEST_PAUSE, WriteBehind
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.provenance import statements
 from platform_db.provenance.batch import Batch, Entry, Refusal
 from platform_db.provenance.known import Known
-from platform_db.provenance.searching import find_refused, is_refusal
+from platform_db.provenance.searching import UNWRITABLE, find_refused, is_refusal
 from platform_db.provenance.statements import Row
 from platform_db.provenance.tables import TABLES
 from platform_db.sessions import is_retryable
@@ -48,10 +49,6 @@ PATIENCE = 60.0  # seconds that a flush waits for a server that restarts
 
 ANALYZE_AFTER = 20_000  # rows of one process, after which tables without statistics get some
 
-# A statement may have 1 GiB, or the server ends the connection, and a byte takes up to four in it.
-LARGEST_BYTES = 240 * 1024**2
-
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts
 ATTEMPTS = 10  # of a batch that deadlocks
 
 # One that is closed, and that no one has, is no more; one that is open is its thread's.
@@ -74,7 +71,7 @@ def recorder_of(engine: sa.Engine, owner: UserOrId, *, as_tenant: bool = False) 
         return found
 
 
-class Recorder:
+class Recorder(WriteBehind[Batch]):
     """Collects an owner's rows and writes them, from a thread of its own, soon after the first one.
 
     It holds no transaction open. At exit it writes what is pending; a process that is killed loses one batch
@@ -99,36 +96,28 @@ class Recorder:
         patience: float = PATIENCE,
     ) -> None:
         self.owner_id: uuid.UUID = user_id_of(owner)
-        self.delay = require_seconds(delay, "delay")
-        self.buffer_limit = buffer_limit
         self.patience = require_seconds(patience, "patience")
         self._owner = str(self.owner_id)
-        self._enter = f"SET LOCAL platform.user_id = '{self._owner}';"
+        self.enter = f"SET LOCAL platform.user_id = '{self._owner}';"
+        """Statements that begin each transaction of the owner's."""
         if as_tenant:
-            self._enter = f"SET LOCAL ROLE {role_name(Role.tenant)};{self._enter}"
+            self.enter = f"SET LOCAL ROLE {role_name(Role.tenant)};{self.enter}"
         # Each text of statements is a transaction of its own: a batch takes one round trip, and a read one.
         self._engine = create_engine(engine, isolation_level="AUTOCOMMIT")
         self._transactions = self._engine.execution_options(isolation_level=ISOLATION)
-        self._begin()
+        delay = require_seconds(delay, "delay")
+        super().__init__(Batch, "rows of provenance", delay=delay, buffer_limit=buffer_limit)
         _all.add(self)
 
     def _begin(self) -> None:
-        self.reading = KeptConnection(self._engine, self._enter)
+        super()._begin()
+        self.reading = KeptConnection(self._engine, self.enter)
         """A connection that reads the owner's rows, for :mod:`platform_db.provenance.lookups`."""
         self._connection = KeptConnection(self._engine)
-        self._pending = Batch()
-        self._unwritten: Batch | None = None
         self._refused: list[Refusal] = []
         self._known = Known()
-        # Guards the batches, and nothing that takes long. It is taken after the other one, never before.
-        self._lock = threading.RLock()
-        self._room = threading.Condition(self._lock)
         self._written = 0
         self._together = 0  # blocks that put rows together now; of the thread that has the lock
-        self._writing = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._closing = threading.Event()  # of this thread: the next one has its own
-        self._some, self._at_once = threading.Event(), threading.Event()
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -137,9 +126,10 @@ class Recorder:
         Others that record wait for the block, and so does the writer: nothing may be flushed in it.
         """
         if self._thread is None:
-            self._start()  # Before waiting for room, which only the thread makes.
+            self._start()
         with self._lock:
-            self._wait_for_room()
+            if not self._together:
+                self._wait_for_room()
             self._together += 1
             try:
                 yield
@@ -161,17 +151,13 @@ class Recorder:
             self._put_aside([Refusal(table, key, method, f"a row may have {LARGEST_BYTES} bytes")])
             return
         if self._thread is None:
-            self._start()  # Before waiting for room, which only the thread makes.
+            self._start()
         with self._lock:
-            self._wait_for_room()
+            if not self._together:
+                self._wait_for_room()
             self._pending.put(table, key, Entry(values, method), size)
             is_full = self._pending.bytes >= FULL_BYTES or len(self._pending) >= FULL_ROWS
-        if not self._some.is_set():
-            self._some.set()
-        if is_full:
-            self._at_once.set()
-        if self._thread is None:
-            self._start()  # Again, where another thread closed the recorder meanwhile.
+        self._wake(is_full=is_full)
 
     def pending(self, table: str, key: Any) -> dict[str, Any] | None:
         """Return a row that is not committed yet, None where there is none."""
@@ -194,8 +180,9 @@ class Recorder:
         """Return when all that was put before is on the disk.
 
         :raises errors.NotRecorded: some of it cannot be stored; the rest is. It is raised once.
-        :raises errors.Unreachable: the server does not answer, and did not within the recorder's patience.
-            Nothing is lost, and it is tried again.
+        :raises errors.Unreachable: the server does not answer, or takes no writes, and did not within the
+            recorder's patience. Nothing is lost, and it is tried again.
+        :raises errors.RolesMissing: this login may not record. Nothing is lost, and it is tried again.
         :raises errors.Refused: the rows of a block that records them together cannot be split.
         """
         self._require_no_block()
@@ -208,7 +195,7 @@ class Recorder:
             except errors.Unreachable as error:
                 if time.monotonic() + pause > give_up_at:
                     raise
-                logger.warning(_WAITS, reason_of(error), pause)
+                self._tell_waiting(error, pause)
                 time.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
         with self._lock:
@@ -221,18 +208,9 @@ class Recorder:
 
         :raises errors.PlatformDBError: as :meth:`flush` does.
         """
-        with self._lock:
-            thread, self._thread = self._thread, None
-            closing, self._closing = self._closing, threading.Event()
-        if thread is not None:
-            for event in (closing, self._at_once, self._some):
-                event.set()
-            thread.join()
         try:
-            self.flush()
+            super().close()
         finally:
-            if not self._waiting_bytes():  # Else the exit is the last chance.
-                atexit.unregister(self._close_at_exit)
             self._known.forget()
             self._connection.close()
             self.reading.close()
@@ -240,13 +218,7 @@ class Recorder:
 
     def _close_at_exit(self) -> None:
         self.patience = min(self.patience, LONGEST_PAUSE)
-        try:
-            self.close()
-        except errors.NotRecorded:
-            pass  # Each was logged.
-        except Exception as error:
-            waiting = len(self._pending) + (len(self._unwritten) if self._unwritten else 0)
-            logger.critical("%d rows of provenance are lost: %s", waiting, reason_of(error))
+        super()._close_at_exit()
 
     def _require_no_block(self) -> None:
         if self._lock.acquire(blocking=False):
@@ -256,58 +228,8 @@ class Recorder:
             finally:
                 self._lock.release()
 
-    def _wait_for_room(self) -> None:
-        if not self._together and self._waiting_bytes() >= self.buffer_limit:
-            self._at_once.set()
-            self._room.wait_for(lambda: self._waiting_bytes() < self.buffer_limit)
-
-    def _waiting_bytes(self) -> int:
-        return self._pending.bytes + (self._unwritten.bytes if self._unwritten else 0)
-
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, args=[self._closing], name="provenance", daemon=True
-                )
-                self._thread.start()
-                atexit.register(self._close_at_exit)
-
-    def _run(self, closing: threading.Event) -> None:
-        """Write until the recorder is closed; what is pending then, the thread that closes it writes."""
-        pause = SHORTEST_PAUSE
-        while not closing.is_set():
-            self._some.wait()
-            self._at_once.wait(self._pending.begun + self.delay - time.monotonic())
-            if closing.is_set():
-                break
-            self._at_once.clear()
-            try:
-                self._write_all()
-                pause = SHORTEST_PAUSE
-                with self._lock:
-                    if not self._pending:
-                        self._some.clear()
-            except Exception as error:
-                logger.warning(_WAITS, reason_of(error), pause)
-                closing.wait(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
-
-    def _write_all(self) -> None:
-        with self._writing:
-            if self._unwritten is not None:  # from an attempt that failed
-                self._write_unwritten(self._unwritten)
-            with self._lock:
-                if not self._pending:
-                    return
-                self._unwritten, self._pending = self._pending, Batch()
-            self._write_unwritten(self._unwritten)
-
     def _write_unwritten(self, batch: Batch) -> None:
-        self._store(batch)
-        with self._lock:
-            self._unwritten = None
-            self._room.notify_all()
+        super()._write_unwritten(batch)
         before, self._written = self._written, self._written + len(batch)
         if before < ANALYZE_AFTER <= self._written:
             self._analyze()
@@ -328,15 +250,12 @@ class Recorder:
                 self._write(batch)
                 return
             except sa.exc.DBAPIError as error:
-                own = as_connection_error(error)
-                if own is not None:
-                    raise own from None
                 if attempts < ATTEMPTS and is_retryable(error):  # such as a deadlock with another program
                     continue
                 if not is_refusal(error):
                     raise
                 refusal: Exception = error
-            except (errors.WrongUsage, errors.Refused) as error:  # a text, or the owner's quota
+            except UNWRITABLE as error:
                 refusal = error
             if not self._remove_refused(batch) and attempts >= ATTEMPTS:
                 # No row is refused alone, such as two that were put under other keys than their own. Kept,
@@ -348,7 +267,7 @@ class Recorder:
         """Write a batch in one transaction."""
         if batch.bytes > statements.LARGEST_STATEMENT:
             with self._transactions.begin() as connection:
-                connection.exec_driver_sql(self._enter)
+                connection.exec_driver_sql(self.enter)
                 for part, values in statements.insert_all(self._owner, batch.values(), in_parts=True):
                     connection.exec_driver_sql(part, tuple(values))
             return
@@ -366,21 +285,17 @@ class Recorder:
         """Return statements as one text, which is one transaction and one round trip."""
         parts = list(statements.insert_all(self._owner, batch.values()))
         text = ";".join(statement for statement, _ in parts)
-        return f"{self._enter}{text}", tuple(value for _, values in parts for value in values)
+        return f"{self.enter}{text}", tuple(value for _, values in parts for value in values)
 
     def _remove_refused(self, batch: Batch) -> bool:
         """Put the rows aside that spoil a batch, and tell whether there are any.
 
-        :raises errors.PlatformDBError: the connection was lost.
-        :raises sqlalchemy.exc.DBAPIError: the server refused something else than a row.
+        :raises sqlalchemy.exc.DBAPIError: the server refused something else than a row, or was lost.
         """
-        try:
-            with self._transactions.connect() as connection:
-                connection.exec_driver_sql(self._enter)
-                refused = find_refused(connection, self._owner, batch)
-                connection.rollback()
-        except sa.exc.DBAPIError as error:
-            raise as_connection_error(error) or error from None
+        with self._transactions.connect() as connection:
+            connection.exec_driver_sql(self.enter)
+            refused = find_refused(connection, self._owner, batch)
+            connection.rollback()
         # Under the lock, for readers look into the batch meanwhile.
         with self._lock:
             removed = list(batch.remove(refused))
@@ -394,9 +309,6 @@ class Recorder:
             self._refused += refused
         if refused:
             self._known.forget()  # It promised these rows.
-
-
-_WAITS = "what was recorded waits to be stored: %s; trying again in %g s"
 
 
 def _begin_in_child() -> None:

@@ -20,11 +20,15 @@ Refused = tuple[str, Any, str]
 
 Items = Sequence[tuple[Any, Entry]]
 
+UNWRITABLE = (errors.WrongUsage, errors.Refused, TypeError, ValueError, AttributeError)
+"""What a row is refused with, beside the server's errors: a text, the quota, a value of another type."""
+
 
 def is_refusal(error: sa.exc.DBAPIError) -> bool:
     """Tell whether rows of a batch caused an error, as two of one key do, too."""
-    sqlstate = sqlstates.sqlstate_of(error) or ""
-    return sqlstate.startswith(sqlstates.REFUSED_VALUES) or sqlstate == sqlstates.CARDINALITY_VIOLATION
+    return (
+        sqlstates.is_refused_value(error) or sqlstates.sqlstate_of(error) == sqlstates.CARDINALITY_VIOLATION
+    )
 
 
 def find_refused(connection: sa.Connection, owner_id: str, batch: Batch) -> list[Refused]:
@@ -35,7 +39,8 @@ def find_refused(connection: sa.Connection, owner_id: str, batch: Batch) -> list
     """
     refused: list[Refused] = []
     for table in TABLES:
-        items = list(batch.rows.get(table, {}).items())
+        # In the order in which others lock them, too: each half keeps the locks of those before it.
+        items = sorted(batch.rows.get(table, {}).items(), key=lambda item: str(item[0]))
         if items:
             search = _Search(connection, owner_id, table, max(1, len(items) // 32))
             refused += search.refused(items)
@@ -71,7 +76,7 @@ class _Search(NamedTuple):
             with self.connection.begin_nested():
                 for statement, values in statements.insert_all(self.owner_id, given, in_parts=True):
                     self.connection.exec_driver_sql(statement, tuple(values))
-        except (errors.WrongUsage, errors.Refused) as error:
+        except UNWRITABLE as error:
             return error
         except sa.exc.DBAPIError as error:
             if not is_refusal(error):

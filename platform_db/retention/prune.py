@@ -32,6 +32,7 @@ from platform_db.retention.family import Family
 from platform_db.retention.prune_calls import count_calls, count_executions, prune_calls, prune_executions
 from platform_db.retention.prune_events import count_old_events, delete_old_events
 from platform_db.retention.prune_log import count_log, prune_log
+from platform_db.retention.prune_value_files import prune_value_files
 from platform_db.retention.prune_values import count_values, prune_values
 from platform_db.retention.rules import RULES, RetentionRule
 from platform_db.states import MACHINES
@@ -99,6 +100,7 @@ def prune(
     *,
     dry_run: bool = False,
     archive: Path | None = None,
+    value_store: Path | None = None,
     progress: Progress | None = None,
 ) -> list[Pruned]:
     """Delete what the rules name, each batch in a transaction of its own, and tell what went.
@@ -109,6 +111,9 @@ def prune(
     :param archive: a directory for the rules that archive: a file ``TABLE-….jsonl.gz`` for each batch is
         written and safe on disk before the batch is deleted. What is killed between the two leaves rows
         that the next run archives again.
+    :param value_store: redun's ``value_store_path``, a directory. With values go the files in it that have no
+        row and are a day old.
+    :raises errors.StorageMissing: there is no directory ``value_store``.
     """
     results = [Pruned(rule.table) for rule in rules]
     with factory() as session:
@@ -125,6 +130,8 @@ def prune(
                 _one_pass(factory, rule, result, archive if rule.archive else None, progress)
                 if not result.left:
                     break
+            if rule.table == "value" and value_store is not None:
+                result.with_them["value file"] += prune_value_files(factory, value_store)
         finally:
             _record(factory, rule, result)
     return results
@@ -161,7 +168,7 @@ _COUNTS: dict[str, Callable[[SessionFactory, RetentionRule], int]] = {
 
 def _record(factory: SessionFactory, rule: RetentionRule, result: Pruned) -> None:
     """Write one audit row for each table and run, however many batches the run took."""
-    if not result.rows:
+    if not result.rows and not result.with_them.total():
         return
     details = {
         "table": rule.table,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from platform_db.database.session import SessionFactory
 from platform_db.retention.rules import RetentionRule
+from platform_db.sessions import run_transaction
 
 FETCHED = 1000
 
@@ -72,7 +75,8 @@ def prune_calls(factory: SessionFactory, rule: RetentionRule, tell: Callable[[in
     """Delete the calls that are old enough and that nothing refers to; what others hold is being used.
 
     With a call go its arguments, and its evaluation, if that was the last call of it. What only it referred
-    to follows in the same run. Its values may be pruned a day later.
+    to follows in the same run, in the same transaction as far as the batch has room. Its values may be pruned
+    a day later.
 
     :param tell: is called with the number of calls that went, batch by batch.
     """
@@ -80,8 +84,7 @@ def prune_calls(factory: SessionFactory, rule: RetentionRule, tell: Callable[[in
         waiting = page
         while waiting:
             batch, waiting = waiting[: rule.batch], waiting[rule.batch :]
-            with factory() as session, session.begin():
-                gone, freed = _delete_calls(session.connection(), batch, rule)
+            gone, freed = run_transaction(partial(_delete_calls, batch=batch, rule=rule), factory=factory)
             waiting += freed
             if gone:
                 tell(gone)
@@ -97,16 +100,23 @@ def count_calls(factory: SessionFactory, rule: RetentionRule) -> int:
 
 
 def _old_calls(factory: SessionFactory, rule: RetentionRule) -> Iterator[list[Named]]:
-    with factory() as session:
-        streamed = session.connection().execution_options(yield_per=FETCHED)
-        for page in streamed.execute(_OLD_CALLS, {"age": rule.age}).partitions():
-            yield [Named(*row) for row in page]
+    after = Named(uuid.UUID(int=0), "")
+    while True:
+        with factory() as session:  # No transaction stays open while the page is pruned.
+            found = session.connection().execute(_OLD_CALLS, {**after._asdict(), "age": rule.age}).all()
+        if not found:
+            return
+        page = [Named(*row) for row in found]
+        yield page
+        after = page[-1]
 
 
-def _delete_calls(
-    connection: sa.Connection, batch: list[Named], rule: RetentionRule
-) -> tuple[int, list[Named]]:
-    """Delete those of the calls that are free; return how many, and the calls that they referred to."""
+def _delete_calls(session: Session, batch: list[Named], rule: RetentionRule) -> tuple[int, list[Named]]:
+    """Delete those of the calls that are free, and what only they referred to, as far as the batch has room.
+
+    Return how many, and the calls that these referred to.
+    """
+    connection = session.connection()
 
     def named(statement: sa.TextClause, rows: list[Named], **more: Any) -> list[Named]:
         return [Named(*row) for row in connection.execute(statement, {**arrays(rows), **more})]
@@ -114,8 +124,15 @@ def _delete_calls(
     due = named(_UNREFERENCED, named(_LOCK_CALLS, batch, age=rule.age))
     if not due:
         return 0, []
+    at_most = rule.batch // len({call.owner_id for call in due})
+    below = named(_BELOW, due, age=rule.age, at_most=at_most, locked_owners=None, locked_names=None)
+    if below:
+        locked = arrays(named(_LOCK_CALLS, below, age=rule.age))
+        # Again: of these alone, and with what others have committed before they were locked.
+        of_locked = {"locked_owners": locked["owners"], "locked_names": locked["names"]}
+        due += named(_BELOW, due, age=rule.age, at_most=at_most, **of_locked)
     connection.execute(_RELEASE_VALUES, arrays(due))
-    freed = {*named(_SOURCES, due), *named(_DELETE_EDGES, due)}
+    freed = {*named(_DELETE_SOURCES, due), *named(_DELETE_EDGES, due)}
     connection.execute(_DELETE_TAGS_OF_CALLS, arrays(due))
     calls = connection.execute(_DELETE_CALLS, arrays(due)).all()
     owners, tasks, arguments = zip(*calls, strict=True)
@@ -168,8 +185,11 @@ _DELETE_TAGS = sa.text("""
       AND entity_type IN ('Execution', 'Job')
     """)
 
-_OLD_CALLS = sa.text("""
-    SELECT owner_id, call_hash FROM platform.call_node WHERE timestamp < now() - CAST(:age AS interval)
+_OLD_CALLS = sa.text(f"""
+    SELECT owner_id, call_hash FROM platform.call_node
+    WHERE (owner_id, call_hash) > (CAST(:owner_id AS uuid), :name)
+      AND timestamp < now() - CAST(:age AS interval)
+    ORDER BY owner_id, call_hash LIMIT {FETCHED}
     """)
 
 _LOCK_CALLS = sa.text(f"""
@@ -190,6 +210,50 @@ _UNREFERENCED = sa.text(f"""
            WHERE source.owner_id = given.owner_id AND source.result_call_hash = given.name LIMIT 1) IS NULL
     """)
 
+# One level of calls after another: those that only calls of the levels before refer to. A level has all that
+# go in an array, since a recursive query can be asked for the rows of the last level alone.
+_BELOW = sa.text("""
+    WITH RECURSIVE level (owner_id, gone, last) AS (
+        SELECT given.owner_id, array_agg(given.name COLLATE "C"), array_agg(given.name COLLATE "C")
+        FROM unnest(CAST(:owners AS uuid[]), CAST(:names AS text[])) AS given (owner_id, name)
+        GROUP BY given.owner_id
+        UNION ALL
+        SELECT level.owner_id, level.gone || freed.names, freed.names
+        FROM level CROSS JOIN LATERAL (
+            SELECT array_agg(below.name) AS names FROM (
+                SELECT DISTINCT referred.name FROM (
+                    SELECT edge.child_id AS name FROM platform.call_edge AS edge
+                    WHERE edge.owner_id = level.owner_id AND edge.parent_id = ANY (level.last)
+                    UNION ALL
+                    SELECT source.result_call_hash FROM platform.call_argument_source AS source
+                    WHERE source.owner_id = level.owner_id AND source.arg_hash = ANY (ARRAY(
+                        SELECT argument.arg_hash FROM platform.call_argument AS argument
+                        WHERE argument.owner_id = level.owner_id AND argument.call_hash = ANY (level.last)))
+                ) AS referred
+                WHERE (SELECT node.timestamp FROM platform.call_node AS node
+                       WHERE node.owner_id = level.owner_id AND node.call_hash = referred.name
+                      ) < now() - CAST(:age AS interval)
+                  AND (SELECT true FROM platform.call_job AS job
+                       WHERE job.owner_id = level.owner_id AND job.call_hash = referred.name LIMIT 1) IS NULL
+                  AND (SELECT true FROM platform.call_edge AS edge
+                       WHERE edge.owner_id = level.owner_id AND edge.child_id = referred.name
+                         AND edge.parent_id <> ALL (level.gone) LIMIT 1) IS NULL
+                  AND (SELECT true FROM platform.call_argument_source AS source
+                       WHERE source.owner_id = level.owner_id AND source.result_call_hash = referred.name
+                         AND (SELECT argument.call_hash FROM platform.call_argument AS argument
+                              WHERE argument.owner_id = level.owner_id
+                                AND argument.arg_hash = source.arg_hash
+                             ) <> ALL (level.gone) LIMIT 1) IS NULL
+                  AND (CAST(:locked_owners AS uuid[]) IS NULL OR (level.owner_id, referred.name) IN (
+                       SELECT * FROM unnest(CAST(:locked_owners AS uuid[]), CAST(:locked_names AS text[]))))
+                LIMIT :at_most
+            ) AS below
+        ) AS freed
+        WHERE freed.names IS NOT NULL AND cardinality(level.gone) < :at_most
+    )
+    SELECT owner_id, unnest(last) FROM level WHERE cardinality(gone) > cardinality(last)
+    """)
+
 _RELEASE_VALUES = sa.text(f"""
     SELECT platform.release_values(owner_id, array_agg(DISTINCT value_hash)) FROM (
         SELECT node.owner_id, node.value_hash FROM {_GIVEN}
@@ -205,12 +269,12 @@ _RELEASE_VALUES = sa.text(f"""
     ) AS released GROUP BY owner_id ORDER BY owner_id
     """)
 
-_SOURCES = sa.text(f"""
-    SELECT source.owner_id, source.result_call_hash FROM {_GIVEN}
+_DELETE_SOURCES = sa.text(f"""
+    DELETE FROM platform.call_argument_source AS source USING {_GIVEN}
     JOIN platform.call_argument AS argument
       ON argument.owner_id = given.owner_id AND argument.call_hash = given.name
-    JOIN platform.call_argument_source AS source
-      ON source.owner_id = argument.owner_id AND source.arg_hash = argument.arg_hash
+    WHERE source.owner_id = argument.owner_id AND source.arg_hash = argument.arg_hash
+    RETURNING source.owner_id, source.result_call_hash
     """)
 
 _DELETE_EDGES = sa.text(f"""

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
+from functools import partial
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from platform_db.database.session import SessionFactory
 from platform_db.quota.resources import LOCK_USERS
 from platform_db.retention.prune_calls import FETCHED, Named, arrays
 from platform_db.retention.rules import RetentionRule
+from platform_db.sessions import run_transaction
 
 # A process may refer to a value that it wrote or read an hour ago, and says twice a day that it does.
 YOUNGEST = timedelta(days=1)
+
+WHOLE = timedelta(days=30)
+"""After so long all values are looked at."""
+
+BEGINNING = datetime(2000, 1, 1, tzinfo=timezone.utc)
+
+LOOK = 100_000
+"""How many values are looked at in one statement."""
 
 
 def prune_values(factory: SessionFactory, rule: RetentionRule, tell: Callable[[int], None]) -> int:
     """Delete the values that are old enough and that nothing refers to; return how many others hold.
 
-    It looks at what was seen since the last run alone: what loses a reference is seen, too.
+    It looks at what was seen since the last run alone: what loses a reference is seen, too. Once a month it
+    looks at all, for a value that is locked when it loses one is not.
 
     :param tell: is called with the number of values that went, batch by batch.
     """
@@ -29,14 +42,15 @@ def prune_values(factory: SessionFactory, rule: RetentionRule, tell: Callable[[i
         looked = True
         for start in range(0, len(page), rule.batch):
             batch = page[start : start + rule.batch]
-            with factory() as session, session.begin():
-                gone, held = _delete_values(session.connection(), batch, until)
+            work = partial(_delete_values, batch=batch, until=until)
+            gone, held = run_transaction(work, factory=factory)
             left += held
             if gone:
                 tell(gone)
     if looked and not left:
         with factory() as session, session.begin():
-            session.connection().execute(_MOVE_MARK, {"until": until})
+            names = ["value", "all values"] if since == BEGINNING else ["value"]
+            session.connection().execute(_MOVE_MARKS, {"names": names, "until": until})
     return left
 
 
@@ -52,24 +66,33 @@ def count_values(factory: SessionFactory, rule: RetentionRule) -> int:
 def _span(factory: SessionFactory, rule: RetentionRule) -> tuple[datetime, datetime]:
     """Return from when until when values were seen that this run looks at."""
     with factory() as session:
-        since, until = session.connection().execute(_SPAN, {"age": max(rule.age, YOUNGEST)}).one()
+        ages = {"age": max(rule.age, YOUNGEST), "whole": WHOLE, "beginning": BEGINNING}
+        since, until = session.connection().execute(_SPAN, ages).one()
     return since, until
 
 
 def _seen(factory: SessionFactory, since: datetime, until: datetime) -> Iterator[list[Named]]:
-    with factory() as session:
-        streamed = session.connection().execution_options(yield_per=FETCHED)
-        for page in streamed.execute(_SEEN, {"since": since, "until": until}).partitions():
-            yield [Named(*row) for row in page]
+    after = {"seen": since, "owner_id": uuid.UUID(int=0), "name": ""}
+    while True:
+        with factory() as session:  # No transaction stays open while the page is pruned.
+            page = session.connection().execute(_SEEN, {**after, "until": until}).all()
+        for start in range(0, len(page), FETCHED):
+            yield [Named(row.owner_id, row.name) for row in page[start : start + FETCHED]]
+        if len(page) < LOOK:
+            return
+        after = page[-1]._asdict()
 
 
-def _delete_values(connection: sa.Connection, batch: list[Named], until: datetime) -> tuple[int, int]:
+def _delete_values(session: Session, batch: list[Named], until: datetime) -> tuple[int, int]:
     """Delete those of the values that are free; return how many, and how many others hold."""
+    connection = session.connection()
 
     def named(statement: sa.TextClause, rows: list[Named]) -> list[Named]:
         return [Named(*row) for row in connection.execute(statement, {**arrays(rows), "until": until})]
 
-    if not named(_UNREFERENCED, batch):
+    # Only these are locked: a value that is locked when it loses its reference is not seen.
+    batch = named(_UNREFERENCED, batch)
+    if not batch:
         return 0, 0
     # The totals first, as every writer of an owner's figures has them; a batch that inserts values has locked
     # some of these rows, and is passed over.
@@ -83,17 +106,25 @@ def _delete_values(connection: sa.Connection, batch: list[Named], until: datetim
 _GIVEN = "unnest(CAST(:owners AS uuid[]), CAST(:names AS text[])) AS given (owner_id, name)"
 
 _SPAN = sa.text("""
-    SELECT coalesce((SELECT until FROM platform.prune_mark WHERE name = 'value'), '2000-01-01 UTC'),
+    SELECT coalesce((
+               SELECT mark.until FROM platform.prune_mark AS mark WHERE mark.name = 'value' AND EXISTS (
+                   SELECT FROM platform.prune_mark AS whole
+                   WHERE whole.name = 'all values' AND whole.until > now() - CAST(:whole AS interval))
+           ), :beginning),
            now() - CAST(:age AS interval)
     """)
 
-_MOVE_MARK = sa.text("""
-    INSERT INTO platform.prune_mark AS mark (name, until) VALUES ('value', :until)
+_MOVE_MARKS = sa.text("""
+    INSERT INTO platform.prune_mark AS mark (name, until) SELECT unnest(CAST(:names AS text[])), :until
     ON CONFLICT (name) DO UPDATE SET until = greatest(mark.until, excluded.until)
     """)
 
-_SEEN = sa.text("""
-    SELECT owner_id, value_hash FROM platform.value WHERE seen_at >= :since AND seen_at < :until
+# The index tells the blocks, and no order: a page reads all that is left, so it is a large one.
+_SEEN = sa.text(f"""
+    SELECT seen_at AS seen, owner_id, value_hash AS name FROM platform.value
+    WHERE seen_at >= :seen AND seen_at < :until
+      AND (seen_at, owner_id, value_hash) > (:seen, :owner_id, :name)
+    ORDER BY seen_at, owner_id, value_hash LIMIT {LOOK}
     """)
 
 _OLD = f"""

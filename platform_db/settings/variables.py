@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import posixpath
+import uuid
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -156,6 +157,8 @@ class Settings(BaseSettings):
     """Directories that hold the users' workspaces, comma-separated; new ones go to the first."""
     shared_volume_path: Directory | None = None
     """Mount point of the shared volume; relative workspace paths start there."""
+    workflow_id: uuid.UUID | None = None
+    """Id of the run that this process is part of: executions of redun's belong to it."""
     watcher_hold_days: int = Field(90, ge=0, le=36_500)
     """Days that a watcher of events which does not move keeps what it has not seen from being pruned."""
     missing_workspaces_limit: int = Field(20, ge=0, le=100)

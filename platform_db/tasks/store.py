@@ -229,7 +229,9 @@ class TaskStore:
     def flush(self) -> None:
         """Return when all that was added or changed before is on the disk.
 
-        :raises errors.Unreachable: the server does not answer; nothing is lost, and it is tried again.
+        :raises errors.Unreachable: the server does not answer, or takes no writes; nothing is lost, and it is
+            tried again.
+        :raises errors.RolesMissing: this login may not write.
         """
         self._writer.flush()
 

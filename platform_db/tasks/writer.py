@@ -7,10 +7,8 @@ that one is put aside, and all others are stored. So are records beyond the owne
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -20,8 +18,9 @@ import sqlalchemy as sa
 
 from platform_db import errors
 from platform_db.database import sqlstates
-from platform_db.database.driver_errors import as_connection_error, reason_of
+from platform_db.database.driver_errors import reason_of
 from platform_db.database.kept_connection import KeptConnection
+from platform_db.database.write_behind import LARGEST_BYTES, WriteBehind
 from platform_db.sessions import is_retryable
 from platform_db.tasks import statements
 from platform_db.tasks.encoding import TIMES, Encoded, merge
@@ -34,11 +33,6 @@ COPIED_RECORDS = 64
 
 FULL_RECORDS = 2000
 FULL_BYTES = 8 * 1024**2
-
-# A statement may have 1 GiB, or the server ends the connection, and a byte takes up to four in it.
-LARGEST_BYTES = 240 * 1024**2
-
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts
 
 
 class Batch:
@@ -83,7 +77,7 @@ class Pending(NamedTuple):
     changes: Encoded | None
 
 
-class BatchWriter:
+class BatchWriter(WriteBehind[Batch]):
     """Collects records and writes them, from a thread of its own, ``delay`` seconds after the first one.
 
     :param engine: commits each text of statements; several of them in one text are one transaction.
@@ -106,19 +100,10 @@ class BatchWriter:
         refused: Callable[[str, str], None],
     ) -> None:
         self.engine, self.history, self.enter = engine, history, enter
-        self.delay, self.buffer_limit = delay, buffer_limit
         self.stored, self.refused = stored, refused
-        self._pending = Batch()
-        self._unwritten: Batch | None = None
         self._connection = KeptConnection(engine)
         self._copies: bool | None = None
-        # Guards the two batches, and nothing that takes long: the scheduler's only thread waits for it.
-        self._lock = threading.Lock()
-        self._room = threading.Condition(self._lock)
-        self._writing = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._closing = threading.Event()  # of this thread: the next one has its own
-        self._some, self._at_once = threading.Event(), threading.Event()
+        super().__init__(Batch, "task records", delay=delay, buffer_limit=buffer_limit)
         self._process = os.getpid()
 
     def add(self, msg_id: str, encoded: Encoded) -> None:
@@ -141,104 +126,30 @@ class BatchWriter:
                     changes = more if changes is None else merge(changes, more)
         return Pending(record, changes)
 
-    def flush(self) -> None:
-        """Write all that was added before.
-
-        :raises errors.Unreachable: the server does not answer; what was added is kept, and tried again.
-        """
-        with self._writing:
-            if self._unwritten is not None:  # from an attempt that failed
-                self._write_unwritten()
-            with self._lock:
-                if not self._pending:
-                    return
-                self._unwritten, self._pending = self._pending, Batch()
-            self._write_unwritten()
-
     def close(self) -> None:
         """Write all that was added before, and end the thread; the next record starts another."""
-        atexit.unregister(self._close_at_exit)
-        if os.getpid() != self._process:
-            return  # What a forked child has are copies of what the parent writes.
-        with self._lock:
-            thread, self._thread = self._thread, None
-            closing, self._closing = self._closing, threading.Event()
-        if thread is not None:
-            for event in (closing, self._at_once, self._some):
-                event.set()
-            thread.join()
-        self.flush()
-        self._connection.close()
-
-    def _close_at_exit(self) -> None:
-        try:
-            self.close()
-        except Exception as error:
-            waiting = len(self._pending) + (len(self._unwritten) if self._unwritten else 0)
-            logger.critical("%d task records are lost: %s", waiting, error)
+        if os.getpid() == self._process:  # What a forked child has are copies of what the parent writes.
+            super().close()
+            self._connection.close()
 
     def _put(self, put: Callable[[Batch, str, Encoded], None], msg_id: str, encoded: Encoded) -> None:
         if os.getpid() != self._process:  # The thread has stayed with the parent.
             raise errors.Refused("a task store writes in the process that made it: make one after a fork")
         if not self.delay:
             self.flush()  # What is left is written first, or raises.
-        else:
-            self._start()  # Before waiting for room, which only the thread makes.
+        elif self._thread is None:
+            self._start()
         with self._lock:
-            if self.delay and self._waiting_bytes() >= self.buffer_limit:
-                self._room.wait_for(lambda: self._waiting_bytes() < self.buffer_limit)
+            if self.delay:
+                self._wait_for_room()
             if not self._pending:
                 self._pending.begun = time.monotonic()
             put(self._pending, msg_id, encoded)
-        if not self.delay:
+            is_full = len(self._pending) >= FULL_RECORDS or self._pending.bytes >= FULL_BYTES
+        if self.delay:
+            self._wake(is_full=is_full)
+        else:
             self.flush()
-            return
-        self._start()  # Again, where another thread closed the store meanwhile.
-        if not self._some.is_set():
-            self._some.set()
-        if len(self._pending) >= FULL_RECORDS or self._pending.bytes >= FULL_BYTES:
-            self._at_once.set()
-
-    def _waiting_bytes(self) -> int:
-        return self._pending.bytes + (self._unwritten.bytes if self._unwritten else 0)
-
-    def _start(self) -> None:
-        if self._thread is not None:
-            return
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, args=[self._closing], name="task records", daemon=True
-                )
-                self._thread.start()
-                atexit.register(self._close_at_exit)
-
-    def _run(self, closing: threading.Event) -> None:
-        """Write until the store is closed; what is pending then is written by the thread that closes it."""
-        pause = SHORTEST_PAUSE
-        while not closing.is_set():
-            self._some.wait()
-            self._at_once.wait(self._pending.begun + self.delay - time.monotonic())
-            if closing.is_set():
-                break
-            self._at_once.clear()
-            try:
-                self.flush()
-                pause = SHORTEST_PAUSE
-                with self._lock:
-                    if not self._pending:
-                        self._some.clear()
-            except Exception as error:
-                logger.warning("task records wait to be stored: %s; trying again in %g s", error, pause)
-                closing.wait(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
-
-    def _write_unwritten(self) -> None:
-        assert self._unwritten is not None  # noqa: S101 - by this class's own logic
-        self._store(self._unwritten)
-        with self._lock:
-            self._unwritten = None
-            self._room.notify_all()
 
     def _store(self, batch: Batch, attempts: int = 5) -> None:
         """Store all records of a batch but those that the server refuses."""
@@ -250,13 +161,10 @@ class BatchWriter:
         except errors.QuotaExceeded as error:
             self._store_within(batch, error)
         except sa.exc.DBAPIError as error:
-            own = as_connection_error(error)
-            if own is not None:
-                raise own from None
             if is_retryable(error) and attempts > 1:  # such as a deadlock with another scheduler
                 self._store(batch, attempts - 1)
                 return
-            if not (sqlstates.sqlstate_of(error) or "").startswith(sqlstates.REFUSED_VALUES):
+            if not sqlstates.is_refused_value(error):
                 raise
             self._divide(batch, reason_of(error))
         else:

@@ -19,7 +19,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_I
 from sqlalchemy import event
 
 from platform_db import errors
-from platform_db.database.sqlstates import INSUFFICIENT_PRIVILEGE, INVALID_PARAMETER_VALUE, sqlstate_of
+from platform_db.database.sqlstates import NO_ROLE, sqlstate_of
 from platform_db.tenancy.privileges import Role, role_name
 
 MARK = "scope: "
@@ -40,7 +40,7 @@ def enter(connection: sa.Connection, tenant: uuid.UUID | None) -> None:
     try:
         connection.exec_driver_sql(f"SET LOCAL ROLE {role}")
     except sa.exc.DBAPIError as error:
-        if sqlstate_of(error) in _NO_ROLE:
+        if sqlstate_of(error) in NO_ROLE:
             raise errors.RolesMissing(
                 f"this login cannot become {role}: {error.orig.diag.message_primary}"  # type: ignore[union-attr]
             ) from None
@@ -67,9 +67,6 @@ def _watch(connection: sa.Connection, info: Any) -> None:
 
 
 _GOES_ON = frozenset({TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR})
-
-# There is no such role, or the login is not its member.
-_NO_ROLE = frozenset({INVALID_PARAMETER_VALUE, INSUFFICIENT_PRIVILEGE})
 
 _SET_USER_ID = sa.text("SET LOCAL platform.user_id = :value")
 

@@ -158,6 +158,11 @@ def keys(table: str, as_json: bool, **page: Any) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="Write what goes into files in this directory first.",
 )
+@click.option(
+    "--value-store",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="redun's value_store_path: delete also the files in it whose values are gone.",
+)
 @json_option
 def prune(
     tables: tuple[str, ...], older_than: timedelta | None, batch_size: int | None, as_json: bool, **how: Any

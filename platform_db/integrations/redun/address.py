@@ -22,11 +22,13 @@ CONFIGURED = f"{SCHEME}://{_HOST}"
 
 class Address(NamedTuple):
     """:param url: the database; None is the configured one.
+    :param as_tenant: whether to work as the role of tenants, which sees the owner's rows alone.
     :param text: the address, which names the owner and holds no password.
     """
 
     url: URL | None
     owner: str
+    as_tenant: bool
     text: str
 
 
@@ -36,9 +38,10 @@ def is_ours(uri: str | None) -> bool:
 
 
 def parse(uri: str, section: Mapping[str, str]) -> Address:
-    """Return what an address means, with ``owner`` of the section where the address itself names none.
+    """Return what an address means, with ``owner`` and ``as_tenant`` of the section where it has none itself.
 
-    :raises errors.InvalidSetting: neither names an owner, or there is no such database's URL.
+    :raises errors.InvalidSetting: neither names an owner, ``as_tenant`` is neither ``true`` nor ``false``, or
+        there is no such database's URL.
     """
     parts = urlsplit(uri)
     options = dict(parse_qsl(parts.query))
@@ -48,6 +51,9 @@ def parse(uri: str, section: Mapping[str, str]) -> Address:
             "it is not configured whose call graph this is",
             hint="set owner = USER, an id or e-mail address, in [backend] of redun.ini",
         )
+    as_tenant = (options.pop("as_tenant", "") or section.get("as_tenant", "") or "false").lower()
+    if as_tenant not in ("true", "false"):
+        raise errors.InvalidSetting("as_tenant in [backend] of redun.ini is true or false")
     url = None
     if parts.hostname != _HOST:
         credentials, at, host = parts.netloc.rpartition("@")
@@ -57,5 +63,7 @@ def parse(uri: str, section: Mapping[str, str]) -> Address:
         netloc = f"{credentials.partition(':')[0]}{at}{host}"
     else:
         netloc = _HOST
+    if as_tenant == "true":
+        options["as_tenant"] = "true"
     query = urlencode({**options, "owner": owner}, quote_via=quote, safe="@")
-    return Address(url, owner, urlunsplit((SCHEME, netloc, parts.path, query, "")))
+    return Address(url, owner, as_tenant == "true", urlunsplit((SCHEME, netloc, parts.path, query, "")))

@@ -6,7 +6,6 @@ schema ``redun``, by a session that belongs to one owner.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +23,6 @@ from redun.config import create_config_section
 from sqlalchemy import orm
 
 from platform_db import database, provenance, schema, sessions
-from platform_db.identifiers import parse_id
 from platform_db.integrations.redun import address
 from platform_db.integrations.redun.calls import Calls
 from platform_db.integrations.redun.handles import Handles
@@ -36,7 +34,10 @@ from platform_db.integrations.redun.session import OwnersSession
 from platform_db.integrations.redun.syncing import Syncing
 from platform_db.integrations.redun.tags import Tags
 from platform_db.integrations.redun.values import Values
+from platform_db.settings import get_settings
+from platform_db.tenancy import tenant_scope
 from platform_db.users import find_user
+from platform_db.workflows import get_workflow
 
 OPTIONS = {"schema_translate_map": {None: "redun"}}
 """redun's tables have no schema; ours are views in this one."""
@@ -70,8 +71,7 @@ class PlatformBackend(Calls, Handles, Jobs, LookingUp, Syncing, Tags, Values, Re
         self.latest = LatestCalls()
         self.ahead = {}
         self._started = {}
-        run = os.environ.get("PLATFORM_DB_WORKFLOW_ID")
-        self.workflow_id = str(parse_id(run, "run id in PLATFORM_DB_WORKFLOW_ID")) if run else None
+        self.workflow_id = get_settings().workflow_id
 
     def create_engine(self) -> sa.Engine:
         """Prepare connections; none is made yet."""
@@ -94,14 +94,18 @@ class PlatformBackend(Calls, Handles, Jobs, LookingUp, Syncing, Tags, Values, Re
     def is_db_compatible(self) -> bool:
         """Look whether the schema is current, and find the owner: redun asks this when it loads a backend.
 
-        :raises errors.PlatformDBError: the schema is not current, or there is no such owner.
+        :raises errors.PlatformDBError: the schema is not current, there is no such owner, or the run that the
+            process is part of is not the owner's.
         """
         self.create_engine()
         with self.native.connect() as connection:
             schema.status(connection).require_usable()
-        with orm.Session(self.native) as session:
-            self.owner_id = find_user(session, self.address.owner).id_
-        self.recorder = provenance.recorder_of(self.native, self.owner_id)
+        owner, as_tenant = self.address.owner, self.address.as_tenant
+        with tenant_scope(self.native, owner) if as_tenant else orm.Session(self.native) as session:
+            self.owner_id = find_user(session, owner).id_
+            if self.workflow_id is not None:
+                get_workflow(session, self.workflow_id, self.owner_id)
+        self.recorder = provenance.recorder_of(self.native, self.owner_id, as_tenant=as_tenant)
         if self.value_store is not None and not self._database_loaded:
             # Below the owner's id: a value's path must not tell whether another owner has it.
             self.value_store = ValueStore(f"{self.value_store.root_path}/{self.owner_id}")

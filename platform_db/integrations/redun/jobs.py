@@ -11,6 +11,7 @@ from redun.utils import utcnow
 
 from platform_db.integrations.redun.part import Part
 from platform_db.integrations.redun.session import end_transaction
+from platform_db.provenance.calls import is_silent
 
 # Another process, which this job starts, asks for it.
 _SUBRUN = "redun.subrun_root_task"
@@ -64,6 +65,9 @@ class Jobs(Part):
         self.recorder.put("call_job", job.id, row, "record_job_end")
         if job.call_hash:
             self.latest.add(job)
+        execution = self._executions.get(job.execution.id)
+        if execution is not None and is_silent(execution, now):  # redun beats when it has nothing to do.
+            self.record_updated_time(job.execution.id)
         parent = job.parent_job
         if parent is None or parent.id not in self._started:
             # The end of an execution, or of what another process's job waits for.

@@ -23,7 +23,7 @@ class Part(RedunBackendDb):
     native: sa.Engine
     owner_id: uuid.UUID
     recorder: Recorder
-    workflow_id: str | None  # of the run that executions are part of
+    workflow_id: uuid.UUID | None  # of the run that executions are part of
     latest: LatestCalls
     ahead: dict[str, Any]  # evaluations that were fetched before the scheduler asks for them
     _started: dict[str, dict[str, Any]]  # the rows of jobs that have not ended

@@ -5,6 +5,7 @@ redun ignores keys that it does not know, so its databases take these records as
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -39,7 +40,8 @@ class CallRecords(CallNodeSerializer):
 
 
 class ValueRecords(ValueSerializer):
-    """Records of values with ``handles``: the states of a handle that have this value."""
+    """Records of values with their bytes, also where files hold these, and with ``handles``: the states of a
+    handle that have this value."""
 
     def serialize_query(self, query: Query[Any]) -> Iterator[Record]:
         """Iterate over the records of the values that a query finds."""
@@ -61,8 +63,13 @@ class ValueRecords(ValueSerializer):
                     "parents": sorted(parents[handle.hash]),
                 }
             )
+        session: Any = query.session
+        store = session.backend.value_store
         for record in records:
-            of_value = handles.get(record["value_hash"])
+            value_hash = record["value_hash"]
+            if store is not None and not record["data"]:
+                record["data"] = b64encode(store.get(value_hash)[0]).decode()
+            of_value = handles.get(value_hash)
             yield {**record, "handles": of_value} if of_value else record
 
 

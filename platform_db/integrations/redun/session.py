@@ -47,7 +47,7 @@ class OwnersSession(RedunSession):
 def _enter(session: OwnersSession, transaction: Any, connection: sa.Connection) -> None:
     """Name the tenant until the transaction ends: the views show that one's rows, and none without."""
     if not transaction.nested:
-        connection.execute(_ENTER, {"owner": str(session.backend.owner_id)})
+        connection.exec_driver_sql(session.backend.recorder.enter)
 
 
 @event.listens_for(OwnersSession, "do_orm_execute")
@@ -85,5 +85,4 @@ def end_transaction(session: OwnersSession) -> None:
         session.commit()
 
 
-_ENTER = sa.text("SELECT set_config('platform.user_id', :owner, true)")
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:lock, 0))")

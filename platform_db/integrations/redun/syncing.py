@@ -94,12 +94,24 @@ class Syncing(Part):
                         for column in sa.inspect(type(instance)).column_attrs
                     }
                     values = tuple(row[name] for name in key)
-                    rows[table][values if len(values) > 1 else values[0]] = _completed(table, row)
+                    row = self._completed(table, row)
+                    rows[table][values if len(values) > 1 else values[0]] = row
             if record["_type"] == "CallNode":
                 _add_call(rows, record)
             for handle in record.get("handles", ()):
                 _add_handle(rows, record["value_hash"], handle)
         return rows
+
+    def _completed(self, table: str, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a row with the values that redun's classes leave to the database, and to files."""
+        if table == "value":
+            data = row["value"]
+            return {**row, "value": self._store(row["value_hash"], data), "size": len(data)}
+        if table == "entity_tag":
+            return {**row, "entity_type": row["entity_type"].name, "is_current": True}
+        if table == "call_execution":
+            return {**row, "updated_time": None, "workflow_id": None}
+        return row
 
     def _add_subtree_tasks(self, connection: sa.Connection, rows: Rows, records: list[Record]) -> None:
         """Add the tasks below calls whose records leave them out, which a shallow check relies on."""
@@ -138,17 +150,6 @@ def _parts(rows: Rows) -> Iterator[Rows]:
         part[key] = row
         size += len(row["value"])
     yield {"value": part, **rows}
-
-
-def _completed(table: str, row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with the values that redun's classes leave to the database."""
-    if table == "value":
-        return {**row, "size": len(row["value"])}
-    if table == "entity_tag":
-        return {**row, "entity_type": row["entity_type"].name, "is_current": True}
-    if table == "call_execution":
-        return {**row, "updated_time": None, "workflow_id": None}
-    return row
 
 
 def _add_call(rows: Rows, record: Record) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import Any
 
 from redun.backends.db import RedunDatabaseError, db_retry
@@ -62,7 +64,14 @@ class Values(Part):
         """Return what the database has to store of the bytes of a value."""
         if self.value_store is None or len(data) < self.value_store_min_size:
             return data
-        self.value_store.put(value_hash, data)  # Before the row that refers to it.
+        # Before the row that refers to it. What a process that was killed left is not all of it.
+        path = self.value_store.get_value_path(value_hash)
+        if self.value_store.size(value_hash) != len(data):
+            with File(path).open("wb") as file:
+                file.write(data)
+        else:
+            with suppress(OSError):  # such as of another store than a directory
+                os.utime(path)  # Pruning leaves it alone for a day.
         return b""
 
     def _put_row(self, value: Any, value_hash: str, size: int, data: bytes, method: str) -> None:

@@ -53,6 +53,7 @@ class ValueStore:
             shard, name = value_hash[:2], value_hash[2:]
             with _directory(self.root, self.own.name, shard, create=True) as directory:
                 if _size_of(name, directory) == size:
+                    os.utime(name, dir_fd=directory, follow_symlinks=False)  # Pruning leaves it for a day.
                     return size
                 part = f"{name}.part"
                 with contextlib.suppress(FileNotFoundError):

@@ -9,6 +9,12 @@ DO $$ BEGIN
     IF has_database_privilege(current_database(), 'CREATE') THEN DROP SCHEMA redun; END IF;
 END $$;
 
+-- What values took no longer counts. Writers of values end first, then the totals are locked, as they do it.
+LOCK TABLE platform.value IN SHARE ROW EXCLUSIVE MODE;
+
+SELECT platform.count_storage(owner_id, -sum(size)::bigint) FROM platform.value
+WHERE octet_length(value) > 0 GROUP BY owner_id ORDER BY owner_id;
+
 DROP TABLE platform.handle_edge, platform.handle, platform.entity_tag_edit, platform.entity_tag,
     platform.call_argument_source, platform.call_argument, platform.call_subtree_task, platform.call_edge,
     platform.call_job, platform.call_execution, platform.call_node, platform.evaluation, platform.call_task,
