@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import database, errors, schema
+from platform_db import database, errors
 from platform_db.schema.migrating import MIGRATION_LOCK
 from tests.command_line import one_line, start
 from tests.factories import make_run, make_user
@@ -130,14 +130,9 @@ def test_a_job_ends_on_a_signal(
         assert leases(engine) == 0
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["events tail", "events tail --listen", "events wake", "alembic upgrade head", "db wait --migrated"],
-)
+@pytest.mark.parametrize("command", ["alembic upgrade head", "db wait --migrated"])
 def test_a_command_that_waits_ends_on_sigterm(empty_database_uri: str, command: str) -> None:
     engine = database.create_engine(empty_database_uri)
-    if command.startswith("events"):
-        schema.upgrade(url=empty_database_uri)
     with engine.connect() as connection:
         connection.execute(sa.select(sa.func.pg_advisory_lock(MIGRATION_LOCK)))  # upgrade waits for it
         waiting = start(empty_database_uri, *command.split(), PLATFORM_DB_APPLICATION_NAME="waiting")
