@@ -28,15 +28,21 @@ def test_a_current_database_is_ready(database_uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("revision", "expected"),
-    [("0001", (503, "not ready")), ("9999", (200, "ready")), (None, (503, "not ready"))],
+    ("revision", "serves", "expected"),
+    [
+        ("0001", "0001", (503, "not ready")),
+        ("9999", "0001", (200, "ready")),  # A newer release's: this one goes on until it is replaced.
+        ("9999", "9999", (503, "not ready")),
+        (None, "0001", (503, "not ready")),
+    ],
 )
-def test_the_schema_has_to_be_at_least_what_the_code_needs(
-    engine: sa.Engine, database_uri: str, revision: str | None, expected: tuple[int, str]
+def test_the_schema_has_to_be_one_that_the_code_runs_on(
+    engine: sa.Engine, database_uri: str, revision: str | None, serves: str, expected: tuple[int, str]
 ) -> None:
-    """A newer one is fine: an upgrade is on its way, and this release goes on until it is replaced."""
     with engine.begin() as connection:
         connection.execute(sa.text("DELETE FROM platform.alembic_version"))
+        said = f"Revision {revision} serves code from {serves} on."
+        connection.exec_driver_sql(f"COMMENT ON TABLE platform.alembic_version IS '{said}'")
         if revision:
             connection.execute(sa.text("INSERT INTO platform.alembic_version VALUES (:r)"), {"r": revision})
 
