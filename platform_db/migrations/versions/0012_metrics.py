@@ -24,6 +24,7 @@ down_revision = "0011"
 branch_labels = None
 depends_on = None
 phase = "pre"
+locks = {"workflow": "SHARE UPDATE EXCLUSIVE"}
 
 
 def upgrade() -> None:
