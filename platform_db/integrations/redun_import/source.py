@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from platform_db import errors
 from platform_db.database.url import normalise_url
 from platform_db.integrations.importing.snapshot import open_snapshot, reading
-from platform_db.integrations.redun_import.tables import BY_NAME, Table
+from platform_db.integrations.redun_import.tables import BY_NAME, TABLES, Table
 
 MAJOR, REVISION = 3, "0bee3d6dba76"
 RELEASE = "0.44.1"
@@ -37,6 +37,7 @@ _OLDER = {
 
 NAME = "the redun database"
 ROWS_AT_A_TIME = 1000
+SECONDS_TO_WAIT = 5.0  # for a transaction that writes to a file of SQLite
 JOBS_OF_EXECUTION = "(SELECT count(*) FROM job AS j WHERE j.execution_id = t.id)"
 
 
@@ -157,6 +158,7 @@ class PostgresSource(Source):
     }
 
     def __init__(self, connection: sa.Connection) -> None:
+        self.connection = connection
         self.dbapi: Any = connection.connection.dbapi_connection
         self.numbers = itertools.count()
 
@@ -166,10 +168,14 @@ class PostgresSource(Source):
         return self._AS_TEXT.get(type_.partition(" ")[0], 't."{}"').format(column)
 
     def _stream(self, query: str, values: Sequence[str] = ()) -> Iterator[Any]:
-        with reading(NAME), self.dbapi.cursor(name=f"redun_import_{next(self.numbers)}") as cursor:
-            cursor.itersize = ROWS_AT_A_TIME
-            cursor.execute(query, tuple(values))
-            yield from cursor
+        try:
+            with reading(NAME), self.dbapi.cursor(name=f"redun_import_{next(self.numbers)}") as cursor:
+                cursor.itersize = ROWS_AT_A_TIME
+                cursor.execute(query, tuple(values))
+                yield from cursor
+        except errors.Unreachable:
+            self.connection.invalidate()  # Its rollback would be a second error.
+            raise
 
     def _has(self, table: str) -> bool:
         return next(self._stream("SELECT to_regclass(%s)", (table,)))[0] is not None
@@ -179,12 +185,14 @@ class PostgresSource(Source):
 def open_source(uri: str) -> Iterator[Source]:
     """Give a snapshot of the redun database at ``uri``, which has the version that is moved.
 
-    :raises errors.Unreachable: it cannot be read.
+    :raises errors.Unreachable: it cannot be read, or lacks a table or a column.
     :raises errors.Refused: it has another version, or is none of redun's.
     """
     opened = _open_sqlite(uri) if uri.startswith("sqlite") else _open_postgres(uri)
     with opened as source:
         source.require_current()
+        for table in TABLES:
+            list(source.rows(table, "1 = 0"))  # What it lacks is found before anything is moved.
         yield source
 
 
@@ -219,7 +227,9 @@ def _open_sqlite(uri: str) -> Iterator[Source]:
             else "--from names what is db_uri in redun.ini",
         )
     try:
-        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
+        connection = sqlite3.connect(
+            f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=SECONDS_TO_WAIT
+        )
         connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
         with contextlib.closing(connection):
             connection.execute("BEGIN")
@@ -236,6 +246,6 @@ def _what_to_do(path: Path, error: sqlite3.Error) -> str:
     journals = [Path(f"{path}{suffix}") for suffix in ("-journal", "-wal")]
     if any(journal.exists() and journal.stat().st_size for journal in journals):
         return (
-            "a workflow was killed while it wrote: let redun complete that by: redun log; then run this again"
+            "a workflow was killed while it wrote: redun log, run there, puts that right; then run this again"
         )
     return "restore it from a backup, and run this again: it does the rest"
