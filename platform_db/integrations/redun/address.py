@@ -46,7 +46,7 @@ def parse(uri: str, section: Mapping[str, str]) -> Address:
     if not owner:
         raise errors.InvalidSetting(
             "it is not configured whose call graph this is",
-            hint="set owner = USER, an id or e-mail address, in [backend] of redun.ini",
+            hint=f"name a user in db_uri of redun.ini: {CONFIGURED}?owner=USER, an id or e-mail address",
         )
     url = None
     if parts.hostname != _HOST:

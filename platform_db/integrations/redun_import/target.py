@@ -77,7 +77,7 @@ class Target:
         names = ", ".join([*_BESIDE, *table.columns])
         with self._cursor() as cursor:
             cursor.copy_expert(
-                f"COPY brought_{table.target} ({names}) FROM STDIN", io.StringIO("".join(lines))
+                f"COPY brought_{table.target} ({names}) FROM STDIN", io.BytesIO("".join(lines).encode())
             )
 
     def drop_doubles(self, table: Table) -> list[str]:
