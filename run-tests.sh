@@ -12,10 +12,12 @@ Steps:
   lint    ruff, squawk on the migrations' SQL, and shellcheck where there is one
   types   mypy
   layers  import-linter: an arrow runs down only
-  tests   pytest, with the coverage where no argument is given
+  tests   pytest
   alias   pytest on the distribution reana-db, which extends the models of its process
   docs    sphinx, where a warning is an error
   wheel   build it, look into it, install and import it
+and, only where it is named:
+  coverage  the tests with their coverage, which takes twice as long
 
 The first run makes a virtual environment in .venv and installs into it what is needed; later ones need no
 network. PYTHON names another Python to use, in an environment of its own. The tests use the server that
@@ -46,11 +48,10 @@ run_types() { "$bin/python" -m mypy; }
 
 run_layers() { "$bin/python" -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'; }
 
-# Coverage is that of all tests; a choice of them says nothing about it.
-run_tests() {
-    [ $# -gt 0 ] || set -- --cov --cov-report=term
-    "$bin/python" -m pytest -n auto --maxprocesses 8 "$@"
-}
+run_tests() { "$bin/python" -m pytest -n auto --maxprocesses 8 "$@"; }
+
+# Before Python 3.12 coverage traces each call of every library, too.
+run_coverage() { run_tests --cov --cov-report=term; }
 
 run_alias() { PYTHONPATH=distributions/reana-db "$bin/python" -m pytest -n auto --maxprocesses 8 distributions/reana-db/tests; }
 
@@ -104,7 +105,7 @@ arguments=()
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage && exit ;;
-        lint | types | layers | alias | docs | wheel) steps+=("$1") ;;
+        lint | types | layers | alias | docs | wheel | coverage) steps+=("$1") ;;
         tests) steps+=(tests) && shift && arguments=("$@") && break ;;
         --soak) steps+=(soak) && shift && arguments=("$@") && break ;;
         *) say "There is no step called $1." && usage >&2 && exit 2 ;;

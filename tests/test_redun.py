@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,15 @@ def write(connection: Connection) -> Connection:
     return connection
 
 
+made: list[PlatformBackend] = []
+
+
 @pytest.fixture(autouse=True)
-def _forget_what_ran() -> None:
+def _end_what_ran(configured_database: str) -> Iterator[None]:
     ran.clear()
+    yield
+    while made:
+        made.pop().close()
 
 
 @pytest.fixture
@@ -83,6 +90,7 @@ def scheduler_of(owner: str, **backend: str) -> Scheduler:
     uri = f"platformdb://configured?owner={owner}"
     scheduler = Scheduler(config=Config({"backend": {"db_uri": uri, **backend}}))
     scheduler.load()
+    made.append(scheduler.backend)
     return scheduler
 
 
@@ -157,6 +165,7 @@ def test_the_line_in_the_configuration_replaces_sqlite(owner: str) -> None:
     scheduler.load()
 
     assert isinstance(scheduler.backend, PlatformBackend)
+    made.append(scheduler.backend)
     assert config["backend"]["db_uri"] == f"platformdb://configured?owner={owner}"
     assert scheduler.run(squares(2)) == 1
 

@@ -125,6 +125,14 @@ class PlatformBackend(Calls, Handles, Jobs, LookingUp, Syncing, Tags, Values, Re
         self.create_engine()
         schema.init_db(self.native)
 
+    def close(self) -> None:
+        """Write what was recorded, and close session and connections, which open again when they are used.
+
+        :raises errors.PlatformDBError: as :meth:`platform_db.provenance.Recorder.flush` does.
+        """
+        self.session.close()
+        self.recorder.close()
+
     @property
     def _record_serializer(self) -> RecordSerializer:
         return _SERIALIZER
