@@ -242,6 +242,23 @@ def test_another_user_has_none_of_it(in_file: RedunDatabase, target: Target, ses
     )  # And moves the same for itself.
 
 
+def test_a_new_users_rows_are_found_by_their_keys(
+    target: Target, session: orm.Session, tmp_path: Path
+) -> None:
+    """Statistics know no new user: an index by the owner alone looks as good, and reads all rows."""
+    redun = RedunDatabase.at(tmp_path / "redun.db", 15)
+    read = """
+        SELECT sum(idx_tup_read)::int FROM pg_stat_user_indexes
+        WHERE schemaname = 'platform' AND indexrelname LIKE 'ix%'
+    """
+    assert target.run(redun.uri).exit_code == 0  # Which ends with ANALYZE.
+    ((before,),) = target.rows(read)
+    other = Target(target.uri, make_user(session, email="eve@example.org"))
+    assert other.run(redun.uri).exit_code == 0
+    ((after,),) = target.rows(read)
+    assert after - before < 150 * 150
+
+
 def test_an_execution_may_go_on_from_a_job_of_another(in_file: RedunDatabase, target: Target) -> None:
     ids = sorted(in_file.execute("SELECT rowid, id FROM execution"))
     first, last = ids[0][1], ids[-1][1]

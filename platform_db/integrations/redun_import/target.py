@@ -130,10 +130,11 @@ class Target:
     def _compared(self, table: Table, condition: str) -> str:
         """Return the SQL of a condition on the stored row of a key; NULL where there is none.
 
-        A scalar query goes by the key for each row, also before the planner knows the table.
+        A scalar query goes by the key for each row, also before the planner knows the table. And of an owner
+        that its statistics lack it would expect one row, which any index finds, had it the owner's id itself.
         """
         return f"""(SELECT {condition} FROM platform.{table.target} AS stored
-            WHERE stored.owner_id = %s AND {_same_key(table)} LIMIT 1)"""
+            WHERE stored.owner_id = (SELECT %s::uuid) AND {_same_key(table)} LIMIT 1)"""
 
     def keep_values(self) -> None:
         """Say that the values that were brought were seen now, so that no pruning deletes them."""
