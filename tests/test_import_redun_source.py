@@ -116,7 +116,7 @@ def test_a_server_whose_texts_have_no_encoding_is_read(postgres_server: Any, tar
         redun.execute(r"UPDATE file SET path = E'\xff'")
         refused = target.run(uri)
         assert refused.exit_code == 4
-        assert "the redun database has text that is not UTF-8" in command_line.one_line(refused.stderr)
+        assert "where it has text that is not UTF-8, dump it" in command_line.one_line(refused.stderr)
         redun.engine.dispose()
     finally:
         with server.connect() as connection:

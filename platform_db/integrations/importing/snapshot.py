@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from platform_db import database, errors
+from platform_db.database import sqlstates
 from platform_db.database.driver_errors import own_connection_errors, own_driver_errors, reason_of
 
 SETTINGS = (
@@ -75,7 +76,6 @@ def reading(name: str) -> Iterator[None]:
         raise errors.Unreachable(f"{name}: {error}", hint=hint) from None
     except sa.exc.DBAPIError as error:
         hint = "its login needs SELECT on all of its tables; where some are missing, restore them"
+        if (sqlstates.sqlstate_of(error) or "").startswith(sqlstates.DATA_EXCEPTION_CLASS):
+            hint = "where it has text that is not UTF-8, dump it, and restore it into a database of UTF-8"
         raise errors.Unreachable(f"{name} cannot be read: {reason_of(error)}", hint=hint) from None
-    except UnicodeDecodeError:
-        hint = "dump it, and restore it into a database of that encoding"
-        raise errors.Unreachable(f"{name} has text that is not UTF-8", hint=hint) from None
