@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +79,8 @@ class RedunDatabase:
     """A database with executions of 10 jobs each: one root and 9 children."""
 
     def __init__(self, uri: str, executions: int = 0) -> None:
-        self.uri = uri
-        self.engine = sa.create_engine(uri)
+        self.open(uri)
         kind = self.engine.dialect.name
-        if kind == "sqlite":
-            sa.event.listen(
-                self.engine, "connect", lambda dbapi, _: dbapi.execute("PRAGMA synchronous = OFF")
-            )
         statements = SCHEMA.format(**TYPES[kind]).split(";")[:-1]
         with self.engine.begin() as connection:
             for statement in ([ENTITIES] if kind == "postgresql" else []) + statements:
@@ -92,10 +89,25 @@ class RedunDatabase:
         self.add("redun_version", id="1", version=3, timestamp="2024-01-01 00:00:00.000000")
         self.fill(range(executions))
 
+    def open(self, uri: str) -> None:
+        self.uri = uri
+        self.engine = sa.create_engine(uri)
+        if self.engine.dialect.name == "sqlite":
+            sa.event.listen(
+                self.engine, "connect", lambda dbapi, _: dbapi.execute("PRAGMA synchronous = OFF")
+            )
+
     @classmethod
     def at(cls, path: Path, executions: int = 0) -> RedunDatabase:
         """Make one in a file of SQLite."""
         return cls(f"sqlite:///{path}", executions)
+
+    def copy(self, path: Path) -> RedunDatabase:
+        """Return a copy of one in a file of SQLite."""
+        shutil.copy(str(self.engine.url.database), path)
+        copied = RedunDatabase.__new__(RedunDatabase)
+        copied.open(f"sqlite:///{path}")
+        return copied
 
     def execute(self, statement: str, **values: Any) -> list[Any]:
         with self.engine.begin() as connection:
@@ -104,28 +116,47 @@ class RedunDatabase:
 
     def add(self, table: str, *rows: dict[str, Any], **row: Any) -> None:
         """Add rows to a table, with columns of the same names."""
-        rows = rows or (row,)
-        names = list(rows[0])
-        query = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"
         with self.engine.begin() as connection:
-            connection.execute(sa.text(query), list(rows))
+            _insert(connection, table, list(rows or (row,)))
 
     def add_value(self, name: object, data: bytes, type_: str = "builtins.int") -> str:
-        self.add(
-            "value",
-            value_hash=hash_of("value", name),
-            type=type_,
-            format="application/python-pickle",
-            value=data,
-        )
-        return hash_of("value", name)
+        row = _value(name, data, type_)
+        self.add("value", row)
+        return str(row["value_hash"])
 
     def fill(self, executions: range) -> None:
         """Add executions, each with calls, values and tags of its own."""
+        rows = _Rows()
         for number in executions:
-            self._fill(number)
+            rows.add_execution(number)
+        with self.engine.begin() as connection:
+            for table, added in rows.by_table.items():
+                _insert(connection, table, added)
 
-    def _fill(self, number: int) -> None:
+
+def _insert(connection: sa.Connection, table: str, rows: list[dict[str, Any]]) -> None:
+    connection.execute(sa.insert(sa.table(table, *map(sa.column, rows[0]))), rows)
+
+
+def _value(name: object, data: bytes, type_: str = "builtins.int") -> dict[str, Any]:
+    return {
+        "value_hash": hash_of("value", name),
+        "type": type_,
+        "format": "application/python-pickle",
+        "value": data,
+    }
+
+
+class _Rows:
+    """The rows of executions, by table."""
+
+    def __init__(self) -> None:
+        self.by_table: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+
+    def add(self, table: str, *rows: dict[str, Any], **row: Any) -> None:
+        self.by_table[table] += rows or (row,)
+
+    def add_execution(self, number: int) -> None:
         of = f"2024-03-{number % 28 + 1:02} {number // 28 % 24:02}"
         tasks = {name: hash_of("task", name) for name in ("main", "part")}
         if number == 0:
@@ -141,7 +172,8 @@ class RedunDatabase:
                     for name, hash_ in tasks.items()
                 ),
             )
-        values = [self.add_value((number, i), bytes([i, 0, 92, 255]) * (i + 1)) for i in range(10)]
+        self.add("value", *(_value((number, i), bytes([i, 0, 92, 255]) * (i + 1)) for i in range(10)))
+        values = [hash_of("value", (number, i)) for i in range(10)]
         self.add("file", value_hash=values[9], path=f"out/{number}.txt")
         self.add("subvalue", value_hash=values[9], parent_value_hash=values[0])
         calls = [hash_of("call", number, i) for i in range(10)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from platform_db import crypto
-from platform_db.cli.show import ROWS_AT_A_TIME, show_rows
+from platform_db.cli.show import ROWS_AT_A_TIME, show_row, show_rows
 from platform_db.models import Job, TaskRecord, Workflow
 from platform_db.workflows import set_result
 from tests.calls import record_call
@@ -103,6 +104,14 @@ def test_json_is_one_document(session: Session, database_uri: str, command: str,
     assert result.exit_code == 0, result.output
     assert isinstance(json.loads(result.stdout), list if command in LISTS else dict)
     assert result.stderr == ""
+
+
+def test_times_are_in_iso_8601(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"at": datetime(2026, 11, 26, 20, tzinfo=timezone.utc)}
+    show_row(row, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"at": "2026-11-26T20:00:00+00:00"}
+    show_rows([row], as_json=True)
+    assert json.loads(capsys.readouterr().out) == [{"at": "2026-11-26T20:00:00+00:00"}]
 
 
 def test_a_long_table_has_one_head_and_a_long_list_one_row_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -262,10 +262,17 @@ def test_a_backend_works_as_the_role_of_tenants_where_it_is_asked_to(
 
 
 def test_an_owner_must_be_named_and_known(configured_database: str) -> None:
-    with pytest.raises(errors.InvalidSetting, match="whose call graph"):
+    with pytest.raises(errors.InvalidSetting, match="whose call graph") as raised:
         setup_scheduler(Config({"backend": {}}))
+    assert "platformdb://configured?owner=USER" in str(raised.value.hint)
     with pytest.raises(errors.UserNotFound):
         scheduler_of("nobody@example.org")
+
+
+def test_a_server_that_is_gone_is_said_in_one_line() -> None:
+    backend = PlatformBackend("platformdb://127.0.0.1:1/none?owner=ada@example.org")
+    with pytest.raises(errors.Unreachable, match=r"127\.0\.0\.1:1 is not running"):
+        backend.load()
 
 
 PROGRAM = """

@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
 from itertools import islice
 from typing import Any
 
@@ -27,7 +28,7 @@ def show_rows(rows: Iterable[Row], as_json: bool, table: Callable[[Row], Row] = 
     if as_json:
         separator = "["
         for row in rows:
-            click.echo(f"{separator}{json.dumps(row, default=str)}", nl=False)
+            click.echo(f"{separator}{json.dumps(row, default=_as_json)}", nl=False)
             separator = ",\n "
         click.echo("[]" if separator == "[" else "]")
         return
@@ -53,7 +54,7 @@ def columns(*names: str) -> Callable[[Row], Row]:
 def show_row(row: Row, as_json: bool, text: str | None = None) -> None:
     """Print a text, by default a line per value, or a JSON object."""
     if as_json:
-        click.echo(json.dumps(row, default=str))
+        click.echo(json.dumps(row, default=_as_json))
     elif text is not None:
         click.echo(text)
     else:
@@ -72,6 +73,10 @@ def show_csv(names: Sequence[str], rows: Iterable[Row]) -> None:
 def escaped(text: str) -> str:
     """Return a text as one line without control characters, which any tenant may have stored."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def _as_json(value: Any) -> str:
+    return value.isoformat() if isinstance(value, date) else str(value)
 
 
 def _cell(text: str, width: int) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from platform_db import database
-from platform_db.database.driver_errors import own_connection_errors
+from platform_db import database, errors
+from platform_db.database import sqlstates
+from platform_db.database.driver_errors import own_connection_errors, own_driver_errors, reason_of
 
 SETTINGS = (
     "statement_timeout = 0",
@@ -48,10 +49,33 @@ def read_only(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 @contextlib.contextmanager
-def open_snapshot(uri: str) -> Iterator[sa.Connection]:
-    """Give such a connection to the database at a URL.
+def open_snapshot(uri: str, name: str) -> Iterator[sa.Connection]:
+    """Give such a connection to the source at a URL.
 
-    :raises errors.Unreachable: the database cannot be reached.
+    :param name: what errors call the source.
+    :raises errors.Unreachable: the source cannot be reached.
     """
-    with read_only(database.create_engine(uri, poolclass=NullPool)) as connection:
+    with contextlib.ExitStack() as stack:
+        with reading(name):
+            connection = stack.enter_context(read_only(database.create_engine(uri, poolclass=NullPool)))
         yield connection
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Say of what goes wrong while the source is read that it is the source's, and not the target's.
+
+    :param name: what errors call the source.
+    :raises errors.Unreachable: the source cannot be read, or its server is gone.
+    """
+    try:
+        with own_driver_errors():
+            yield
+    except errors.Unreachable as error:
+        hint = "start that server, or correct --from and its password; then run this again: it does the rest"
+        raise errors.Unreachable(f"{name}: {error}", hint=hint) from None
+    except sa.exc.DBAPIError as error:
+        hint = "its login needs SELECT on all of its tables; where some are missing, restore them"
+        if (sqlstates.sqlstate_of(error) or "").startswith(sqlstates.DATA_EXCEPTION_CLASS):
+            hint = "where it has text that is not UTF-8, dump it, and restore it into a database of UTF-8"
+        raise errors.Unreachable(f"{name} cannot be read: {reason_of(error)}", hint=hint) from None

@@ -29,11 +29,12 @@ import_ = group("import")
 _file = click.Path(path_type=Path, dir_okay=False)
 
 
-def source_options(variable: str, what: str) -> Callable[[F], F]:
+def source_options(variable: str, what: str, reported: str) -> Callable[[F], F]:
     """Return the options that every import has.
 
     :param variable: the environment variable that may name the database to read.
     :param what: what that database is.
+    :param reported: the rows that the report has a line for.
     """
     return options(
         click.option(
@@ -47,9 +48,7 @@ def source_options(variable: str, what: str) -> Callable[[F], F]:
             help=f"{what} Its password comes from the variable, PGPASSWORD or ~/.pgpass.",
         ),
         click.option("--dry-run", is_flag=True, help="Check every row, and write nothing."),
-        click.option(
-            "--report", type=_file, help="Write a line of JSON here for each row that moves or does not."
-        ),
+        click.option("--report", type=_file, help=f"Write a line of JSON here for each row {reported}."),
     )
 
 
@@ -63,17 +62,20 @@ def shown_report(path: Path | None, as_json: bool) -> Iterator[Report]:
     from platform_db.transfer.report import Report
 
     with Report.to(path) as made:
+        ended = False
         try:
             yield made
+            ended = True
         finally:
-            show_rows(made.summary(), as_json, columns(*COLUMNS))
+            if ended or made.rows:  # else there is nothing to sum up beside the error
+                show_rows(made.summary(), as_json, columns(*COLUMNS))
     if refused := sum(made.counts["refused"].values()):
         where = f"{path} names them" if path else "--report FILE names them"
         raise errors.PartialFailure(f"{refused} rows were refused", hint=where)
 
 
 @import_.command(example="import reana --from postgresql://reana@reana-db/reana --dry-run")
-@source_options(SOURCE_VARIABLE, "REANA's database.")
+@source_options(SOURCE_VARIABLE, "REANA's database.", "that moves or does not")
 @click.option(
     "--decisions", type=_file, help="Read what you decide from this file; questions are written to it."
 )
@@ -113,7 +115,11 @@ def reana(
 
 
 @import_.command(example="import redun --from sqlite:///.redun/redun.db --user ada@example.org")
-@source_options(REDUN_VARIABLE, "redun's database: what is db_uri in its redun.ini.")
+@source_options(
+    REDUN_VARIABLE,
+    "redun's database: what is db_uri in its redun.ini; a file's path is from here.",
+    "that does not move as it is",
+)
 @user_option("Whose the rows are to be", required=True)
 @click.option(
     "--value-store", metavar="DIRECTORY", help="Copy values from here: value_store_path in redun.ini."

@@ -84,7 +84,7 @@ def open_source(uri: str) -> Iterator[Source]:
     :raises errors.SchemaBehind: it has an older revision than those that are moved.
     :raises errors.SchemaAhead: it has a newer one.
     """
-    with open_snapshot(uri) as connection:
+    with open_snapshot(uri, "the REANA database") as connection:
         yield Source(connection, _release(connection))
 
 

@@ -49,7 +49,7 @@ def parse(uri: str, section: Mapping[str, str]) -> Address:
     if not owner:
         raise errors.InvalidSetting(
             "it is not configured whose call graph this is",
-            hint="set owner = USER, an id or e-mail address, in [backend] of redun.ini",
+            hint=f"name a user in db_uri of redun.ini: {CONFIGURED}?owner=USER, an id or e-mail address",
         )
     as_tenant = (options.pop("as_tenant", "") or section.get("as_tenant", "") or "false").lower()
     if as_tenant not in ("true", "false"):

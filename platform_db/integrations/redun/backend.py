@@ -23,6 +23,7 @@ from redun.config import create_config_section
 from sqlalchemy import orm
 
 from platform_db import database, provenance, schema, sessions
+from platform_db.database.driver_errors import own_connection_errors
 from platform_db.integrations.redun import address
 from platform_db.integrations.redun.calls import Calls
 from platform_db.integrations.redun.handles import Handles
@@ -84,6 +85,7 @@ class PlatformBackend(Calls, Handles, Jobs, LookingUp, Syncing, Tags, Values, Re
             self._has_engine = True
         return self.engine
 
+    @own_connection_errors()
     def get_db_version(self) -> DBVersionInfo:
         """Return the version of redun's tables that the views show."""
         self.create_engine()
@@ -91,6 +93,7 @@ class PlatformBackend(Calls, Handles, Jobs, LookingUp, Syncing, Tags, Values, Re
             usable = schema.status(connection).usable
         return REDUN_DB_VERSIONS[-1] if usable else null_db_version
 
+    @own_connection_errors()
     def is_db_compatible(self) -> bool:
         """Look whether the schema is current, and find the owner: redun asks this when it loads a backend.
 

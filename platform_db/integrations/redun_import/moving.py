@@ -98,8 +98,13 @@ class _Again(Exception):
     """Rows were refused, on which others of this transaction may depend."""
 
 
-class _Unknown(Exception):
-    """Rows were refused because of rows that are in another transaction."""
+class _Unknown(errors.Refused):
+    """Rows are refused together, and none alone: they may need rows of another transaction."""
+
+    hint = "run this again; where it ends so again, correct these rows in redun's database"
+
+    def __init__(self, table: Table, error: Exception) -> None:
+        super().__init__(f"rows of {table.name} are refused together, and none alone: {reason_of(error)}")
 
 
 class _Mover:
@@ -134,8 +139,8 @@ class _Mover:
             self._move_table(table)
         for name, count in self.counts.items():
             unread = count - self.report.rows[name] - len(self.refused[name])
-            if unread:
-                reason = "the row that they belong to cannot be read"
+            if unread > 0:
+                reason = "they have no key of their own, or the row that they belong to cannot be read"
                 self.report.note(name, "", "refused", reason, rows=unread)
 
     def _move_table(self, table: Table) -> None:
@@ -148,7 +153,8 @@ class _Mover:
         for rows in batches(self._read(VALUE, self.source.rows(VALUE)), at_most, BYTES_PER_BATCH):
             sizes = self._copy_stored(rows)
             if self.dry_run:
-                self._count({VALUE.name: len(rows)})
+                unread = [row._replace(data=b"") for row in rows]
+                self._bring([(VALUE, partial(self._unrefused, VALUE, unread))])
                 continue
             new, differing = self._transaction(partial(self._new_values, rows=rows, sizes=sizes))
             for id_ in differing:
@@ -265,11 +271,10 @@ class _Mover:
 
     def _bring(self, parts: list[Part]) -> None:
         """Move these rows in one transaction, but for those that are refused."""
-        work = self._check if self.dry_run else self._store
         attempts = 0
         while True:
             try:
-                read, written, left_out = self._transaction(lambda session: work(session, parts))
+                read, written, left_out = self._transaction(partial(self._store, parts=parts))
                 break
             except _Again:
                 continue
@@ -293,31 +298,29 @@ class _Mover:
     def _transaction(self, work: Callable[[Session], Any]) -> Any:
         return run_transaction(work, factory=self.factory)
 
-    def _check(self, _: Session, parts: list[Part]) -> tuple[Counter[str], Counter[str], list[Any]]:
-        before = self._refusals()
-        read = Counter({table.name: sum(1 for _ in rows()) for table, rows in parts})
-        self._require_no_more(before)
-        return read, Counter(), []
-
     def _store(
         self, session: Session, parts: list[Part]
     ) -> tuple[Counter[str], Counter[str], list[tuple[str, str, str]]]:
         before = self._refusals()
-        target = Target(session, self.owner_id)
+        target = Target(session, self.owner_id, trial=self.dry_run)
         read: Counter[str] = Counter()
         left_out: list[tuple[str, str, str]] = []
         for table, rows in parts:
             for batch in itertools.chain(batches(rows(), self.batch, 2 * BYTES_PER_BATCH), [[]]):
                 target.bring(table, batch)
                 read[table.name] += len(batch)
-            left_out += [(table.name, id_, _DIFFERS) for id_ in target.drop_stored(table)]
+            left_out += [(table.name, id_, _DOUBLE) for id_ in target.drop_doubles(table)]
+            differing = target.drop_stored(table, by_length=self.dry_run)
+            left_out += [(table.name, id_, _DIFFERS) for id_ in differing]
         self._require_no_more(before)
         written = Counter({table.name: self._insert(session, target, table) for table, _ in parts})
+        if self.dry_run:
+            return read, Counter(), left_out
         try:
             target.check_references()
         except sa.exc.DBAPIError as error:
             if is_refused(error):
-                raise _Unknown(reason_of(error)) from None
+                raise _Unknown(parts[-1][0], error) from None
             raise
         for table, _ in parts:
             left_out += [(table.name, id_, _CHANGED) for id_ in target.outdated(table)]
@@ -332,7 +335,7 @@ class _Mover:
                 raise
             culprits = target.culprits(table)
             if not culprits:
-                raise _Unknown(reason_of(error)) from None
+                raise _Unknown(table, error) from None
             for id_, reason in culprits.items():
                 self._refuse(table, id_, reason)
             raise _Again from None
@@ -342,5 +345,6 @@ class _Mover:
             raise _Again
 
 
+_DOUBLE = "a row before it has the same key: that one moves"
 _DIFFERS = "another one of this key is here: that one stays"
 _CHANGED = "what is here has changed since: it stays"

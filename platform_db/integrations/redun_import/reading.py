@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from platform_db.integrations.redun_import.tables import OPTIONAL, Table
-from platform_db.models.types import is_text
+from platform_db.models.types import is_text, storable
 
 LARGEST_BYTES = 500 * 1024**2
 """What a row may hold: a line of COPY has 1 GiB, and a byte takes two characters of it."""
@@ -74,11 +74,9 @@ def read(table: Table, raw: Sequence[Any]) -> Row:
 
 
 def id_of(table: Table, raw: Sequence[Any]) -> str:
-    """Return the key of a row that may be one that cannot be stored."""
+    """Return the key of a row that may be one that cannot be stored; no two keys are shown alike."""
     at = list(table.columns).index
-    return " ".join(
-        str(raw[at(column)]).encode("utf-8", "replace").decode().replace("\0", "?") for column in table.key
-    )
+    return " ".join(storable(str(raw[at(column)]).replace("\\", "\\\\")) for column in table.key)
 
 
 def digest(values: Iterable[str | None]) -> str:
@@ -109,10 +107,10 @@ def _flag(value: Any) -> str:
 
 def _time(value: Any) -> str:
     try:
-        time = datetime.fromisoformat(value)
+        time = datetime.fromisoformat(value.removesuffix(" AD"))
         if time.tzinfo is not None:
             time = time.astimezone(timezone.utc).replace(tzinfo=None)
-    except (TypeError, ValueError, OverflowError):
+    except (AttributeError, ValueError, OverflowError):
         raise BadRow("is no time that the calendar has") from None
     return time.isoformat(" ", "microseconds")
 

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from platform_db import errors
 from platform_db.database.url import normalise_url
-from platform_db.integrations.redun_import.tables import BY_NAME, Table
-from platform_db.transfer.snapshot import open_snapshot
+from platform_db.integrations.redun_import.tables import BY_NAME, TABLES, Table
+from platform_db.transfer.snapshot import open_snapshot, reading
 
 MAJOR, REVISION = 3, "0bee3d6dba76"
 RELEASE = "0.44.1"
@@ -35,7 +35,9 @@ _OLDER = {
     "3b0a6e67cc58": "3.4",
 }
 
+NAME = "the redun database"
 ROWS_AT_A_TIME = 1000
+SECONDS_TO_WAIT = 5.0  # for a transaction that writes to a file of SQLite
 JOBS_OF_EXECUTION = "(SELECT count(*) FROM job AS j WHERE j.execution_id = t.id)"
 
 
@@ -150,10 +152,13 @@ class PostgresSource(Source):
     _AS_TEXT = {
         "text": 't."{}"::text',
         "json": 't."{}"::text',
-        "time": """to_char(t."{}" AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')""",
+        # What is infinite has no such form, and may not become "no time".
+        "time": """coalesce(
+            to_char(t."{0}" AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US BC'), t."{0}"::text)""",
     }
 
     def __init__(self, connection: sa.Connection) -> None:
+        self.connection = connection
         self.dbapi: Any = connection.connection.dbapi_connection
         self.numbers = itertools.count()
 
@@ -163,10 +168,14 @@ class PostgresSource(Source):
         return self._AS_TEXT.get(type_.partition(" ")[0], 't."{}"').format(column)
 
     def _stream(self, query: str, values: Sequence[str] = ()) -> Iterator[Any]:
-        with self.dbapi.cursor(name=f"redun_import_{next(self.numbers)}") as cursor:
-            cursor.itersize = ROWS_AT_A_TIME
-            cursor.execute(query, tuple(values))
-            yield from cursor
+        try:
+            with reading(NAME), self.dbapi.cursor(name=f"redun_import_{next(self.numbers)}") as cursor:
+                cursor.itersize = ROWS_AT_A_TIME
+                cursor.execute(query, tuple(values))
+                yield from cursor
+        except errors.Unreachable:
+            self.connection.invalidate()  # Its rollback would be a second error.
+            raise
 
     def _has(self, table: str) -> bool:
         return next(self._stream("SELECT to_regclass(%s)", (table,)))[0] is not None
@@ -176,12 +185,14 @@ class PostgresSource(Source):
 def open_source(uri: str) -> Iterator[Source]:
     """Give a snapshot of the redun database at ``uri``, which has the version that is moved.
 
-    :raises errors.Unreachable: it cannot be read.
+    :raises errors.Unreachable: it cannot be read, or lacks a table or a column.
     :raises errors.Refused: it has another version, or is none of redun's.
     """
     opened = _open_sqlite(uri) if uri.startswith("sqlite") else _open_postgres(uri)
     with opened as source:
         source.require_current()
+        for table in TABLES:
+            list(source.rows(table, "1 = 0"))  # What it lacks is found before anything is moved.
         yield source
 
 
@@ -192,7 +203,7 @@ def _open_postgres(uri: str) -> Iterator[Source]:
         username=os.environ.get("REDUN_DB_USERNAME", url.username),
         password=os.environ.get("REDUN_DB_PASSWORD", url.password),
     )
-    with open_snapshot(url.render_as_string(hide_password=False)) as connection:
+    with open_snapshot(url.render_as_string(hide_password=False), NAME) as connection:
         yield PostgresSource(connection)
 
 
@@ -208,14 +219,33 @@ def _open_sqlite(uri: str) -> Iterator[Source]:
         )
     path = Path(name).absolute()
     if not path.is_file():
-        raise errors.Unreachable(f"there is no file {path}", hint="--from names what is db_uri in redun.ini")
+        beside = path.parent / ".redun" / path.name
+        raise errors.Unreachable(
+            f"there is no file {path}",
+            hint=f"redun reads db_uri from the directory of redun.ini: --from sqlite:///{beside}"
+            if beside.is_file()
+            else "--from names what is db_uri in redun.ini",
+        )
     try:
-        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
+        connection = sqlite3.connect(
+            f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=SECONDS_TO_WAIT
+        )
         connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
         with contextlib.closing(connection):
             connection.execute("BEGIN")
             yield SqliteSource(connection)
     except sqlite3.Error as error:
-        raise errors.Unreachable(
-            f"{path} cannot be read: {error}", hint="end the workflow that writes to it, or restore it"
-        ) from None
+        raise errors.Unreachable(f"{path} cannot be read: {error}", hint=_what_to_do(path, error)) from None
+
+
+def _what_to_do(path: Path, error: sqlite3.Error) -> str:
+    if not os.access(path, os.R_OK):
+        return "run this as a login that may read it, or let this one: chmod"
+    if "locked" in str(error):
+        return "end the workflow that writes to it, then run this again: it does the rest"
+    journals = [Path(f"{path}{suffix}") for suffix in ("-journal", "-wal")]
+    if any(journal.exists() and journal.stat().st_size for journal in journals):
+        return (
+            "a workflow was killed while it wrote: redun log, run there, puts that right; then run this again"
+        )
+    return "restore it from a backup, and run this again: it does the rest"

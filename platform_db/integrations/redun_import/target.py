@@ -49,11 +49,13 @@ class NotArrived(errors.Refused):
 class Target:
     """An owner's tables, in a transaction.
 
+    :param trial: store the rows in temporary copies of the tables, which have the same checks and indexes,
+        but no references.
     :raises errors.UserNotFound: the owner was deleted meanwhile.
     """
 
-    def __init__(self, session: Session, owner_id: uuid.UUID) -> None:
-        self.session, self.owner = session, str(owner_id)
+    def __init__(self, session: Session, owner_id: uuid.UUID, *, trial: bool = False) -> None:
+        self.session, self.owner, self.trial = session, str(owner_id), trial
         for setting in TARGET_SETTINGS:
             self._run(f"SET LOCAL {setting}")
         if self._run(_KEEP_OWNER, (self.owner,)).first() is None:
@@ -66,14 +68,31 @@ class Target:
             columns = [f"{name} {type_}" for name, type_ in _BESIDE.items()]
             columns += [f"{column} {_STAGED[_kind(type_)]}" for column, type_ in table.columns.items()]
             self._run(f"CREATE TEMP TABLE brought_{table.target} ({', '.join(columns)}) ON COMMIT DROP")
+            if self.trial:
+                like = f"LIKE platform.{table.target} INCLUDING ALL"
+                self._run(f"CREATE TEMP TABLE {table.target} ({like}) ON COMMIT DROP")
             self.staged[table.name] = 0
         lines = [_line(table, number, row) for number, row in enumerate(rows, self.staged[table.name] + 1)]
         self.staged[table.name] += len(lines)
         names = ", ".join([*_BESIDE, *table.columns])
         with self._cursor() as cursor:
             cursor.copy_expert(
-                f"COPY brought_{table.target} ({names}) FROM STDIN", io.StringIO("".join(lines))
+                f"COPY brought_{table.target} ({names}) FROM STDIN", io.BytesIO("".join(lines).encode())
             )
+
+    def drop_doubles(self, table: Table) -> list[str]:
+        """Drop those of the rows that were brought whose key another one before has, and return their ids."""
+        key = ", ".join(table.key)
+        return list(
+            self._run(
+                f"""DELETE FROM brought_{table.target} WHERE place IN (
+                    SELECT place FROM (
+                        SELECT place, row_number() OVER (PARTITION BY {key} ORDER BY place) AS number
+                        FROM brought_{table.target}
+                    ) AS numbered WHERE number > 1
+                ) RETURNING row_id"""
+            ).scalars()
+        )
 
     def drop_stored(self, table: Table, *, by_length: bool = False) -> list[str]:
         """Drop those of the rows that were brought whose key is stored, but for what changes of them.
@@ -111,10 +130,11 @@ class Target:
     def _compared(self, table: Table, condition: str) -> str:
         """Return the SQL of a condition on the stored row of a key; NULL where there is none.
 
-        A scalar query goes by the key for each row, also before the planner knows the table.
+        A scalar query goes by the key for each row, also before the planner knows the table. And of an owner
+        that its statistics lack it would expect one row, which any index finds, had it the owner's id itself.
         """
         return f"""(SELECT {condition} FROM platform.{table.target} AS stored
-            WHERE stored.owner_id = %s AND {_same_key(table)} LIMIT 1)"""
+            WHERE stored.owner_id = (SELECT %s::uuid) AND {_same_key(table)} LIMIT 1)"""
 
     def keep_values(self) -> None:
         """Say that the values that were brought were seen now, so that no pruning deletes them."""
@@ -157,25 +177,26 @@ class Target:
         query = f"SELECT row_id FROM brought_{table.target} WHERE place = %s"
         return {id_: reason for (id_,) in self._run(query, (low,))}
 
-    def _insert(self, table: Table, trial: tuple[int, int] | None = None) -> tuple[str, tuple[Any, ...]]:
+    def _insert(self, table: Table, part: tuple[int, int] | None = None) -> tuple[str, tuple[Any, ...]]:
         taken = {
             column: f"{column}::jsonb" if _kind(type_) == "json" else column
             for column, type_ in table.columns.items()
         }
         if table.name == "value":
             taken["size"] = "row_size"
-        if trial:  # A part of the rows is stored: the parent may be in another part.
+        if part:  # A part of the rows is stored: the parent may be in another part.
             taken.update((name, "NULL") for name, of in table.references.items() if of == table.name)
-        where = "WHERE place BETWEEN %s AND %s" if trial else ""
+        where = "WHERE place BETWEEN %s AND %s" if part else ""
         # Two writers that meet wait for each other in one direction.
         order = ", ".join(table.key) if table.sorted_by_key else "place"
         changes = ", ".join(f"{name} = excluded.{name}" for name in table.changing)
         conflict = f"UPDATE SET {changes} WHERE {table.later}" if changes else "NOTHING"
+        target = f"{'pg_temp' if self.trial else 'platform'}.{table.target}"
         return (
-            f"""INSERT INTO platform.{table.target} AS stored (owner_id, {", ".join(taken)})
+            f"""INSERT INTO {target} AS stored (owner_id, {", ".join(taken)})
             SELECT %s::uuid, {", ".join(taken.values())} FROM brought_{table.target} {where} ORDER BY {order}
             ON CONFLICT (owner_id, {", ".join(table.key)}) DO {conflict}""",
-            (self.owner, *(trial or ())),
+            (self.owner, *(part or ())),
         )
 
     def check_references(self) -> None:
