@@ -140,6 +140,23 @@ def test_a_later_pass_brings_what_has_changed_and_removes_what_has_gone(
         assert check_deeply(session) == []
 
 
+def test_a_copy_tells_as_its_source_which_code_it_serves(source: sa.Engine, target: sa.Engine) -> None:
+    comment = sa.text("SELECT obj_description('platform.alembic_version'::regclass, 'pg_class')")
+    copy(source, target)
+    with source.connect() as one, target.connect() as other:
+        assert one.scalar(comment) == other.scalar(comment)
+
+
+def test_a_copy_that_is_migrated_stays_a_copy(source: sa.Engine, target: sa.Engine) -> None:
+    with PlatformSession(source) as session, session.begin():
+        make_run(session, make_user(session))
+    copy(source, target)
+    schema.downgrade(target, "-1")
+    schema.upgrade(target)
+    copy(source, target)
+    assert rows_of(target) == rows_of(source)
+
+
 def test_a_target_with_rows_of_its_own_is_refused(source: sa.Engine, target: sa.Engine) -> None:
     with PlatformSession(target) as session, session.begin():
         make_user(session, email="someone@example.org")
