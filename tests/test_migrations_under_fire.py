@@ -181,7 +181,7 @@ def test_what_ran_before_is_no_time_that_a_table_was_waited_for(
 ) -> None:
     monkeypatch.setenv("PLATFORM_DB_MIGRATION_WAIT", "3")
     settings.reset_settings()
-    attempts = []
+    attempts: list[float] = []
     with schema.connect(database_uri) as connection, reading(database_uri, "job") as busy:
 
         def run_revisions() -> None:
