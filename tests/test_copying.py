@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import sqlalchemy as sa
@@ -17,12 +17,14 @@ from sqlalchemy import orm
 from platform_db import audit, database, errors, schema, tokens
 from platform_db.database.session import PlatformSession
 from platform_db.health.deep_check import check_deeply
+from platform_db.leases.outcomes import record_outcome
 from platform_db.lifecycle import transition
 from platform_db.models import Base, Job, User, Workflow
 from platform_db.testing import databases
 from platform_db.testing.factories import make_run, make_user
 from platform_db.transfer import copying
 from platform_db.transfer.layout import Page
+from platform_db.transfer.piping import pipe
 from platform_db.transfer.report import Report
 from tests.command_line import one_line, run, start
 from tests.every_table import empty_tables, fill
@@ -138,6 +140,52 @@ def test_a_later_pass_brings_what_has_changed_and_removes_what_has_gone(
     assert 0 < report.counts["written"]["workflow"] < report.rows["workflow"]
     with PlatformSession(target) as session:
         assert check_deeply(session) == []
+
+
+def test_a_copy_tells_as_its_source_which_code_it_serves(source: sa.Engine, target: sa.Engine) -> None:
+    comment = sa.text("SELECT obj_description('platform.alembic_version'::regclass, 'pg_class')")
+    copy(source, target)
+    with source.connect() as one, target.connect() as other:
+        assert one.scalar(comment) == other.scalar(comment)
+
+
+def test_a_copy_that_is_migrated_stays_a_copy(source: sa.Engine, target: sa.Engine) -> None:
+    with PlatformSession(source) as session, session.begin():
+        make_run(session, make_user(session))
+    copy(source, target)
+    schema.downgrade(target, "-1")
+    schema.upgrade(target)
+    copy(source, target)
+    assert rows_of(target) == rows_of(source)
+
+
+def test_how_a_server_writes_numbers_makes_no_difference(source: sa.Engine, target: sa.Engine) -> None:
+    with PlatformSession(source) as session, session.begin():
+        record_outcome(session, "audit seal", 0, 1 / 3)
+    with target.connect() as connection, connection.begin():
+        name = target.url.database
+        connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET extra_float_digits = -5')
+
+    copy(source, target)
+    again = copy(source, target)
+
+    assert not +again.counts["written"]
+
+
+def test_what_interrupts_a_copy_waits_for_its_writer() -> None:
+    ended = threading.Event()
+
+    def write(file: IO[bytes]) -> None:
+        time.sleep(0.3)
+        ended.set()
+
+    class Cursor:
+        def copy_expert(self, *_: Any, **__: Any) -> None:
+            raise errors.Interrupted(signal.SIGTERM)
+
+    with pytest.raises(errors.Interrupted):
+        pipe(write, Cursor(), "COPY nothing FROM STDIN")
+    assert ended.is_set()
 
 
 def test_a_target_with_rows_of_its_own_is_refused(source: sa.Engine, target: sa.Engine) -> None:

@@ -115,6 +115,30 @@ def shown(connection: sa.Connection) -> list[str]:
     return [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in names]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("search_path", '"$user",Platform,"A ""b"""'),
+        ("platform.note", "it's,two"),
+        ("work_mem", "7MB"),
+    ],
+)
+def test_each_transaction_sets_what_an_option_would(
+    database_uri: str, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    option = f"-c {name}={value}".replace("A ", "A\\ ")
+    url = database.normalise_url(database_uri).update_query_dict({"options": option})
+    found = []
+    for sent in ("true", "false"):
+        monkeypatch.setenv("PLATFORM_DB_CONNECTION_OPTIONS", sent)
+        settings.reset_settings()
+        engine = database.create_engine(url, poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            text = connection.exec_driver_sql(f"SHOW {name}").scalar_one()
+            found.append(text.replace(" ", "").lower())  # as an option it is shown as it was written
+    assert found[0] == found[1]
+
+
 def test_migrations_keep_the_options_of_the_uri(empty_database_uri: str) -> None:
     url = database.normalise_url(empty_database_uri)
     url = url.update_query_dict({"options": "-c default_transaction_read_only=on"})

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from platform_db import diagnostics, errors
 from platform_db.database.session import PlatformSession
-from platform_db.tenancy import tenant_scope
+from platform_db.tenancy import tenant_scope, tenant_sessionmaker
 from tests.command_line import run, start
 from tests.factories import make_user
 from tests.tenants import prepare_roles
@@ -102,6 +102,27 @@ def test_a_tenants_transactions_name_the_tenant(
         ("another thread", None),
         ("after", None),
     ]
+
+
+def test_what_a_service_says_of_the_tenant_stays_outside_of_transactions(
+    session: PlatformSession, engine: sa.Engine, lines: Any
+) -> None:
+    prepare_roles(engine)
+    ada = make_user(session)
+    session.commit()
+    asking = tenant_sessionmaker(engine, ada)()
+    asking.connection()
+    asking.close()
+    token = diagnostics.tenant.set("the service's")
+    with asking.begin():
+        pass  # It has not come to a connection.
+    logger.warning("after a tenant's session")
+    with tenant_sessionmaker(engine, lambda: None)() as nobody:
+        nobody.connection()
+    logger.warning("after that of no tenant")
+    diagnostics.tenant.reset(token)
+
+    assert [line.get("tenant") for line in lines()] == ["the service's"] * 2
 
 
 class TestCommands:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
+import struct
 import threading
 import time
 import urllib.request
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from platform_db import database
+from platform_db import database, sessions, settings
 from platform_db.audit import seal_audit_log
 from platform_db.database.session import PlatformSession, SessionFactory
 from platform_db.leases import heartbeat
@@ -33,9 +35,10 @@ pytest.importorskip(
 from prometheus_client import CollectorRegistry, generate_latest
 
 from platform_db.leases import outcomes
+from platform_db.metrics import database as metrics_of_database
 from platform_db.metrics.database import DatabaseMetrics
 from platform_db.metrics.pool import PoolMetrics
-from platform_db.metrics.sources import SOURCES, tenants_source
+from platform_db.metrics.sources import SOURCES, Source, tenants_source
 
 MONTH = timedelta(days=30)
 
@@ -234,6 +237,27 @@ def test_a_database_that_is_away_is_down(scrape: Callable[..., Metrics]) -> None
     assert scrape(nowhere) == {("up",): 0}
 
 
+def test_what_no_database_can_answer_is_down_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("PLATFORM_DB_")]:
+        monkeypatch.delenv(name)
+    settings.reset_settings()
+    sessions.reset_engine()
+    registry = CollectorRegistry()
+    registry.register(DatabaseMetrics())
+    assert "platform_db_up 0.0" in generate_latest(registry).decode()
+
+
+def test_a_connection_that_is_lost_in_between_is_down(
+    engine: sa.Engine, scrape: Callable[..., Metrics], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(connection: sa.Connection) -> list[tuple[int]]:
+        connection.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        return []
+
+    monkeypatch.setattr(metrics_of_database, "SOURCES", (Source((), {"lost": "Lost."}, lose), *SOURCES))
+    assert scrape(engine) == {("up",): 0}
+
+
 def test_registering_asks_nothing() -> None:
     registry = CollectorRegistry()
     registry.register(DatabaseMetrics())
@@ -323,6 +347,10 @@ class TestServing:
 
         assert 'platform_db_runs{count="exact",status="running"} 0.0' in get("/metrics")
         assert '"status": "ready"' in get("/readyz")
+        assert '"status": "alive"' in get("/healthz")
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as reset:
+            reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         assert '"status": "alive"' in get("/healthz")
         server.send_signal(signal.SIGTERM)
         _, stderr = server.communicate(timeout=20)

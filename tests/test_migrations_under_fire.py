@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 
-from platform_db import errors, schema
+from platform_db import errors, schema, settings
 from platform_db.schema import compare
 from platform_db.testing.pooler import Pooler
 from tests.command_line import one_line, run
@@ -176,6 +176,27 @@ def test_a_migration_that_waits_for_a_table_lets_readers_pass(
         assert schema.status(connection).revision == "0007"
 
 
+def test_what_ran_before_is_no_time_that_a_table_was_waited_for(
+    database_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLATFORM_DB_MIGRATION_WAIT", "3")
+    settings.reset_settings()
+    attempts: list[float] = []
+    with schema.connect(database_uri) as connection, reading(database_uri, "job") as busy:
+
+        def run_revisions() -> None:
+            if not attempts:
+                time.sleep(3)  # as the pass over a large table before
+                threading.Timer(0.5, busy.rollback).start()
+            attempts.append(time.monotonic())
+            connection.execute(sa.text("SET LOCAL lock_timeout = 50"))
+            connection.execute(sa.text("LOCK TABLE platform.job"))
+
+        schema.retry_while_blocked(connection, run_revisions)
+
+    assert len(attempts) > 1
+
+
 def test_a_migration_that_never_gets_its_table_says_so_and_keeps_what_ran(database_uri: str) -> None:
     schema.downgrade(database_uri, "0005")
     hurried = {"PLATFORM_DB_MIGRATION_LOCK_TIMEOUT": "50", "PLATFORM_DB_MIGRATION_WAIT": "0.5"}
@@ -201,3 +222,22 @@ def test_a_migration_that_never_gets_its_table_says_so_and_keeps_what_ran(databa
 def test_there_is_a_phase_for_each_revision() -> None:
     for script in ScriptDirectory.from_config(schema.alembic_config()).walk_revisions():
         assert script.module.phase in schema.PHASES
+
+
+def test_an_index_of_the_newest_revision_that_was_finished_is_kept(database_uri: str) -> None:
+    schema.downgrade(database_uri, "0011")
+    number = sa.text("SELECT to_regclass('platform.ix_workflow_waiting')::oid::bigint")
+    with schema.connect(database_uri) as connection, connection.begin():
+        connection.execute(
+            sa.text(
+                "CREATE INDEX ix_workflow_waiting ON platform.workflow (greatest(created, start_after))"
+                " WHERE (status = 'queued') IS TRUE"
+            )
+        )
+        before = connection.scalar(number)
+
+    schema.upgrade(database_uri)
+
+    schema.require_agreement(database_uri)
+    with schema.connect(database_uri) as connection:
+        assert connection.scalar(number) == before

@@ -92,5 +92,15 @@ def _set_local(options: str) -> Iterator[str]:
             raise errors.InvalidSetting(
                 "the database URI has options beyond -c NAME=VALUE, which cannot be set behind a pooler"
             )
-        values = ("'{}'".format(part.strip().replace("'", "''")) for part in value.split(","))
-        yield f"SET LOCAL {name} = {', '.join(values)}"
+        values = map(_identifier, value.split(",")) if name.lower() in _OF_IDENTIFIERS else [value]
+        quoted = ("'{}'".format(one.replace("'", "''")) for one in values)
+        yield f"SET LOCAL {name} = {', '.join(quoted)}"
+
+
+def _identifier(text: str) -> str:
+    text = text.strip()
+    return text[1:-1].replace('""', '"') if text.startswith('"') else text.lower()
+
+
+# SET takes each identifier as a text of its own, in which case counts; all other values are one text.
+_OF_IDENTIFIERS = frozenset({"search_path", "temp_tablespaces"})

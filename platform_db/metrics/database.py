@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from platform_db import sessions
+from platform_db import errors, sessions
 from platform_db.database.driver_errors import reason_of
 from platform_db.metrics.sources import SOURCES, Source, tenants_source
 
@@ -79,10 +79,10 @@ class DatabaseMetrics(Collector):
             with (self._engine or sessions.get_engine()).connect() as connection:
                 for statement in self._begin:
                     connection.execute(statement)
-                is_up = True
                 for source in self._sources:
                     self._add(families, source, connection)
-        except sa.exc.SQLAlchemyError as error:
+            is_up = True
+        except (errors.PlatformDBError, sa.exc.SQLAlchemyError) as error:
             logger.warning("the database cannot be asked for metrics: %s", reason_of(error))
         up = GaugeMetricFamily(f"{PREFIX}up", "1 where the database answers, 0 otherwise.", value=is_up)
         return [up, *families.values()]

@@ -25,6 +25,10 @@ CLIENT_SECONDS = 10
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep the traceback of a client that goes away, or sends nothing, out of standard error."""
+        logger.debug("a request broke off", exc_info=True)
+
 
 class _ServerV6(_Server):
     address_family = socket.AF_INET6

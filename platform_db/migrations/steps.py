@@ -65,7 +65,7 @@ def _backfill(
         last = connection.execute(
             sa.text(f"""
                 WITH batch AS (
-                    SELECT {columns} FROM {table} WHERE {where} {place}
+                    SELECT {columns} FROM {table} WHERE ({where}) {place}
                     ORDER BY {columns} LIMIT {batch} FOR NO KEY UPDATE
                 ), changed AS (
                     UPDATE {table} AS old SET {values} FROM batch

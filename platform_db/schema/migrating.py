@@ -88,7 +88,9 @@ def retry_while_blocked(connection: Connection, run: Callable[[], None]) -> None
     :param run: does what has not been done yet.
     :raises errors.MigrationBlocked: no attempt within ``PLATFORM_DB_MIGRATION_WAIT`` got its locks.
     """
-    from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+    from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
+
+    give_up_at: float | None = None
 
     def attempt() -> None:
         try:
@@ -98,10 +100,17 @@ def retry_while_blocked(connection: Connection, run: Callable[[], None]) -> None
                 connection.rollback()
             raise
 
+    def is_over(state: RetryCallState) -> bool:
+        """Count from the first attempt that was blocked: before it, revisions may have run for long."""
+        nonlocal give_up_at
+        now = time.monotonic()
+        give_up_at = now + wait if give_up_at is None else give_up_at
+        return now >= give_up_at
+
     wait = get_settings().migration_wait
     retrying = Retrying(
         retry=retry_if_exception(_is_blocked),
-        stop=stop_after_delay(wait),
+        stop=is_over,
         wait=wait_random_exponential(max=LONGEST_PAUSE_SECONDS),
         before_sleep=lambda state: logger.warning(
             "a table is in use: trying again, after attempt %d", state.attempt_number

@@ -82,7 +82,7 @@ class _TenantSession(PlatformSession):
     def __init__(self, *args: Any, current_tenant: CurrentTenant, **options: Any) -> None:
         super().__init__(*args, **options)
         self.current_tenant = current_tenant
-        self.logged_before: str | None = None
+        self.logged_before: tuple[str | None] | None = None
         self.tenant = _id_of(current_tenant())
 
     def get_bind(self, *args: Any, **options: Any) -> sa.Engine | sa.Connection:
@@ -119,15 +119,17 @@ def enter_scope(session: _TenantSession, transaction: SessionTransaction, connec
         # The session would use it for its next statement, outside the scope.
         connection.invalidate()
         raise
-    session.logged_before = diagnostics.tenant.get()
+    if session.logged_before is None:  # else it has begun on another connection
+        session.logged_before = (diagnostics.tenant.get(),)
     diagnostics.tenant.set(str(session.tenant) if session.tenant else None)
 
 
 @event.listens_for(_TenantSession, "after_transaction_end")
 def leave_scope(session: _TenantSession, transaction: SessionTransaction) -> None:
     """Let log lines after the outermost transaction be about the tenant of before it."""
-    if transaction.parent is None and session.tenant is not None:
-        diagnostics.tenant.set(session.logged_before)
+    if transaction.parent is None and session.logged_before is not None:
+        diagnostics.tenant.set(*session.logged_before)
+        session.logged_before = None
 
 
 @event.listens_for(_TenantSession, "do_orm_execute")

@@ -1,7 +1,7 @@
 """What a target is: empty, or a former copy of this source that no service has worked with.
 
-A comment on the table of the schema's revision says of which source it is a copy, and how far the histories
-of the two had come.
+A comment on the key of the schema's revision says of which source it is a copy, and how far the histories of
+the two had come. That on the revision's table says which code the schema serves.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Former:
 
     def _store(self, connection: sa.Connection, numbers: str = "") -> None:
         text = f"{_PREFIX}{self.source}: {numbers}"
-        connection.exec_driver_sql(f"COMMENT ON TABLE platform.alembic_version IS '{text}'")
+        connection.exec_driver_sql(f"COMMENT ON {_KEY} IS '{text}'")
 
 
 def _used_tables(connection: sa.Connection) -> list[str]:
@@ -86,7 +86,11 @@ _IDENTITY = sa.text("""
     SELECT concat(system_identifier, '/', pg_database.oid) FROM pg_control_system(), pg_database
     WHERE datname = current_database()
     """)
-_READ_MARK = sa.text("SELECT obj_description('platform.alembic_version'::regclass, 'pg_class')")
+_KEY = "CONSTRAINT alembic_version_pkc ON platform.alembic_version"
+_READ_MARK = sa.text("""
+    SELECT obj_description(oid, 'pg_constraint') FROM pg_constraint
+    WHERE conrelid = 'platform.alembic_version'::regclass AND conname = 'alembic_version_pkc'
+    """)
 _SEQUENCES = sa.text("""
     SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = 'platform' ORDER BY sequencename
     """)

@@ -15,6 +15,8 @@ PIPE_BYTES = 1 << 16
 def pipe(write: Callable[[IO[bytes]], None], cursor: Any, into: str) -> None:
     """Copy what is written in PostgreSQL's binary format into a table, a buffer at a time.
 
+    However it ends, the writer has ended before: its connection is free again.
+
     :param write: writes it; it runs in a thread of its own.
     :param cursor: of the driver, on the target.
     :param into: the statement ``COPY … FROM STDIN``.
@@ -39,6 +41,7 @@ def pipe(write: Callable[[IO[bytes]], None], cursor: Any, into: str) -> None:
         if failures and not isinstance(failures[0], BrokenPipeError):
             raise failures[0] from None  # What was cut short here is not the fault.
         raise
-    reader.join()
+    finally:
+        reader.join()
     if failures:
         raise failures[0]

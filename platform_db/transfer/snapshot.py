@@ -19,6 +19,8 @@ SETTINGS = (
     "cursor_tuple_fraction = 1",
     "timezone = 'UTC'",
     "datestyle = 'ISO'",
+    "intervalstyle = 'postgres'",
+    "extra_float_digits = 1",
     "bytea_output = 'hex'",
     "standard_conforming_strings = on",
 )

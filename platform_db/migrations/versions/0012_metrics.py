@@ -15,8 +15,7 @@ Create Date: 2026-11-26
 
 from __future__ import annotations
 
-from alembic import op
-
+from platform_db.migrations import steps
 from platform_db.migrations.sql import run_script
 
 revision = "0012"
@@ -29,17 +28,14 @@ locks = {"workflow": "SHARE UPDATE EXCLUSIVE"}
 
 def upgrade() -> None:
     """Create the index, then the table and the function (sql/0012.up.sql)."""
-    with op.get_context().autocommit_block():
-        op.execute("DROP INDEX CONCURRENTLY IF EXISTS platform.ix_workflow_waiting")  # Half of one.
-        op.execute(
-            "CREATE INDEX CONCURRENTLY ix_workflow_waiting"
-            " ON platform.workflow (greatest(created, start_after)) WHERE (status = 'queued') IS TRUE"
-        )
+    steps.create_index(
+        "ix_workflow_waiting",
+        "workflow (greatest(created, start_after)) WHERE (status = 'queued') IS TRUE",
+    )
     run_script("0012.up")
 
 
 def downgrade() -> None:
     """Drop them (sql/0012.down.sql)."""
     run_script("0012.down")
-    with op.get_context().autocommit_block():
-        op.execute("DROP INDEX CONCURRENTLY IF EXISTS platform.ix_workflow_waiting")
+    steps.drop_index("ix_workflow_waiting")
