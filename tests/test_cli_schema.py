@@ -24,6 +24,7 @@ ARGUMENTS = {
     "guard allow": ["workflow", "stopped", "running", "--reason", "as before"],
     "guard forbid": ["workflow", "stopped", "running"],
     "import reana": ["--from", "postgresql://reana@127.0.0.1:9/reana", "--old-key-file", __file__],
+    "db copy": ["--to", "postgresql://localhost:1/none"],
     "import redun": ["--from", "sqlite:///none", "--user", "ada@example.org"],
     "job list": [ID],
     "job show": [ID],

@@ -27,8 +27,8 @@ class Command(click.Command):
         self.epilog = f"\b\nExample:\n  {self.example}"
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run it; of a job store how it ended, unless it was run for one user or node, or changed nothing."""
-        if not self.is_job or any(ctx.params.get(name) for name in ("dry_run", "node", "user")):
+        """Run it; of a job store how it ended, unless it was run for a part of all, or changed nothing."""
+        if not self.is_job or any(ctx.params.get(name) for name in ("dry_run", "node", "tables", "user")):
             return super().invoke(ctx)
         with recorded(ctx):
             return super().invoke(ctx)

@@ -65,7 +65,7 @@ def carry_options(engine: sa.Engine, *, send: bool) -> None:
                     return connection
             _pooled.add(engine.url)
         statement = "; ".join(_set_local(given))
-        del options["options"]
+        options.pop("options", None)
         return connection or dialect.connect(*arguments, **options)
 
     def do_begin(connection: Any) -> None:

@@ -1,10 +1,11 @@
 """Giving up statements that a server will never answer.
 
-The system of a machine that is gone acknowledges nothing, and the client's own gives its connection up. But
-that of a proxy, of a pooler or of a server that was stopped goes on acknowledging, and the driver would wait
-for ever. So a thread looks now and then which connections have been at work for long, and asks the server on
-a new one. Where that one is not answered in time, or the server has no such process any more, it ends those
-that wait, as a lost network would. A statement that merely takes long goes on.
+A machine that is gone acknowledges no data, and the client's kernel closes the connection. The kernel of a
+proxy, or of a machine whose server was stopped, still acknowledges data, and the driver would wait for ever.
+So a thread looks for connections that have been at work for long, and logs in to the server again. Where no
+login succeeds in time, or the server no longer has their processes, it shuts these connections down, as a
+lost network would. A statement that takes long goes on. A pooler answers logins itself: there, its own
+timeouts count.
 """
 
 from __future__ import annotations
@@ -46,11 +47,16 @@ class _Server:
     connect: Callable[..., Any] | None = None
 
     def find(self, pids: list[int]) -> set[int]:
-        """Return which of these of its processes are there, as far as is known; without an answer none."""
+        """Return which of these of its processes are there, as far as is known; without an answer none.
+
+        A login is an answer. Behind a pooler the question that follows may wait for a connection.
+        """
         give_up_at = time.monotonic() + self.patience
+        is_silent = True
         try:
             with contextlib.closing(self.connect(async_=True)) as connection:  # type: ignore[misc]
                 _wait(connection, give_up_at)
+                is_silent = False
                 with contextlib.closing(connection.cursor()) as cursor:
                     cursor.execute(_FIND, (pids,))
                     _wait(connection, give_up_at)
@@ -58,7 +64,7 @@ class _Server:
                 # A pooler hands out numbers of its own.
                 return set(found if own_pid == connection.info.backend_pid else pids)
         except TimeoutError:
-            return set()
+            return set() if is_silent else set(pids)
         except psycopg2.Error:
             return set(pids)  # That is an answer, too. Of a server that is down, the system has ended all.
 
@@ -141,7 +147,9 @@ def watch(engine: sa.Engine, seconds: float, patience: float) -> None:
     server = _Server(seconds, patience)
 
     def note_how(dialect: Any, record: Any, arguments: Any, options: dict[str, Any]) -> None:
-        server.connect = partial(dialect.loaded_dbapi.connect, *arguments, **options)
+        # A pooler may refuse connection options.
+        asked = {name: value for name, value in options.items() if name != "options"}
+        server.connect = partial(dialect.loaded_dbapi.connect, *arguments, **asked)
 
     def add(connection: Any, record: Any) -> None:
         if server.connect is not None:  # else another function makes this engine's connections
