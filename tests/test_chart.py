@@ -251,6 +251,17 @@ def test_roles_are_made_and_granted_between_upgrade_and_init(tmp_path: Path) -> 
     ]
 
 
+def test_cronjobs_get_no_statement_timeout(tmp_path: Path) -> None:
+    settings = {"STATEMENT_TIMEOUT": 30000, "LOG_FORMAT": "json"}
+    chart = load(tmp_path, "cronjobs.yaml", "metrics.yaml")
+
+    for document in all_of(chart, {"settings": settings}):
+        for container in (c for pod in pods(document) for c in pod["containers"]):
+            given = {variable["name"] for variable in container["env"]}
+            assert "PLATFORM_DB_LOG_FORMAT" in given
+            assert ("PLATFORM_DB_STATEMENT_TIMEOUT" in given) == (document["kind"] != "CronJob")
+
+
 def test_shards_are_indexes_of_one_job(tmp_path: Path) -> None:
     values = {
         "workspaces": {"existingClaim": "workspaces"},
