@@ -17,7 +17,7 @@ from platform_db.cli.show import escaped
 logger = logging.getLogger("platform_db.cli")
 
 PERMISSION_HINT = (
-    "the owner gives the login a role with: platform-db roles grant --to LOGIN; roles show prints what each role "
+    "the owner gives the login a role with: platform-db roles grant --to LOGIN; roles show prints what each "
     "may do; what migrates takes the schema's owner, set as PLATFORM_DB_MIGRATION_URI"
 )
 
