@@ -251,6 +251,34 @@ def test_roles_are_made_and_granted_between_upgrade_and_init(tmp_path: Path) -> 
     ]
 
 
+def test_cronjobs_get_no_statement_timeout(tmp_path: Path) -> None:
+    settings = {"STATEMENT_TIMEOUT": 30000, "LOG_FORMAT": "json"}
+    chart = load(tmp_path, "cronjobs.yaml", "metrics.yaml")
+
+    for document in all_of(chart, {"settings": settings}):
+        for container in (c for pod in pods(document) for c in pod["containers"]):
+            given = {variable["name"] for variable in container["env"]}
+            assert "PLATFORM_DB_LOG_FORMAT" in given
+            assert ("PLATFORM_DB_STATEMENT_TIMEOUT" in given) == (document["kind"] != "CronJob")
+
+
+def test_the_charts_own_pods_may_use_its_pooler(tmp_path: Path) -> None:
+    chart = load(tmp_path, "networkpolicies.yaml", "cronjobs.yaml", "metrics.yaml")
+    peer = {"podSelector": {"matchLabels": {"uses-database": "yes"}}}
+    values = {"pgbouncer": {"enabled": True}, "networkPolicy": {"poolerFrom": [peer]}}
+
+    found = all_of(chart, values)
+
+    [pooler] = [d for d in found if d["metadata"]["name"] == "platform-db-pgbouncer"]
+    *own, given = pooler["spec"]["ingress"][0]["from"]
+    assert given == peer
+    [labels] = [peer["podSelector"]["matchLabels"] for peer in own]
+    templates = [d["spec"]["jobTemplate"]["spec"]["template"] for d in found if d["kind"] == "CronJob"]
+    templates += [d["spec"]["template"] for d in found if d["kind"] == "Deployment"]
+    assert templates
+    assert all(labels.items() <= template["metadata"]["labels"].items() for template in templates)
+
+
 def test_shards_are_indexes_of_one_job(tmp_path: Path) -> None:
     values = {
         "workspaces": {"existingClaim": "workspaces"},

@@ -144,8 +144,8 @@ def test_url_shows_the_password_only_when_asked(uri: str) -> None:
     hidden = run(uri, "db", "url").stdout
     shown = run(uri, "db", "url", "--show-password").stdout
 
-    assert hidden == "postgresql+psycopg2://ada:***@host/d\n"
-    assert shown == "postgresql+psycopg2://ada:s3cr3t@host/d\n"
+    assert hidden == "postgresql://ada:***@host/d\n"
+    assert shown == "postgresql://ada:s3cr3t@host/d\n"
 
 
 @pytest.mark.parametrize("option", SECRET_OPTIONS)

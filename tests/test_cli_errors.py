@@ -148,7 +148,7 @@ def test_a_server_that_refuses_says_why_and_what_to_do(
     assert SECRET not in result.output
 
 
-def test_a_login_that_lacks_a_privilege_is_told_where_to_look(engine: sa.Engine) -> None:
+def test_a_login_that_lacks_a_privilege_is_told_who_gives_it(engine: sa.Engine) -> None:
     name = f"login_{uuid.uuid4().hex}"
     with engine.begin() as connection:
         connection.exec_driver_sql(f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
@@ -160,7 +160,10 @@ def test_a_login_that_lacks_a_privilege_is_told_where_to_look(engine: sa.Engine)
     with engine.begin() as connection:
         connection.exec_driver_sql(f"DROP OWNED BY {name}")
         connection.exec_driver_sql(f"DROP ROLE {name}")
-    assert "permission denied for table alembic_version (platform-db roles show" in one_line(result.stderr)
+    assert result.exit_code == errors.RolesMissing.exit_code
+    said, _, to_do = one_line(result.stderr).partition(" (")
+    assert said.endswith("permission denied for table alembic_version")
+    assert "platform-db roles grant --to LOGIN" in to_do
 
 
 def test_a_secret_key_that_is_missing_is_to_be_added(session: Session, secret_key: str) -> None:

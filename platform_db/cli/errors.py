@@ -17,8 +17,8 @@ from platform_db.cli.show import escaped
 logger = logging.getLogger("platform_db.cli")
 
 PERMISSION_HINT = (
-    "platform-db roles show tells what each role may do; what migrates takes the schema's owner, "
-    "set as PLATFORM_DB_MIGRATION_URI"
+    "the owner gives the login a role with: platform-db roles grant --to LOGIN; roles show prints what each "
+    "may do; what migrates takes the schema's owner, set as PLATFORM_DB_MIGRATION_URI"
 )
 
 
@@ -115,11 +115,10 @@ def as_failure(error: Exception) -> Failure | None:
             return as_failure(own)
         # The server's detail may hold a row's values, and the whole text the statement's: both stay out.
         primary = getattr(getattr(error.orig, "diag", None), "message_primary", None)
-        return Failure(
-            f"the database refused: {primary or type(error.orig).__name__}",
-            1,
-            PERMISSION_HINT if sqlstate_of(error) == INSUFFICIENT_PRIVILEGE else None,
-        )
+        refused = f"the database refused: {primary or type(error.orig).__name__}"
+        if sqlstate_of(error) == INSUFFICIENT_PRIVILEGE:
+            return Failure(refused, errors.RolesMissing.exit_code, PERMISSION_HINT)
+        return Failure(refused, 1)
     if sqlalchemy is not None and isinstance(error, sqlalchemy.SQLAlchemyError):
         return Failure(f"the database could not be used: {type(error).__name__}", 1)
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)

@@ -46,7 +46,7 @@ class Probes:
         """Return the status and what to say, as JSON, to a request for this path.
 
         ``/healthz`` asks nothing but the process. ``/readyz`` is 200 where the database can be reached and
-        its schema is the one that this code needs, or a newer one, as during an upgrade; otherwise it is 503.
+        this code runs on its schema, as also during an upgrade by phases; otherwise it is 503.
         Probes that come within a second of each other share one look.
         """
         name = _name(path)

@@ -71,19 +71,20 @@ def copy_database(
     reading = database.create_engine(source, poolclass=NullPool)
     factory = orm.sessionmaker(database.create_engine(target, pool_size=2), class_=PlatformSession)
     try:
-        with own_driver_errors(), read_only(reading) as snapshot, only_one(factory):
+        with own_driver_errors(), read_only(reading) as snapshot:
             snapshot.exec_driver_sql("SET LOCAL row_security = off")
             schema.status(snapshot).require_current()
-            with factory() as session, session.begin():
-                schema.status(session.connection()).require_current()
-                with importing(session):  # This login may do it.
-                    _require_another(snapshot, session)
-                    former = Former.begin(snapshot, session)
-            _Copier(snapshot, factory, report, progress, rows_per_page).copy()
-            with factory() as session, session.begin():
-                former.end(snapshot, session)
-            analyze(factory, (table.name for table in ALL))
-            return missing_keys(snapshot)
+            with only_one(factory):
+                with factory() as session, session.begin():
+                    schema.status(session.connection()).require_current()
+                    with importing(session):  # This login may do it.
+                        _require_another(snapshot, session)
+                        former = Former.begin(snapshot, session)
+                _Copier(snapshot, factory, report, progress, rows_per_page).copy()
+                with factory() as session, session.begin():
+                    former.end(snapshot, session)
+                analyze(factory, (table.name for table in ALL))
+                return missing_keys(snapshot)
     finally:
         factory.kw["bind"].dispose()
 

@@ -278,10 +278,10 @@ def tables(as_json: bool) -> None:
 @db.command(example="db url")
 @click.option("--show-password", is_flag=True, help="Print passwords, too.")
 def url(show_password: bool) -> None:
-    """Print the URL of the configured database."""
+    """Print the URL of the configured database, as psql and pg_dump take it."""
     from platform_db import database
 
-    found = database.database_url()
+    found = database.database_url().set(drivername="postgresql")
     click.echo(found.render_as_string(hide_password=False) if show_password else database.hide_secrets(found))
 
 

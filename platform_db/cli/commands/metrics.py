@@ -19,7 +19,7 @@ metrics = group("metrics")
     type=click.IntRange(0, 1000),
     default=0,
     show_default=True,
-    help="Tell the runs of so many tenants, too: those with the most active ones.",
+    help="Also serve the runs of so many tenants: those with the most active ones.",
 )
 def serve(address: str, port: int, tenants: int) -> None:
     """Serve /metrics for Prometheus, and the probes /healthz and /readyz.

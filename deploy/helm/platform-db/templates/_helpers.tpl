@@ -108,7 +108,7 @@ env:
   - name: PLATFORM_DB_WORKSPACE_ROOT
     value: {{ .root.Values.workspaces.mountPath }}
   {{- end }}
-  {{- range $name, $value := .root.Values.settings }}
+  {{- range $name, $value := .pool | eq "cron" | ternary (omit .root.Values.settings "STATEMENT_TIMEOUT") .root.Values.settings }}
   - name: PLATFORM_DB_{{ $name }}
     value: {{ include "platform-db.text" $value | quote }}
   {{- end }}
