@@ -136,6 +136,8 @@ def test_each_transaction_sets_what_an_option_would(
         with engine.connect() as connection:
             text = connection.exec_driver_sql(f"SHOW {name}").scalar_one()
             found.append(text.replace(" ", "").lower())  # as an option it is shown as it was written
+    monkeypatch.undo()
+    settings.reset_settings()
     assert found[0] == found[1]
 
 

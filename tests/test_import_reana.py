@@ -692,7 +692,7 @@ def test_a_table_that_may_not_be_read_is_named(newer: ReanaDatabase, target: Tar
     uri = sa.make_url(newer.uri).set(username=role).render_as_string(hide_password=False)
     try:
         refused = target.run("import", "reana", "--json", REANA_SQLALCHEMY_DATABASE_URI=uri)
-        assert (refused.exit_code, "permission denied for table job_cache" in refused.stderr) == (1, True)
+        assert (refused.exit_code, "permission denied for table job_cache" in refused.stderr) == (16, True)
         newer.execute(f"GRANT SELECT ON __reana.job_cache TO {role}")
         assert target.run("import", "reana", "--json", REANA_SQLALCHEMY_DATABASE_URI=uri).exit_code == 0
     finally:

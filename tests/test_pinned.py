@@ -288,7 +288,7 @@ class TestCreating:
 
         result = run(uri.render_as_string(hide_password=False), "db", "create")
 
-        assert result.exit_code == 1
+        assert result.exit_code == errors.RolesMissing.exit_code
         assert "permission denied to create database (" in one_line(result.stderr)
 
 
