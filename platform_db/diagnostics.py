@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 from contextvars import ContextVar
 from datetime import datetime, timezone
 from typing import TextIO
 
-from platform_db.errors import hide_tokens
+from platform_db.errors import hide_secrets_in
 from platform_db.settings import get_settings
 
 request_id: ContextVar[str | None] = ContextVar("platform_db_request_id", default=None)
@@ -24,9 +23,6 @@ tenant: ContextVar[str | None] = ContextVar("platform_db_tenant", default=None)
 """The id of the user whose rows this thread or task works on."""
 
 TEXT_FORMAT = "%(levelname)s %(name)s: %(message)s"
-
-# In a URL that another library puts into a message.
-_PASSWORD = re.compile(r"(://[^\s:/@]*):[^\s@]*@")
 
 
 class JsonFormatter(logging.Formatter):
@@ -43,10 +39,10 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": _hide(record.getMessage()),
+            "message": hide_secrets_in(record.getMessage()),
             "request_id": request_id.get(),
             "tenant": tenant.get(),
-            "exception": _hide(self.formatException(record.exc_info)) if record.exc_info else None,
+            "exception": hide_secrets_in(self.formatException(record.exc_info)) if record.exc_info else None,
         }
         return json.dumps({name: value for name, value in line.items() if value is not None})
 
@@ -68,7 +64,3 @@ def configure_logging(level: int = logging.WARNING, stream: TextIO | None = None
 def logs_json() -> bool:
     """Tell whether the log of this process is JSON."""
     return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
-
-
-def _hide(text: str) -> str:
-    return _PASSWORD.sub(r"\1:***@", hide_tokens(text))

@@ -55,6 +55,21 @@ def hide_tokens(text: str) -> str:
     return _TOKEN.sub(f"{TOKEN_PREFIX}…", text) if TOKEN_PREFIX in text else text
 
 
+# Options of libpq that must stay secret, beside the password (``passfile`` and ``sslkey`` are paths).
+SECRET_OPTIONS = ("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+
+# Up to the last @ of the word, for a password may have some.
+_URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)\S*@")
+_URL_OPTION = re.compile(rf"([?&](?:password|{'|'.join(SECRET_OPTIONS)})=)[^&\s]*")
+
+
+def hide_secrets_in(text: str) -> str:
+    """Return the text without tokens' values, and without what is secret in its URLs."""
+    if "://" in text:
+        text = _URL_OPTION.sub(r"\1...", _URL_PASSWORD.sub(r"\1...@", text))
+    return hide_tokens(text)
+
+
 class PlatformDBError(Exception):
     """platform-db could not do what was asked."""
 

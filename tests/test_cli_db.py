@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 import platform_db
 from platform_db import crypto, database, errors, schema
-from platform_db.database.url import SECRET_OPTIONS
+from platform_db.errors import SECRET_OPTIONS
 from tests.command_line import one_line, run
 
 

@@ -133,7 +133,7 @@ def test_a_migration_leaves_its_connection_as_it_was(database_uri: str, failing:
             assert connection.scalar(sa.text("SHOW lock_timeout")) == "1s"
             connection.commit()
             connection.execution_options(isolation_level="AUTOCOMMIT")
-            # Outside a transaction nobody waits behind it.
+            # Outside a transaction no other session waits behind it.
             assert connection.scalar(sa.text("SHOW lock_timeout")) == "10min"
             assert connection.scalar(ADVISORY) == 1
             connection.commit()

@@ -1,4 +1,4 @@
-"""How each scheduled command ended last is stored, for whoever watches."""
+"""How each scheduled command ended last is stored, for monitoring."""
 
 from __future__ import annotations
 

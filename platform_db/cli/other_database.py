@@ -8,7 +8,8 @@ from click.core import ParameterSource
 
 def refuse_password(context: click.Context, parameter: click.Parameter, uri: str) -> str:
     """Refuse a password among the arguments, which other users of the machine see."""
-    from platform_db.database.url import SECRET_OPTIONS, normalise_url
+    from platform_db.database.url import normalise_url
+    from platform_db.errors import SECRET_OPTIONS
 
     if uri.startswith(("sqlite", "embedded")):  # which have no passwords
         return uri

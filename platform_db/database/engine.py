@@ -14,7 +14,8 @@ from sqlalchemy.pool import NullPool
 
 from platform_db.database import driver_errors, forking, liveness, pooling, silence
 from platform_db.database.pool import MeasuredPool
-from platform_db.database.url import SECRET_OPTIONS, database_url, is_embedded, normalise_url
+from platform_db.database.url import database_url, is_embedded, normalise_url
+from platform_db.errors import SECRET_OPTIONS
 from platform_db.settings import get_settings
 from platform_db.settings.pools import POOLS
 

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from platform_db import embedded, errors
+from platform_db.errors import SECRET_OPTIONS
 from platform_db.settings import get_settings
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DRIVER = "postgresql+psycopg2"
-
-# Options of libpq in the URL that must stay secret (``passfile`` and ``sslkey`` are paths).
-SECRET_OPTIONS = ("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
 
 _ESCAPED = (
     "in a user or a password write % as %25, @ as %40, / as %2F, : as %3A, # as %23, ? as %3F, "

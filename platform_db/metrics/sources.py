@@ -122,9 +122,8 @@ SOURCES = (
     Source(
         (),
         {
-            "oldest_lease_seconds": "Time since the last heartbeat of the worker that has been"
-            " silent for the longest,"
-            " of those that hold something which has not ended; 0 where nothing is held."
+            "oldest_lease_seconds": "Time since the last heartbeat of the worker that has been silent for the"
+            " longest, of those that hold something which has not ended; 0 where nothing is held."
         },
         _query(f"""
             SELECT coalesce((
@@ -170,8 +169,7 @@ SOURCES = (
         ("table",),
         {
             "table_bytes": f"Bytes of the {LARGEST_TABLES} largest tables, with indexes and long values.",
-            "table_dead_rows": "Their rows that were replaced or deleted and that vacuum has to"
-            " remove; an estimate.",
+            "table_dead_rows": "Their rows that vacuum has to remove; an estimate.",
         },
         _query(
             """
@@ -184,17 +182,16 @@ SOURCES = (
     Source(
         ("resource",),
         {
-            "quota_drift": "Users whose total was not the sum of their figures when quota reconcile,"
-            " or the disk"
-            " job, last looked."
+            "quota_drift": "Users whose total was not the sum of their figures when quota reconcile, or the"
+            " disk job, last looked."
         },
         _read_drift,
     ),
     Source(
         ("job",),
         {
-            "job_last_success_timestamp_seconds": "When the job last ended with exit code 0, all its"
-            " shards; 0: never.",
+            "job_last_success_timestamp_seconds": "When the job last ended with exit code 0, all its shards;"
+            " 0: never.",
             "job_last_duration_seconds": "How long the job took when it ended last.",
             "job_last_exit_code": "The exit code with which the job ended last.",
         },

@@ -6,15 +6,11 @@ import json
 import re
 from collections.abc import Sequence
 
-from platform_db.database.url import SECRET_OPTIONS
-from platform_db.errors import hide_tokens
+from platform_db.errors import hide_secrets_in
 
 _HIDDEN = "..."
 
 _SECRET_NAME = re.compile(r"passw(or)?d|secret|token|credential|api[-_]?key|private[-_]?key", re.IGNORECASE)
-
-_URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)\S*@")
-_URL_OPTION = re.compile(rf"([?&](?:password|{'|'.join(SECRET_OPTIONS)})=)[^&\s]*")
 
 
 def hide_secrets(arguments: Sequence[str]) -> list[str]:
@@ -29,8 +25,7 @@ def hide_secrets(arguments: Sequence[str]) -> list[str]:
         elif equals and named_so:
             shown.append(f"{name}={_HIDDEN}")
         else:
-            without_password = _URL_PASSWORD.sub(rf"\1{_HIDDEN}@", argument)
-            shown.append(hide_tokens(_URL_OPTION.sub(rf"\1{_HIDDEN}", without_password)))
+            shown.append(hide_secrets_in(argument))
         is_secret = named_so and not equals and argument.startswith("-")
     return shown
 

@@ -139,7 +139,7 @@ def _configure(server: RunServer, directory: Path) -> None:
 
 
 def _admit(server: RunServer, account: str) -> None:
-    """Let the pooler's account into an embedded server, which admits nobody but its user."""
+    """Let the pooler's account into an embedded server, which admits its own user alone."""
     identities = server.directory / "embedded" / DATA / "pg_ident.conf"
     if not identities.exists():
         return

@@ -109,9 +109,7 @@ class _Copier:
     postponed: list[tuple[Group, Page]] = field(default_factory=list)
 
     def copy(self) -> None:
-        order = list(groups())
-        names = [table.name for group in order for table in group.tables]
-        counts = " UNION ALL ".join(f"SELECT count(*) FROM platform.{name}" for name in names)
+        counts = " UNION ALL ".join(f"SELECT count(*) FROM platform.{table.name}" for table in ALL)
         self.total = int(
             self.snapshot.exec_driver_sql(f"SELECT sum(count) FROM ({counts}) AS c").scalar_one()
         )

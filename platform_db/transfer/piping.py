@@ -24,24 +24,24 @@ def pipe(write: Callable[[IO[bytes]], None], cursor: Any, into: str) -> None:
     reading, writing = os.pipe()
     failures: list[BaseException] = []
 
-    def read() -> None:
+    def fill() -> None:
         try:
             with os.fdopen(writing, "wb", buffering=PIPE_BYTES) as file:
                 write(file)
         except BaseException as error:  # it ends this thread, and is raised by the other
             failures.append(error)
 
-    reader = threading.Thread(target=read)
-    reader.start()
+    writer = threading.Thread(target=fill)
+    writer.start()
     try:
         with os.fdopen(reading, "rb", buffering=PIPE_BYTES) as file:
             cursor.copy_expert(into, file, size=PIPE_BYTES)
     except psycopg2.Error:
-        reader.join()
+        writer.join()
         if failures and not isinstance(failures[0], BrokenPipeError):
             raise failures[0] from None  # What was cut short here is not the fault.
         raise
     finally:
-        reader.join()
+        writer.join()
     if failures:
         raise failures[0]

@@ -205,11 +205,7 @@ class Sql:
             write = partial(source.copy, query)
             if self.table.kept:
                 cursor.execute(f"CREATE TEMP TABLE brought (LIKE {into}) ON COMMIT DROP")
-                pipe(
-                    partial(source.copy, query),
-                    cursor,
-                    f"COPY brought ({columns}) FROM STDIN (FORMAT binary)",
-                )
+                pipe(write, cursor, f"COPY brought ({columns}) FROM STDIN (FORMAT binary)")
                 if self.table.parked:
                     parked = f"UPDATE {into} SET {self.table.parked} = id_ WHERE id_ = ANY(%(keys)s::uuid[])"
                     cursor.execute(parked, {"keys": keys})
