@@ -40,7 +40,8 @@ from redun.backends.db.serializers import ValueSerializer
 from redun.config import Config
 from redun.task import CacheCheckValid
 
-from platform_db.integrations.redun import setup_scheduler
+from platform_db.database.kept_connection import KeptConnection
+from platform_db.integrations.redun import setup_scheduler, upcoming
 from platform_db.integrations.redun.backend import PlatformBackend
 from platform_db.provenance import calls
 
@@ -64,6 +65,20 @@ def total(values: list[int]) -> int:
 @task()
 def squares(n: int) -> Any:
     return total([square(i) for i in range(n)])
+
+
+@task(config_args=["note"])
+def power(x: int, exponent: int = 2, *, note: str = "") -> int:
+    return int(x**exponent)
+
+
+@task()
+def powers(n: int, note: str) -> Any:
+    """Call in each way: with defaults, by keys, with what does not count, nested, and with results."""
+    calls = {
+        i: [power(i), power(x=i, exponent=3), power(i, 4, note=note), total([i, square(i)])] for i in range(n)
+    }
+    return total([*[one for several in calls.values() for one in several], total([n])])
 
 
 @task(check_valid=CacheCheckValid.SHALLOW)
@@ -127,6 +142,48 @@ def test_a_workflow_runs_once_and_is_taken_from_the_cache_then(owner: str, sessi
     assert session.execute(
         sa.text("SELECT cached, count(*) FROM platform.call_job GROUP BY cached ORDER BY cached")
     ).all() == [(False, 7), (True, 7)]
+
+
+def test_the_calls_that_a_result_names_are_looked_up_together(
+    owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    execute = KeptConnection.execute
+
+    def count_reads(connection: KeptConnection, *statement: Any) -> Any:
+        reads.append(statement)
+        return execute(connection, *statement)
+
+    monkeypatch.setattr(KeptConnection, "execute", count_reads)
+
+    scheduler_of(owner).run(powers(20, "once"))
+
+    # Of 20 sums and the last one the arguments are results; of 61 other calls they are plain.
+    assert len(reads) <= 21 + 5
+    reads.clear()
+    scheduler_of(owner).run(powers(30, "again"))
+    assert sorted(ran) == list(range(30)), "ten are new"
+    assert len(reads) <= 31 + 5
+
+
+def test_a_call_that_was_not_stored_before_is_asked_for_again_a_moment_later(
+    owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler, later = scheduler_of(owner), scheduler_of(owner)
+    expect = upcoming.Upcoming.expect
+
+    def let_another_run(self: upcoming.Upcoming, result: Any) -> None:
+        expect(self, result)
+        if not ran:
+            scheduler.backend.upcoming.find("any")  # The page is looked up: nothing is there yet.
+            monkeypatch.setattr(upcoming.Upcoming, "expect", expect)
+            later.run(squares(3))
+
+    monkeypatch.setattr(upcoming.Upcoming, "expect", let_another_run)
+    monkeypatch.setattr(upcoming, "MISSING", 0)
+
+    assert scheduler.run(squares(3)) == 5
+    assert sorted(ran) == [0, 1, 2]
 
 
 def test_what_was_recorded_is_seen_by_redun_s_own_queries_at_once(owner: str) -> None:

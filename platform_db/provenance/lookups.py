@@ -104,6 +104,17 @@ def find_children(
     return [Child(*row) for row in rows]
 
 
+def find_stored(connection: Connection, owner_id: uuid.UUID | str, eval_hashes: Collection[str]) -> set[str]:
+    """Return the hashes of those of the evaluations that there are."""
+    rows = execute(
+        connection,
+        """SELECT eval_hash FROM platform.evaluation
+            WHERE owner_id = %s::uuid AND eval_hash = ANY (%s::text[])""",
+        (str(owner_id), array(eval_hashes)),
+    )
+    return {eval_hash for (eval_hash,) in rows}
+
+
 def find_evaluations(
     connection: Connection, owner_id: uuid.UUID | str, eval_hashes: Collection[str], *, largest: int
 ) -> list[Evaluation]:

@@ -34,6 +34,7 @@ from platform_db.integrations.redun.serializing import make_serializer
 from platform_db.integrations.redun.session import OwnersSession
 from platform_db.integrations.redun.syncing import Syncing
 from platform_db.integrations.redun.tags import Tags
+from platform_db.integrations.redun.upcoming import Upcoming
 from platform_db.integrations.redun.values import Values
 from platform_db.settings import get_settings
 from platform_db.tenancy import tenant_scope
@@ -70,7 +71,6 @@ class PlatformBackend(Calls, Handles, Jobs, LookingUp, Syncing, Tags, Values, Re
         self.address = address.parse(self.db_uri, config)
         self.db_uri = self.address.text
         self.latest = LatestCalls()
-        self.ahead = {}
         self._started = {}
         self.workflow_id = get_settings().workflow_id
 
@@ -109,6 +109,7 @@ class PlatformBackend(Calls, Handles, Jobs, LookingUp, Syncing, Tags, Values, Re
             if self.workflow_id is not None:
                 get_workflow(session, self.workflow_id, self.owner_id)
         self.recorder = provenance.recorder_of(self.native, self.owner_id, as_tenant=as_tenant)
+        self.upcoming = Upcoming(self.recorder)
         if self.value_store is not None and not self._database_loaded:
             # Below the owner's id: a value's path must not tell whether another owner has it.
             self.value_store = ValueStore(f"{self.value_store.root_path}/{self.owner_id}")

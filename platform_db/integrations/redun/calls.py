@@ -13,7 +13,6 @@ from redun.task import Task
 from redun.utils import utcnow
 
 from platform_db.integrations.redun.part import Part
-from platform_db.integrations.redun.session import end_transaction
 
 _METHOD = "record_call_node"
 
@@ -40,8 +39,7 @@ class Calls(Part):
         :param subtree_tasks: the tasks that it used, down to the last call.
         """
         call_hash: str = hash_call_node(task_hash, args_hash, result_hash, child_call_hashes)
-        with self.with_session() as session:
-            end_transaction(session)
+        self.end_transaction()
         if self.recorder.known(call_hash):
             return call_hash
         node = {
@@ -102,8 +100,7 @@ class Calls(Part):
         self, eval_hash: str, task_hash: str, args_hash: str, value: Any, value_hash: str | None = None
     ) -> None:
         """Record what a task returned for these arguments, in place of what it returned before."""
-        with self.with_session() as session:
-            end_transaction(session)
+        self.end_transaction()
         if not value_hash:
             value_hash = self.put_value(value, None, "set_eval_cache")
         row = {
@@ -112,8 +109,9 @@ class Calls(Part):
             "args_hash": args_hash,
             "value_hash": value_hash,
         }
-        self.ahead.pop(eval_hash, None)
+        self.upcoming.forget(eval_hash)
         self.recorder.put("evaluation", eval_hash, row, "set_eval_cache")
+        self.upcoming.expect(value)
 
 
 def _arguments(

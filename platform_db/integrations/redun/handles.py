@@ -9,7 +9,6 @@ from redun.backends.db import db_retry, use_acquire
 from redun.handle import Handle
 
 from platform_db.integrations.redun.part import Part
-from platform_db.integrations.redun.session import end_transaction
 
 _METHOD = "advance_handle"
 
@@ -21,7 +20,7 @@ class Handles(Part):
     @use_acquire
     def advance_handle(self, parent_handles: list[Handle], child_handle: Handle) -> None:
         """Record that a state of a handle came of others. All of them are valid again."""
-        end_transaction(self.session)
+        self.end_transaction()
         # States between, which a chain of forks went through without recording them.
         earlier = [
             parent.__handle__.fork_parent for parent in parent_handles if not parent.__handle__.is_recorded
@@ -56,7 +55,7 @@ class Handles(Part):
     @use_acquire
     def rollback_handle(self, handle: Handle) -> None:
         """Mark all states that came of this one as invalid, at once: what runs next relies on it."""
-        end_transaction(self.session)
+        self.end_transaction()
         state = handle.__handle__
         self.session.execute(_ROLL_BACK, {"hash": state.hash, "fullname": state.fullname})
         self.session.commit()

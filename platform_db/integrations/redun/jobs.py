@@ -10,7 +10,6 @@ from redun.backends.db import db_retry
 from redun.utils import utcnow
 
 from platform_db.integrations.redun.part import Part
-from platform_db.integrations.redun.session import end_transaction
 from platform_db.provenance.calls import is_silent
 
 # Another process, which this job starts, asks for it.
@@ -47,8 +46,7 @@ class Jobs(Part):
     @db_retry
     def record_job_start(self, job: Any, now: datetime | None = None) -> None:
         """Record that a job started."""
-        with self.with_session() as session:
-            end_transaction(session)
+        self.end_transaction()
         self._put_start(job, now, "record_job_start")
         if job.task.fullname == _SUBRUN:
             self.recorder.flush()
@@ -57,8 +55,7 @@ class Jobs(Part):
     def record_job_end(self, job: Any, now: datetime | None = None, status: str | None = None) -> None:
         """Record that a job ended; where its start was not recorded, that it started then."""
         now = now or utcnow()
-        with self.with_session() as session:
-            end_transaction(session)
+        self.end_transaction()
         row = self._started.pop(job.id, None) or self._put_start(job, now, "record_job_end")
         self._started.pop(job.id, None)
         row = {**row, "end_time": now, "cached": job.was_cached, "call_hash": job.call_hash}
@@ -73,7 +70,7 @@ class Jobs(Part):
             # The end of an execution, or of what another process's job waits for.
             if parent is None:
                 self._executions.pop(job.execution.id, None)
-                self.ahead.clear()
+                self.upcoming.clear()
             self.recorder.flush()
 
     def _put_start(self, job: Any, now: datetime | None, method: str) -> dict[str, Any]:
@@ -90,11 +87,13 @@ class Jobs(Part):
             "execution_id": execution_id,
         }
         self._started[job.id] = row
+        if parent is not None:
+            self.recorder.put("call_job", job.id, row, method)
+            return row
         with self.recorder.together():
-            if parent is None:
-                execution = self._executions[execution_id]
-                execution["job_id"] = job.id
-                self.recorder.put("call_execution", execution_id, execution, method)
+            execution = self._executions[execution_id]
+            execution["job_id"] = job.id
+            self.recorder.put("call_execution", execution_id, execution, method)
             self.recorder.put("call_job", job.id, row, method)
         return row
 

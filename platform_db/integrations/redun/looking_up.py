@@ -11,12 +11,10 @@ from redun.utils import iter_nested_value
 
 from platform_db.integrations.redun.part import Part
 from platform_db.integrations.redun.serializing import hash_evaluation
-from platform_db.integrations.redun.session import end_transaction
+from platform_db.integrations.redun.upcoming import LARGEST
 from platform_db.provenance import lookups
 
-# What of the children of a reduction is fetched ahead, at most.
-CHILDREN = 2000
-LARGEST = 64 * 1024  # bytes of a value
+CHILDREN = 2000  # of a reduction, which are fetched ahead, at most
 
 
 class LookingUp(Part):
@@ -43,8 +41,7 @@ class LookingUp(Part):
         kinds = _kinds(cache_scope, check_valid, allowed_cache_results)
         if not kinds:
             return None, None, CacheResult.MISS
-        with self.with_session() as session:
-            end_transaction(session)
+        self.end_transaction()
         call_hash = self.latest.find(execution_id, task_hash, args_hash, context_hash)
         if call_hash is not None and CacheResult.CSE in kinds:
             result, found = self.get_call_cache(call_hash)
@@ -57,17 +54,19 @@ class LookingUp(Part):
             result, found = self._find_in_memory(eval_hash)
             if found:
                 return result, None, CacheResult.SINGLE
+            if self.upcoming.is_missing(eval_hash):
+                return None, None, CacheResult.MISS
         return self._find_stored(
             task_hash, args_hash, eval_hash, execution_id, context_hash, kinds, scheduler_task_hashes
         )
 
     def _find_in_memory(self, eval_hash: str) -> tuple[Any, bool]:
-        """Return what is not written yet, or was fetched ahead."""
+        """Return what is not written yet, or was looked up ahead."""
         evaluation = self.recorder.pending("evaluation", eval_hash)
         if evaluation is not None:
             pending: tuple[Any, bool] = self.get_value(evaluation["value_hash"])
             return pending
-        ahead = self.ahead.pop(eval_hash, None)
+        ahead = self.upcoming.find(eval_hash)
         if ahead is None:
             return None, False
         self.recorder.remember(ahead.value_hash)
@@ -121,10 +120,9 @@ class LookingUp(Part):
             )
         }
         if children:
-            for evaluation in lookups.find_evaluations(
-                reading, self.owner_id, list(children), largest=LARGEST
-            ):
-                self.ahead[evaluation.eval_hash] = evaluation
+            found = lookups.find_evaluations(reading, self.owner_id, list(children), largest=LARGEST)
+            self.upcoming.add(found)
+            for evaluation in found:
                 self.recorder.remember(children[evaluation.eval_hash])
 
     @db_retry

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from redun.backends.db import RedunBackendDb
 
 from platform_db.integrations.redun.latest import LatestCalls
+from platform_db.integrations.redun.upcoming import Upcoming
 from platform_db.provenance import Recorder
 
 
@@ -25,5 +26,14 @@ class Part(RedunBackendDb):
     recorder: Recorder
     workflow_id: uuid.UUID | None  # of the run that executions are part of
     latest: LatestCalls
-    ahead: dict[str, Any]  # evaluations that were fetched before the scheduler asks for them
+    upcoming: Upcoming
     _started: dict[str, dict[str, Any]]  # the rows of jobs that have not ended
+
+    def end_transaction(self) -> None:
+        """Commit what the caller's session has pending, as each of redun's own methods does where it writes.
+
+        So callers may rely on rows of their own being there, and on objects being read again.
+        """
+        with self.with_session() as session:
+            if session.in_transaction():
+                session.commit()

@@ -76,13 +76,4 @@ def _write_recorded(session: OwnersSession, *, writes: bool) -> None:
     session._has_written |= writes
 
 
-def end_transaction(session: OwnersSession) -> None:
-    """Commit what the caller's session has pending, as each of redun's own methods does where it writes.
-
-    So callers may rely on rows of their own being there, and on objects being read again.
-    """
-    if session.in_transaction():
-        session.commit()
-
-
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:lock, 0))")

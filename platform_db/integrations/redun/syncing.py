@@ -18,7 +18,6 @@ from platform_db.integrations.redun.serializing import (
     find_related_handles,
     hash_evaluation,
 )
-from platform_db.integrations.redun.session import end_transaction
 from platform_db.integrations.redun.subtrees import find_subtree_tasks
 from platform_db.provenance import statements
 
@@ -68,8 +67,8 @@ class Syncing(Part):
         """Store records of another backend in one transaction, and return how many are new."""
         assert self._record_serializer is not None  # noqa: S101 - loaded
         by_id = {self._record_serializer.get_pk(record): record for record in records}
+        self.end_transaction()
         with self.with_session() as session:
-            end_transaction(session)
             new = by_id.keys() - set(self.has_records(by_id))
             connection = session.connection()
             rows = self._rows(by_id, new)

@@ -11,7 +11,6 @@ from redun.backends.db import db_retry, use_acquire
 from redun.hashing import hash_tag
 
 from platform_db.integrations.redun.part import Part
-from platform_db.integrations.redun.session import end_transaction
 
 _METHOD = "record_tags"
 
@@ -46,7 +45,7 @@ class Tags(Part):
             with self._replacing(entity_id):
                 replaced: Recorded = super().record_tags(entity_type, entity_id, tags, parents, update, new)
             return replaced
-        end_transaction(self.session)
+        self.end_transaction()
         recorded = []
         for key, value in tags:
             tag_hash = hash_tag(entity_id, key, value, [])
@@ -89,6 +88,6 @@ class Tags(Part):
     @contextmanager
     def _replacing(self, entity_id: str) -> Iterator[None]:
         """Let one writer after another read what is current of an entity, and replace it."""
-        end_transaction(self.session)
+        self.end_transaction()
         with self.session.holding(f"{self.owner_id}/{entity_id}"):
             yield

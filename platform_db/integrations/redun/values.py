@@ -12,7 +12,6 @@ from redun.task import Task
 from redun.utils import trim_string
 
 from platform_db.integrations.redun.part import Part
-from platform_db.integrations.redun.session import end_transaction
 
 
 class Values(Part):
@@ -25,8 +24,7 @@ class Values(Part):
         :param data: its bytes, where it is not to be serialized.
         :raises RedunDatabaseError: it has more bytes than ``max_value_size``.
         """
-        with self.with_session() as session:
-            end_transaction(session)
+        self.end_transaction()
         return self.put_value(value, data, "record_value")
 
     def put_value(self, value: Any, data: bytes | None, method: str) -> str:

@@ -1,0 +1,123 @@
+"""Looking up together what a scheduler asks for next.
+
+A task's result names the calls that are made of it. Those whose arguments are plain can be told before the
+scheduler comes to them, so a page of them takes one round trip, where each took one of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from redun.expression import ApplyExpression, Expression, SchedulerExpression, TaskExpression
+from redun.scheduler import set_arg_defaults
+from redun.task import get_task_registry, hash_args_eval
+from redun.utils import iter_nested_value, iter_nested_value_children
+from redun.value import get_type_registry
+
+from platform_db.provenance import Recorder, lookups
+from platform_db.provenance.lookups import Evaluation
+
+PAGE = 500  # evaluations that are looked up together
+LARGEST = 64 * 1024  # bytes of a value that is fetched ahead
+MISSING = 2.0  # seconds that one counts as missing which was not there: another process may make the call
+# Results whose calls have not all been looked up; of more, the oldest are forgotten.
+RESULTS = 1000
+
+# Other arguments may take long to hash, or have another hash later, such as a file that is not written yet.
+_PLAIN = (str, bytes, int, float, bool, type(None))
+_LEAVES, _LENGTH = 100, 1000  # of plain arguments: how many values, and how long each
+
+
+class Upcoming:
+    """Evaluations that were looked up before the scheduler asks for them, and those that will be.
+
+    :param recorder: of the owner whose evaluations they are.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._results: deque[Iterator[str]] = deque(maxlen=RESULTS)
+        self._found: dict[str, Evaluation] = {}
+        self._missing: dict[str, float] = {}
+
+    def expect(self, result: Any) -> None:
+        """Say that a task returned this, whose calls the scheduler makes next."""
+        if any(isinstance(value, Expression) for value in iter_nested_value(result)):
+            self._results.append(_evaluations_of(result))
+
+    def add(self, evaluations: list[Evaluation]) -> None:
+        """Keep evaluations that the scheduler will ask for."""
+        self._found.update((evaluation.eval_hash, evaluation) for evaluation in evaluations)
+
+    def forget(self, eval_hash: str) -> None:
+        """Say that an evaluation is another one from now on."""
+        self._found.pop(eval_hash, None)
+        self._missing.pop(eval_hash, None)
+
+    def find(self, eval_hash: str) -> Evaluation | None:
+        """Return an evaluation that was looked up, once. None: nothing is known, or that there is none."""
+        if eval_hash not in self._found and eval_hash not in self._missing:
+            self._look_up(eval_hash)
+        return self._found.pop(eval_hash, None)
+
+    def is_missing(self, eval_hash: str) -> bool:
+        """Tell whether an evaluation was looked up just now, and was not there."""
+        return time.monotonic() < self._missing.pop(eval_hash, 0)
+
+    def _look_up(self, eval_hash: str) -> None:
+        """Look up the next page, where there is one, with the evaluation that is asked for."""
+        page: list[str] = []
+        while self._results and len(page) < PAGE:
+            page += islice(self._results[0], PAGE - len(page))
+            if len(page) < PAGE:
+                self._results.popleft()
+        if not page:
+            return
+        page.append(eval_hash)
+        known_until = time.monotonic() + MISSING
+        owner_id, reading = self._recorder.owner_id, self._recorder.reading
+        stored = lookups.find_stored(reading, owner_id, page)
+        self._missing.update((hash_, known_until) for hash_ in page if hash_ not in stored)
+        if stored:
+            self.add(lookups.find_evaluations(reading, owner_id, stored, largest=LARGEST))
+
+
+def _evaluations_of(value: Any) -> Iterator[str]:
+    """Iterate over the hashes of the calls in a value whose arguments are plain."""
+    for leaf in _iter_in_order(value):
+        if not isinstance(leaf, ApplyExpression):
+            continue
+        task = None
+        if isinstance(leaf, TaskExpression) and not isinstance(leaf, SchedulerExpression):
+            task = get_task_registry().get(leaf.task_name)
+        if task is not None:
+            args, kwargs = set_arg_defaults(task, leaf.args, leaf.kwargs)
+            if _is_plain((args, kwargs)):
+                yield hash_args_eval(get_type_registry(), task, args, kwargs)[0]
+                continue
+        yield from _evaluations_of((leaf.args, leaf.kwargs))
+
+
+def _iter_in_order(value: Any) -> Iterator[Any]:
+    """Iterate over the values in a nested one, first things first, as the scheduler comes to them."""
+    for is_leaf, child in iter_nested_value_children(value):
+        if is_leaf:
+            yield child
+        else:
+            yield from _iter_in_order(child)
+
+
+def _is_plain(arguments: Any) -> bool:
+    leaves = list(islice(iter_nested_value(arguments), _LEAVES + 1))
+    return len(leaves) <= _LEAVES and all(
+        type(leaf) in _PLAIN and not (isinstance(leaf, (str, bytes)) and len(leaf) > _LENGTH)
+        for leaf in leaves
+    )
