@@ -1,7 +1,7 @@
 """What redun's call graph and cache cost on platform-db, against a backend in memory, in one run.
 
 * *fresh*: a thousand small jobs under one, none of them cached; *cached*: the same again.
-* *check_cache*: one look-up, by the number of calls of its task that are stored.
+* *check_cache*: one look-up, by the number of calls of its task that are stored, beside a bare statement.
 
     python benchmarks/redun_backend.py [--uri URI] [--jobs 1000] [--rounds 5] [--calls 2000 20000 100000]
 
