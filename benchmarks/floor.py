@@ -47,6 +47,9 @@ INSERT INTO floor.status_change
 VALUES (%(owner)s, %(id)s, %(revision)s, 'workflow', %(from)s, %(status)s,
         nextval('platform.history_number'), clock_timestamp(), pg_current_xact_id()::text::bigint)
 """
+LOOK_UP = """
+SELECT id_, owner_id, type_, status, name, scopes, expires_at FROM platform.user_token WHERE token_digest = %s
+"""
 COUNTER = """
 INSERT INTO floor.run_counter (owner_id, name, run_number_major, last) VALUES (%(owner)s, %(name)s, 0, 1)
 ON CONFLICT (owner_id, name, run_number_major) DO UPDATE SET last = run_counter.last + 1 RETURNING last
@@ -61,14 +64,17 @@ VALUES (%(id)s, %(owner)s, %(name)s, 'created', 'serial', %(specification)s, '{}
 
 
 @contextmanager
-def server(uri: str | None) -> Iterator[str]:
-    """Give the URI of the database to use: the one that is given, or an embedded one that is removed."""
+def server(uri: str | None, directory: str | None = None) -> Iterator[str]:
+    """Give the URI of the database to use: the one that is given, or an embedded one that is removed.
+
+    :param directory: where to make the embedded one.
+    """
     if uri is not None:
         yield uri
         return
-    with tempfile.TemporaryDirectory(prefix="platform-db-benchmark-") as directory:
-        Path(directory).chmod(0o755)
-        data = Path(directory) / "data"
+    with tempfile.TemporaryDirectory(prefix="platform-db-benchmark-", dir=directory) as own:
+        Path(own).chmod(0o755)
+        data = Path(own) / "data"
         try:
             yield embedded.ensure_running(data)
         finally:
@@ -80,13 +86,14 @@ class Floor:
 
     :param owner_id: whose runs it has; they are copied from platform-db's.
     :param run_id: the run whose status changes, which has failed.
+    :param digest: of the token that is let in.
     """
 
-    def __init__(self, url: sa.URL, owner_id: str, run_id: str) -> None:
+    def __init__(self, url: sa.URL, owner_id: str, run_id: str, digest: bytes = b"") -> None:
         self.connection = psycopg2.connect(
             **url.translate_connect_args(username="user", database="dbname") | url.query
         )
-        self.owner_id, self.run_id = owner_id, run_id
+        self.owner_id, self.run_id, self.digest = owner_id, run_id, digest
         self.walk = itertools.cycle(WALK)
         self.names = itertools.count()
         with self.connection, self.connection.cursor() as cursor:
@@ -116,6 +123,13 @@ class Floor:
                 INSERT,
                 {**values, "major": major, "path": f"/x/{id_}", "specification": json.dumps(SPECIFICATION)},
             )
+        self.connection.commit()
+
+    def authenticate(self) -> None:
+        """The token's row by its digest."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(LOOK_UP, (self.digest,))
+            cursor.fetchone()
         self.connection.commit()
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import multiprocessing
+import os
 import statistics
 import time
 import uuid
@@ -30,10 +31,11 @@ import sqlalchemy as sa
 from floor import SPECIFICATION, WALK
 from sqlalchemy import orm
 
-from platform_db import database, schema
+from platform_db import crypto, database, schema
 from platform_db.identifiers import new_id
 from platform_db.lifecycle.transitions import transition
-from platform_db.models import RunStatus, User, Workflow
+from platform_db.models import RunStatus, User, UserTokenType, Workflow
+from platform_db.tokens import authenticate, issue
 from platform_db.workflows import create_workflow, create_workflows
 from platform_db.workspaces import build_workspace_path
 
@@ -95,6 +97,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.processes, arguments.rounds, arguments.seconds_per_round = [2], 1, 0.1
+    os.environ.setdefault("PLATFORM_DB_SECRET_KEY", crypto.generate_key())  # the processes have it, too
     with floor.server(arguments.uri) as uri:
         engine = database.create_engine(uri)
         schema.init_db(engine)
@@ -204,12 +207,14 @@ class Bench:
         run = Workflow(owner_id=owner.id_, name="one", type_="serial", status=RunStatus.failed)
         self.session.add(run)
         self.owner_id, self.run_id = str(owner.id_), run.id_
+        self.token = issue(self.session, owner, type_=UserTokenType.webhook)
         self.session.commit()
         self.session.expunge_all()
         # The pool gives the session the same connection each time.
         self.pid = pid_of(self.session.connection().connection.dbapi_connection)
         self.session.commit()
-        self.floor = floor.Floor(engine.url, self.owner_id, str(self.run_id))
+        digest = crypto.get_key_ring().digest(self.token)
+        self.floor = floor.Floor(engine.url, self.owner_id, str(self.run_id), digest)
         self.floor_pid = pid_of(self.floor.connection)
         self.walk = itertools.cycle(WALK)
         self.names = itertools.count()
@@ -222,6 +227,7 @@ class Bench:
             Operation("creating by a bare mapping", self.create_bare, self.floor.create, 1),
             Operation("create_workflow()", self.create_one, self.floor.create, 1),
             Operation(f"create_workflows(), of {MANY}", self.create_many, self.floor.create, MANY),
+            Operation("authenticate()", self.authenticate, self.floor.authenticate, 1),
         ]
 
     def transition(self) -> None:
@@ -251,6 +257,11 @@ class Bench:
     def create_many(self) -> None:
         """Many in one statement."""
         create_workflows(self.session, [{"owner": self.owner_id, **self.asked()} for _ in range(MANY)])
+        self.session.commit()
+
+    def authenticate(self) -> None:
+        """Whose token this is."""
+        authenticate(self.session, self.token)
         self.session.commit()
 
     def asked(self) -> dict[str, Any]:

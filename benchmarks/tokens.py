@@ -29,6 +29,7 @@ from pathlib import Path
 
 import psycopg2
 import sqlalchemy as sa
+from floor import LOOK_UP
 from sqlalchemy import orm
 
 from platform_db import crypto, database, embedded, schema, tokens
@@ -38,10 +39,6 @@ from platform_db.models import User, UserToken
 from platform_db.tokens import authentication
 
 SAMPLE = 500  # tokens that are looked up; more would only measure the cold cache of this process
-
-FLOOR = """
-SELECT id_, owner_id, type_, status, name, scopes, expires_at FROM platform.user_token WHERE token_digest = %s
-"""
 
 
 def main() -> None:
@@ -167,7 +164,7 @@ class Bench:
     def floor(self) -> None:
         """The driver alone."""
         with self.bare.cursor() as cursor:
-            cursor.execute(FLOOR, (random.choice(self.digests),))
+            cursor.execute(LOOK_UP, (random.choice(self.digests),))
             cursor.fetchone()
         self.bare.commit()
 
