@@ -26,10 +26,10 @@ DASHBOARD = ROOT / "deploy" / "grafana" / "platform-db.json"
 @pytest.fixture(scope="module")
 def measured() -> set[str]:
     """The names of all series."""
-    from platform_db.metrics.database import PREFIX
+    from platform_db.metrics.database import LEFT_OUT, PREFIX
     from platform_db.metrics.sources import SOURCES
 
-    names = {f"{PREFIX}{name}" for source in SOURCES for name in source.gauges} | {f"{PREFIX}up"}
+    names = {f"{PREFIX}{name}" for source in SOURCES for name in (*source.gauges, LEFT_OUT, "up")}
     engine = database.create_engine("postgresql://nowhere/none")
     for family in pool.PoolMetrics(engine).collect():
         names |= {sample.name for sample in family.samples}

@@ -95,9 +95,7 @@ class Probes:
         url = self._url or database.database_url()
         made_for, engine = self._engine or (None, None)
         if engine is None or made_for != (os.getpid(), url):
-            limits = dict.fromkeys(("connect_timeout", "network_timeout"), self._timeout)
-            settings = get_settings().model_copy(update={**limits, "statement_timeout": self._timeout * 1000})
-            engine = database.create_engine(url, settings, pool_size=1, max_overflow=0)
+            engine = create_impatient_engine(url, self._timeout)
             self._engine = (os.getpid(), url), engine
         return engine
 
@@ -126,6 +124,16 @@ class Probes:
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status.value, "headers": headers})
         await send({"type": "http.response.body", "body": body if scope["method"] != "HEAD" else b""})
+
+
+def create_impatient_engine(url: URL | str, seconds: int) -> Engine:
+    """Return an engine of one connection that waits no longer, whatever the settings say.
+
+    :param seconds: for a connection, for a statement, and until it is asked whether the server is there.
+    """
+    limits = {"connect_timeout": seconds, "network_timeout": seconds, "statement_timeout": seconds * 1000}
+    settings = get_settings().model_copy(update=limits)
+    return database.create_engine(url, settings, pool_size=1, max_overflow=0)
 
 
 def _name(path: str) -> str:
