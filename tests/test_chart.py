@@ -71,6 +71,7 @@ EVERYTHING = {
     "settings": {"STATEMENT_TIMEOUT": 30000, "POOL_TIMEOUT": 2.5, "CONNECTION_OPTIONS": True},
     "metrics": {"labels": {"release": "prometheus"}},
     "networkPolicy": {"metricsFrom": [{"namespaceSelector": {}}]},
+    "pgbouncer": {"tls": "verify-full", "tlsCaKey": "authority"},
     "pod": {
         "supplementalGroups": [100],
         "annotations": {"example.org/team": "data"},
@@ -170,6 +171,7 @@ def test_pods_run_as_the_image_does() -> None:
             },
             "at '/pgbouncer/image': 'pgbouncer' does not match",
         ),
+        ({"pgbouncer": {"tls": "verify-ca"}}, "at '/pgbouncer/tlsCaKey': minLength: got 0, want 1"),
     ],
     ids=str,
 )
@@ -277,6 +279,17 @@ def test_the_charts_own_pods_may_use_its_pooler(tmp_path: Path) -> None:
     templates += [d["spec"]["template"] for d in found if d["kind"] == "Deployment"]
     assert templates
     assert all(labels.items() <= template["metadata"]["labels"].items() for template in templates)
+
+
+def test_the_pooler_finds_the_authority_of_the_server(tmp_path: Path) -> None:
+    chart = load(tmp_path, "pgbouncer.yaml")
+    config, pooler, *_ = all_of(chart, merged(EVERYTHING, assigned({"pgbouncer.enabled": True})))
+
+    assert "server_tls_ca_file = /run/secrets/pgbouncer/ca.crt\n" in f"{config['data']['pgbouncer.ini']}\n"
+    [secret] = [
+        volume["secret"] for volume in pooler["spec"]["template"]["spec"]["volumes"] if "secret" in volume
+    ]
+    assert {"key": "authority", "path": "ca.crt"} in secret["items"]
 
 
 def test_shards_are_indexes_of_one_job(tmp_path: Path) -> None:

@@ -262,8 +262,10 @@ def test_rows_that_refer_across_pages_arrive(source: sa.Engine, target: sa.Engin
             """)
         )
         session.commit()
-    copy(source, target, rows_per_page=1)
+    report = copy(source, target, rows_per_page=1)
     assert rows_of(target) == rows_of(source)
+    assert report.counts["written"] == {**report.rows, "resource": 0}
+    assert report.rows == copy(source, target).rows
 
 
 def test_killed_in_the_middle_and_run_again_gives_the_same(source: sa.Engine, target: sa.Engine) -> None:

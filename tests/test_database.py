@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import crypto, database, errors, schema, sessions, settings
 from platform_db.database import liveness
+from platform_db.database.pool import MeasuredPool
 from platform_db.models import Resource, User
 
 
@@ -33,11 +35,35 @@ def test_importing_connects_to_nothing() -> None:
 import socket, platform_db.models, platform_db.sessions, platform_db.schema, platform_db.lifecycle, sys
 from platform_db import sessions
 assert sessions._engine is None
-heavy = {"pydantic", "cryptography", "alembic", "rich", "click", "tenacity"} & set(sys.modules)
+heavy = {"pydantic", "cryptography", "alembic", "rich", "click", "tenacity", "platform_db.schema.preview"}
+heavy &= set(sys.modules)
 assert not heavy, heavy
 """
     environment = {**os.environ, "PLATFORM_DB_URI": "postgresql://nobody:x@192.0.2.1/none"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("said", "options", "kept", "most"),
+    [
+        ({"pool": "job"}, {}, 1, 3),
+        ({"pool": "init"}, {}, None, None),
+        ({"pool": "init", "pool_size": 2}, {}, 2, 2),
+        ({"pool": "init", "max_overflow": 3}, {}, 1, 4),
+        ({"pool": "init"}, {"max_overflow": 3}, 1, 4),
+        ({"pool": "job", "max_overflow": 0}, {"pool_size": 4}, 4, 4),
+    ],
+)
+def test_what_is_said_explicitly_takes_the_place_of_a_preset(
+    said: dict[str, Any], options: dict[str, int], kept: int | None, most: int | None
+) -> None:
+    given = settings.get_settings().model_copy(update=said)
+    pool = database.create_engine("postgresql://nowhere/none", given, **options).pool
+    if kept is None:
+        assert isinstance(pool, sa.NullPool)
+    else:
+        assert isinstance(pool, MeasuredPool)
+        assert (pool.size(), pool.most) == (kept, most)
 
 
 def test_a_scope_commits_or_rolls_back(configured: str) -> None:

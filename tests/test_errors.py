@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import database, errors
 from platform_db.crypto.token_format import generate
+from platform_db.database import sqlstates
 from platform_db.models import User
 
 SECRET = "hunter" + str(2)
@@ -173,6 +174,22 @@ class TestOwnSqlstates:
             self.raise_(
                 engine, ERRCODE=sqlstate, SCHEMA="platform", TABLE="workflow", DETAIL="1 running created"
             )
+
+
+@pytest.mark.parametrize(
+    ("statement", "is_refused"),
+    [
+        ("SELECT 'x'::integer", True),
+        ("INSERT INTO platform.resource DEFAULT VALUES", True),
+        ("DO $$ BEGIN RAISE SQLSTATE 'PD003'; END $$", True),
+        ("SET LOCAL ROLE nowhere", False),
+        ("SET LOCAL statement_timeout = '1ms'; SELECT pg_sleep(1)", False),
+    ],
+)
+def test_a_role_that_is_missing_is_no_rows_fault(engine: sa.Engine, statement: str, is_refused: bool) -> None:
+    with engine.connect() as connection, pytest.raises(sa.exc.DBAPIError) as error:
+        connection.exec_driver_sql(statement)
+    assert sqlstates.is_refused_value(error.value) is is_refused
 
 
 def test_a_constraint_of_the_same_name_elsewhere_is_not_ours(engine: sa.Engine, session: Session) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -36,8 +37,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from platform_db.leases import outcomes
 from platform_db.metrics import database as metrics_of_database
-from platform_db.metrics.database import DatabaseMetrics
+from platform_db.metrics.database import LEFT_OUT, DatabaseMetrics
 from platform_db.metrics.pool import PoolMetrics
+from platform_db.metrics.serving import MOST_CLIENTS
 from platform_db.metrics.sources import SOURCES, Source, tenants_source
 
 MONTH = timedelta(days=30)
@@ -218,6 +220,21 @@ def test_a_metric_that_takes_long_is_left_out(engine: sa.Engine, scrape: Callabl
     assert found["queue_age_seconds",] == 0
 
 
+def test_a_reading_ends_in_time_and_counts_what_it_did_not_reach(
+    engine: sa.Engine, scrape: Callable[..., Metrics]
+) -> None:
+    assert scrape()["metrics_left_out",] == 0
+    with engine.connect() as connection:
+        connection.execute(sa.text("LOCK TABLE platform.workflow, platform.lease"))
+        began = time.monotonic()
+
+        found = scrape(reading_timeout=0.3)
+
+    assert time.monotonic() - began < 1
+    assert (found["up",], found["schema_current",]) == (1, 1)
+    assert found["metrics_left_out",] == len(SOURCES) - 1
+
+
 def test_scrapers_share_a_reading(engine: sa.Engine) -> None:
     statements: list[str] = []
     sa.event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
@@ -351,6 +368,12 @@ class TestServing:
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as reset:
             reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with ExitStack() as many:
+            for _ in range(MOST_CLIENTS + 6):
+                many.enter_context(socket.create_connection((host, int(port))))
+            time.sleep(0.3)
+            threads = len(list(Path(f"/proc/{server.pid}/task").iterdir()))
+        assert MOST_CLIENTS < threads < MOST_CLIENTS + 6
         assert '"status": "alive"' in get("/healthz")
         server.send_signal(signal.SIGTERM)
         _, stderr = server.communicate(timeout=20)
@@ -369,5 +392,5 @@ class TestServing:
 def test_the_page_lists_every_metric() -> None:
     page = (Path(__file__).parents[1] / "docs" / "metrics.rst").read_text(encoding="utf-8")
     names = {name for source in (*SOURCES, tenants_source(1)) for name in source.gauges}
-    names |= {"up", "pool_connections", "pool_wait_seconds"}
+    names |= {"up", LEFT_OUT, "pool_connections", "pool_wait_seconds"}
     assert {name for name in names if not re.search(rf"\* - ``{name}(\{{[\w, ]+\}})?``", page)} == set()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from platform_db import errors, schema
+from platform_db.health.probes import Probes
 from platform_db.schema.status import FOLDERS
 from tests.command_line import one_line, run
 from tests.revisions import code_with, copy_up_to, write_revision
@@ -40,6 +41,7 @@ def test_both_releases_run_between_the_phases(database_uri: str, newer: Path) ->
     new = run(database_uri, "db", "check")
     assert (new.exit_code, new.stdout.partition(":")[0]) == (0, "behind")
     assert run(database_uri, "db", "wait", "--migrated").exit_code == 0
+    assert Probes(database_uri).answer("/readyz")[1]["needs"] == pre
     with code_with(FOLDERS[0]):
         old = run(database_uri, "db", "check")
         assert (old.exit_code, old.stdout.partition(":")[0]) == (0, "ahead")

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import database, embedded, errors, schema, settings
+from platform_db.health.probes import KEEP_SECONDS, Probes
 from tests.factories import make_user
 
 # What each service does: it creates runs, takes them on, and writes down what was acknowledged.
@@ -232,6 +234,21 @@ def test_services_lose_nothing_that_was_acknowledged_when_the_server_is_killed(
     assert len(promised) > 80
     for id_, status in promised:
         assert stored[id_] in (status, "running"), (id_, status)
+
+
+def test_a_probe_ends_in_time_on_a_server_that_went_silent(proxy: Proxy) -> None:
+    probes = Probes(proxy.uri)
+    assert probes.answer("/readyz")[0] == HTTPStatus.OK
+    proxy.go_silent()
+    time.sleep(KEEP_SECONDS)
+    began = time.monotonic()
+
+    assert probes.answer("/readyz") == (HTTPStatus.SERVICE_UNAVAILABLE, {"status": "unreachable"})
+    assert time.monotonic() - began < 3
+
+    proxy.speak()
+    time.sleep(KEEP_SECONDS)
+    assert probes.answer("/readyz")[0] == HTTPStatus.OK
 
 
 def test_a_service_is_told_that_the_server_is_away(proxy: Proxy) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 
 from platform_db import database, errors, settings
+from platform_db.database import pooling
 from platform_db.database.kept_connection import KeptConnection
 from platform_db.models import User, Workflow
+from platform_db.tasks import TaskStore
+from platform_db.tasks.writer import COPIED_RECORDS
 from platform_db.tenancy import roles, tenant_scope
 from platform_db.testing.factories import make_run, make_user
 from tests.command_line import run
@@ -130,6 +134,53 @@ def test_a_kept_connection_needs_no_state(pooled: sa.Engine) -> None:
     with pooled.connect() as connection:
         assert state_of(connection, "platform.user_id") == [""]
     kept.close()
+
+
+@pytest.mark.usefixtures("set_timeouts")
+def test_a_kept_connection_has_the_timeouts_from_its_first_text_on(pooled_database_uri: str) -> None:
+    engine = database.create_engine(pooled_database_uri, isolation_level="AUTOCOMMIT")
+    kept = KeptConnection(engine, enter="SET LOCAL work_mem = '7MB';")
+    for _ in range(2):
+        assert kept.send("SELECT current_setting('lock_timeout'), current_setting('work_mem')") == [
+            ("345ms", "7MB")
+        ]
+    with pytest.raises(sa.exc.OperationalError, match="statement timeout"):
+        kept.send("SELECT pg_sleep(10)")
+    kept.close()
+    engine.dispose()
+
+
+@pytest.mark.usefixtures("set_timeouts")
+def test_a_task_store_copies_its_records_within_the_timeouts(pooled: sa.Engine) -> None:
+    ids = [f"task {number}" for number in range(COPIED_RECORDS)]
+    with orm.Session(pooled) as session, session.begin():
+        owner = make_user(session).id_
+    store = TaskStore(pooled, owner, commit_delay=60)
+    for id_ in ids:
+        store.add(id_, {"submitted": datetime.now(timezone.utc)})
+    with pooled.connect() as connection:
+        connection.execute(sa.text("LOCK TABLE platform.task_record"))
+        with pytest.raises(errors.NotWritable, match="lock timeout"):
+            store.flush()
+    store.flush()
+    assert sorted(store.list_ids()) == sorted(ids)
+    store.close()
+
+
+def test_a_server_is_asked_once_whether_it_is_behind_a_pooler(
+    direct_database_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = iter(range(9))
+    monkeypatch.setattr(pooling, "_pooled", {})
+    monkeypatch.setattr(pooling, "is_pooled", lambda connection: next(asked) < 0)
+    for _ in range(2):
+        engine = database.create_engine(
+            direct_database_uri, poolclass=sa.NullPool, connect_args={"options": "-c lock_timeout=345"}
+        )
+        for _ in range(2):
+            with engine.connect() as connection:
+                assert state_of(connection, "lock_timeout") == ["345ms"]
+    assert next(asked) == 1
 
 
 def test_a_pool_that_was_cut_off_is_replaced(

@@ -82,6 +82,19 @@ def test_many_probes_share_a_look(database_uri: str, monkeypatch: pytest.MonkeyP
     assert len(looks) == 1
 
 
+def test_looks_share_a_connection(database_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    probes, connections = Probes(database_uri), []
+    monkeypatch.setattr(module, "KEEP_SECONDS", 0.0)
+
+    def note(connection: Any, record: Any) -> None:
+        connections.append(connection)
+
+    sa.event.listen(sa.Engine, "connect", note)
+    assert {ask(probes, "/readyz") for _ in range(5)} == {(200, "ready")}
+    sa.event.remove(sa.Engine, "connect", note)
+    assert len(connections) == 1
+
+
 @pytest.mark.parametrize(("method", "has_body"), [("GET", True), ("HEAD", False)])
 def test_wsgi_and_asgi_answer_alike(database_uri: str, method: str, has_body: bool) -> None:
     import asyncio

@@ -268,7 +268,7 @@ def test_a_role_that_is_missing_spoils_no_row(
     one = make_recorder(as_tenant=True)
     put_value(one, "v")
     with monkeypatch.context() as patch:
-        patch.setattr(one, "enter", "SET LOCAL ROLE nowhere;")
+        patch.setattr(one._connection, "_enter", "SET LOCAL ROLE nowhere;")
         with pytest.raises(errors.RolesMissing, match="role of platform-db is missing"):
             one.flush()
     prepare_roles(engine)

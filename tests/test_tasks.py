@@ -514,13 +514,13 @@ def test_a_store_that_could_not_be_closed_goes_on_with_a_full_buffer(
 def test_what_no_record_has_caused_spoils_none(engine: sa.Engine, make_store: MakeStore) -> None:
     store = make_store()
     store.add("a", task())
-    store._writer.enter = "SET LOCAL ROLE nowhere;"
+    store._writer._connection._enter = "SET LOCAL ROLE nowhere;"
     with pytest.raises(errors.RolesMissing, match="role of platform-db is missing"):
         store.flush()
-    store._writer.enter = "SET LOCAL transaction_read_only = on;"
+    store._writer._connection._enter = "SET LOCAL transaction_read_only = on;"
     with pytest.raises(errors.NotWritable, match="read-only"):
         store.flush()
-    store._writer.enter = ""
+    store._writer._connection._enter = ""
 
     assert store.list_ids() == ["a"]
 

@@ -122,18 +122,21 @@ def _configured(settings: Settings) -> dict[str, Any]:
 
 
 def _pool(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the pool's arguments: those of the preset, and what the settings say beside it."""
+    """Return the pool's arguments: those of the preset, and in place of either what is said explicitly.
+
+    A preset that keeps no connection keeps one where only an overflow is given.
+    """
     if "poolclass" in options:
         return {}
     preset = POOLS[settings.pool]
-    size = settings.pool_size or preset.size
-    if not (size or options.get("pool_size")):
+    size = options.get("pool_size") or settings.pool_size or preset.size
+    overflow = options.get("max_overflow", settings.max_overflow)
+    if not size and overflow is None:
         return {"poolclass": NullPool}
-    overflow = preset.overflow if settings.max_overflow is None else settings.max_overflow
     return {
         "poolclass": MeasuredPool,
-        "pool_size": size,
-        "max_overflow": overflow,
+        "pool_size": size or 1,
+        "max_overflow": preset.overflow if overflow is None else overflow,
         "pool_timeout": settings.pool_timeout,
         "pool_recycle": settings.pool_recycle,
     }

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from platform_db.database.driver_errors import as_own_error
+from platform_db.database.pooling import settings_of
 
 T = TypeVar("T")
 
@@ -23,7 +24,7 @@ T = TypeVar("T")
 class KeptConnection:
     """One connection of an engine that commits each text of statements.
 
-    :param enter: statements that begin each text that :meth:`execute` is given.
+    :param enter: statements that begin each text that :meth:`send` is given.
     """
 
     def __init__(self, engine: sa.Engine, enter: str = "") -> None:
@@ -31,6 +32,11 @@ class KeptConnection:
         self._enter = enter
         self._connection: sa.PoolProxiedConnection | None = None
         self._lock = threading.Lock()
+
+    @property
+    def enter(self) -> str:
+        """The statements that begin a text, of a connection that is there: behind a pooler timeouts, too."""
+        return f"{settings_of(self._engine)}{self._enter}"
 
     def run(self, work: Callable[[Any], T]) -> T:
         """Return what ``work`` returns of a cursor; a connection that an error leaves unusable is given up.
@@ -55,27 +61,33 @@ class KeptConnection:
     def execute(
         self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()
     ) -> Sequence[Sequence[Any]]:
-        """Return the rows of a text's last statement; the text is one transaction and one round trip.
+        """Do as :meth:`send` does, for statements that no row's value can make the server refuse.
 
         :raises errors.Unreachable: the server does not answer.
         :raises errors.PlatformDBError: it refuses the statement, such as for missing rights.
         """
-        text = f"{self._enter}{statement}"
+        try:
+            return self.send(statement, values)
+        except sa.exc.DBAPIError as error:
+            raise as_own_error(error) from None
+
+    def send(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> Sequence[Sequence[Any]]:
+        """Return the rows of a text's last statement; the text is one transaction and one round trip.
+
+        :raises sqlalchemy.exc.DBAPIError: the server refuses the statement, or does not answer.
+        """
         given = dict(values) if isinstance(values, Mapping) else tuple(values)
 
         def read(cursor: Any) -> Sequence[Sequence[Any]]:
-            cursor.execute(text, given)
-            rows: Sequence[Sequence[Any]] = cursor.fetchall()
-            return rows
+            cursor.execute(f"{self.enter}{statement}", given)
+            return cursor.fetchall() if cursor.description else ()
 
         try:
-            try:
-                return self.run(read)
-            except (psycopg2.Error, ValueError):  # a text with a NUL
-                with self._engine.connect() as connection:
-                    return connection.exec_driver_sql(text, given).all()
-        except sa.exc.DBAPIError as error:
-            raise as_own_error(error) from None
+            return self.run(read)
+        except (psycopg2.Error, ValueError):  # a text with a NUL
+            with self._engine.connect() as connection:
+                result = connection.exec_driver_sql(f"{self.enter}{statement}", given)
+                return result.all() if result.returns_rows else ()
 
     def close(self) -> None:
         with self._lock:

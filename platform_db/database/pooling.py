@@ -7,6 +7,7 @@ options say, timeouts above all, is said by each transaction, with SET LOCAL, wh
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -21,8 +22,16 @@ from platform_db import errors
 # "currently doesn't support command-line options".
 _REFUSED = re.compile(r"unsupported startup parameter|command-line options")
 
-# The servers of this process that are behind a pooler, so that only its first connection is refused.
-_pooled: set[URL] = set()
+# Whether a pooler stands before each server of this process: only the first connection is refused, or asks.
+_pooled: dict[URL, bool] = {}
+
+# What each transaction of an engine begins with, by the dialect that it shares with those made of it.
+_settings: weakref.WeakKeyDictionary[sa.Dialect, str] = weakref.WeakKeyDictionary()
+
+
+def settings_of(engine: sa.Engine) -> str:
+    """Return the statements that begin each transaction of an engine, which its first connection tells."""
+    return _settings.get(engine.dialect, "")
 
 
 def is_pooled(connection: Any) -> bool:
@@ -46,33 +55,34 @@ def carry_options(engine: sa.Engine, *, send: bool) -> None:
     """
     dialect: Any = engine.dialect
     begin = dialect.do_begin
-    statement = ""
 
     def connect(_: Any, __: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
-        nonlocal statement
         given = options.get("options", "").strip()
         if not given:
             return None
         connection = None
-        if send and engine.url not in _pooled:
+        pooled = _pooled.get(engine.url) if send else True
+        if not pooled:
             try:
                 connection = dialect.connect(*arguments, **options)
+                if pooled is None:
+                    pooled = is_pooled(connection)
             except dialect.loaded_dbapi.OperationalError as error:
                 if not _REFUSED.search(str(error)):
                     raise
-            else:
-                if not is_pooled(connection):
-                    return connection
-            _pooled.add(engine.url)
-        statement = "; ".join(_set_local(given))
+                pooled = True
+            _pooled[engine.url] = pooled
+            if not pooled:
+                return connection
+        _settings[dialect] = "".join(_set_local(given))
         options.pop("options", None)
         return connection or dialect.connect(*arguments, **options)
 
     def do_begin(connection: Any) -> None:
         begin(connection)
-        if statement and not connection.autocommit:
+        if (statements := settings_of(engine)) and not connection.autocommit:
             with closing(connection.cursor()) as cursor:
-                cursor.execute(statement)
+                cursor.execute(statements)
 
     event.listen(engine, "do_connect", connect)
     dialect.do_begin = do_begin
@@ -94,7 +104,7 @@ def _set_local(options: str) -> Iterator[str]:
             )
         values = map(_identifier, value.split(",")) if name.lower() in _OF_IDENTIFIERS else [value]
         quoted = ("'{}'".format(one.replace("'", "''")) for one in values)
-        yield f"SET LOCAL {name} = {', '.join(quoted)}"
+        yield f"SET LOCAL {name} = {', '.join(quoted)};"
 
 
 def _identifier(text: str) -> str:

@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
+from queue import Empty, SimpleQueue
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from platform_db import errors, schema
-from platform_db.database.driver_errors import reason_of
+from platform_db import database, errors, schema
+from platform_db.database.driver_errors import own_connection_errors, reason_of
+from platform_db.schema.status import needed
+from platform_db.settings import get_settings
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +37,14 @@ class Probes:
     """Answers probes.
 
     :param url: the database; by default the configured one.
-    :param timeout: seconds within which the database has to take a connection, and then to answer.
+    :param timeout: seconds within which the database has to answer, with all that takes.
     """
 
     def __init__(self, url: URL | str | None = None, *, timeout: int = READY_SECONDS) -> None:
         self._url, self._timeout = url, timeout
         self._lock = threading.Lock()
         self._kept: tuple[float, Answer] | None = None
+        self._engine: tuple[object, Engine] | None = None
 
     def answer(self, path: str) -> Answer:
         """Return the status and what to say, as JSON, to a request for this path.
@@ -56,15 +60,23 @@ class Probes:
             return HTTPStatus.NOT_FOUND, {"status": "unknown"}
         with self._lock:
             if self._kept is None or time.monotonic() - self._kept[0] >= KEEP_SECONDS:
-                found = self._look()
+                found = self._look_in_time()
                 self._kept = time.monotonic(), found
             return self._kept[1]
 
-    def _look(self) -> Answer:
-        # A connection of its own: one of the pool may be waited for, or be one to a server that went silent.
+    def _look_in_time(self) -> Answer:
+        found: SimpleQueue[Answer] = SimpleQueue()
+        threading.Thread(target=lambda: found.put(self._look()), name="readyz", daemon=True).start()
         try:
-            with schema.connect(self._url, connect_timeout=self._timeout) as connection:
-                connection.execute(sa.text(f"SET LOCAL statement_timeout = {self._timeout * 1000}"))
+            return found.get(timeout=self._timeout)
+        except Empty:
+            self._engine = None  # Its connection waits for a silent server: the next look makes another.
+            logger.warning("not ready: the database did not answer in %s s", self._timeout)
+            return HTTPStatus.SERVICE_UNAVAILABLE, {"status": errors.Unreachable.code}
+
+    def _look(self) -> Answer:
+        try:
+            with own_connection_errors(), self._own_engine().connect() as connection:
                 found = schema.status(connection)
         except (errors.PlatformDBError, SQLAlchemyError) as error:
             # To the log alone: the reason names servers and logins.
@@ -73,7 +85,19 @@ class Probes:
             return HTTPStatus.SERVICE_UNAVAILABLE, {"status": code}
         status = HTTPStatus.OK if found.usable else HTTPStatus.SERVICE_UNAVAILABLE
         says = {"status": "ready" if found.usable else "not ready", "schema": found.state.value}
-        return status, {**says, "revision": found.revision or "none", "needs": found.head}
+        return status, {**says, "revision": found.revision or "none", "needs": needed()}
+
+    def _own_engine(self) -> Engine:
+        """Return an engine of one connection, beside the service's pool, in which it might have to wait.
+
+        It is made again in a forked child, and where another database is configured, as tests do.
+        """
+        url = self._url or database.database_url()
+        made_for, engine = self._engine or (None, None)
+        if engine is None or made_for != (os.getpid(), url):
+            engine = create_impatient_engine(url, self._timeout)
+            self._engine = (os.getpid(), url), engine
+        return engine
 
     def wsgi(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer as a WSGI application."""
@@ -100,6 +124,16 @@ class Probes:
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status.value, "headers": headers})
         await send({"type": "http.response.body", "body": body if scope["method"] != "HEAD" else b""})
+
+
+def create_impatient_engine(url: URL | str, seconds: int) -> Engine:
+    """Return an engine of one connection that waits no longer, whatever the settings say.
+
+    :param seconds: for a connection, for a statement, and until it is asked whether the server is there.
+    """
+    limits = {"connect_timeout": seconds, "network_timeout": seconds, "statement_timeout": seconds * 1000}
+    settings = get_settings().model_copy(update=limits)
+    return database.create_engine(url, settings, pool_size=1, max_overflow=0)
 
 
 def _name(path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -13,7 +14,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from sqlalchemy.engine import URL
 
 from platform_db import database
-from platform_db.health.probes import Probes
+from platform_db.health.probes import READY_SECONDS, Probes, create_impatient_engine
 from platform_db.metrics.database import DatabaseMetrics
 
 logger = logging.getLogger(__name__)
@@ -21,9 +22,23 @@ logger = logging.getLogger(__name__)
 # A client that sends nothing holds a thread no longer.
 CLIENT_SECONDS = 10
 
+# Each has a thread; more of them wait for one to end.
+MOST_CLIENTS = 16
+
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    free = threading.BoundedSemaphore(MOST_CLIENTS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.free.acquire()
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Keep the traceback of a client that goes away, or sends nothing, out of standard error."""
@@ -57,7 +72,7 @@ def serve(
     :param report: is told where it listens.
     :raises OSError: the address cannot be listened on.
     """
-    engine = database.create_engine(url or database.database_url(), pool_size=1, max_overflow=0)
+    engine = create_impatient_engine(url or database.database_url(), READY_SECONDS)
     registry = CollectorRegistry()
     registry.register(DatabaseMetrics(engine, tenants=tenants))
     metrics, probes = make_wsgi_app(registry), Probes(url)

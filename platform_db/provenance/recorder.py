@@ -20,7 +20,6 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psycopg2
 import sqlalchemy as sa
 
 from platform_db import errors
@@ -114,7 +113,7 @@ class Recorder(WriteBehind[Batch]):
         super()._begin()
         self.reading = KeptConnection(self._engine, self.enter)
         """A connection that reads the owner's rows, for :mod:`platform_db.provenance.lookups`."""
-        self._connection = KeptConnection(self._engine)
+        self._connection = KeptConnection(self._engine, self.enter)
         self._refused: list[Refusal] = []
         self._known = Known()
         self._written = 0
@@ -273,20 +272,14 @@ class Recorder(WriteBehind[Batch]):
                     connection.exec_driver_sql(part, tuple(values))
             return
         statement, parameters = self._statements(batch)
-        if not parameters:
-            return
-        try:
-            self._connection.run(lambda cursor: cursor.execute(statement, parameters))
-        except (psycopg2.Error, ValueError):
-            # A row is refused, or the connection is lost: this tells which.
-            with self._engine.connect() as connection:
-                connection.exec_driver_sql(statement, parameters)
+        if parameters:
+            self._connection.send(statement, parameters)
 
     def _statements(self, batch: Batch) -> tuple[str, tuple[str, ...]]:
         """Return statements as one text, which is one transaction and one round trip."""
         parts = list(statements.insert_all(self._owner, batch.values()))
         text = ";".join(statement for statement, _ in parts)
-        return f"{self.enter}{text}", tuple(value for _, values in parts for value in values)
+        return text, tuple(value for _, values in parts for value in values)
 
     def _remove_refused(self, batch: Batch) -> bool:
         """Put the rows aside that spoil a batch, and tell whether there are any.

@@ -8,7 +8,6 @@ from platform_db.schema.migrating import (
     set_timeouts,
 )
 from platform_db.schema.pending import PHASES
-from platform_db.schema.preview import preview
 from platform_db.schema.revision_names import require_new_number, require_revision
 from platform_db.schema.status import (
     SchemaState,
@@ -41,7 +40,6 @@ __all__ = [
     "lock_for_migration",
     "migrating",
     "next_revision",
-    "preview",
     "refuse_newer",
     "require_agreement",
     "require_new_number",

@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     pool_size: int | None = Field(None, ge=1, le=10_000)
     """Connections kept open per process, in place of what ``pool`` says."""
     max_overflow: int | None = Field(None, ge=-1, le=10_000)
-    """Connections beyond these, in place of what ``pool`` says; -1 is unlimited."""
+    """Connections beyond these, in place of what ``pool`` says; -1 is unlimited. ``init`` then keeps one."""
     pool_timeout: Seconds = 30.0
     """Seconds to wait for a free connection."""
     pool_recycle: int = Field(3600, ge=-1, le=LONGEST_SECONDS)

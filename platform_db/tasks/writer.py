@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import psycopg2
@@ -99,9 +100,9 @@ class BatchWriter(WriteBehind[Batch]):
         stored: Callable[[Batch], None],
         refused: Callable[[str, str], None],
     ) -> None:
-        self.engine, self.history, self.enter = engine, history, enter
+        self.history = history
         self.stored, self.refused = stored, refused
-        self._connection = KeptConnection(engine)
+        self._connection = KeptConnection(engine, enter)
         self._copies: bool | None = None
         super().__init__(Batch, "task records", delay=delay, buffer_limit=buffer_limit)
         self._process = os.getpid()
@@ -205,24 +206,21 @@ class BatchWriter(WriteBehind[Batch]):
 
     def _write(self, batch: Batch) -> None:
         """Write a batch in one transaction."""
-        copies = len(batch.new) >= COPIED_RECORDS and self._may_copy()
-        try:
-            self._connection.run(lambda cursor: self._send(cursor, batch, copies))
-        except psycopg2.Error:
-            # A record is there already or is refused, or the connection is lost: this tells which.
-            with self.engine.connect() as connection:
-                connection.exec_driver_sql(*self._statements(batch, with_new=True))
+        if len(batch.new) >= COPIED_RECORDS and self._may_copy():
+            # A record may be there already or be refused, or the connection be lost: below it is found which.
+            with suppress(psycopg2.Error):
+                self._connection.run(lambda cursor: self._copy(cursor, batch))
+                return
+        self._connection.send(*self._statements(batch, with_new=True))
 
-    def _send(self, cursor: Any, batch: Batch, copies: bool) -> None:
+    def _copy(self, cursor: Any, batch: Batch) -> None:
         """Write a batch. ``COPY`` takes half the time of ``INSERT``, but refuses records that are there."""
-        if not copies:
-            cursor.execute(*self._statements(batch, with_new=True))
-            return
-        if batch.changed:
-            cursor.execute("BEGIN")
+        text, values = self._statements(batch, with_new=False) if batch.changed else ("", ())
+        enter = self._connection.enter
+        if text or enter:
+            cursor.execute(f"BEGIN;{enter}")
         cursor.copy_expert(statements.COPY, statements.copied(self.history, batch.new))
-        if batch.changed:
-            text, values = self._statements(batch, with_new=False)
+        if text or enter:
             cursor.execute(f"{text};COMMIT", values)
 
     def _statements(self, batch: Batch, *, with_new: bool) -> tuple[str, tuple[str, ...]]:
@@ -232,14 +230,11 @@ class BatchWriter(WriteBehind[Batch]):
             parts.append(statements.insert(self.history, batch.new))
         parts += statements.update(self.history, batch.changed)
         text = ";".join(statement for statement, _ in parts)
-        return f"{self.enter}{text}", tuple(value for _, values in parts for value in values)
+        return text, tuple(value for _, values in parts for value in values)
 
     def _may_copy(self) -> bool:
         """Tell whether this login may ``COPY`` into the table: not where row security applies to it."""
         if self._copies is None:
-            with self.engine.connect() as connection:
-                active = connection.exec_driver_sql(
-                    f"{self.enter}SELECT row_security_active('{statements.TABLE}')"
-                ).scalar_one()
+            ((active,),) = self._connection.send(f"SELECT row_security_active('{statements.TABLE}')")
             self._copies = not active
         return self._copies

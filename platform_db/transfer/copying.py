@@ -163,14 +163,14 @@ class _Copier:
             sqlstate = sqlstate_of(error) or ""
             if sqlstate == FOREIGN_KEY_VIOLATION and len(group.tables) > 1 and page != Page():
                 self._bring(group, Page(), again=True)  # Rows of one page refer to those of another.
-                brought = []
-            elif sqlstate.startswith(CONSTRAINT_CLASS):
+                self._bring(group, page)  # It is the same now, and counts.
+                return
+            if sqlstate.startswith(CONSTRAINT_CLASS):
                 raise errors.Refused(
                     f"a row of {group.tables[0].name} cannot be brought: {reason_of(error)}",
                     hint="rows have exchanged values since the former copy: copy into a new database",
                 ) from None
-            else:
-                raise
+            raise
         for table, rows, written, removed in brought:  # Only now is it true.
             self.report.counts["written"][table.name] += written
             self.report.counts["removed"][table.name] += removed

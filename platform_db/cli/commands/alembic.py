@@ -102,8 +102,9 @@ def upgrade(
         raise click.UsageError("--sql asks no database: it goes with neither --phase nor --dry-run")
     if dry_run:
         from platform_db.cli.preview import show_preview
+        from platform_db.schema.preview import preview
 
-        show_preview(schema.preview(revision=revision, phase=phase), as_json)
+        show_preview(preview(revision=revision, phase=phase), as_json)
     elif sql:
         print_sql("upgrade", revision, tag)
     else:

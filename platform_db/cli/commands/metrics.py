@@ -24,8 +24,8 @@ metrics = group("metrics")
 def serve(address: str, port: int, tenants: int) -> None:
     """Serve /metrics for Prometheus, and the probes /healthz and /readyz.
 
-    It goes on until a signal ends it. It uses one connection, and needs a login that may only read. Where the
-    database is away, platform_db_up is 0.
+    It goes on until a signal ends it. It uses one connection, another for /readyz, and needs a login that may
+    only read. Where the database is away, platform_db_up is 0.
     """
     from platform_db import errors
 

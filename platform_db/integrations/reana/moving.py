@@ -17,6 +17,7 @@ from platform_db import errors, settings
 from platform_db.bounds import require_limit
 from platform_db.database.driver_errors import own_driver_errors, reason_of
 from platform_db.database.session import SessionFactory
+from platform_db.database.sqlstates import is_refused_value
 from platform_db.integrations.reana import beside_runs, checks, runs, users
 from platform_db.integrations.reana.audits import Audits
 from platform_db.integrations.reana.decisions import Decisions
@@ -31,7 +32,6 @@ from platform_db.quota import update_users_cpu_quota, update_users_disk_quota
 from platform_db.transfer.analyzing import analyze
 from platform_db.transfer.one_at_a_time import only_one
 from platform_db.transfer.piping import pipe
-from platform_db.transfer.refusals import is_of_rows
 from platform_db.transfer.report import Report
 from platform_db.transfer.snapshot import TARGET_SETTINGS
 
@@ -371,7 +371,9 @@ class _NotArrived(errors.Refused):
 
 def _is_of_rows(error: Exception) -> bool:
     """Tell whether a row is at fault, and not that services work with the target."""
-    return is_of_rows(error) or (isinstance(error, errors.Refused) and not isinstance(error, checks.InUse))
+    return is_refused_value(error) or (
+        isinstance(error, errors.Refused) and not isinstance(error, checks.InUse)
+    )
 
 
 def _sum(factory: SessionFactory, tables: Iterable[str]) -> None:

@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.database.driver_errors import reason_of
+from platform_db.database.sqlstates import is_refused_value
 from platform_db.integrations.redun_import.reading import Row, digest
 from platform_db.integrations.redun_import.tables import OPTIONAL, Table
-from platform_db.transfer.refusals import is_of_rows
 from platform_db.transfer.snapshot import TARGET_SETTINGS
 
 _STAGED = {
@@ -215,7 +215,7 @@ def is_refused(error: Exception) -> bool:
     """Tell whether rows are at fault; what is beyond the owner's quota is no row's fault."""
     if isinstance(error, errors.QuotaExceeded | errors.UserNotFound):
         return False
-    return isinstance(error, errors.Refused) or is_of_rows(error)
+    return isinstance(error, errors.Refused) or is_refused_value(error)
 
 
 _KEEP_OWNER = "SELECT true FROM platform.user_ WHERE id_ = %s FOR KEY SHARE"
