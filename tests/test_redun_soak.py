@@ -170,9 +170,9 @@ class Diary:
             set_eval_cache(eval_hash, *arguments, **options)
             tell("recorded", eval_hash)
 
-        def write() -> None:
+        def write(**options: Any) -> None:
             tell("begun", threading.get_ident())
-            write_all()
+            write_all(**options)
             tell("ended", threading.get_ident())
 
         backend.set_eval_cache, backend.recorder._write_all = record, write

@@ -30,11 +30,13 @@ class Batch(Protocol):
     """What is written together.
 
     :param bytes: what it takes, roughly.
-    :param begun: when its first row came, on the monotonic clock.
+    :param due: when it is to be written, on the monotonic clock.
     """
 
     bytes: int
-    begun: float
+
+    @property
+    def due(self) -> float: ...
 
     def __len__(self) -> int: ...
 
@@ -84,15 +86,24 @@ class WriteBehind(ABC, Generic[B]):
         """
         self._write_all()
 
-    def _write_all(self) -> None:
+    def _write_all(self, *, at_once: bool = True) -> None:
         with self._writing:
             if self._unwritten is not None:  # from an attempt that failed
                 self._write_unwritten(self._unwritten)
             with self._lock:
-                if not self._pending:
+                batch = self._take(at_once=at_once)
+                if not batch:
                     return
-                self._unwritten, self._pending = self._pending, self._make_batch()
-            self._write_unwritten(self._unwritten)
+                self._unwritten = batch
+            self._write_unwritten(batch)
+
+    def _take(self, *, at_once: bool) -> B:
+        """Return the pending batch, and begin another.
+
+        :param at_once: whether to return what may wait longer, too.
+        """
+        batch, self._pending = self._pending, self._make_batch()
+        return batch
 
     def close(self) -> None:
         """Write all that was put before, and end the thread; the next row starts another."""
@@ -150,12 +161,14 @@ class WriteBehind(ABC, Generic[B]):
         pause = SHORTEST_PAUSE
         while not closing.is_set():
             self._some.wait()
-            self._at_once.wait(self._pending.begun + self.delay - time.monotonic())
+            while (rest := self._pending.due - time.monotonic()) > 0:
+                if self._at_once.wait(min(rest, self.delay)):  # What comes meanwhile may be due before.
+                    break
             if closing.is_set():
                 break
             self._at_once.clear()
             try:
-                self._write_all()
+                self._write_all(at_once=False)
                 pause = SHORTEST_PAUSE
                 with self._lock:
                     if not self._pending:
