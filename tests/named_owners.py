@@ -9,7 +9,8 @@ import functools
 import itertools
 import re
 import sys
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -135,14 +136,22 @@ def _source_of(expression: exp.Expression, sources: list[Source]) -> Source | No
 def who_knows(frame: FrameType | None) -> str | None:
     """Return the function that should have named the owner; None where a test sends, or the list has it.
 
-    A function that was told an id alone does not know the owner: then it is its caller that may.
+    A function that was given an id alone does not know the owner, nor does one that hands on the id that it
+    was given: then their caller may.
     """
-    frames = list(_frames_of_the_package(frame))
-    told = [number for number, each in enumerate(frames, start=1) if _has_an_id_alone(each)]
-    for asking in frames[max(told, default=0) :]:
-        function = f"{asking.f_globals['__name__']}.{asking.f_code.co_name}".removeprefix("platform_db.")
-        return None if is_listed(function) else function
-    return None
+    asking, ids = None, set[str]()
+    for each in _frames_of_the_package(frame):
+        targets = (value for value in _values(each, each.f_locals) if isinstance(value, Target))
+        alone = {str(target.id_) for target in targets if target.owner_id is None}
+        ids |= alone
+        code = each.f_code
+        arguments = _values(each, code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+        given = {str(value) for value in arguments if isinstance(value, uuid.UUID | str)}
+        asking = None if alone or ids & given else asking or each
+    if asking is None:
+        return None
+    function = f"{asking.f_globals['__name__']}.{asking.f_code.co_name}".removeprefix("platform_db.")
+    return None if is_listed(function) else function
 
 
 def _frames_of_the_package(frame: FrameType | None) -> Iterator[FrameType]:
@@ -156,10 +165,10 @@ def _frames_of_the_package(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _has_an_id_alone(frame: FrameType) -> bool:
-    values = list(frame.f_locals.values())
-    values += itertools.chain(*(value[:100] for value in values if isinstance(value, list)))
-    return any(isinstance(value, Target) and value.owner_id is None for value in values)
+def _values(frame: FrameType, names: Iterable[str]) -> Iterator[Any]:
+    """Yield the values of a function's variables, and what is in those that are lists."""
+    for value in map(frame.f_locals.get, names):
+        yield from value[:100] if isinstance(value, list) else [value]
 
 
 def is_listed(function: str) -> bool:

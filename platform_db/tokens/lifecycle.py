@@ -15,7 +15,7 @@ from platform_db.audit import record_action
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.crypto.token_format import require_no_token
 from platform_db.database.session import SessionFactory, takes_session
-from platform_db.lifecycle.target import GuardedTarget
+from platform_db.lifecycle.target import GuardedTarget, Key
 from platform_db.lifecycle.transitions import transition_many
 from platform_db.models import AuditLogAction, UserToken, UserTokenStatus
 
@@ -29,14 +29,14 @@ class TokenTarget(GuardedTarget):
 @takes_session
 def revoke(
     session: Session,
-    token: UserToken | uuid.UUID | str,
+    token: UserToken | Key | uuid.UUID | str,
     *,
     reason: str | None = None,
     actor_id: uuid.UUID | None = None,
 ) -> bool:
     """Revoke a token for good: from the commit on it is refused. Return whether this call revoked it.
 
-    :param token: the token, or its id. For a value there is ``find_token``.
+    :param token: the token, its key ``(owner_id, id_)``, or its id. For a value there is ``find_token``.
     :param reason: why, for the history and the audit log.
     :param actor_id: the user who does this, for the audit log.
     :raises errors.NotFound: there is no such token.
