@@ -57,6 +57,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         "retention.workspaces.pace",
     ),
     "a new resource is for all users": ("models.resource.create_defaults",),
-    "it speaks of the whole database": ("health", "metrics"),
+    "a flush writes what its caller has given as a value, a query too": ("models.log_sizes.store_sizes",),
+    "it speaks of all users": ("health", "metrics", "quota.report.report_users"),
     "it brings or copies a whole database": ("integrations.reana", "migrations", "transfer"),
 }

@@ -45,11 +45,9 @@ def progress_many(session: Session, runs: Sequence[RunOrId]) -> list[Progress]:
     """
     session.flush()
     targets = [RunTarget.of(session, run, Workflow) for run in runs]
-    parameters = {
-        "owners": [None if target.owner_id is None else str(target.owner_id) for target in targets],
-        "ids": [str(target.id_) for target in targets],
-    }
-    found = session.connection().execute(_read(None not in parameters["owners"]), parameters)
+    owners = [None if target.owner_id is None else str(target.owner_id) for target in targets]
+    parameters = {"owners": owners, "ids": [str(target.id_) for target in targets]}
+    found = session.connection().execute(_read(None not in owners), parameters)
     return [Progress(*counts) for _, *counts in found]
 
 
