@@ -35,6 +35,7 @@ TESTS = [
     "pytest-xdist>=3.6",
     "ruff>=0.12",
     "setuptools>=77",
+    "sqlglot>=28",
     "squawk-cli>=2.0",
     "testcontainers>=4.15",
     "types-psycopg2>=2.9.21",

@@ -12,9 +12,14 @@ import pytest
 
 from platform_db import embedded
 from platform_db.testing import pooler
+from tests import named_owners
 from tests.behind_pooler import reason_to_skip
 
 pytest_plugins = ["platform_db.testing.plugin"]
+
+
+def pytest_configure() -> None:
+    named_owners.watch()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,6 +28,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(3600))
         if os.environ.get(pooler.VARIABLE) and (reason := reason_to_skip(item.nodeid)):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def every_statement_names_the_owner() -> Iterator[None]:
+    """Fail a test in which the package has sent a statement that does not, and that is on no list."""
+    yield
+    found = list(named_owners.unnamed)
+    named_owners.unnamed.clear()
+    assert not found, "\n\n".join(found)
 
 
 @pytest.fixture

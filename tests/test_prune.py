@@ -271,7 +271,7 @@ def test_looking_for_what_is_due_uses_indexes(session: Session) -> None:
     session.commit()
     session.execute(sa.text("ANALYZE"))
     (runs,), (logs,) = choose_rules(["workflow"]), choose_rules(["log_chunk"])
-    ids = [str(id_) for id_ in session.scalars(sa.select(Workflow.id_).limit(20))]
+    keys = session.execute(sa.select(Workflow.owner_id, Workflow.id_).limit(20)).all()
     members = {member.table: member for member in Family.of("workflow").members}
 
     def plan(statement: sa.TextClause) -> str:
@@ -280,7 +280,8 @@ def test_looking_for_what_is_due_uses_indexes(session: Session) -> None:
             "hold": NOW,
             "after": str(uuid.UUID(int=0)),
             "look": 100,
-            "ids": ids,
+            "owners": sorted({str(owner_id) for owner_id, _ in keys}),
+            "ids": [str(id_) for _, id_ in keys],
             "batch": 100,
         }
         return "\n".join(session.execute(sa.text(f"EXPLAIN {statement.text}"), parameters).scalars())

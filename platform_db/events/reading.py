@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from platform_db.database.session import takes_session
 from platform_db.events.event import Event, filters
 from platform_db.events.place import LOOK, Look, Place, Since, last_number, place_of
 from platform_db.models.identity import UserOrId
+from platform_db.tenancy import tenant_of
 
 LATE_AT_ONCE = 10_000
 """How many late events a page has at most; each further part of them looks through them again."""
@@ -59,6 +61,8 @@ def read_events(
     :raises errors.InvalidArgument: a parameter is out of range.
     """
     require_limit(limit)
+    if owners is None and (tenant := tenant_of(session)) is not None:
+        owners = [tenant]
     wanted = filters(kinds, entities, owners)
     session.flush()
     connection = session.connection()
@@ -91,7 +95,7 @@ def read_page(
     # Before the statement: what draws a number up to this one has begun before that one's look.
     last = last_number(connection) if last is None else last
     found = connection.execute(
-        _PAGE,
+        _page(wanted["owners"] is not None),
         {
             **wanted,
             **place.parameters(),
@@ -118,49 +122,54 @@ def _events(rows: list[Any]) -> list[Event]:
     return [Event(*(getattr(row, field.name) for field in fields(Event))) for row in rows]
 
 
-# Columns have the same types in each part, so that the planner merges the parts in the order of numbers.
-_EVENTS = """(
-    SELECT number, kind, entity, entity_id, owner_id, at, revision,
-           CASE kind WHEN 'deleted' THEN status END AS before,
-           CASE kind WHEN 'created' THEN status END AS after,
-           NULL::text AS actor, NULL::text AS reason, NULL::text AS topic, NULL::text AS message,
-           NULL::jsonb AS details, transaction_id
-    FROM platform.row_event
-    UNION ALL
-    SELECT number, 'status'::text, entity, entity_id, owner_id, at, revision, from_status, to_status,
-           actor, reason, NULL::text, NULL::text, NULL::jsonb, transaction_id
-    FROM platform.status_change
-    UNION ALL
-    SELECT number, 'note'::text, entity, entity_id, owner_id, at, NULL::integer, NULL::text, NULL::text,
-           NULL::text, NULL::text, topic, message, details, transaction_id
-    FROM platform.note
-) AS event"""
+@cache
+def _page(owners_are_known: bool) -> sa.TextClause:
+    owned = "WHERE owner_id = ANY(CAST(:owners AS uuid[]))" if owners_are_known else ""
+    # Columns have the same types in each part, so that the planner merges the parts in the order of numbers.
+    events = f"""(
+        SELECT number, kind, entity, entity_id, owner_id, at, revision,
+               CASE kind WHEN 'deleted' THEN status END AS before,
+               CASE kind WHEN 'created' THEN status END AS after,
+               NULL::text AS actor, NULL::text AS reason, NULL::text AS topic, NULL::text AS message,
+               NULL::jsonb AS details, transaction_id
+        FROM platform.row_event {owned}
+        UNION ALL
+        SELECT number, 'status'::text, entity, entity_id, owner_id, at, revision, from_status, to_status,
+               actor, reason, NULL::text, NULL::text, NULL::jsonb, transaction_id
+        FROM platform.status_change {owned}
+        UNION ALL
+        SELECT number, 'note'::text, entity, entity_id, owner_id, at, NULL::integer, NULL::text, NULL::text,
+               NULL::text, NULL::text, topic, message, details, transaction_id
+        FROM platform.note {owned}
+    ) AS event"""
+    # What can be read, though a transaction to come wrote it, was restored from another server, and is not
+    # late. OFFSET 0 keeps the order out of the choice of the index: the one by number would read the whole
+    # history.
+    late = f"""
+        SELECT * FROM (
+            SELECT * FROM {events}
+            WHERE (transaction_id = ANY(CAST(:open AS bigint[]))
+                   OR (transaction_id >= CAST(:upper AS bigint)
+                       AND transaction_id < least(CAST(:next AS bigint),
+                                                  pg_snapshot_xmax(pg_current_snapshot())::text::bigint)))
+              AND number <= :number AND number > :late AND at >= CAST(:earliest AS timestamptz)
+              AND (CAST(:then AS pg_snapshot) IS NULL
+                   OR pg_visible_in_snapshot(transaction_id::text::xid8, CAST(:then AS pg_snapshot)))
+              AND {_WANTED}
+            OFFSET 0
+        ) AS late ORDER BY number LIMIT :late_limit
+    """
+    return sa.text(f"""
+        SELECT look.*, page.* FROM (SELECT {LOOK}) AS look LEFT JOIN (
+            (SELECT true AS is_late, * FROM ({late}) AS late)
+            UNION ALL
+            (SELECT false, * FROM {events} WHERE number > :number AND {_WANTED} ORDER BY number LIMIT :limit)
+        ) AS page ON true
+        ORDER BY is_late DESC, number
+        """)
+
+
 _WANTED = """
     (CAST(:kinds AS text[]) IS NULL OR kind = ANY(CAST(:kinds AS text[])))
     AND (CAST(:entities AS text[]) IS NULL OR entity = ANY(CAST(:entities AS text[])))
-    AND (CAST(:owners AS uuid[]) IS NULL OR owner_id = ANY(CAST(:owners AS uuid[])))
 """
-# What can be read, though a transaction to come wrote it, was restored from another server, and is not late.
-# OFFSET 0 keeps the order out of the choice of the index: the one by number would read the whole history.
-_LATE = f"""
-    SELECT * FROM (
-        SELECT * FROM {_EVENTS}
-        WHERE (transaction_id = ANY(CAST(:open AS bigint[]))
-               OR (transaction_id >= CAST(:upper AS bigint)
-                   AND transaction_id < least(CAST(:next AS bigint),
-                                              pg_snapshot_xmax(pg_current_snapshot())::text::bigint)))
-          AND number <= :number AND number > :late AND at >= CAST(:earliest AS timestamptz)
-          AND (CAST(:then AS pg_snapshot) IS NULL
-               OR pg_visible_in_snapshot(transaction_id::text::xid8, CAST(:then AS pg_snapshot)))
-          AND {_WANTED}
-        OFFSET 0
-    ) AS late ORDER BY number LIMIT :late_limit
-"""
-_PAGE = sa.text(f"""
-    SELECT look.*, page.* FROM (SELECT {LOOK}) AS look LEFT JOIN (
-        (SELECT true AS is_late, * FROM ({_LATE}) AS late)
-        UNION ALL
-        (SELECT false, * FROM {_EVENTS} WHERE number > :number AND {_WANTED} ORDER BY number LIMIT :limit)
-    ) AS page ON true
-    ORDER BY is_late DESC, number
-""")

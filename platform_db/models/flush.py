@@ -178,4 +178,4 @@ def _owners(session: Session, model_name: str, ids: set[uuid.UUID]) -> Iterable[
     model = next(mapper.class_ for mapper in Base.registry.mappers if mapper.class_.__name__ == model_name)
     wanted = sa.bindparam("ids", sorted(ids), ARRAY(sa.Uuid))
     statement = sa.select(model.id_, model.owner_id).where(model.id_ == sa.any_(wanted))
-    return [(id_, owner_id) for id_, owner_id in session.connection().execute(statement)]
+    return [(id_, owner_id) for id_, owner_id in session.execute(statement)]

@@ -131,7 +131,7 @@ class UserResource(Base):
         """Give the users, by default all, the default limit of each resource that they lack."""
         settings = get_settings()
         session.execute(
-            _CREATE_DEFAULTS,
+            _CREATE_DEFAULTS_OF_ALL if user_ids is None else _CREATE_DEFAULTS,
             {
                 "user_ids": None if user_ids is None else list(user_ids),
                 "cpu_limit": settings.default_quota_cpu_limit,
@@ -154,7 +154,7 @@ _HOLD_STORING = sa.text(
     "LOCK TABLE platform.workflow_result, platform.task_record, platform.value IN SHARE MODE"
 )
 
-_CREATE_DEFAULTS = sa.text(f"""
+_DEFAULTS = f"""
     INSERT INTO platform.user_resource
         (owner_id, resource_id, quota_used, quota_limit, quota_period_months, quota_period_start_at)
     SELECT u.id_, r.id_,
@@ -164,10 +164,12 @@ _CREATE_DEFAULTS = sa.text(f"""
            CASE r.type_ WHEN 'cpu' THEN CAST(:period_months AS integer) END,
            CASE WHEN r.type_ = 'cpu' AND :period_months IS NOT NULL THEN u.created END
     FROM platform.user_ AS u CROSS JOIN platform.resource AS r
-    WHERE CAST(:user_ids AS uuid[]) IS NULL OR u.id_ = ANY(:user_ids)
-    ORDER BY u.id_, r.id_
-    ON CONFLICT DO NOTHING
-    """).bindparams(sa.bindparam("user_ids", type_=ARRAY(sa.Uuid)))
+"""
+_IN_ORDER = " ORDER BY u.id_, r.id_ ON CONFLICT DO NOTHING"
+_CREATE_DEFAULTS_OF_ALL = sa.text(_DEFAULTS + _IN_ORDER)
+_CREATE_DEFAULTS = sa.text(f"{_DEFAULTS} WHERE u.id_ = ANY(:user_ids) {_IN_ORDER}").bindparams(
+    sa.bindparam("user_ids", type_=ARRAY(sa.Uuid))
+)
 
 
 # Versions of figures: a measurement that begins later has a larger one.

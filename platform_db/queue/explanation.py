@@ -132,7 +132,9 @@ _READ = sa.text(f"""
             WHERE owner_id = run.owner_id AND quota_used >= quota_limit) AS over_quota,
            CASE WHEN run.status = 'queued' THEN before.runs END AS before
     FROM platform.workflow AS run
-    JOIN (SELECT {TURN} FROM platform.owner_limit) AS turn USING (owner_id)
+    JOIN (
+        SELECT {TURN} FROM platform.owner_limit WHERE owner_id = CAST(:owner AS uuid)
+    ) AS turn USING (owner_id)
     -- A start takes its part of the minute that may lie ahead.
     CROSS JOIN LATERAL (
         SELECT turn.starts_until + make_interval(secs => 60.0 / nullif(turn.starts_per_minute, 0))

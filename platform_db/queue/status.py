@@ -63,7 +63,8 @@ def queue_status(session: Session, owner: UserOrId | None = None, *, limit: int 
         "owner": None if owner is None else str(user_id_of(owner)),
         "limit": require_limit(limit),
     }
-    return [OwnerQueue(*row) for row in session.connection().execute(_READ, parameters)]
+    read = _READ_ALL if owner is None else _READ_ONE
+    return [OwnerQueue(*row) for row in session.connection().execute(read, parameters)]
 
 
 def _of_lines(aggregate: str, between: str) -> str:
@@ -73,27 +74,35 @@ def _of_lines(aggregate: str, between: str) -> str:
     )
 
 
-_READ = sa.text(f"""
+_OWNERS = f"""
     WITH RECURSIVE {waiting_owners(RUNS)},
     working AS ({owners_with("workflow", IS_AT_WORK, "status", "working")})
-    SELECT turn.owner_id, user_.email, runs.queued, runs.pending, runs.running, runs.oldest_queued,
-           turn.concurrent_runs, turn.starts_per_minute, nullif(turn.served_at, '-infinity')
-    FROM (
-        SELECT {TURN}, owner_limit.served_at
-        FROM (SELECT owner_id FROM waiting UNION SELECT owner_id FROM working
-              UNION SELECT CAST(:owner AS uuid)) AS present
-        JOIN platform.owner_limit ON owner_limit.owner_id = present.owner_id
-        WHERE CAST(:owner AS uuid) IS NULL OR owner_limit.owner_id = CAST(:owner AS uuid)
-        ORDER BY served_at, owner_id
-        LIMIT :limit
-    ) AS turn
-    JOIN platform.user_ ON user_.id_ = turn.owner_id
-    CROSS JOIN LATERAL (
-        SELECT {_of_lines("count(*)", " + ")} AS queued,
-               least({_of_lines("min(created)", ", ")}) AS oldest_queued,
-               count(*) FILTER (WHERE status = 'pending') AS pending,
-               count(*) FILTER (WHERE status = 'running') AS running
-        FROM platform.workflow WHERE owner_id = turn.owner_id AND {IS_AT_WORK}
-    ) AS runs
-    ORDER BY turn.served_at, turn.owner_id
-    """)
+    SELECT owner_id FROM waiting UNION SELECT owner_id FROM working
+"""
+
+
+def _read(owners: str) -> sa.TextClause:
+    return sa.text(f"""
+        SELECT turn.owner_id, user_.email, runs.queued, runs.pending, runs.running, runs.oldest_queued,
+               turn.concurrent_runs, turn.starts_per_minute, nullif(turn.served_at, '-infinity')
+        FROM (
+            SELECT {TURN}, owner_limit.served_at
+            FROM ({owners}) AS present
+            JOIN platform.owner_limit ON owner_limit.owner_id = present.owner_id
+            ORDER BY served_at, owner_id
+            LIMIT :limit
+        ) AS turn
+        JOIN platform.user_ ON user_.id_ = turn.owner_id
+        CROSS JOIN LATERAL (
+            SELECT {_of_lines("count(*)", " + ")} AS queued,
+                   least({_of_lines("min(created)", ", ")}) AS oldest_queued,
+                   count(*) FILTER (WHERE status = 'pending') AS pending,
+                   count(*) FILTER (WHERE status = 'running') AS running
+            FROM platform.workflow WHERE owner_id = turn.owner_id AND {IS_AT_WORK}
+        ) AS runs
+        ORDER BY turn.served_at, turn.owner_id
+        """)
+
+
+_READ_ALL = _read(_OWNERS)
+_READ_ONE = _read("SELECT CAST(:owner AS uuid) AS owner_id")

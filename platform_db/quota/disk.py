@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors, workspaces
 from platform_db.bounds import LARGEST_AMOUNT, require_amount
 from platform_db.database.session import takes_session
-from platform_db.lifecycle.target import RunTarget
+from platform_db.lifecycle.target import RunOrId, RunTarget
 from platform_db.models import ResourceType, User, UserResource, Workflow, WorkflowResource
 from platform_db.models.expiry import expire_rows
 from platform_db.models.identity import UserOrId, user_id_of
@@ -31,7 +31,7 @@ USERS_PER_STATEMENT = 1000
 @takes_session
 def store_workflow_disk_quota(
     session: Session,
-    workflow: Workflow | uuid.UUID | str,
+    workflow: RunOrId,
     bytes_to_sum: int | None = None,
     *,
     measured: int | None = None,
@@ -42,6 +42,7 @@ def store_workflow_disk_quota(
     follows. With it, the figure changes by so many bytes, never below zero; the owner's total is then changed
     by :func:`update_users_disk_quota` with the same amount, in the same transaction.
 
+    :param workflow: the run, its key ``(owner_id, id_)``, or its id.
     :param bytes_to_sum: how many bytes were added; negative if they were removed.
     :param measured: how many bytes the workspace takes, where the caller has just measured it: it is stored
         as if it were measured here, up to 4 EiB, and the disk is not read.

@@ -245,27 +245,26 @@ def _incomplete(workspace: Workspace, outcome: workspaces.Measurement) -> str:
     )
 
 
-_IN_SCOPE = f"""
-    WHERE (w.owner_id, w.workspace_path) > (CAST(:after_owner AS uuid), :after_path)
-      AND {users_in_scope("w.owner_id")}
-    GROUP BY w.owner_id, w.workspace_path
-    HAVING CAST(:stale_after AS double precision) IS NULL OR bool_or(
-        r.measured_at IS NULL OR r.stale
-        OR r.measured_at < statement_timestamp() - make_interval(secs => :stale_after))
-"""
-
-_PAGE = read_statement(f"{_IN_SCOPE} ORDER BY w.owner_id, w.workspace_path LIMIT :limit")
-
-_COUNT = sa.text(f"SELECT count(*) FROM (SELECT FROM {RUNS} {_IN_SCOPE}) AS workspaces")
+def _in_scope(scope: Scope) -> str:
+    return f"""
+        WHERE (w.owner_id, w.workspace_path) > (CAST(:after_owner AS uuid), :after_path)
+          AND {users_in_scope(scope, "w.owner_id")}
+        GROUP BY w.owner_id, w.workspace_path
+        HAVING CAST(:stale_after AS double precision) IS NULL OR bool_or(
+            r.measured_at IS NULL OR r.stale
+            OR r.measured_at < statement_timestamp() - make_interval(secs => :stale_after))
+    """
 
 
 def _read_workspaces(
     factory: SessionFactory, resource: AnyResource, scope: Scope, storing: bool
 ) -> Iterator[Workspace]:
+    statement = read_statement(f"{_in_scope(scope)} ORDER BY w.owner_id, w.workspace_path LIMIT :limit")
     parameters = {**_from_the_first(scope, resource), "limit": WORKSPACES_PER_PAGE, "storing": storing}
     while True:
         with factory() as session, session.begin():
-            page = [Workspace(**row._mapping) for row in session.connection().execute(_PAGE, parameters)]
+            rows = session.connection().execute(statement, parameters)
+            page = [Workspace(**row._mapping) for row in rows]
         yield from page
         if len(page) < WORKSPACES_PER_PAGE:
             return
@@ -273,8 +272,9 @@ def _read_workspaces(
 
 
 def _count(factory: SessionFactory, resource: AnyResource, scope: Scope) -> int:
+    count = sa.text(f"SELECT count(*) FROM (SELECT FROM {RUNS} {_in_scope(scope)}) AS workspaces")
     with factory() as session, session.begin():
-        return int(session.connection().scalar(_COUNT, _from_the_first(scope, resource)) or 0)
+        return int(session.connection().scalar(count, _from_the_first(scope, resource)) or 0)
 
 
 def _from_the_first(scope: Scope, resource: AnyResource) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from functools import cache
 import sqlalchemy as sa
 
 from platform_db.bounds import LARGEST_AMOUNT
+from platform_db.lifecycle.target import Key
 from platform_db.models import ResourceType
 from platform_db.quota.cpu import CONSUMERS
 from platform_db.quota.resources import DEFAULT_NAMES
@@ -21,57 +22,53 @@ TRIES = 5
 SECONDS_BETWEEN_TRIES = 0.05
 
 
-def lock_owners(connection: sa.Connection, entity: str, ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
-    """Lock the totals of the owners of locked rows, and return the ids of the rows that are free.
+def these(keys: Sequence[Key]) -> dict[str, list[uuid.UUID]]:
+    """Return the keys of rows as parameters: ``owners``, each once, and ``ids``."""
+    return {"owners": sorted({owner_id for owner_id, _ in keys}), "ids": [id_ for _, id_ in keys]}
+
+
+def lock_owners(connection: sa.Connection, entity: str, keys: Sequence[Key]) -> list[Key]:
+    """Lock the totals of the owners of locked rows, and return the keys of the rows that are free.
 
     Every other writer locks totals first, and may wait for the rows while it holds them. So this waits for no
     total, but tries a few times.
 
     :param entity: the table of the rows; one without figures needs no locks.
     """
-    if entity not in CONSUMERS or not ids:
-        return list(ids)
+    if entity not in CONSUMERS or not keys:
+        return list(keys)
     for left in reversed(range(TRIES)):
-        busy = set(connection.execute(_lock(entity), {"ids": list(ids)}).scalars())
+        busy = set(connection.execute(_LOCK, these(keys)).scalars())
         if not busy or not left:
             break
         time.sleep(SECONDS_BETWEEN_TRIES)
-    return [id_ for id_ in ids if id_ not in busy]
+    return [key for key in keys if key[0] not in busy]
 
 
-def take_out(connection: sa.Connection, entity: str, ids: Sequence[uuid.UUID]) -> None:
+def take_out(connection: sa.Connection, entity: str, keys: Sequence[Key]) -> None:
     """Take the figures of rows that are about to be deleted out of their owners' totals, which are locked.
 
     Workspaces that other runs share stay counted. Processing time goes over to ``quota_pruned``, which lasts
     as long as the period.
     """
-    if entity not in CONSUMERS or not ids:
+    if entity not in CONSUMERS or not keys:
         return
-    connection.execute(_carry_over(entity), {"ids": list(ids)})
+    connection.execute(_carry_over(entity), these(keys))
     if entity == "workflow":
-        connection.execute(_FREE, {"ids": list(ids)})
+        connection.execute(_FREE, these(keys))
 
 
-@cache
-def _lock(entity: str) -> sa.TextClause:
-    return sa.text(f"""
-        WITH owners AS MATERIALIZED (
-            SELECT DISTINCT owner_id FROM platform.{entity} WHERE id_ = ANY(CAST(:ids AS uuid[]))
-        ),
-        locked AS MATERIALIZED (
-            SELECT total.owner_id, total.resource_id FROM platform.user_resource AS total
-            JOIN owners ON owners.owner_id = total.owner_id
-            ORDER BY total.owner_id, total.resource_id
-            FOR NO KEY UPDATE OF total SKIP LOCKED
-        )
-        SELECT id_ FROM platform.{entity}
-        WHERE id_ = ANY(CAST(:ids AS uuid[])) AND owner_id IN (
-            SELECT total.owner_id FROM platform.user_resource AS total
-            JOIN owners ON owners.owner_id = total.owner_id
-            WHERE NOT EXISTS (
-                SELECT FROM locked
-                WHERE locked.owner_id = total.owner_id AND locked.resource_id = total.resource_id))
-        """)
+_LOCK = sa.text("""
+    WITH locked AS MATERIALIZED (
+        SELECT owner_id, resource_id FROM platform.user_resource
+        WHERE owner_id = ANY(CAST(:owners AS uuid[]))
+        ORDER BY owner_id, resource_id
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+    SELECT DISTINCT owner_id FROM platform.user_resource AS total
+    WHERE owner_id = ANY(CAST(:owners AS uuid[])) AND NOT EXISTS (
+        SELECT FROM locked WHERE locked.owner_id = total.owner_id AND locked.resource_id = total.resource_id)
+    """)
 
 
 @cache
@@ -86,7 +83,7 @@ def _carry_over(entity: str) -> sa.TextClause:
             JOIN platform.{table} AS f ON f.owner_id = e.owner_id AND f.{key} = e.id_
             JOIN platform.resource AS r
                 ON r.id_ = f.resource_id AND r.name = '{DEFAULT_NAMES[ResourceType.cpu]}'
-            WHERE e.id_ = ANY(CAST(:ids AS uuid[]))
+            WHERE e.owner_id = ANY(CAST(:owners AS uuid[])) AND e.id_ = ANY(CAST(:ids AS uuid[]))
             GROUP BY f.owner_id, f.resource_id
         ) AS gone
         WHERE total.owner_id = gone.owner_id AND total.resource_id = gone.resource_id AND gone.used > 0
@@ -100,7 +97,7 @@ _FREE = sa.text(f"""
         JOIN platform.workflow_resource AS f ON f.owner_id = w.owner_id AND f.workflow_id = w.id_
         JOIN platform.resource AS r
             ON r.id_ = f.resource_id AND r.name = '{DEFAULT_NAMES[ResourceType.disk]}'
-        WHERE w.id_ = ANY(CAST(:ids AS uuid[]))
+        WHERE w.owner_id = ANY(CAST(:owners AS uuid[])) AND w.id_ = ANY(CAST(:ids AS uuid[]))
         GROUP BY w.owner_id, w.workspace_path, f.resource_id
     ),
     freed AS (

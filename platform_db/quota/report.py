@@ -71,21 +71,23 @@ class UserUse:
         }
 
 
-_USERS = sa.text("""
+_USERS = """
     SELECT u.id_ AS user_id, u.email, r.name, r.type_, r.unit, t.quota_used, t.quota_limit,
            t.quota_reserved, t.quota_period_start_at, t.measured_at
     FROM platform.user_ AS u
     LEFT JOIN (platform.user_resource AS t JOIN platform.resource AS r ON r.id_ = t.resource_id)
         ON t.owner_id = u.id_
-    WHERE CAST(:user AS uuid) IS NULL OR u.id_ = CAST(:user AS uuid)
-    ORDER BY u.id_, r.type_, r.name
-    """)
+"""
+_IN_ORDER = " ORDER BY u.id_, r.type_, r.name"
+_ALL_USERS = sa.text(_USERS + _IN_ORDER)
+_ONE_USER = sa.text(f"{_USERS} WHERE u.id_ = CAST(:user AS uuid) {_IN_ORDER}")
 
 
 def report_users(session: Session, user_id: uuid.UUID | None = None) -> Iterator[UserUse]:
     """Yield what each user, or the given one, has of each resource, in the order of their ids."""
+    statement = _ALL_USERS if user_id is None else _ONE_USER
     rows = session.connection().execute(
-        _USERS, {"user": user_id}, execution_options={"yield_per": ROWS_FETCHED}
+        statement, {"user": user_id}, execution_options={"yield_per": ROWS_FETCHED}
     )
     for (id_, email), found in groupby(rows, key=itemgetter(0, 1)):
         resources = [

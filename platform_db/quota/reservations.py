@@ -21,6 +21,7 @@ from platform_db.bounds import LARGEST_AMOUNT, require_amount, require_seconds
 from platform_db.database.session import SessionFactory, takes_session
 from platform_db.identifiers import new_id, parse_id
 from platform_db.models import QuotaReservation, Resource, ResourceType, UserResource
+from platform_db.models.base import identity_of
 from platform_db.models.expiry import expire_row, expire_rows
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.quota.batches import run_each
@@ -114,12 +115,11 @@ def reserve(
 
 # Locks the user's rows before the reservation, as every writer does. Where the reservation was ended
 # meanwhile, the DELETE finds nothing, and nothing happens.
-_OWNER = "(SELECT owner_id FROM platform.quota_reservation WHERE id_ = CAST(:id AS uuid))"
 _END = sa.text(f"""
-    WITH locked AS MATERIALIZED ({locking(f"= {_OWNER}")}),
+    WITH locked AS MATERIALIZED ({locking("= CAST(:owner AS uuid)")}),
     ended AS (
         DELETE FROM platform.quota_reservation AS r USING locked
-        WHERE r.id_ = CAST(:id AS uuid)
+        WHERE r.owner_id = CAST(:owner AS uuid) AND r.id_ = CAST(:id AS uuid)
           AND r.owner_id = locked.owner_id AND r.resource_id = locked.resource_id
         RETURNING r.owner_id, r.resource_id, r.amount
     )
@@ -158,16 +158,25 @@ def release(session: Session, reservation: AnyReservation) -> None:
 def _end(session: Session, reservation: AnyReservation, amount: int | None) -> None:
     """End a reservation, and count its own amount, or the given one, as used."""
     session.flush()
-    if isinstance(reservation, Reservation | QuotaReservation):
-        reservation = reservation.id_
-    id_ = parse_id(reservation, "reservation id")
-    total = session.connection().execute(_END, {"id": id_, "amount": amount}).one_or_none()
+    owner_id, id_ = _key_of(session, reservation)
+    parameters = {"owner": owner_id, "id": id_, "amount": amount}
+    total = session.connection().execute(_END, parameters).one_or_none()
     if total is None:
         raise errors.ReservationNotFound(
             f"there is no reservation {id_}: it was committed, released or expired"
         )
     expire_row(session, QuotaReservation, (total.owner_id, id_))
     expire_row(session, UserResource, (total.owner_id, total.resource_id))
+
+
+def _key_of(session: Session, reservation: AnyReservation) -> tuple[uuid.UUID | None, uuid.UUID]:
+    """Return the owner's id, which is looked up where only the reservation's own is given, and the latter."""
+    if isinstance(reservation, Reservation):
+        return reservation.owner_id, reservation.id_
+    if isinstance(reservation, QuotaReservation):
+        return identity_of(reservation)
+    id_ = parse_id(reservation, "reservation id")
+    return session.scalar(sa.select(QuotaReservation.owner_id).where(QuotaReservation.id_ == id_)), id_
 
 
 _EXPIRED_USERS = sa.text("""

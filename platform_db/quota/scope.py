@@ -74,32 +74,32 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def users_in_scope(column: str) -> str:
+def users_in_scope(scope: Scope, column: str) -> str:
     """Return the condition that a row's owner, ``column``, is in the scope."""
     # The hash is the server's own for this type, so a shard is the same for every process and connection.
-    return f"""(CAST(:user AS uuid) IS NULL OR {column} = CAST(:user AS uuid))
-        AND (:shards = 1 OR abs(uuid_hash_extended({column}, 0) % :shards) = :shard)"""
+    named = "" if scope.user_id is None else f"{column} = CAST(:user AS uuid) AND "
+    return f"{named}(:shards = 1 OR abs(uuid_hash_extended({column}, 0) % :shards) = :shard)"
 
 
-_PAGE_OF_USERS = sa.text(f"""
-    SELECT u.id_, (SELECT count(*) FROM platform.workflow AS w WHERE w.owner_id = u.id_) AS runs
-    FROM platform.user_ AS u
-    WHERE (CAST(:after AS uuid) IS NULL OR u.id_ > CAST(:after AS uuid)) AND {users_in_scope("u.id_")}
-      AND (CAST(:stale_after AS double precision) IS NULL OR NOT EXISTS (
-          SELECT FROM platform.user_resource AS total
-          WHERE total.owner_id = u.id_ AND total.resource_id = CAST(:resource AS uuid)
-            AND total.measured_at >= statement_timestamp() - make_interval(secs => :stale_after)))
-    ORDER BY u.id_
-    LIMIT :look
-    """)
-
-
-_COUNT_USERS = sa.text(f"SELECT count(*) FROM platform.user_ AS u WHERE {users_in_scope('u.id_')}")
+def _page_of_users(scope: Scope) -> sa.TextClause:
+    return sa.text(f"""
+        SELECT u.id_, (SELECT count(*) FROM platform.workflow AS w WHERE w.owner_id = u.id_) AS runs
+        FROM platform.user_ AS u
+        WHERE (CAST(:after AS uuid) IS NULL OR u.id_ > CAST(:after AS uuid))
+          AND {users_in_scope(scope, "u.id_")}
+          AND (CAST(:stale_after AS double precision) IS NULL OR NOT EXISTS (
+              SELECT FROM platform.user_resource AS total
+              WHERE total.owner_id = u.id_ AND total.resource_id = CAST(:resource AS uuid)
+                AND total.measured_at >= statement_timestamp() - make_interval(secs => :stale_after)))
+        ORDER BY u.id_
+        LIMIT :look
+        """)
 
 
 def count_users(session: Session, scope: Scope) -> int:
     """Return how many users are in scope, whether what they have is stale or not."""
-    return int(session.connection().scalar(_COUNT_USERS, scope.parameters) or 0)
+    count = sa.text(f"SELECT count(*) FROM platform.user_ AS u WHERE {users_in_scope(scope, 'u.id_')}")
+    return int(session.connection().scalar(count, scope.parameters) or 0)
 
 
 def portions(factory: SessionFactory, scope: Scope, resource: AnyResource) -> Iterator[list[uuid.UUID]]:
@@ -107,9 +107,8 @@ def portions(factory: SessionFactory, scope: Scope, resource: AnyResource) -> It
 
     With ``stale_after``, these are the users whose total of the resource was last summed before that time.
     """
-    for page in read_pages(
-        factory, _PAGE_OF_USERS, {**scope.parameters, "resource": resource.id_}, USERS_PER_PAGE
-    ):
+    parameters = {**scope.parameters, "resource": resource.id_}
+    for page in read_pages(factory, _page_of_users(scope), parameters, USERS_PER_PAGE):
         portion: list[uuid.UUID] = []
         runs = 0
         for user in page:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -10,8 +9,9 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from platform_db.lifecycle.target import Key
 from platform_db.models import Base
-from platform_db.quota.pruning import FIGURES
+from platform_db.quota.pruning import FIGURES, these
 from platform_db.states import MACHINES
 
 # What needs no lock: rows that are written once and never changed, which services could not lock anyway;
@@ -33,7 +33,7 @@ SPEAKING_OF_ANY = ("lease", "note", "status_change")
 # Rows that are fetched at once: chunks of logs can be large.
 FETCHED = 20
 
-_THESE = "root.id_ = ANY(CAST(:ids AS uuid[]))"
+_THESE = "root.owner_id = ANY(CAST(:owners AS uuid[])) AND root.id_ = ANY(CAST(:ids AS uuid[]))"
 
 
 class Member(NamedTuple):
@@ -56,7 +56,7 @@ class Member(NamedTuple):
                 SELECT {self.alias}.ctid AS place FROM {self.source} WHERE {_THESE}
                 ORDER BY {order} FOR UPDATE OF {self.alias} SKIP LOCKED
             )
-            SELECT DISTINCT root.id_ FROM {self.source}
+            SELECT DISTINCT root.owner_id, root.id_ FROM {self.source}
             WHERE {_THESE} AND NOT EXISTS (SELECT FROM locked WHERE place = {self.alias}.ctid)
             """)
 
@@ -67,7 +67,10 @@ class Member(NamedTuple):
     def delete(self) -> sa.TextClause:
         """Return the statement that deletes the rows, once they are locked."""
         places = f"SELECT {self.alias}.ctid FROM {self.source} WHERE {_THESE}"
-        return sa.text(f"DELETE FROM platform.{self.table} WHERE ctid = ANY(ARRAY({places}))")
+        return sa.text(f"""
+            DELETE FROM platform.{self.table}
+            WHERE owner_id = ANY(CAST(:owners AS uuid[])) AND ctid = ANY(ARRAY({places}))
+            """)
 
 
 class Family(NamedTuple):
@@ -85,41 +88,39 @@ class Family(NamedTuple):
         _collect(found, root, members)
         return Family(root, tuple(members))
 
-    def lock(self, connection: sa.Connection, ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
-        """Lock what belongs to locked rows; return the ids of those whose family no other session locks.
+    def lock(self, connection: sa.Connection, keys: Sequence[Key]) -> list[Key]:
+        """Lock what belongs to locked rows; return the keys of those whose family no other session locks.
 
         It waits for no lock.
         """
-        free = list(ids)
+        free = list(keys)
         for member in self.members:
             if free and member.table not in NEVER_LOCKED:
-                busy = set(connection.execute(member.lock(), {"ids": free}).scalars())
-                free = [id_ for id_ in free if id_ not in busy]
+                busy = {(row.owner_id, row.id_) for row in connection.execute(member.lock(), these(free))}
+                free = [key for key in free if key not in busy]
         return free
 
-    def rows(self, connection: sa.Connection, ids: Sequence[uuid.UUID]) -> Iterator[tuple[str, str]]:
+    def rows(self, connection: sa.Connection, keys: Sequence[Key]) -> Iterator[tuple[str, str]]:
         """Yield each row of the family as its table and its JSON text, a few at a time."""
         for member in (self.root, *self.members):
-            rows = connection.execute(
-                member.select(), {"ids": list(ids)}, execution_options={"yield_per": FETCHED}
-            )
+            rows = connection.execute(member.select(), these(keys), execution_options={"yield_per": FETCHED})
             yield from ((member.table, text) for text in rows.scalars())
 
-    def delete(self, connection: sa.Connection, ids: Sequence[uuid.UUID]) -> Counter[str]:
+    def delete(self, connection: sa.Connection, keys: Sequence[Key]) -> Counter[str]:
         """Delete the family of locked rows, and return how many rows of which table went."""
         gone: Counter[str] = Counter()
-        if not ids:
+        if not keys:
             return gone
         counts = [f"SELECT '{m.table}', count(*) FROM {m.source} WHERE {_THESE}" for m in self.members]
         if counts:
-            for table, count in connection.execute(sa.text(" UNION ALL ".join(counts)), {"ids": list(ids)}):
+            for table, count in connection.execute(sa.text(" UNION ALL ".join(counts)), these(keys)):
                 gone[table] += count
         # Foreign keys and triggers delete the rest. What has a history is deleted all at once before: a
         # cascade would forget the histories parent by parent.
         for member in reversed(self.members):
             if member.table in MACHINES:
-                connection.execute(member.delete(), {"ids": list(ids)})
-        gone[self.root.table] += connection.execute(self.root.delete(), {"ids": list(ids)}).rowcount
+                connection.execute(member.delete(), these(keys))
+        gone[self.root.table] += connection.execute(self.root.delete(), these(keys)).rowcount
         return gone
 
 

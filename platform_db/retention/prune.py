@@ -8,7 +8,6 @@ on. Two at once share the work.
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,9 +22,10 @@ from platform_db.audit import record_action
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.database.session import SessionFactory
 from platform_db.events.checkpoints import HELD_SINCE, hold, stale_watchers
+from platform_db.lifecycle.target import Key
 from platform_db.models import NOBODY, AuditLogAction
 from platform_db.quota.batches import read_pages
-from platform_db.quota.pruning import lock_owners, take_out
+from platform_db.quota.pruning import lock_owners, take_out, these
 from platform_db.retention.archive import write_archive
 from platform_db.retention.cache_limit import evict_beyond_limit
 from platform_db.retention.family import Family
@@ -228,12 +228,12 @@ def _one_pass(
 
 
 def _prune_batch(
-    connection: sa.Connection, rule: RetentionRule, ids: list[uuid.UUID], archive: Path | None
+    connection: sa.Connection, rule: RetentionRule, keys: list[Key], archive: Path | None
 ) -> tuple[Counter[str], int]:
     """Delete those of the rows that are still due and free; return what went, and how many are left."""
     family = Family.of(rule.table)
-    parameters = {**_parameters(rule), "ids": ids}
-    locked = connection.execute(_lock(rule), parameters).scalars().all()
+    parameters = {**_parameters(rule), **these(keys)}
+    locked = [(row.owner_id, row.id_) for row in connection.execute(_lock(rule), parameters)]
     still = connection.execute(_count(rule), parameters).scalar() or 0
     free = family.lock(connection, locked)
     if archive is not None and free:
@@ -245,10 +245,10 @@ def _prune_batch(
     return gone, still - gone[rule.table]
 
 
-def _due(factory: SessionFactory, rule: RetentionRule) -> Iterator[list[uuid.UUID]]:
-    """Yield the ids of the rows that are due, page by page, in the order of their index."""
+def _due(factory: SessionFactory, rule: RetentionRule) -> Iterator[list[Key]]:
+    """Yield the keys of the rows that are due, page by page in the order of their index, owner by owner."""
     for page in read_pages(factory, _look(rule), _parameters(rule), LOOK):
-        yield [row.id_ for row in page if row.due]
+        yield sorted((row.owner_id, row.id_) for row in page if row.due)
 
 
 def _is_watched(rule: RetentionRule) -> bool:
@@ -296,7 +296,7 @@ def _look(rule: RetentionRule) -> sa.TextClause:
     # Ids are ordered in time, so by their index old rows come first, each row is looked at once, and what was
     # deleted a moment ago is not walked through again and again.
     return sa.text(f"""
-        SELECT id_, ({_is_due(rule)}) AS due FROM platform.{rule.table} AS pruned
+        SELECT owner_id, id_, ({_is_due(rule)}) AS due FROM platform.{rule.table} AS pruned
         WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid)) AND {_is_candidate(rule)}
         ORDER BY id_ LIMIT :look
         """)
@@ -305,7 +305,8 @@ def _look(rule: RetentionRule) -> sa.TextClause:
 def _still_due(rule: RetentionRule) -> str:
     return f"""
         FROM platform.{rule.table} AS pruned
-        WHERE id_ = ANY(CAST(:ids AS uuid[])) AND {_is_candidate(rule)} AND {_is_due(rule)}
+        WHERE owner_id = ANY(CAST(:owners AS uuid[])) AND id_ = ANY(CAST(:ids AS uuid[]))
+          AND {_is_candidate(rule)} AND {_is_due(rule)}
     """
 
 
@@ -314,4 +315,5 @@ def _count(rule: RetentionRule) -> sa.TextClause:
 
 
 def _lock(rule: RetentionRule) -> sa.TextClause:
-    return sa.text(f"SELECT id_ {_still_due(rule)} ORDER BY owner_id, id_ FOR UPDATE OF pruned SKIP LOCKED")
+    locking = "ORDER BY owner_id, id_ FOR UPDATE OF pruned SKIP LOCKED"
+    return sa.text(f"SELECT owner_id, id_ {_still_due(rule)} {locking}")

@@ -164,7 +164,7 @@ _LOCK_EXECUTION = sa.text("""
 # The first job stays with its execution. The last ones go first: a job that goes before those that it called
 # changes each of them. By a range, since only the index that has jobs by execution has them in this order.
 _DELETE_JOBS = sa.text("""
-    DELETE FROM platform.call_job WHERE ctid = ANY (ARRAY(
+    DELETE FROM platform.call_job WHERE owner_id = CAST(:owner_id AS uuid) AND ctid = ANY (ARRAY(
         SELECT job.ctid FROM platform.call_job AS job
         WHERE job.owner_id = CAST(:owner_id AS uuid) AND job.execution_id BETWEEN :name AND :name
           AND job.id <> (
@@ -270,8 +270,8 @@ _RELEASE_VALUES = sa.text(f"""
     """)
 
 _DELETE_SOURCES = sa.text(f"""
-    DELETE FROM platform.call_argument_source AS source USING {_GIVEN}
-    JOIN platform.call_argument AS argument
+    DELETE FROM platform.call_argument_source AS source USING platform.call_argument AS argument
+    JOIN {_GIVEN}
       ON argument.owner_id = given.owner_id AND argument.call_hash = given.name
     WHERE source.owner_id = argument.owner_id AND source.arg_hash = argument.arg_hash
     RETURNING source.owner_id, source.result_call_hash

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from platform_db.database.session import SessionFactory
+from platform_db.lifecycle.target import Key
 from platform_db.quota.batches import read_pages
+from platform_db.quota.pruning import these
 from platform_db.retention.archive import write_archive
 from platform_db.retention.family import FETCHED
 from platform_db.retention.rules import RetentionRule
@@ -19,6 +20,8 @@ from platform_db.states import WORKFLOW
 # How many runs are looked at in one statement, and how many are locked in one.
 LOOK = 1000
 LOCK = 200
+
+_THESE = "parent.owner_id = ANY(CAST(:owners AS uuid[])) AND parent.id_ = ANY(CAST(:ids AS uuid[]))"
 
 ENDED = f"status IN ({', '.join(sorted(repr(status.value) for status in WORKFLOW.ended))})"
 
@@ -35,7 +38,7 @@ def prune_log(
     """
     left = 0
     for due in _due(factory, rule):
-        parameters = {"ids": due, "age": rule.age, "batch": rule.batch}
+        parameters = {**these(due), "age": rule.age, "batch": rule.batch}
         while True:
             with factory() as session, session.begin():
                 chunks = session.connection().execute(_take(rule), parameters).all()
@@ -52,9 +55,9 @@ def count_log(factory: SessionFactory, rule: RetentionRule) -> int:
     return sum(_count_these(factory, rule, due) for due in _due(factory, rule))
 
 
-def _count_these(factory: SessionFactory, rule: RetentionRule, ids: list[uuid.UUID]) -> int:
+def _count_these(factory: SessionFactory, rule: RetentionRule, runs: list[Key]) -> int:
     with factory() as session:
-        return int(session.connection().scalar(_count(rule), {"ids": ids, "age": rule.age}) or 0)
+        return int(session.connection().scalar(_count(rule), {**these(runs), "age": rule.age}) or 0)
 
 
 def _remove(
@@ -68,10 +71,10 @@ def _remove(
     return int(connection.execute(_delete(rule), keys).scalar_one())
 
 
-def _due(factory: SessionFactory, rule: RetentionRule) -> Iterator[list[uuid.UUID]]:
-    """Yield the ids of runs that have chunks that are due, in the order of their index."""
+def _due(factory: SessionFactory, rule: RetentionRule) -> Iterator[list[Key]]:
+    """Yield the keys of runs that have chunks that are due, in the order of their index."""
     for page in read_pages(factory, _look(rule), {"age": rule.age}, LOOK):
-        if due := [row.id_ for row in page if row.due]:
+        if due := [(row.owner_id, row.id_) for row in page if row.due]:
             yield due
 
 
@@ -91,7 +94,8 @@ def _look(rule: RetentionRule) -> sa.TextClause:
     table = _log_of(rule)[0]
     # With EXISTS the planner may read the whole log once for each page of runs.
     return sa.text(f"""
-        SELECT id_, (SELECT true FROM platform.{rule.table} AS chunk WHERE {_is_due(rule)} LIMIT 1) AS due
+        SELECT owner_id, id_,
+               (SELECT true FROM platform.{rule.table} AS chunk WHERE {_is_due(rule)} LIMIT 1) AS due
         FROM platform.{table} AS parent
         WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid)) AND {ENDED}
         ORDER BY id_ LIMIT :look
@@ -103,7 +107,7 @@ def _count(rule: RetentionRule) -> sa.TextClause:
     return sa.text(f"""
         SELECT count(*) FROM platform.{table} AS parent
         JOIN platform.{rule.table} AS chunk ON {_is_due(rule)}
-        WHERE parent.id_ = ANY(CAST(:ids AS uuid[])) AND parent.{ENDED}
+        WHERE {_THESE} AND parent.{ENDED}
         """)
 
 
@@ -113,7 +117,7 @@ def _take(rule: RetentionRule) -> sa.TextClause:
     return sa.text(f"""
         WITH free AS MATERIALIZED (
             SELECT owner_id, id_ FROM platform.{table} AS parent
-            WHERE id_ = ANY(CAST(:ids AS uuid[])) AND {ENDED}
+            WHERE {_THESE} AND {ENDED}
               AND EXISTS (SELECT FROM platform.{rule.table} AS chunk WHERE {_is_due(rule)})
             ORDER BY owner_id, id_ LIMIT {LOCK}
             FOR NO KEY UPDATE OF parent SKIP LOCKED

@@ -199,7 +199,7 @@ class _Application:
             return
         try:
             path = self.rule.workspace_path
-            parameters = {"id": self.rule.id_, "path": path, "names": self.names()}
+            parameters = {**_key_of(self.rule), "path": path, "names": self.names()}
             with self.factory() as session:
                 goes_on = session.connection().scalar(_GOES_ON, parameters)
         except DBAPIError as error:
@@ -211,11 +211,17 @@ class _Application:
 
 def _take(session: Session, rule: Any, names: list[str]) -> bool:
     """Make a rule pending, if it may be applied now."""
-    parameters = {"id": rule.id_, "path": rule.workspace_path, "names": names}
+    parameters = {**_key_of(rule), "path": rule.workspace_path, "names": names}
     if not session.connection().scalar(_LOCK_FREE, parameters):
         return False
     model, pending = WorkspaceRetentionRule, WorkspaceRetentionRuleStatus.pending
-    return transition(session, rule.id_, pending, model=model, on_conflict="report") is pending
+    key = rule.owner_id, rule.id_
+    return transition(session, key, pending, model=model, on_conflict="report") is pending
+
+
+def _key_of(rule: Any) -> dict[str, uuid.UUID]:
+    """Return the parameters that name a rule."""
+    return {"owner": rule.owner_id, "id": rule.id_}
 
 
 def _record(session: Session, rule: Any, removal: Removal, problem: str | None) -> str | None:
@@ -238,7 +244,7 @@ def _record(session: Session, rule: Any, removal: Removal, problem: str | None) 
             add_note(session, run, "retention", message, details)
         transition(
             session,
-            rule.id_,
+            (rule.owner_id, rule.id_),
             WorkspaceRetentionRuleStatus.active if unfinished else WorkspaceRetentionRuleStatus.applied,
             model=WorkspaceRetentionRule,
             reason=unfinished,
@@ -256,7 +262,8 @@ def _take_off(session: Session, rule: Any, freed: int) -> str | None:
     """
     try:
         with session.begin_nested():
-            store_workflow_disk_quota(session, rule.workflow_id, bytes_to_sum=-freed)
+            run = rule.owner_id, rule.workflow_id
+            store_workflow_disk_quota(session, run, bytes_to_sum=-freed)
             update_users_disk_quota(session, rule.owner_id, bytes_to_sum=-freed)
     except DBAPIError as error:
         if sqlstates.sqlstate_of(error) not in TIMEOUTS:
@@ -312,7 +319,7 @@ _FREE = f"""
     SELECT run.workspace_path = :path AND NOT {_IN_USE}
     FROM platform.workspace_retention_rule AS rule
     JOIN platform.workflow AS run ON run.owner_id = rule.owner_id AND run.id_ = rule.workflow_id
-    WHERE rule.id_ = :id
+    WHERE rule.owner_id = :owner AND rule.id_ = :id
 """
 # Locks the rule, so that a restart, which inactivates it, comes before or after, and is seen.
 _LOCK_FREE = sa.text(f"{_FREE} FOR NO KEY UPDATE OF rule")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import cache
 
 import sqlalchemy as sa
 
@@ -83,7 +84,7 @@ def delete_old_tasks(
         "owner": owner_id,
     }
     with factory() as session:
-        cuts = session.connection().execute(_CUTS, limits).mappings().all()
+        cuts = session.connection().execute(_cuts(owner_id is not None), limits).mappings().all()
     for cut in cuts:
         if dry_run:
             with factory() as session:
@@ -119,40 +120,41 @@ _DELETE = sa.text(f"""
     WHERE record.owner_id = free.owner_id AND record.msg_id = free.msg_id
     """)
 
+
 # An age cuts at a time, so no id is at the cut; a size cuts at an owner's newest record that no longer fits.
 # From one history to the next by the index, however many tasks each has.
-_CUTS = sa.text(f"""
-    WITH RECURSIVE history AS (
-        (SELECT owner_id, cluster FROM {TABLE} ORDER BY owner_id, cluster LIMIT 1)
-        UNION ALL
-        SELECT next.owner_id, next.cluster FROM history CROSS JOIN LATERAL (
-            SELECT record.owner_id, record.cluster FROM {TABLE} AS record
-            WHERE (record.owner_id, record.cluster) > (history.owner_id, history.cluster)
-            ORDER BY record.owner_id, record.cluster LIMIT 1
-        ) AS next
-    ),
-    owner AS (
-        SELECT DISTINCT owner_id FROM history
-        WHERE CAST(:owner AS uuid) IS NULL OR owner_id = CAST(:owner AS uuid)
-    ),
-    cut AS (
-        SELECT owner_id, now() - CAST(:age AS interval) AS submitted, '' AS msg_id FROM owner
-        WHERE CAST(:age AS interval) IS NOT NULL
-        UNION ALL
-        SELECT beyond.owner_id, newest.submitted, newest.msg_id FROM (
-            SELECT owner_id FROM {TABLE} JOIN owner USING (owner_id)
-            GROUP BY owner_id HAVING sum(size) > CAST(:keep AS bigint)
-        ) AS beyond CROSS JOIN LATERAL (
-            SELECT submitted, msg_id FROM (
-                SELECT submitted, msg_id, sum(size) OVER (ORDER BY submitted DESC, msg_id DESC) AS bytes
-                FROM {TABLE} AS record WHERE record.owner_id = beyond.owner_id
-            ) AS record
-            WHERE submitted IS NOT NULL AND bytes > CAST(:keep AS bigint)
-            ORDER BY submitted DESC, msg_id DESC LIMIT 1
-        ) AS newest
-    )
-    SELECT owner_id, cluster, submitted, msg_id FROM history JOIN (
-        SELECT DISTINCT ON (owner_id) * FROM cut ORDER BY owner_id, submitted DESC, msg_id DESC
-    ) AS last USING (owner_id)
-    ORDER BY owner_id, cluster
-    """)
+@cache
+def _cuts(owner_is_known: bool) -> sa.TextClause:
+    owned = "record.owner_id = CAST(:owner AS uuid)" if owner_is_known else "true"
+    return sa.text(f"""
+        WITH RECURSIVE history AS (
+            (SELECT owner_id, cluster FROM {TABLE} AS record WHERE {owned} ORDER BY 1, 2 LIMIT 1)
+            UNION ALL
+            SELECT next.owner_id, next.cluster FROM history CROSS JOIN LATERAL (
+                SELECT record.owner_id, record.cluster FROM {TABLE} AS record
+                WHERE {owned} AND (record.owner_id, record.cluster) > (history.owner_id, history.cluster)
+                ORDER BY record.owner_id, record.cluster LIMIT 1
+            ) AS next
+        ),
+        owner AS (SELECT DISTINCT owner_id FROM history),
+        cut AS (
+            SELECT owner_id, now() - CAST(:age AS interval) AS submitted, '' AS msg_id FROM owner
+            WHERE CAST(:age AS interval) IS NOT NULL
+            UNION ALL
+            SELECT beyond.owner_id, newest.submitted, newest.msg_id FROM (
+                SELECT owner_id FROM {TABLE} JOIN owner USING (owner_id)
+                GROUP BY owner_id HAVING sum(size) > CAST(:keep AS bigint)
+            ) AS beyond CROSS JOIN LATERAL (
+                SELECT submitted, msg_id FROM (
+                    SELECT submitted, msg_id, sum(size) OVER (ORDER BY submitted DESC, msg_id DESC) AS bytes
+                    FROM {TABLE} AS record WHERE record.owner_id = beyond.owner_id
+                ) AS record
+                WHERE submitted IS NOT NULL AND bytes > CAST(:keep AS bigint)
+                ORDER BY submitted DESC, msg_id DESC LIMIT 1
+            ) AS newest
+        )
+        SELECT owner_id, cluster, submitted, msg_id FROM history JOIN (
+            SELECT DISTINCT ON (owner_id) * FROM cut ORDER BY owner_id, submitted DESC, msg_id DESC
+        ) AS last USING (owner_id)
+        ORDER BY owner_id, cluster
+        """)

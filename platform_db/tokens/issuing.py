@@ -174,4 +174,4 @@ def _revoke_expired(session: Session, user_id: uuid.UUID, type_: UserTokenType, 
     if name is not None:
         query = query.where(UserToken.name == name)
     for token_id in session.scalars(query).all():
-        revoke(session, token_id, reason="expired")
+        revoke(session, (user_id, token_id), reason="expired")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -15,7 +15,7 @@ from platform_db.audit import record_action
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.crypto.token_format import require_no_token
 from platform_db.database.session import SessionFactory, takes_session
-from platform_db.lifecycle.target import GuardedTarget
+from platform_db.lifecycle.target import GuardedTarget, Key
 from platform_db.lifecycle.transitions import transition_many
 from platform_db.models import AuditLogAction, UserToken, UserTokenStatus
 
@@ -29,14 +29,14 @@ class TokenTarget(GuardedTarget):
 @takes_session
 def revoke(
     session: Session,
-    token: UserToken | uuid.UUID | str,
+    token: UserToken | Key | uuid.UUID | str,
     *,
     reason: str | None = None,
     actor_id: uuid.UUID | None = None,
 ) -> bool:
     """Revoke a token for good: from the commit on it is refused. Return whether this call revoked it.
 
-    :param token: the token, or its id. For a value there is ``find_token``.
+    :param token: the token, its key ``(owner_id, id_)``, or its id. For a value there is ``find_token``.
     :param reason: why, for the history and the audit log.
     :param actor_id: the user who does this, for the audit log.
     :raises errors.NotFound: there is no such token.
@@ -44,7 +44,7 @@ def revoke(
     """
     require_no_token(reason)
     target = TokenTarget.of(session, token, UserToken)
-    user_id = session.connection().scalar(_LOCK_OWNER, target.parameters)
+    user_id = session.connection().scalar(_lock_owner(target.owner_id is not None), target.parameters)
     if user_id is None:
         raise errors.NotFound(f"there is no token {target.id_}")
     is_revoked = _revoke(session, {target.id_: user_id}, reason, actor_id)
@@ -123,10 +123,14 @@ def _revoke(
 
 # A function that changes a user's tokens locks the user first: otherwise two transactions that revoke the
 # same tokens in opposite orders would wait for each other.
-_LOCK_OWNER = sa.text("""
-    SELECT owner_id, platform.lock_owner(owner_id) FROM platform.user_token
-    WHERE id_ = CAST(:id AS uuid) AND (CAST(:owner AS uuid) IS NULL OR owner_id = CAST(:owner AS uuid))
-    """)
+@cache
+def _lock_owner(owner_is_known: bool) -> sa.TextClause:
+    owned = "owner_id = CAST(:owner AS uuid) AND " if owner_is_known else ""
+    return sa.text(f"""
+        SELECT owner_id, platform.lock_owner(owner_id) FROM platform.user_token
+        WHERE {owned}id_ = CAST(:id AS uuid)
+        """)
+
 
 _DELETE = sa.text("""
     DELETE FROM platform.user_token

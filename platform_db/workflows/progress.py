@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -44,25 +45,26 @@ def progress_many(session: Session, runs: Sequence[RunOrId]) -> list[Progress]:
     """
     session.flush()
     targets = [RunTarget.of(session, run, Workflow) for run in runs]
-    parameters = {
-        "owners": [None if target.owner_id is None else str(target.owner_id) for target in targets],
-        "ids": [str(target.id_) for target in targets],
-    }
-    found = session.connection().execute(_READ, parameters)
+    owners = [None if target.owner_id is None else str(target.owner_id) for target in targets]
+    parameters = {"owners": owners, "ids": [str(target.id_) for target in targets]}
+    found = session.connection().execute(_read(None not in owners), parameters)
     return [Progress(*counts) for _, *counts in found]
 
 
-_READ = sa.text("""
-    SELECT given.place, parts.* FROM unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[]))
-        WITH ORDINALITY AS given (owner_id, id_, place)
-    CROSS JOIN LATERAL (
-        SELECT coalesce(sum(total), 0)::bigint, coalesce(sum(running), 0)::bigint,
-               coalesce(sum(finished), 0)::bigint, coalesce(sum(failed), 0)::bigint,
-               coalesce(sum(stopped), 0)::bigint
-        FROM platform.workflow_progress AS part
-        WHERE part.owner_id = coalesce(
-                given.owner_id, (SELECT owner_id FROM platform.workflow WHERE workflow.id_ = given.id_))
-          AND part.workflow_id = given.id_
-    ) AS parts
-    ORDER BY given.place
-    """)
+@cache
+def _read(owners_are_known: bool) -> sa.TextClause:
+    owner = "given.owner_id"
+    if not owners_are_known:
+        owner += ", (SELECT owner_id FROM platform.workflow WHERE workflow.id_ = given.id_)"
+    return sa.text(f"""
+        SELECT given.place, parts.* FROM unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[]))
+            WITH ORDINALITY AS given (owner_id, id_, place)
+        CROSS JOIN LATERAL (
+            SELECT coalesce(sum(total), 0)::bigint, coalesce(sum(running), 0)::bigint,
+                   coalesce(sum(finished), 0)::bigint, coalesce(sum(failed), 0)::bigint,
+                   coalesce(sum(stopped), 0)::bigint
+            FROM platform.workflow_progress AS part
+            WHERE part.owner_id = coalesce({owner}) AND part.workflow_id = given.id_
+        ) AS parts
+        ORDER BY given.place
+        """)
