@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import random
 import threading
 import time
@@ -17,7 +16,7 @@ from platform_db import errors, schema, settings
 from platform_db.schema import compare
 from platform_db.testing.pooler import Pooler
 from tests.command_line import one_line, run
-from tests.processes import in_processes, upgrade
+from tests.processes import FORKING, in_processes, upgrade
 
 ADVISORY = sa.text(
     "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
@@ -67,14 +66,13 @@ def test_a_migration_killed_at_any_point_leaves_a_revision_and_the_next_one_comp
     begun = time.monotonic()
     in_processes(1, upgrade, empty_database_uri, "60")
     longest = time.monotonic() - begun
-    context = multiprocessing.get_context("forkserver")
     others = sa.text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     reached = set()
     for point in range(points):
         empty(empty_database_uri)
-        process = context.Process(target=upgrade, args=(empty_database_uri, "60"))
+        process = FORKING.Process(target=upgrade, args=(empty_database_uri, "60"))
         process.start()
         # One in each part of the time that it takes.
         process.join((point + random.random()) * longest / points)
