@@ -6,12 +6,9 @@ import multiprocessing
 import os
 from collections.abc import Callable
 
-PRELOADED = [
-    "alembic.command",
-    "platform_db.cli.commands.alembic",
-    "platform_db.models",
-    "platform_db.sessions",
-]
+# The one fork server of these tests: whoever starts it says what it imports.
+FORKING = multiprocessing.get_context("forkserver")
+FORKING.set_forkserver_preload(["tests.preloaded"])
 
 
 def upgrade(uri: str, wait: str, number: int = 0) -> None:
@@ -26,11 +23,7 @@ def upgrade(uri: str, wait: str, number: int = 0) -> None:
 
 def in_processes(count: int, work: Callable[..., None], *arguments: object) -> None:
     """Run ``work(*arguments, number)`` in so many processes; every one must end well."""
-    # A fork server that has imported the models already: starting an interpreter each would take longer
-    # than the work, and forking the test's own process would share its connections.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    processes = [context.Process(target=work, args=(*arguments, number)) for number in range(count)]
+    processes = [FORKING.Process(target=work, args=(*arguments, number)) for number in range(count)]
     for process in processes:
         process.start()
     for process in processes:

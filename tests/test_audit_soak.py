@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from platform_db import database, errors
 from platform_db.audit import seal_audit_log, verify_audit_log
 from platform_db.audit.content import split_digests
 from platform_db.models import AuditSealDigests
+from tests.processes import FORKING
 
 Factory = orm.sessionmaker[orm.Session]
 
@@ -76,15 +76,13 @@ def seal_on_and_on(uri: str) -> None:
 def test_every_committed_row_is_sealed_once_while_sealers_are_killed(
     database_uri: str, session_factory: Factory, session: orm.Session, writers: int, seconds: float
 ) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["platform_db.audit", "psycopg2"])
-    written = context.Queue()
-    processes = [context.Process(target=write, args=(database_uri, seconds, written)) for _ in range(writers)]
+    written = FORKING.Queue()
+    processes = [FORKING.Process(target=write, args=(database_uri, seconds, written)) for _ in range(writers)]
     for process in processes:
         process.start()
     killed = 0
     while any(process.is_alive() for process in processes):
-        sealer = context.Process(target=seal_on_and_on, args=(database_uri,))
+        sealer = FORKING.Process(target=seal_on_and_on, args=(database_uri,))
         sealer.start()
         time.sleep(random.uniform(0.5, 2.0))
         sealer.kill()

@@ -86,46 +86,38 @@ def _key(secret_key: str) -> None:
     """Let what needs a secret key get so far that it looks at numbers."""
 
 
-def refuse(call: Call, session: Session, factory: sessionmaker[Session], value: object) -> None:
-    """Assert that the value is refused, in a transaction that can be used afterwards."""
-    with pytest.raises(errors.InvalidArgument):
-        call(session, factory, value)
-    assert session.scalar(sa.text("SELECT 1")) == 1
+def refuse(call: Call, session: Session, factory: sessionmaker[Session], *values: object) -> None:
+    """Assert that each value is refused, in a transaction that can be used afterwards."""
+    taken = []
+    for value in values:
+        try:
+            call(session, factory, value)
+            taken.append(value)
+        except errors.InvalidArgument:
+            assert session.scalar(sa.text("SELECT 1")) == 1
+    assert taken == []
 
 
-@pytest.mark.parametrize("limit", [0, -1, 10**19, float("nan"), True])
 @pytest.mark.parametrize("what", LIMITS)
-def test_how_many_rows(
-    session: Session, session_factory: sessionmaker[Session], what: str, limit: object
-) -> None:
-    refuse(LIMITS[what], session, session_factory, limit)
+def test_how_many_rows(session: Session, session_factory: sessionmaker[Session], what: str) -> None:
+    refuse(LIMITS[what], session, session_factory, 0, -1, 10**19, float("nan"), True)
 
 
-@pytest.mark.parametrize(
-    "duration",
-    [float("nan"), float("inf"), -1.0, "1", True, timedelta(days=3_000_000), timedelta(seconds=-1)],
-)
 @pytest.mark.parametrize("what", DURATIONS)
-def test_how_long(
-    session: Session, session_factory: sessionmaker[Session], what: str, duration: object
-) -> None:
-    refuse(DURATIONS[what], session, session_factory, duration)
+def test_how_long(session: Session, session_factory: sessionmaker[Session], what: str) -> None:
+    no_numbers = (float("nan"), float("inf"), -1.0, "1", True)
+    of_no_clock = (timedelta(days=3_000_000), timedelta(seconds=-1))
+    refuse(DURATIONS[what], session, session_factory, *no_numbers, *of_no_clock)
 
 
-@pytest.mark.parametrize("amount", [-1, 10**19, float("nan"), True])
 @pytest.mark.parametrize("what", AMOUNTS)
-def test_how_much(
-    session: Session, session_factory: sessionmaker[Session], what: str, amount: object
-) -> None:
-    refuse(AMOUNTS[what], session, session_factory, amount)
+def test_how_much(session: Session, session_factory: sessionmaker[Session], what: str) -> None:
+    refuse(AMOUNTS[what], session, session_factory, -1, 10**19, float("nan"), True)
 
 
-@pytest.mark.parametrize("change", [2**63, 10**19, -(2**63), float("nan"), True, "1"])
 @pytest.mark.parametrize("what", CHANGES)
-def test_how_much_more_or_less(
-    session: Session, session_factory: sessionmaker[Session], what: str, change: object
-) -> None:
-    refuse(CHANGES[what], session, session_factory, change)
+def test_how_much_more_or_less(session: Session, session_factory: sessionmaker[Session], what: str) -> None:
+    refuse(CHANGES[what], session, session_factory, 2**63, 10**19, -(2**63), float("nan"), True, "1")
 
 
 LARGEST, MOST = 2**63 - 1, 2**62
@@ -174,7 +166,6 @@ def test_a_reservation_may_be_as_large_as_a_column_and_no_sum_is_larger(session:
     assert quota.reserve(session, user, "disk", 1)
 
 
-@pytest.mark.parametrize("number", ["-1", "10000000000000000000"])
 @pytest.mark.parametrize(
     "command",
     [
@@ -188,12 +179,13 @@ def test_a_reservation_may_be_as_large_as_a_column_and_no_sum_is_larger(session:
     ],
 )
 def test_the_command_line_has_the_bounds_of_the_library(
-    session: Session, database_uri: str, command: str, number: str
+    session: Session, database_uri: str, command: str
 ) -> None:
     make_run(session, make_user(session), id_=RUN)
     session.commit()
 
-    refused = run(database_uri, *command.split(), number, PLATFORM_DB_SECRET_KEY=crypto.generate_key())
+    for number in ("-1", "10000000000000000000"):
+        refused = run(database_uri, *command.split(), number, PLATFORM_DB_SECRET_KEY=crypto.generate_key())
 
-    assert refused.exit_code == errors.InvalidArgument.exit_code
-    assert "must be a number from" in one_line(refused.stderr)
+        assert refused.exit_code == errors.InvalidArgument.exit_code, number
+        assert "must be a number from" in one_line(refused.stderr), number

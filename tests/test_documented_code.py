@@ -6,15 +6,11 @@ Where a page has a block of the class ``preamble``, its other blocks run after t
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import re
 import subprocess
 import sys
 import textwrap
-import traceback
 from collections.abc import Iterator
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +21,8 @@ from sqlalchemy import orm
 import platform_db.sessions
 from platform_db.crypto import generate_key
 from tests.factories import make_run, make_user
+from tests.forked_programs import execute, forked_command
+from tests.processes import FORKING
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.rst", ROOT / "CONTRIBUTING.rst", *sorted((ROOT / "docs").glob("*.rst"))]
@@ -33,7 +31,7 @@ SHOWN = ("sql", "text", "yaml")
 # The embedded database has tests of its own; here its URL stands for the block's database.
 COMMANDS = {
     "platform-db": """[ "$PLATFORM_DB_URI" != embedded: ] || PLATFORM_DB_URI=$BLOCK_URI
-        exec python -m platform_db "$@" """,
+        exec "$FORKED_COMMAND" "$@" """,
     "python": f'exec "{sys.executable}" "$@"',
 }
 
@@ -80,11 +78,20 @@ def test_every_block_of_a_page_says_what_it_is(page: Path) -> None:
     assert {b.language for b in BLOCKS if b.page == page} <= {"python", *SHELLS, *SHOWN}
 
 
-@pytest.mark.timeout(300)  # several commands each start an interpreter
+@pytest.fixture(scope="module")
+def platform_db_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with forked_command(tmp_path_factory.mktemp("command")) as command:
+        yield command
+
+
+@pytest.mark.timeout(300)  # some commands start an interpreter
 @pytest.mark.parametrize("block", RUN, ids=str)
-def test_a_block_runs(block: Block, database_uri: str, postgres_server_uri: str, tmp_path: Path) -> None:
+def test_a_block_runs(
+    block: Block, database_uri: str, postgres_server_uri: str, platform_db_command: Path, tmp_path: Path
+) -> None:
     environment = {
         "BLOCK_URI": database_uri,
+        "FORKED_COMMAND": str(platform_db_command),
         "HOME": str(tmp_path),
         "PATH": f"{commands(tmp_path)}:/usr/bin:/bin",
         "PLATFORM_DB_SECRET_KEY": generate_key(),
@@ -145,27 +152,11 @@ def run(command: list[str], environment: dict[str, str], directory: Path) -> Non
 
 def run_python(code: str, environment: dict[str, str], directory: Path) -> None:
     """Run a program in a process of its own, which must end well."""
-    # The fork server has imported the package already, which takes longer than a block.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["platform_db.models", "platform_db.sessions", "psycopg2"])
     output = directory / "output"
-    process = context.Process(target=execute, args=(code, environment, directory, output))
+    process = FORKING.Process(target=execute, args=(code, environment, directory, output))
     process.start()
     process.join()
     assert process.exitcode == 0, output.read_text(encoding="utf-8")
-
-
-def execute(code: str, environment: dict[str, str], directory: Path, output: Path) -> None:
-    """Run a program in this process, with nothing else in its environment."""
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(directory)
-    with output.open("w", encoding="utf-8") as file, redirect_stdout(file):
-        try:
-            exec(compile(code, "block", "exec"), {"__name__": "__main__"})
-        except BaseException:
-            traceback.print_exc(file=file)
-            raise SystemExit(1) from None
 
 
 def typed(block: Block) -> str:

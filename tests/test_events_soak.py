@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import time
 import uuid
@@ -20,13 +19,10 @@ from platform_db.lifecycle import add_note, transition
 from platform_db.models import Note, RowEvent, StatusChange, Workflow
 from platform_db.sessions import is_retryable
 from tests.factories import make_user
+from tests.processes import FORKING
 
 NEXT = {"created": "queued", "queued": "pending", "pending": "running", "running": "finished"}
 STARTED = "started"
-
-# A fork server that has imported all of it: importing takes longer than a short test.
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["platform_db.events", "platform_db.lifecycle", "tests.factories"])
 
 
 def sessions_on(uri: str) -> sessionmaker[Session]:
@@ -72,7 +68,7 @@ def keep_watching(uri: str, name: str, log: Path, wait: float) -> None:
 
 
 def start(work, *arguments: object) -> BaseProcess:
-    process = context.Process(target=work, args=arguments)
+    process = FORKING.Process(target=work, args=arguments)
     process.start()
     return process
 

@@ -94,7 +94,7 @@ def applied(session: Session) -> set[object]:
 def run_while_users_go(
     uri: str, root: Path, factory: sessionmaker[Session], users: list[object]
 ) -> dict[tuple[str, ...], int]:
-    """Run every job in a process of its own, while these users are deleted; return the exit codes."""
+    """Run every job while these users are deleted; return the exit codes."""
 
     def delete() -> None:
         for user_id in users:
@@ -106,9 +106,7 @@ def run_while_users_go(
     deleting.start()
     codes = {}
     for job in JOBS:
-        process = command_line.start(uri, *job, PLATFORM_DB_WORKSPACE_ROOT=str(root))
-        process.communicate()
-        codes[job] = process.returncode
+        codes[job] = command_line.run(uri, *job, PLATFORM_DB_WORKSPACE_ROOT=str(root)).exit_code
     deleting.join()
     return codes
 
@@ -123,6 +121,7 @@ def unmount_half_way(
             process.poll() is None and session.scalar(sa.select(sa.func.count()).select_from(TaskLease)) == 0
         ):
             session.rollback()
+            time.sleep(0.005)
     root.rename(root.with_name("unmounted"))
     root.mkdir()
     output, said = process.communicate()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -22,6 +21,7 @@ from platform_db.lifecycle.history import history
 from platform_db.lifecycle.transitions import override_guard, transition
 from platform_db.models import Lease, RunStatus, StatusChange, User, Workflow
 from tests.factories import make_guarded, make_run, make_user
+from tests.processes import FORKING
 
 NOW = timedelta(0)
 LONG = timedelta(hours=1)
@@ -331,8 +331,6 @@ def test_the_runs_of_killed_workers_are_recovered_once_and_those_of_the_living_n
     session: Session, session_factory: sessionmaker[Session], database_uri: str, rounds: int
 ) -> None:
     age = timedelta(seconds=2)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["platform_db.leases", "psycopg2"])
     owner = make_user(session)
     stop = threading.Event()
     recovered: list[uuid.UUID] = []
@@ -347,8 +345,8 @@ def test_the_runs_of_killed_workers_are_recovered_once_and_those_of_the_living_n
 
     recoverers = [threading.Thread(target=keep_recovering) for _ in range(3)]
     live = [run.id_ for run in make_running(session, owner, 3)]
-    beats = context.Semaphore(0)
-    living = context.Process(target=work, args=(database_uri, list(map(str, live)), "living/1", beats))
+    beats = FORKING.Semaphore(0)
+    living = FORKING.Process(target=work, args=(database_uri, list(map(str, live)), "living/1", beats))
     living.start()
     beats.acquire(timeout=60)
     for thread in recoverers:
@@ -357,8 +355,8 @@ def test_the_runs_of_killed_workers_are_recovered_once_and_those_of_the_living_n
     try:
         for number in range(rounds):
             runs = [run.id_ for run in make_running(session, owner, 3)]
-            beats = context.Semaphore(0)
-            worker = context.Process(
+            beats = FORKING.Semaphore(0)
+            worker = FORKING.Process(
                 target=work, args=(database_uri, list(map(str, runs)), f"dying/{number}", beats)
             )
             worker.start()

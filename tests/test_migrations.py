@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from platform_db.database.id_column import Id
 from platform_db.models import Base
 from platform_db.models.types import Json
 from tests.command_line import one_line, run, start
+from tests.forked_programs import forked_command
 
 ONE, OTHER = uuid.UUID(int=1), uuid.UUID(int=2)
 
@@ -132,9 +134,16 @@ def test_there_and_back_and_there_again_with_data_in_every_table(empty_database_
         fill_every_table(connection)
 
 
-def test_eight_processes_at_once_all_succeed(empty_database_uri: str) -> None:
-    processes = [start(empty_database_uri, "alembic", "upgrade") for _ in range(8)]
-    outputs = [process.communicate(timeout=120) for process in processes]
+def test_eight_processes_at_once_all_succeed(empty_database_uri: str, tmp_path: Path) -> None:
+    environment = {"PATH": "/usr/bin:/bin", "PLATFORM_DB_URI": empty_database_uri}
+    with forked_command(tmp_path) as command:
+        processes = [
+            subprocess.Popen(
+                [command, "alembic", "upgrade"], env=environment, stdout=-1, stderr=-1, text=True
+            )
+            for _ in range(8)
+        ]
+        outputs = [process.communicate(timeout=120) for process in processes]
 
     assert [process.returncode for process in processes] == [0] * 8, outputs
     lines = [line for stdout, _ in outputs for line in stdout.splitlines()]

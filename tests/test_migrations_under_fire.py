@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import random
 import threading
 import time
@@ -18,7 +17,7 @@ from platform_db import errors, schema, settings
 from platform_db.schema import compare
 from platform_db.testing.pooler import Pooler
 from tests.command_line import one_line, run
-from tests.processes import in_processes, upgrade
+from tests.processes import FORKING, in_processes, upgrade
 
 ADVISORY = sa.text(
     "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
@@ -77,9 +76,7 @@ def test_a_migration_killed_at_any_point_leaves_a_revision_and_the_next_one_comp
 
         for point in range(-1, points):
             empty(empty_database_uri)
-            process = multiprocessing.get_context("forkserver").Process(
-                target=upgrade, args=(empty_database_uri, "60")
-            )
+            process = FORKING.Process(target=upgrade, args=(empty_database_uri, "60"))
             process.start()
             while not is_at_work() and process.is_alive():
                 time.sleep(0.001)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -28,6 +27,7 @@ from platform_db.logs import append_log
 from platform_db.models import NOBODY, AuditLog, Base, Job, LogSize, RunStatus, Workflow
 from platform_db.retention import choose_rules, prune, require_finished
 from tests.factories import make_run, make_user
+from tests.processes import FORKING
 
 NOW = timedelta(0)
 
@@ -373,8 +373,7 @@ def test_a_load_goes_on_and_a_killed_run_is_completed_by_the_next(
     threads = [threading.Thread(target=load) for _ in range(2)]
     for thread in threads:
         thread.start()
-    context = multiprocessing.get_context("forkserver")
-    first = context.Process(target=prune_all, args=(database_uri,))
+    first = FORKING.Process(target=prune_all, args=(database_uri,))
     first.start()
     old = sa.select(sa.func.count()).select_from(Workflow).where(Workflow.name == "old")
     give_up_at = time.monotonic() + 600
@@ -387,7 +386,7 @@ def test_a_load_goes_on_and_a_killed_run_is_completed_by_the_next(
     assert 0 < session.scalar(old) < rows // 4
     assert session.scalar(sa.text(ORPHANS)) == 0
     session.commit()
-    second = context.Process(target=prune_all, args=(database_uri,))
+    second = FORKING.Process(target=prune_all, args=(database_uri,))
     second.start()
     second.join()
     stop.set()

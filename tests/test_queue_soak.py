@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -22,7 +21,7 @@ from platform_db.lifecycle import transition
 from platform_db.models import Lease, RunStatus, StatusChange, User, Workflow
 from platform_db.queue import claim, finish, release, set_limits
 from tests.factories import make_user
-from tests.processes import in_processes
+from tests.processes import FORKING, in_processes
 from tests.test_plans import USERS
 from tests.test_queue import LIMITS, enqueue
 
@@ -153,13 +152,12 @@ def test_workers_that_are_killed_lose_no_run_and_take_none_twice(
     for owner in owners:
         set_limits(session, owner, concurrent_runs=4)
     session.commit()
-    context = multiprocessing.get_context("forkserver")
     workers: dict[str, BaseProcess] = {}
 
     def start() -> None:
         worker = f"n{len(names)}"
         names.append(worker)
-        workers[worker] = context.Process(target=work, args=(database_uri, worker), daemon=True)
+        workers[worker] = FORKING.Process(target=work, args=(database_uri, worker), daemon=True)
         workers[worker].start()
 
     def bury(worker: str) -> None:

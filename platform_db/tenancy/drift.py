@@ -8,6 +8,7 @@ nothing keeps them from any row.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ from platform_db.tenancy.privileges import (
 STORED_CURRENT_TENANT = "(NULLIF(current_setting('platform.user_id'::text, true), ''::text))::uuid"
 
 _Key = tuple[str, str]
+_Seen = Mapping[str, Mapping[Role, str]]  # what sees_every_tenant returns
 
 MARK = "used through roles: platform-db roles grant"
 """The comment on the schema that tells so, in a dump too."""
@@ -64,10 +66,13 @@ def differences(session: Session) -> list[Difference]:
     """Return how the database differs from the table of privileges, and from what keeps tenants apart."""
     granted = read_grants(session)
     security = dict.fromkeys(((table, "everybody") for table in tenant_columns()), "row-level security")
+    seen = sees_every_tenant()
     return [
         *_compare(_listed(_expected_grants(granted)), _listed(granted), _mend_grant),
         *_compare(security, _found(session, _READ_SECURITY), _mend_security),
-        *_compare(_expected_policies(), _found(session, _READ_POLICIES), _mend_policy),
+        *_compare(
+            _expected_policies(seen), _found(session, _READ_POLICIES), functools.partial(_mend_policy, seen)
+        ),
         *_compare(_expected_memberships(), _found(session, _READ_MEMBERSHIPS), _mend_membership),
         *_compare(
             _EXPECTED_MARK, {} if (mark := _mark(session)) is None else {_MARKED: mark}, lambda _: _GRANT
@@ -175,10 +180,10 @@ def _mend_security(key: _Key) -> str:
     return f"ALTER TABLE platform.{key[0]} {verb} ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY"
 
 
-def _expected_policies() -> dict[_Key, str]:
+def _expected_policies(seen: _Seen) -> dict[_Key, str]:
     policies = {
         (table, f"policy {role.name}"): _policy(role_name(role), command, "true")
-        for table, commands in sees_every_tenant().items()
+        for table, commands in seen.items()
         for role, command in commands.items()
     }
     for table, column in tenant_columns().items():
@@ -192,9 +197,9 @@ def _policy(role: str, command: str, using: str) -> str:
     return f"PERMISSIVE FOR {command} TO {role} USING {using} WITH CHECK {check}"
 
 
-def _mend_policy(key: _Key) -> str:
+def _mend_policy(seen: _Seen, key: _Key) -> str:
     table, name = key[0], key[1].removeprefix("policy ")
-    if name in {role.name for role in sees_every_tenant().get(table, ())}:
+    if name in {role.name for role in seen.get(table, ())}:
         return _GRANT
     drop = f'DROP POLICY IF EXISTS "{name}" ON platform.{table}'
     if name == TENANT_POLICY and table in tenant_columns():

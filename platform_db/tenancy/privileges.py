@@ -124,7 +124,7 @@ _SPECIAL: dict[str, dict[Role, Verbs]] = {
 def privileges() -> dict[str, dict[Role, Verbs]]:
     """Return what each role may do with each table, and with each view of the schema ``redun``."""
     tenants = tenant_columns()
-    tables = sorted({*(table.name for table in Base.metadata.sorted_tables), *_SPECIAL})
+    tables = sorted({*(table.name for table in Base.metadata.tables.values()), *_SPECIAL})
     return {
         **{
             table: _SPECIAL.get(table, _TENANTS_TABLE if table in tenants else _PLATFORMS_TABLE)
