@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -28,7 +27,6 @@ from platform_db.provenance import (
     find_entity,
     lineage,
     list_executions,
-    recorder,
 )
 from platform_db.retention import choose_rules, prune
 from tests.command_line import run
@@ -132,44 +130,6 @@ def test_a_busy_execution_beats_when_a_call_ends(
 
     beaten = session.scalars(sa.select(CallExecution.updated_time)).one()
     assert beaten >= session.scalars(sa.select(CallJob.end_time)).one()
-
-
-def test_a_short_call_is_written_once(store: CallStore, session: Session) -> None:
-    task, execution = store.record_task("fit"), store.begin_execution()
-    first = store.begin_call(task, [0], execution=execution)
-    others = [store.begin_call(task, [n], execution=execution, parent=first) for n in range(1, 21)]
-    time.sleep(2 * recorder.DELAY)
-    for call in (*others, first):
-        store.end_call(call, None)
-    store.flush()
-
-    # Each version of a row has the next place on the table's page. The first call was stored as it began.
-    assert session.execute(
-        sa.text("SELECT count(*), max((ctid::text::point)[1]) FROM platform.call_job")
-    ).one() == (21, 22)
-
-
-def test_a_call_that_goes_on_is_seen_and_before_what_it_calls(store: CallStore, session: Session) -> None:
-    def has_ended(call: Call) -> bool | None:
-        """Wait until a call is stored, and tell whether it has ended."""
-        statement = sa.text("SELECT end_time IS NOT NULL FROM platform.call_job WHERE id = :id")
-        give_up_at = time.monotonic() + 30
-        while (found := session.scalar(statement, {"id": call.id_})) is None:
-            assert time.monotonic() < give_up_at
-            session.rollback()
-            time.sleep(0.02)
-        return bool(found)
-
-    task, execution = store.record_task("fit"), store.begin_execution()
-    first = store.begin_call(task, [0], execution=execution)
-    second = store.begin_call(task, [1], execution=execution, parent=first)
-    assert not has_ended(second)
-
-    third = store.begin_call(task, [2], execution=execution, parent=second)
-    fourth = store.begin_call(task, [3], execution=execution, parent=third)
-    store.end_call(fourth, None)
-    assert has_ended(fourth), "it names the third, which is stored, too"
-    assert not has_ended(third)
 
 
 def test_another_owner_finds_nothing(store: CallStore, make_store: MakeStore, session: Session) -> None:

@@ -170,9 +170,9 @@ class Diary:
             set_eval_cache(eval_hash, *arguments, **options)
             tell("recorded", eval_hash)
 
-        def write(**options: Any) -> None:
+        def write() -> None:
             tell("begun", threading.get_ident())
-            write_all(**options)
+            write_all()
             tell("ended", threading.get_ident())
 
         backend.set_eval_cache, backend.recorder._write_all = record, write

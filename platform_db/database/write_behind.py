@@ -30,13 +30,11 @@ class Batch(Protocol):
     """What is written together.
 
     :param bytes: what it takes, roughly.
-    :param due: when it is to be written, on the monotonic clock.
+    :param begun: when its first row came, on the monotonic clock.
     """
 
     bytes: int
-
-    @property
-    def due(self) -> float: ...
+    begun: float
 
     def __len__(self) -> int: ...
 
@@ -86,24 +84,15 @@ class WriteBehind(ABC, Generic[B]):
         """
         self._write_all()
 
-    def _write_all(self, *, at_once: bool = True) -> None:
+    def _write_all(self) -> None:
         with self._writing:
             if self._unwritten is not None:  # from an attempt that failed
                 self._write_unwritten(self._unwritten)
             with self._lock:
-                batch = self._take(at_once=at_once)
-                if not batch:
+                if not self._pending:
                     return
-                self._unwritten = batch
-            self._write_unwritten(batch)
-
-    def _take(self, *, at_once: bool) -> B:
-        """Return the pending batch, and begin another.
-
-        :param at_once: whether to return what may wait longer, too.
-        """
-        batch, self._pending = self._pending, self._make_batch()
-        return batch
+                self._unwritten, self._pending = self._pending, self._make_batch()
+            self._write_unwritten(self._unwritten)
 
     def close(self) -> None:
         """Write all that was put before, and end the thread; the next row starts another."""
@@ -161,14 +150,12 @@ class WriteBehind(ABC, Generic[B]):
         pause = SHORTEST_PAUSE
         while not closing.is_set():
             self._some.wait()
-            while (rest := self._pending.due - time.monotonic()) > 0:
-                if self._at_once.wait(min(rest, self.delay)):  # What comes meanwhile may be due before.
-                    break
+            self._at_once.wait(self._pending.begun + self.delay - time.monotonic())
             if closing.is_set():
                 break
             self._at_once.clear()
             try:
-                self._write_all(at_once=False)
+                self._write_all()
                 pause = SHORTEST_PAUSE
                 with self._lock:
                     if not self._pending:

@@ -190,13 +190,11 @@ class CallStore:
         ]
         args_hash = hash_of("arguments", [f"{place} {name} {_hash(value)}" for place, name, value in given])
         call = Call(str(new_id()), task, execution, parent, _now(), given, args_hash)
-        row = self._execution(execution)
-        if row["job_id"] is not None:
-            self._recorder.put_start(call.row(), "begin_call")
-            return call
-        row.update(job_id=call.id_, updated_time=row["updated_time"] or call.begun)
         with self._recorder.together():
-            self._recorder.put("call_execution", execution, row.copy(), "begin_call")
+            row = self._execution(execution)
+            if row["job_id"] is None:
+                row.update(job_id=call.id_, updated_time=row["updated_time"] or call.begun)
+                self._recorder.put("call_execution", execution, row.copy(), "begin_call")
             self._recorder.put("call_job", call.id_, call.row(), "begin_call")
         return call
 

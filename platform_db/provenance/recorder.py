@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import math
 import os
 import threading
 import time
@@ -43,7 +42,6 @@ from platform_db.tenancy.privileges import Role, role_name
 logger = logging.getLogger(__name__)
 
 DELAY = 0.05  # seconds from the first row of a batch to its writing
-HOLD = 0.5  # seconds that the start of a call waits for its end, to be written as one row
 # A batch of so much is written at once: the server works while the process does, and not only when it waits.
 FULL_ROWS, FULL_BYTES = 500, 4 * 1024**2
 BUFFER_LIMIT = 64 * 1024**2  # bytes that wait for a server that does not answer; beyond, callers wait, too
@@ -138,7 +136,7 @@ class Recorder(WriteBehind[Batch]):
             finally:
                 self._together -= 1
 
-    def put(self, table: str, key: Any, row: Row, method: str, *, hold: bool = False) -> None:
+    def put(self, table: str, key: Any, row: Row, method: str) -> None:
         """Write a row, soon.
 
         :param table: one of :data:`platform_db.provenance.tables.TABLES`.
@@ -146,7 +144,6 @@ class Recorder(WriteBehind[Batch]):
             of this key that is not written yet is replaced.
         :param row: values by column.
         :param method: what records it, which errors name.
-        :param hold: whether it may wait half a second for another row of its key; of ``call_job`` alone.
         """
         values = statements.values_of(table, row)
         size = statements.size_of(values)
@@ -158,27 +155,15 @@ class Recorder(WriteBehind[Batch]):
         with self._lock:
             if not self._together:
                 self._wait_for_room()
-            if hold:
-                self._pending.hold(key, Entry(values, method), size, time.monotonic() + HOLD)
-            else:
-                self._pending.put(table, key, Entry(values, method), size, time.monotonic() + self.delay)
-            is_full = self._pending.bytes >= FULL_BYTES or self._pending.count >= FULL_ROWS
+            self._pending.put(table, key, Entry(values, method), size)
+            is_full = self._pending.bytes >= FULL_BYTES or len(self._pending) >= FULL_ROWS
         self._wake(is_full=is_full)
-
-    def put_start(self, row: Row, method: str) -> None:
-        """Write that a call has begun: with its end, where that comes soon.
-
-        :param row: of ``call_job``. That of the call that makes this one is written no later.
-        """
-        with self._lock:
-            self._pending.release(row["parent_id"])
-        self.put("call_job", row["id"], row, method, hold=True)
 
     def pending(self, table: str, key: Any) -> dict[str, Any] | None:
         """Return a row that is not committed yet, None where there is none."""
         with self._lock:
             for batch in (self._pending, self._unwritten):
-                entry = None if batch is None else batch.find(table, key)
+                entry = None if batch is None else batch.rows.get(table, {}).get(key)
                 if entry is not None:
                     return dict(zip(TABLES[table].types, entry.values, strict=True))
         return None
@@ -242,12 +227,6 @@ class Recorder(WriteBehind[Batch]):
                     raise errors.Refused("nothing can be flushed within a block that records together")
             finally:
                 self._lock.release()
-
-    def _take(self, *, at_once: bool) -> Batch:
-        self._pending.release_until(math.inf if at_once else time.monotonic())
-        batch = super()._take(at_once=at_once)
-        batch.hand_on(self._pending)
-        return batch
 
     def _write_unwritten(self, batch: Batch) -> None:
         super()._write_unwritten(batch)

@@ -43,7 +43,7 @@ class Batch:
         self.new: dict[str, Encoded] = {}
         self.changed: dict[str, Encoded] = {}
         self.bytes = 0
-        self.due = 0.0
+        self.begun = time.monotonic()
 
     def __len__(self) -> int:
         return len(self.new) + len(self.changed)
@@ -144,7 +144,7 @@ class BatchWriter(WriteBehind[Batch]):
             if self.delay:
                 self._wait_for_room()
             if not self._pending:
-                self._pending.due = time.monotonic() + self.delay
+                self._pending.begun = time.monotonic()
             put(self._pending, msg_id, encoded)
             is_full = len(self._pending) >= FULL_RECORDS or self._pending.bytes >= FULL_BYTES
         if self.delay:

@@ -88,7 +88,7 @@ class Jobs(Part):
         }
         self._started[job.id] = row
         if parent is not None:
-            self.recorder.put_start(row, method)
+            self.recorder.put("call_job", job.id, row, method)
             return row
         with self.recorder.together():
             execution = self._executions[execution_id]
