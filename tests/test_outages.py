@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 
@@ -19,8 +19,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import database, embedded, errors, schema, settings
+from platform_db.health.in_time import create_impatient_engine
 from platform_db.health.probes import KEEP_SECONDS, Probes
 from tests.factories import make_user
+
+DatabaseMetrics = pytest.importorskip("platform_db.metrics.database").DatabaseMetrics
 
 # What each service does: it creates runs, takes them on, and writes down what was acknowledged.
 SERVICE = """
@@ -55,6 +58,8 @@ class Proxy:
     def __init__(self, uri: str) -> None:
         self._passes = threading.Event()
         self._passes.set()
+        self._asks = threading.Event()
+        self._asks.set()
         url = database.normalise_url(uri)
         with contextlib.closing(database.create_engine(url).raw_connection()) as connection:
             peer = socket.socket(fileno=os.dup(connection.dbapi_connection.fileno()))
@@ -72,6 +77,10 @@ class Proxy:
     def go_silent(self) -> None:
         self._passes.clear()
 
+    def answer_logins_alone(self) -> None:
+        """Pass on no statement, as a pooler before a server that went silent."""
+        self._asks.clear()
+
     def leave_behind(self) -> None:
         """Go silent on the connections that are there; new ones pass."""
         self._passes.clear()
@@ -79,10 +88,13 @@ class Proxy:
         self._passes.set()
 
     def speak(self) -> None:
+        """Pass on all that was held back, and statements of new connections."""
         self._passes.set()
+        self._asks = threading.Event()
+        self._asks.set()
 
     def close(self) -> None:
-        self._passes.set()
+        self.speak()
         self._listening.close()
 
     def _serve(self) -> None:
@@ -92,12 +104,17 @@ class Proxy:
                 server = socket.socket(self._family)
                 server.connect(self._target)
                 for ends in ((client, server), (server, client)):
-                    threading.Thread(target=self._pump, args=(*ends, self._passes), daemon=True).start()
+                    pumped = (*ends, self._passes, self._asks)
+                    threading.Thread(target=self._pump, args=pumped, daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, passes: threading.Event) -> None:
+    def _pump(
+        self, source: socket.socket, sink: socket.socket, passes: threading.Event, asks: threading.Event
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 passes.wait()
+                if data.startswith(b"Q"):  # a statement
+                    asks.wait()
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
 
@@ -249,6 +266,37 @@ def test_a_probe_ends_in_time_on_a_server_that_went_silent(proxy: Proxy) -> None
     proxy.speak()
     time.sleep(KEEP_SECONDS)
     assert probes.answer("/readyz")[0] == HTTPStatus.OK
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_what_looks_at_a_server_that_answers_logins_alone_ends_in_time(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, *, is_new: bool
+) -> None:
+    monkeypatch.setattr("platform_db.health.probes.KEEP_SECONDS", 0)
+    probes = Probes(proxy.uri, timeout=1)
+    metrics = DatabaseMetrics(create_impatient_engine(proxy.uri, 1), reading_timeout=0.5, keep=0)
+    looking = [lambda: probes.answer("/readyz")[0] == HTTPStatus.OK, lambda: is_up(metrics)]
+    assert is_new or all(look() for look in looking)
+    proxy.answer_logins_alone()
+
+    began = time.monotonic()
+    assert not any(look() for look in looking * 3)
+
+    assert time.monotonic() - began < 30
+    assert sum(thread.name == "asking" for thread in threading.enumerate()) <= 2
+    proxy.speak()
+    wait_until(lambda: all(look() for look in looking))
+
+
+def is_up(metrics: DatabaseMetrics) -> bool:
+    return next(iter(metrics.collect())).samples[0].value == 1
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.1)
 
 
 def test_a_service_is_told_that_the_server_is_away(proxy: Proxy) -> None:

@@ -38,11 +38,12 @@ from redun.backends.db import (
 )
 from redun.backends.db.serializers import ValueSerializer
 from redun.config import Config
-from redun.task import CacheCheckValid
+from redun.task import CacheCheckValid, CacheResult, CacheScope
 
 from platform_db.database.kept_connection import KeptConnection
 from platform_db.integrations.redun import setup_scheduler, upcoming
 from platform_db.integrations.redun.backend import PlatformBackend
+from platform_db.integrations.redun.serializing import hash_evaluation
 from platform_db.provenance import calls
 
 ROOT = Path(__file__).parents[1]
@@ -184,6 +185,30 @@ def test_a_call_that_was_not_stored_before_is_asked_for_again_a_moment_later(
 
     assert scheduler.run(squares(3)) == 5
     assert sorted(ran) == [0, 1, 2]
+
+
+def test_what_is_recorded_and_not_written_yet_is_not_taken_for_missing(owner: str) -> None:
+    backend = scheduler_of(owner).backend
+    args, eval_hash = "a" * 40, hash_evaluation(square.hash, "a" * 40)
+    backend.record_value(square)
+    with backend.recorder.together():  # The writer waits for it.
+        backend.set_eval_cache(eval_hash, square.hash, args, 49)
+        backend.upcoming.expect([square(7), square(8)])
+        backend.upcoming._results.append(iter([eval_hash]))
+        assert backend.upcoming.find("another") is False
+    backend.recorder.flush()
+
+    found = backend.check_cache(
+        square.hash, args, eval_hash, "none", set(), CacheScope.BACKEND, CacheCheckValid.FULL
+    )
+    assert found == (49, None, CacheResult.SINGLE)
+
+
+def test_shallow_calls_and_calls_without_cache_are_not_looked_up_ahead(owner: str) -> None:
+    upcoming = scheduler_of(owner).backend.upcoming
+    upcoming.expect([shallow(1), square.options(cache=False)(2), square.options(check_valid="shallow")(3)])
+
+    assert upcoming.find("another") is None
 
 
 def test_what_was_recorded_is_seen_by_redun_s_own_queries_at_once(owner: str) -> None:

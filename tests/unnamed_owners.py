@@ -8,6 +8,7 @@ from __future__ import annotations
 
 REASONS: dict[str, tuple[str, ...]] = {
     "a person on the command line gives an id": ("cli.commands", "cli.runs"),
+    "the demonstration has a database of its own": ("cli.demonstration",),
     "the owner is looked up: by a secret's digest, the id of a reservation, or the parent of a new row": (
         "tokens.finding",
         "quota.reservations._key_of",

@@ -7,6 +7,7 @@ options say, timeouts above all, is said by each transaction, with SET LOCAL, wh
 from __future__ import annotations
 
 import re
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,8 +23,10 @@ from platform_db import errors
 # "currently doesn't support command-line options".
 _REFUSED = re.compile(r"unsupported startup parameter|command-line options")
 
-# Whether a pooler stands before each server of this process: only the first connection is refused, or asks.
-_pooled: dict[URL, bool] = {}
+ASK_AGAIN = 60.0  # seconds after which a connection tells again whether a pooler stands before its server
+
+# Whether one does, and when that was found.
+_pooled: dict[URL, tuple[bool, float]] = {}
 
 # What each transaction of an engine begins with, by the dialect that it shares with those made of it.
 _settings: weakref.WeakKeyDictionary[sa.Dialect, str] = weakref.WeakKeyDictionary()
@@ -61,17 +64,16 @@ def carry_options(engine: sa.Engine, *, send: bool) -> None:
         if not given:
             return None
         connection = None
-        pooled = _pooled.get(engine.url) if send else True
+        pooled = _known(engine.url) if send else True
         if not pooled:
             try:
                 connection = dialect.connect(*arguments, **options)
                 if pooled is None:
-                    pooled = is_pooled(connection)
+                    pooled = _note(engine.url, is_pooled(connection))
             except dialect.loaded_dbapi.OperationalError as error:
                 if not _REFUSED.search(str(error)):
                     raise
-                pooled = True
-            _pooled[engine.url] = pooled
+                pooled = _note(engine.url, True)
             if not pooled:
                 return connection
         _settings[dialect] = "".join(_set_local(given))
@@ -86,6 +88,17 @@ def carry_options(engine: sa.Engine, *, send: bool) -> None:
 
     event.listen(engine, "do_connect", connect)
     dialect.do_begin = do_begin
+
+
+def _known(url: URL) -> bool | None:
+    """Tell whether a pooler stands before a server; None where it is to be asked."""
+    pooled, found_at = _pooled.get(url, (None, 0.0))
+    return None if not pooled and time.monotonic() - found_at > ASK_AGAIN else pooled
+
+
+def _note(url: URL, pooled: bool) -> bool:
+    _pooled[url] = pooled, time.monotonic()
+    return pooled
 
 
 def _set_local(options: str) -> Iterator[str]:

@@ -132,7 +132,7 @@ class _Watch:
             found = server.find(list(pids.values()))
             for connection, pid in pids.items():
                 if pid not in found:
-                    _end(connection)
+                    end(connection)
                 self._busy_since.pop(connection, None)  # It is asked again after as long a time.
 
 
@@ -165,8 +165,8 @@ def _is_busy(connection: Any) -> bool:
     return False
 
 
-def _end(connection: Any) -> None:
-    """Let the driver find the connection at its end."""
+def end(connection: Any) -> None:
+    """Let the driver find a connection that is at work at its end."""
     with (
         contextlib.suppress(OSError, psycopg2.Error),
         socket.socket(fileno=os.dup(connection.fileno())) as own,

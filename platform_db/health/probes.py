@@ -14,16 +14,15 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from platform_db import database, errors, schema
-from platform_db.database.driver_errors import own_connection_errors, reason_of
+from platform_db.database.driver_errors import reason_of
+from platform_db.health.in_time import ask_in_time, create_impatient_engine
 from platform_db.schema.status import needed
-from platform_db.settings import get_settings
 
 logger = logging.getLogger(__name__)
 
@@ -60,24 +59,13 @@ class Probes:
             return HTTPStatus.NOT_FOUND, {"status": "unknown"}
         with self._lock:
             if self._kept is None or time.monotonic() - self._kept[0] >= KEEP_SECONDS:
-                found = self._look_in_time()
+                found = self._look()
                 self._kept = time.monotonic(), found
             return self._kept[1]
 
-    def _look_in_time(self) -> Answer:
-        found: SimpleQueue[Answer] = SimpleQueue()
-        threading.Thread(target=lambda: found.put(self._look()), name="readyz", daemon=True).start()
-        try:
-            return found.get(timeout=self._timeout)
-        except Empty:
-            self._engine = None  # Its connection waits for a silent server: the next look makes another.
-            logger.warning("not ready: the database did not answer in %s s", self._timeout)
-            return HTTPStatus.SERVICE_UNAVAILABLE, {"status": errors.Unreachable.code}
-
     def _look(self) -> Answer:
         try:
-            with own_connection_errors(), self._own_engine().connect() as connection:
-                found = schema.status(connection)
+            found = ask_in_time(self._own_engine(), self._timeout, schema.status)
         except (errors.PlatformDBError, SQLAlchemyError) as error:
             # To the log alone: the reason names servers and logins.
             logger.warning("not ready: %s", reason_of(error))
@@ -124,16 +112,6 @@ class Probes:
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status.value, "headers": headers})
         await send({"type": "http.response.body", "body": body if scope["method"] != "HEAD" else b""})
-
-
-def create_impatient_engine(url: URL | str, seconds: int) -> Engine:
-    """Return an engine of one connection that waits no longer, whatever the settings say.
-
-    :param seconds: for a connection, for a statement, and until it is asked whether the server is there.
-    """
-    limits = {"connect_timeout": seconds, "network_timeout": seconds, "statement_timeout": seconds * 1000}
-    settings = get_settings().model_copy(update=limits)
-    return database.create_engine(url, settings, pool_size=1, max_overflow=0)
 
 
 def _name(path: str) -> str:

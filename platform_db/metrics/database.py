@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from platform_db import errors, sessions
 from platform_db.database.driver_errors import reason_of
+from platform_db.health.in_time import ask_in_time
 from platform_db.metrics.sources import SOURCES, Source, tenants_source
 
 logger = logging.getLogger(__name__)
@@ -23,8 +24,8 @@ LEFT_OUT = "metrics_left_out"
 CACHE_SECONDS = 5.0
 STATEMENT_MILLISECONDS = 1000
 
-# Half of the time that Prometheus waits for.
-READING_SECONDS = 5.0
+READING_SECONDS = 5.0  # half of the time that Prometheus waits for
+CONNECTING_SECONDS = 2.0  # that a connection may take beside it
 
 
 class DatabaseMetrics(Collector):
@@ -82,16 +83,20 @@ class DatabaseMetrics(Collector):
     def _read(self) -> list[Metric]:
         families: dict[str, GaugeMetricFamily] = {}
         up = GaugeMetricFamily(f"{PREFIX}up", "1 where the database answers, 0 otherwise.")
+
+        def read_all(connection: sa.Connection) -> list[bool]:
+            give_up_at = time.monotonic() + self._reading_timeout
+            for statement in self._begin:
+                connection.execute(statement)
+            return [self._add(families, source, connection, give_up_at) for source in self._sources]
+
         try:
-            with (self._engine or sessions.get_engine()).connect() as connection:
-                give_up_at = time.monotonic() + self._reading_timeout
-                for statement in self._begin:
-                    connection.execute(statement)
-                read = [self._add(families, source, connection, give_up_at) for source in self._sources]
+            engine = self._engine or sessions.get_engine()
+            read = ask_in_time(engine, self._reading_timeout + CONNECTING_SECONDS, read_all)
         except (errors.PlatformDBError, sa.exc.SQLAlchemyError) as error:
             logger.warning("the database cannot be asked for metrics: %s", reason_of(error))
             up.add_metric([], 0)
-            return [up, *families.values()]
+            return [up]
         up.add_metric([], 1)
         left_out = GaugeMetricFamily(f"{PREFIX}{LEFT_OUT}", "Readings that failed.", value=read.count(False))
         return [up, left_out, *families.values()]

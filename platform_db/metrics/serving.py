@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from sqlalchemy.engine import URL
 
 from platform_db import database
-from platform_db.health.probes import READY_SECONDS, Probes, create_impatient_engine
+from platform_db.health.in_time import create_impatient_engine
+from platform_db.health.probes import READY_SECONDS, Probes
 from platform_db.metrics.database import DatabaseMetrics
 
 logger = logging.getLogger(__name__)
@@ -22,8 +23,8 @@ logger = logging.getLogger(__name__)
 # A client that sends nothing holds a thread no longer.
 CLIENT_SECONDS = 10
 
-# Each has a thread; more of them wait for one to end.
-MOST_CLIENTS = 16
+# Each has a thread; another one waits a second for one to end.
+MOST_CLIENTS = 64
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -31,8 +32,14 @@ class _Server(ThreadingMixIn, WSGIServer):
     free = threading.BoundedSemaphore(MOST_CLIENTS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self.free.acquire()
-        super().process_request(request, client_address)
+        if not self.free.acquire(timeout=1):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # There is no thread that would.
+            self.free.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:

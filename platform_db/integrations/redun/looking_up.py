@@ -54,21 +54,24 @@ class LookingUp(Part):
             result, found = self._find_in_memory(eval_hash)
             if found:
                 return result, None, CacheResult.SINGLE
-            if self.upcoming.is_missing(eval_hash):
+            if found is None:
                 return None, None, CacheResult.MISS
         return self._find_stored(
             task_hash, args_hash, eval_hash, execution_id, context_hash, kinds, scheduler_task_hashes
         )
 
-    def _find_in_memory(self, eval_hash: str) -> tuple[Any, bool]:
-        """Return what is not written yet, or was looked up ahead."""
+    def _find_in_memory(self, eval_hash: str) -> tuple[Any, bool | None]:
+        """Return what is not written yet, or was looked up ahead, and whether it is there.
+
+        None says that it was looked up, and is not there; False that it was not looked up, or cannot be read.
+        """
         evaluation = self.recorder.pending("evaluation", eval_hash)
         if evaluation is not None:
             pending: tuple[Any, bool] = self.get_value(evaluation["value_hash"])
             return pending
         ahead = self.upcoming.find(eval_hash)
-        if ahead is None:
-            return None, False
+        if not ahead:
+            return None, False if ahead is None else None
         self.recorder.remember(ahead.value_hash)
         ready: tuple[Any, bool] = self.read_value(ahead.value_hash, ahead.type, ahead.value)
         return ready

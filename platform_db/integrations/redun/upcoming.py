@@ -10,11 +10,11 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from redun.expression import ApplyExpression, Expression, SchedulerExpression, TaskExpression
 from redun.scheduler import set_arg_defaults
-from redun.task import get_task_registry, hash_args_eval
+from redun.task import CacheCheckValid, CacheScope, Task, get_task_registry, hash_args_eval
 from redun.utils import iter_nested_value, iter_nested_value_children
 from redun.value import get_type_registry
 
@@ -29,6 +29,7 @@ RESULTS = 1000
 
 # Other arguments may take long to hash, or have another hash later, such as a file that is not written yet.
 _PLAIN = (str, bytes, int, float, bool, type(None))
+_USUAL = {"check_valid": CacheCheckValid.FULL, "cache_scope": CacheScope.BACKEND}
 _LEAVES, _LENGTH = 100, 1000  # of plain arguments: how many values, and how long each
 
 
@@ -51,7 +52,7 @@ class Upcoming:
     def expect(self, result: Any) -> None:
         """Say that a task returned this, whose calls the scheduler makes next."""
         if any(isinstance(value, Expression) for value in iter_nested_value(result)):
-            self._results.append(_evaluations_of(result))
+            self._results.append(_hashes_of(result))
 
     def add(self, evaluations: list[Evaluation]) -> None:
         """Keep evaluations that the scheduler will ask for."""
@@ -62,15 +63,13 @@ class Upcoming:
         self._found.pop(eval_hash, None)
         self._missing.pop(eval_hash, None)
 
-    def find(self, eval_hash: str) -> Evaluation | None:
-        """Return an evaluation that was looked up, once. None: nothing is known, or that there is none."""
+    def find(self, eval_hash: str) -> Evaluation | Literal[False] | None:
+        """Return an evaluation that was looked up, once; False where it is not there, None where none was."""
         if eval_hash not in self._found and eval_hash not in self._missing:
             self._look_up(eval_hash)
+        if time.monotonic() < self._missing.pop(eval_hash, 0):
+            return False
         return self._found.pop(eval_hash, None)
-
-    def is_missing(self, eval_hash: str) -> bool:
-        """Tell whether an evaluation was looked up just now, and was not there."""
-        return time.monotonic() < self._missing.pop(eval_hash, 0)
 
     def _look_up(self, eval_hash: str) -> None:
         """Look up the next page, where there is one, with the evaluation that is asked for."""
@@ -81,17 +80,18 @@ class Upcoming:
                 self._results.popleft()
         if not page:
             return
-        page.append(eval_hash)
+        # The database may not have yet what this process has recorded.
+        asked = [hash_ for hash_ in (*page, eval_hash) if self._recorder.pending("evaluation", hash_) is None]
         known_until = time.monotonic() + MISSING
         owner_id, reading = self._recorder.owner_id, self._recorder.reading
-        stored = lookups.find_stored(reading, owner_id, page)
-        self._missing.update((hash_, known_until) for hash_ in page if hash_ not in stored)
-        if stored:
+        stored = lookups.find_stored(reading, owner_id, asked)
+        self._missing.update((hash_, known_until) for hash_ in asked if hash_ not in stored)
+        if stored and len(self._found) < PAGE:
             self.add(lookups.find_evaluations(reading, owner_id, stored, largest=LARGEST))
 
 
-def _evaluations_of(value: Any) -> Iterator[str]:
-    """Iterate over the hashes of the calls in a value whose arguments are plain."""
+def _hashes_of(value: Any) -> Iterator[str]:
+    """Iterate over the hashes of the calls in a value that the cache is asked for by plain arguments."""
     for leaf in _iter_in_order(value):
         if not isinstance(leaf, ApplyExpression):
             continue
@@ -100,10 +100,10 @@ def _evaluations_of(value: Any) -> Iterator[str]:
             task = get_task_registry().get(leaf.task_name)
         if task is not None:
             args, kwargs = set_arg_defaults(task, leaf.args, leaf.kwargs)
-            if _is_plain((args, kwargs)):
+            if _is_plain((args, kwargs)) and _takes_single_results(task, leaf):
                 yield hash_args_eval(get_type_registry(), task, args, kwargs)[0]
                 continue
-        yield from _evaluations_of((leaf.args, leaf.kwargs))
+        yield from _hashes_of((leaf.args, leaf.kwargs))
 
 
 def _iter_in_order(value: Any) -> Iterator[Any]:
@@ -113,6 +113,12 @@ def _iter_in_order(value: Any) -> Iterator[Any]:
             yield child
         else:
             yield from _iter_in_order(child)
+
+
+def _takes_single_results(task: Task[Any, Any], call: TaskExpression[Any]) -> bool:
+    options = {**task.get_task_options(), **call._options}
+    # An option may be an expression, too, which nothing can be compared with.
+    return all(options.get(name, usual) is usual for name, usual in _USUAL.items())
 
 
 def _is_plain(arguments: Any) -> bool:

@@ -1,0 +1,86 @@
+"""Asking a database that may have gone silent: for so long, and no longer."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from psycopg2.extensions import connection
+from sqlalchemy.engine import URL, Engine
+
+from platform_db import database, errors
+from platform_db.database import silence
+from platform_db.database.driver_errors import own_connection_errors
+from platform_db.settings import get_settings
+
+T = TypeVar("T")
+
+_made: weakref.WeakKeyDictionary[Engine, weakref.WeakSet[connection]] = weakref.WeakKeyDictionary()
+
+
+def create_impatient_engine(url: URL | str, seconds: int) -> Engine:
+    """Return an engine of one connection that waits no longer, whatever the settings say.
+
+    :param seconds: for a connection, for a statement, and until it is asked whether the server is there.
+    """
+    made: weakref.WeakSet[connection] = weakref.WeakSet()
+
+    def make(*arguments: Any, **options: Any) -> connection:
+        new = connection(*arguments, **options)
+        made.add(new)  # before its first statement, which may be the one that is never answered
+        return new
+
+    limits = {"connect_timeout": seconds, "network_timeout": seconds, "statement_timeout": seconds * 1000}
+    engine = database.create_engine(
+        url,
+        get_settings().model_copy(update=limits),
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=seconds,
+        connect_args={"connection_factory": make},
+    )
+    _made[engine] = made
+    return engine
+
+
+def ask_in_time(engine: Engine, seconds: float, ask: Callable[[sa.Connection], T]) -> T:
+    """Return what ``ask`` returns of a connection; one that does not answer is ended, and nothing waits on.
+
+    A pooler or a proxy may answer logins for a server that is silent: then no timeout of the driver ends it.
+    An engine of :func:`create_impatient_engine` is for one at a time.
+
+    :raises errors.Unreachable: there was no answer in time.
+    """
+    answers: SimpleQueue[Callable[[], T]] = SimpleQueue()
+    used: list[Any] = []
+
+    def work() -> T:
+        with own_connection_errors(), engine.connect() as connected:
+            used.append(connected.connection.dbapi_connection)
+            return ask(connected)
+
+    def answer() -> None:
+        try:
+            found = work()
+        except Exception as error:
+            answers.put(lambda error=error: _raise(error))  # type: ignore[misc]
+        else:
+            answers.put(lambda: found)
+
+    for each in _made.get(engine, ()):
+        silence.end(each)  # Who was given up may have connected again, and wait again.
+    threading.Thread(target=answer, name="asking", daemon=True).start()
+    try:
+        return answers.get(timeout=seconds)()
+    except Empty:
+        for each in (*_made.get(engine, ()), *used):
+            silence.end(each)
+        raise errors.Unreachable(f"the database did not answer in {seconds:g} s") from None
+
+
+def _raise(error: Exception) -> Any:
+    raise error
