@@ -137,8 +137,8 @@ def run(jobs: int, rounds: int, calls: Sequence[int]) -> None:
     processes = {name: Process(address, name) for name in NAMES}
     for number in range(rounds + 1):
         numbers = range(number * jobs, (number + 1) * jobs)  # an earlier one would be cached
-        for kind in ("fresh", "cached"):
-            for name in NAMES:
+        for name in NAMES:
+            for kind in ("fresh", "cached"):
                 took = processes[name].time_execution(numbers)
                 if number:  # The first round makes connections and plans.
                     seconds.setdefault((kind, name), []).append(took)

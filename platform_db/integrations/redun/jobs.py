@@ -68,10 +68,11 @@ class Jobs(Part):
         parent = job.parent_job
         if parent is None or parent.id not in self._started:
             # The end of an execution, or of what another process's job waits for.
+            self.recorder.flush()
             if parent is None:
                 self._executions.pop(job.execution.id, None)
+                self.latest.forget(job.execution.id)
                 self.upcoming.clear()
-            self.recorder.flush()
 
     def _put_start(self, job: Any, now: datetime | None, method: str) -> dict[str, Any]:
         execution_id, parent = job.execution.id, job.parent_job

@@ -34,6 +34,7 @@ class Part(RedunBackendDb):
 
         So callers may rely on rows of their own being there, and on objects being read again.
         """
+        if self.session is None or not self.session.in_transaction():  # the usual case, without its lock
+            return
         with self.with_session() as session:
-            if session.in_transaction():
-                session.commit()
+            session.commit()
