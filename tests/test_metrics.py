@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 import urllib.request
@@ -228,9 +229,9 @@ def test_a_reading_ends_in_time_and_counts_what_it_did_not_reach(
         connection.execute(sa.text("LOCK TABLE platform.workflow, platform.lease"))
         began = time.monotonic()
 
-        found = scrape(reading_timeout=0.3)
+        found = scrape(reading_timeout=0.9)
 
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
     assert (found["up",], found["schema_current",]) == (1, 1)
     assert found["metrics_left_out",] == len(SOURCES) - 1
 
@@ -325,6 +326,10 @@ def test_every_reading_goes_by_an_index(
     assert not read, plans
 
 
+def count_threads(process: subprocess.Popen[str]) -> int:
+    return len(list(Path(f"/proc/{process.pid}/task").iterdir()))
+
+
 class TestPool:
     def test_connections_and_waits_are_told(self, engine: sa.Engine) -> None:
         pooled = database.create_engine(engine, pool_size=2, max_overflow=1)
@@ -371,8 +376,9 @@ class TestServing:
         with ExitStack() as many:
             for _ in range(MOST_CLIENTS + 6):
                 many.enter_context(socket.create_connection((host, int(port))))
-            time.sleep(0.3)
-            threads = len(list(Path(f"/proc/{server.pid}/task").iterdir()))
+            give_up_at = time.monotonic() + 8
+            while (threads := count_threads(server)) <= MOST_CLIENTS and time.monotonic() < give_up_at:
+                time.sleep(0.05)
         assert MOST_CLIENTS < threads < MOST_CLIENTS + 6
         assert '"status": "alive"' in get("/healthz")
         server.send_signal(signal.SIGTERM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -19,7 +20,8 @@ from platform_db.settings import get_settings
 
 T = TypeVar("T")
 
-_made: weakref.WeakKeyDictionary[Engine, weakref.WeakSet[connection]] = weakref.WeakKeyDictionary()
+# The last connections of an impatient engine: the one that it has, and those before, which ended or hang.
+_made: weakref.WeakKeyDictionary[Engine, deque[connection]] = weakref.WeakKeyDictionary()
 
 
 def create_impatient_engine(url: URL | str, seconds: int) -> Engine:
@@ -27,11 +29,11 @@ def create_impatient_engine(url: URL | str, seconds: int) -> Engine:
 
     :param seconds: for a connection, for a statement, and until it is asked whether the server is there.
     """
-    made: weakref.WeakSet[connection] = weakref.WeakSet()
+    made: deque[connection] = deque(maxlen=3)
 
     def make(*arguments: Any, **options: Any) -> connection:
         new = connection(*arguments, **options)
-        made.add(new)  # before its first statement, which may be the one that is never answered
+        made.append(new)  # before its first statement, which may be the one that is never answered
         return new
 
     limits = {"connect_timeout": seconds, "network_timeout": seconds, "statement_timeout": seconds * 1000}
@@ -71,13 +73,13 @@ def ask_in_time(engine: Engine, seconds: float, ask: Callable[[sa.Connection], T
         else:
             answers.put(lambda: found)
 
-    for each in _made.get(engine, ()):
+    for each in tuple(_made.get(engine, ())):
         silence.end(each)  # Who was given up may have connected again, and wait again.
     threading.Thread(target=answer, name="asking", daemon=True).start()
     try:
         return answers.get(timeout=seconds)()
     except Empty:
-        for each in (*_made.get(engine, ()), *used):
+        for each in (*tuple(_made.get(engine, ())), *used):
             silence.end(each)
         raise errors.Unreachable(f"the database did not answer in {seconds:g} s") from None
 
