@@ -7,6 +7,7 @@ LISTENING = "a watcher that listens needs a connection around the pooler, as its
 RETRYING = "a pooler that a database has refused keeps refusing for a second after the database is back"
 CREATING = "creating a database needs a connection around the pooler, as migrations do"
 
+BECOMING = "a login without rights may not connect, and a test becomes one only on a connection of another's"
 MIGRATING = "it migrates, which through a pooler is refused, as another test shows"
 CUTTING = "it ends a process of the server, and behind a pooler that is the pooler's, not its client's"
 
@@ -47,6 +48,7 @@ SKIPPED = {
     "test_pinned.py::test_a_login_that_may_not_is_told": CREATING,
     f"{_RECORDER}a_flush_says_that_the_server_does_not_answer_and_loses_nothing": RETRYING,
     f"{_RECORDER}what_a_read_only_server_refuses_is_written_later": SESSION,
+    "test_roles.py::test_a_login_without_the_roles_is_told_so": BECOMING,
     "test_tasks.py::test_an_id_beyond_a_clients_highest_is_not_looked_for": RETRYING,
     "test_tasks.py::test_an_old_record_is_read_while_the_server_does_not_answer": RETRYING,
     "test_tasks.py::test_batches_outlive_a_servers_restart": RETRYING,
