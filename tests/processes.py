@@ -6,7 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable
 
-# The one fork server of these tests: whoever starts it says what it imports.
+# All tests share one fork server. It imports what is named before it starts, and nothing later.
 FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(["tests.preloaded"])
 

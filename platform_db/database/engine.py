@@ -122,7 +122,7 @@ def _configured(settings: Settings) -> dict[str, Any]:
 
 
 def _pool(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the pool's arguments: those of the preset, and in place of either what is said explicitly.
+    """Return the pool's arguments: the size and overflow of the preset, or those that are given.
 
     A preset that keeps no connection keeps one where only an overflow is given.
     """

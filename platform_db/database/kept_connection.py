@@ -61,7 +61,7 @@ class KeptConnection:
     def execute(
         self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()
     ) -> Sequence[Sequence[Any]]:
-        """Do as :meth:`send` does, for statements that no row's value can make the server refuse.
+        """Do as :meth:`send` does, but raise platform-db's own errors.
 
         :raises errors.Unreachable: the server does not answer.
         :raises errors.PlatformDBError: it refuses the statement, such as for missing rights.

@@ -28,7 +28,7 @@ ASK_AGAIN = 60.0  # seconds after which a connection tells again whether a poole
 # Whether one does, and when that was found.
 _pooled: dict[URL, tuple[bool, float]] = {}
 
-# What each transaction of an engine begins with, by the dialect that it shares with those made of it.
+# What each transaction of an engine begins with, by its dialect, which its variants with other options share.
 _settings: weakref.WeakKeyDictionary[sa.Dialect, str] = weakref.WeakKeyDictionary()
 
 

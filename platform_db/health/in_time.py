@@ -6,7 +6,8 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NoAnswer
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -57,32 +58,25 @@ def ask_in_time(engine: Engine, seconds: float, ask: Callable[[sa.Connection], T
 
     :raises errors.Unreachable: there was no answer in time.
     """
-    answers: SimpleQueue[Callable[[], T]] = SimpleQueue()
+    future: Future[T] = Future()
     used: list[Any] = []
 
-    def work() -> T:
-        with own_connection_errors(), engine.connect() as connected:
-            used.append(connected.connection.dbapi_connection)
-            return ask(connected)
-
-    def answer() -> None:
+    def work() -> None:
         try:
-            found = work()
+            with own_connection_errors(), engine.connect() as connected:
+                used.append(connected.connection.dbapi_connection)
+                found = ask(connected)
         except Exception as error:
-            answers.put(lambda error=error: _raise(error))  # type: ignore[misc]
+            future.set_exception(error)
         else:
-            answers.put(lambda: found)
+            future.set_result(found)
 
     for each in tuple(_made.get(engine, ())):
         silence.end(each)  # Who was given up may have connected again, and wait again.
-    threading.Thread(target=answer, name="asking", daemon=True).start()
+    threading.Thread(target=work, name="asking", daemon=True).start()
     try:
-        return answers.get(timeout=seconds)()
-    except Empty:
+        return future.result(timeout=seconds)
+    except NoAnswer:
         for each in (*tuple(_made.get(engine, ())), *used):
             silence.end(each)
         raise errors.Unreachable(f"the database did not answer in {seconds:g} s") from None
-
-
-def _raise(error: Exception) -> Any:
-    raise error
