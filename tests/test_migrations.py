@@ -352,6 +352,38 @@ def test_who_owns_the_schema_need_not_own_the_database(empty_database_uri: str, 
     assert result.stdout.startswith("nothing to do")
 
 
+STATISTICS = """
+    SELECT tablename || '.' || attname FROM pg_stats
+    WHERE schemaname = 'platform' AND tablename IN ('note', 'log_chunk')
+      AND attname IN ('owner_id', 'workflow_id')
+"""
+OF_ENTRIES = {"log_chunk.owner_id", "log_chunk.workflow_id", "note.owner_id"}
+
+
+@pytest.mark.parametrize("may_remove", [True, False])
+def test_statistics_of_owners_go_where_the_login_may_remove_them(
+    empty_database_uri: str, owner: str, may_remove: bool
+) -> None:
+    with schema.connect(empty_database_uri) as connection, connection.begin():
+        if may_remove:
+            connection.execute(sa.text(f"ALTER ROLE {owner} SUPERUSER"))
+    uri = as_role(empty_database_uri, owner)
+    assert run(uri, "init").exit_code == 0
+    assert run(uri, "alembic", "downgrade", "0012").exit_code == 0
+    engine = database.create_engine(uri)
+    with engine.begin() as connection:
+        fill_every_table(connection)
+        connection.execute(sa.text("ANALYZE"))
+    assert run(uri, "alembic", "upgrade").exit_code == 0
+
+    with engine.begin() as connection:
+        for _ in range(2):
+            found = set(connection.scalars(sa.text(STATISTICS)))
+            assert found == (set() if may_remove else OF_ENTRIES)
+            connection.execute(sa.text("ANALYZE"))
+    engine.dispose()
+
+
 @pytest.mark.parametrize("command", [("init",), ("alembic", "upgrade")])
 def test_a_current_database_is_only_read(database_uri: str, command: tuple[str, ...]) -> None:
     run(database_uri, "init")

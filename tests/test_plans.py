@@ -56,7 +56,7 @@ CHUNKS = """
 CHUNKS_OF_OTHERS = """
     INSERT INTO platform.log_chunk (owner_id, workflow_id, number, transaction_id, data, at)
     SELECT owner_id, id_, n, n, 'line', now()
-    FROM platform.workflow CROSS JOIN generate_series(1, 2) AS n WHERE status = 'running'
+    FROM platform.workflow CROSS JOIN generate_series(1, :chunks) AS n WHERE status::text = ANY (:statuses)
 """
 
 
@@ -230,9 +230,13 @@ def test_looking_for_what_was_logged_since_uses_an_index_by_transaction(
     job = Job(workflow_id=run.id_)
     session.add(job)
     session.commit()
-    session.execute(sa.text(CHUNKS), {"owner": run.owner_id, "run": run.id_, "job": job.id_})
+    session.execute(sa.text("SET LOCAL session_replication_role = replica"))
+    session.execute(sa.text(CHUNKS_OF_OTHERS), {"chunks": 10, "statuses": ["finished"]})
     session.commit()
     session.execute(sa.text("ANALYZE platform.log_chunk, platform.job, platform.workflow"))
+    # Statistics know nothing of a log that is written now.
+    session.execute(sa.text(CHUNKS), {"owner": run.owner_id, "run": run.id_, "job": job.id_})
+    session.commit()
     wait_for_earlier_transactions(session)
     for row in (run, job):
         cursor = read_new_log(session, row, chunks=10_000).cursor
@@ -247,7 +251,7 @@ def test_each_chunk_of_a_long_log_is_archived_in_order_and_pruned_by_its_place(
     ended = session.scalars(sa.select(Workflow).where(Workflow.status == RunStatus.finished).limit(1)).one()
     session.execute(sa.text(CHUNKS), {"owner": ended.owner_id, "run": ended.id_, "job": None})
     session.execute(sa.text("SET LOCAL session_replication_role = replica"))
-    session.execute(sa.text(CHUNKS_OF_OTHERS))
+    session.execute(sa.text(CHUNKS_OF_OTHERS), {"chunks": 2, "statuses": ["running"]})
     session.commit()
     session.execute(sa.text("ANALYZE platform.log_chunk"))
     session.commit()
