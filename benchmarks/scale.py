@@ -1,10 +1,12 @@
 """What grows costs the same to ask: one tenant's page, count and log, among few rows and among many.
 
-* *one tenant*: the same runs and logs of the same tenants, while other tenants' rows grow to ``--rows`` runs
-  and as many pieces of logs.
 * *a run*: the rows and bytes, with its indexes, of a run with its history, jobs, logs and figures.
+* *one tenant*: the same runs and logs of the same tenants, while other tenants' rows grow to ``--rows`` runs
+  and as many pieces of logs; and a newcomer's, whom the tables' statistics do not know.
+* *throughput*: ``throughput.py`` among the most rows.
 
     python benchmarks/scale.py [--uri URI] [--rows 10000 10000000] [--directory DIRECTORY]
+        [--processes 1 4 16] [--rounds 5]
 
 Without a URI it starts an embedded database of its own, below DIRECTORY where that is given, and removes it
 afterwards. Ten million rows take 12 GB and a quarter of an hour.
@@ -17,22 +19,24 @@ import statistics
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import floor
 import sqlalchemy as sa
+import throughput
 from floor import SPECIFICATION
 from sqlalchemy import orm
 
 from platform_db import database, schema
 from platform_db.lifecycle.transitions import transition, transition_many
-from platform_db.logs import append_log, tail_log
+from platform_db.logs import append_log, read_new_log, tail_log
 from platform_db.models import Job, User, Workflow
-from platform_db.workflows import count_by_status, create_workflows, list_workflows
+from platform_db.workflows import count_by_status, create_workflow, create_workflows, list_workflows
 
 TENANTS = 100  # that are asked
 RUNS = 50  # of each of them
 REPEATS = 5  # of each question to each tenant
+NEWCOMERS_RUNS, NEWCOMERS_LINES = 5_000, 2_000  # of one who came after the tables were analyzed; of one log
 PART = 500_000  # rows of others that one statement adds
 
 MEASURED = 1000  # runs whose rows are weighed
@@ -67,6 +71,8 @@ def main() -> None:
     parser.add_argument("--uri", help="an empty database to use; it is migrated")
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 10_000_000])
     parser.add_argument("--directory", help="where to make the embedded database")
+    parser.add_argument("--processes", type=int, nargs="*", default=[1, 4, 16])
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     with floor.server(arguments.uri, arguments.directory) as uri:
         engine = database.create_engine(uri)
@@ -75,6 +81,7 @@ def main() -> None:
             weigh(session, engine)
             ask_one_tenant(session, engine, arguments.rows)
         engine.dispose()
+        throughput.compare(uri, arguments.processes, arguments.rounds, 1)
 
 
 def weigh(session: orm.Session, engine: sa.Engine) -> None:
@@ -141,14 +148,22 @@ def ask_one_tenant(session: orm.Session, engine: sa.Engine, sizes: Sequence[int]
     tenants = [add_tenant(session) for _ in range(TENANTS)]
     for owner_id in tenants:
         make_runs(session, owner_id, RUNS, jobs=0, lines=1)
+        run = create_workflow(session, owner_id, name="last", type_="serial", specification=SPECIFICATION)
+        append_log(session, (owner_id, run.id_), f"{'a line':<99}\n", model=Workflow)
+        session.commit()
     session.expunge_all()
     stored, first = 0, {}
     for size in sizes:
         fill(session, engine, stored, size)
         stored = size
-        for name, seconds in measure(session, tenants).items():
-            ratio = seconds / first.setdefault(name, seconds)
-            print(f"{size:>9} rows  {name:<18} {seconds * 1000:6.2f} ms  {ratio:4.2f} x", flush=True)
+        asked = measure(session, tenants, "a tenant's", REPEATS)
+        asked |= measure(session, [add_newcomer(session)], "a newcomer's", REPEATS * TENANTS // 10)
+        for name, (seconds, times) in asked.items():
+            ratio = times / first.setdefault(name, times)
+            print(
+                f"{size:>9} rows  {name:<36} {seconds * 1000:6.2f} ms, {times:5.1f} of SELECT 1: {ratio:4.2f} x",
+                flush=True,
+            )
 
 
 def fill(session: orm.Session, engine: sa.Engine, first: int, last: int) -> None:
@@ -163,25 +178,62 @@ def fill(session: orm.Session, engine: sa.Engine, first: int, last: int) -> None
         connection.exec_driver_sql("CHECKPOINT")
 
 
-def measure(session: orm.Session, tenants: Sequence[uuid.UUID]) -> dict[str, float]:
-    """Return the median seconds of each question, over the tenants."""
-    questions: dict[str, Callable[[uuid.UUID, Any], object]] = {
-        "a page of runs": lambda owner_id, _: list_workflows(session, owner_id, limit=20).rows,
-        "counts by status": lambda owner_id, _: count_by_status(session, owner_id),
-        "the tail of a log": lambda _, key: tail_log(session, key, 10, model=Workflow),
-    }
-    keys = {
-        owner_id: (owner_id, list_workflows(session, owner_id, limit=1).rows[0].id_) for owner_id in tenants
-    }
-    took: dict[str, list[float]] = {name: [] for name in questions}
-    for _ in range(REPEATS):
-        for owner_id, key in keys.items():
-            for name, ask in questions.items():
-                began = time.perf_counter()
-                ask(owner_id, key)
-                took[name].append(time.perf_counter() - began)
-                session.rollback()
-    return {name: statistics.median(seconds) for name, seconds in took.items()}
+def add_newcomer(session: orm.Session) -> uuid.UUID:
+    """Return a new tenant, with many runs and a long log of the last one."""
+    owner_id = add_tenant(session)
+    asked = {"owner": owner_id, "type_": "serial", "specification": SPECIFICATION}
+    runs = create_workflows(session, [{**asked, "name": f"run-{number}"} for number in range(NEWCOMERS_RUNS)])
+    for number in range(NEWCOMERS_LINES):
+        append_log(session, (owner_id, runs[-1].id_), f"{number:<99}\n", model=Workflow)
+    session.commit()
+    return owner_id
+
+
+class Asked(NamedTuple):
+    """A tenant's last run, and how far its log was read."""
+
+    owner_id: uuid.UUID
+    id_: uuid.UUID
+    cursor: str
+
+    @property
+    def key(self) -> tuple[uuid.UUID, uuid.UUID]:
+        """The run's key."""
+        return self.owner_id, self.id_
+
+
+NOTHING = "nothing"
+QUESTIONS: dict[str, Callable[[orm.Session, Asked], object]] = {
+    NOTHING: lambda session, _: session.execute(
+        sa.text("SELECT 1")
+    ),  # The machine is not as fast at all times.
+    "page of runs": lambda session, run: list_workflows(session, run.owner_id, limit=20).rows,
+    "counts by status": lambda session, run: count_by_status(session, run.owner_id),
+    "tail of a log": lambda session, run: tail_log(session, run.key, 10, model=Workflow),
+    "new output of a log": lambda session, run: read_new_log(session, run.key, run.cursor, model=Workflow),
+    "change of a status": lambda session, run: transition(session, run.key, "queued", model=Workflow),
+}
+
+
+def measure(
+    session: orm.Session, tenants: Sequence[uuid.UUID], whose: str, repeats: int
+) -> dict[str, tuple[float, float]]:
+    """Return the median seconds of each question, over the tenants, and how often a SELECT 1 goes into them."""
+    runs = []
+    for owner_id in tenants:
+        key = (owner_id, list_workflows(session, owner_id, limit=1).rows[0].id_)
+        runs.append(Asked(*key, read_new_log(session, key, chunks=10_000, model=Workflow).cursor))
+    session.rollback()
+    took: dict[str, list[float]] = {}
+    for run in runs * repeats:
+        for name, ask in QUESTIONS.items():
+            began = time.perf_counter()
+            ask(session, run)
+            took.setdefault(name, []).append(time.perf_counter() - began)
+            session.rollback()
+    medians = {name: statistics.median(seconds) for name, seconds in took.items()}
+    nothing = medians.pop(NOTHING)
+    return {f"{whose} {name}": (seconds, seconds / nothing) for name, seconds in medians.items()}
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import os
 import statistics
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,16 +97,22 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.processes, arguments.rounds, arguments.seconds_per_round = [2], 1, 0.1
-    os.environ.setdefault("PLATFORM_DB_SECRET_KEY", crypto.generate_key())  # the processes have it, too
     with floor.server(arguments.uri) as uri:
         engine = database.create_engine(uri)
         schema.init_db(engine)
         engine.dispose()
-        floor.execute(engine.url, floor.TABLES)
-        print(HEAD)
-        for count in arguments.processes:
-            run(uri, count, arguments.rounds, arguments.seconds_per_round)
-        floor.execute(engine.url, "DROP SCHEMA floor CASCADE")
+        compare(uri, arguments.processes, arguments.rounds, arguments.seconds_per_round)
+
+
+def compare(uri: str, processes: Sequence[int], rounds: int, seconds: float) -> None:
+    """Print what each number of processes gets done in a database that is migrated."""
+    os.environ.setdefault("PLATFORM_DB_SECRET_KEY", crypto.generate_key())  # the processes have it, too
+    url = database.normalise_url(uri)
+    floor.execute(url, floor.TABLES)
+    print(HEAD)
+    for count in processes:
+        run(uri, count, rounds, seconds)
+    floor.execute(url, "DROP SCHEMA floor CASCADE")
 
 
 def run(uri: str, count: int, rounds: int, seconds: float) -> None:
