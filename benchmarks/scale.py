@@ -161,7 +161,7 @@ def ask_one_tenant(session: orm.Session, engine: sa.Engine, sizes: Sequence[int]
         for name, (seconds, times) in asked.items():
             ratio = times / first.setdefault(name, times)
             print(
-                f"{size:>9} rows  {name:<36} {seconds * 1000:6.2f} ms, {times:5.1f} of SELECT 1: {ratio:4.2f} x",
+                f"{size:>9} rows  {name:<36} {seconds * 1000:6.2f} ms, {times:4.1f} of SELECT 1: {ratio:4.2f}",
                 flush=True,
             )
 
@@ -218,7 +218,7 @@ QUESTIONS: dict[str, Callable[[orm.Session, Asked], object]] = {
 def measure(
     session: orm.Session, tenants: Sequence[uuid.UUID], whose: str, repeats: int
 ) -> dict[str, tuple[float, float]]:
-    """Return the median seconds of each question, over the tenants, and how often a SELECT 1 goes into them."""
+    """Return the median seconds of each question over the tenants, and how many SELECT 1 they are."""
     runs = []
     for owner_id in tenants:
         key = (owner_id, list_workflows(session, owner_id, limit=1).rows[0].id_)

@@ -40,7 +40,6 @@ OWNED = """
 COLUMNS = [
     *((table, "owner_id") for table in OWNED),
     ("log_chunk", "workflow_id"),
-    ("log_chunk", "job_id"),
     ("service_log", "service_id"),
 ]
 
