@@ -145,6 +145,33 @@ def test_a_workflow_runs_once_and_is_taken_from_the_cache_then(owner: str, sessi
     ).all() == [(False, 7), (True, 7)]
 
 
+def test_what_runs_below_calls_that_are_cached_is_recorded_with_them_when_it_starts(
+    owner: str, session: Session
+) -> None:
+    unfinished = []
+
+    @task()
+    def outer(depth: int) -> Any:
+        return outer(depth - 1) if depth else now()
+
+    @task(cache=False)
+    def now() -> int:
+        made[-1].recorder.flush()
+        unfinished.append(
+            session.execute(
+                sa.text("SELECT cached, parent_id IS NULL FROM platform.call_job WHERE end_time IS NULL")
+            ).all()
+        )
+        return 1
+
+    for _ in range(2):
+        assert scheduler_of(owner).run(outer(3)) == 1
+
+    # What is cached is known at a job's end; the first one of an execution has no parent.
+    assert unfinished == [[(False, True), *[(False, False)] * 4]] * 2
+    assert count(session, "call_job") == 10
+
+
 def test_the_calls_that_a_result_names_are_looked_up_together(
     owner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

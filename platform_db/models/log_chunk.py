@@ -43,7 +43,6 @@ class LogChunk(OfWorkflow, Base):
         sa.Index(
             "ix_log_chunk_owner_id_workflow_id_transaction_id", "owner_id", "workflow_id", "transaction_id"
         ),
-        # Chunks arrive in the order of time, so a block range index serves pruning at next to no cost.
         {"info": {STORAGE: ONLY_GROWING}},
     )
 

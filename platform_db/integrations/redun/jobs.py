@@ -45,8 +45,15 @@ class Jobs(Part):
 
     @db_retry
     def record_job_start(self, job: Any, now: datetime | None = None) -> None:
-        """Record that a job started."""
+        """Record that a job started.
+
+        One whose result is cached is recorded by its end, or by what it calls: until then, no other process
+        can ask for it.
+        """
         self.end_transaction()
+        if job.was_cached and job.parent_job is not None:
+            self._held[job.id] = self._start(job, now, "record_job_start")
+            return
         self._put_start(job, now, "record_job_start")
         if job.task.fullname == _SUBRUN:
             self.recorder.flush()
@@ -59,7 +66,7 @@ class Jobs(Part):
         row = self._started.pop(job.id, None) or self._put_start(job, now, "record_job_end")
         self._started.pop(job.id, None)
         row = {**row, "end_time": now, "cached": job.was_cached, "call_hash": job.call_hash}
-        self.recorder.put("call_job", job.id, row, "record_job_end")
+        self._put(row, "record_job_end")
         if job.call_hash:
             self.latest.add(job)
         execution = self._executions.get(job.execution.id)
@@ -74,8 +81,8 @@ class Jobs(Part):
                 self.latest.forget(job.execution.id)
                 self.upcoming.clear()
 
-    def _put_start(self, job: Any, now: datetime | None, method: str) -> dict[str, Any]:
-        execution_id, parent = job.execution.id, job.parent_job
+    def _start(self, job: Any, now: datetime | None, method: str) -> dict[str, Any]:
+        parent = job.parent_job
         self.put_value(job.task, None, method)
         row = {
             "id": job.id,
@@ -85,18 +92,31 @@ class Jobs(Part):
             "cached": False,
             "call_hash": None,
             "parent_id": parent.id if parent else None,
-            "execution_id": execution_id,
+            "execution_id": job.execution.id,
         }
         self._started[job.id] = row
-        if parent is not None:
-            self.recorder.put("call_job", job.id, row, method)
+        return row
+
+    def _put_start(self, job: Any, now: datetime | None, method: str) -> dict[str, Any]:
+        row = self._start(job, now, method)
+        if job.parent_job is not None:
+            self._put(row, method)
             return row
         with self.recorder.together():
-            execution = self._executions[execution_id]
+            execution = self._executions[job.execution.id]
             execution["job_id"] = job.id
-            self.recorder.put("call_execution", execution_id, execution, method)
+            self.recorder.put("call_execution", job.execution.id, execution, method)
             self.recorder.put("call_job", job.id, row, method)
         return row
+
+    def _put(self, row: dict[str, Any], method: str) -> None:
+        """Record a job, after those that it is part of."""
+        rows = [row]
+        while (parent := self._held.get(rows[-1]["parent_id"])) is not None:
+            rows.append(parent)
+        for each in reversed(rows):
+            self.recorder.put("call_job", each["id"], each, method)
+            self._held.pop(each["id"], None)
 
     def get_job(self, job_id: str) -> dict[str, Any] | None:
         """Return the ids of a job, of its parent and of its execution."""
