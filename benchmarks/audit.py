@@ -32,7 +32,7 @@ ROUND_SECONDS = 10.0
 
 FILL = sa.text(
     """
-    INSERT INTO platform.audit_log (id_, owner_id, action, details, request_id, address, service)
+    INSERT INTO platform.audit_inbox (id_, owner_id, action, details, request_id, address, service)
     SELECT gen_random_uuid(), gen_random_uuid(), 'grant_token',
            jsonb_build_object('token_id', gen_random_uuid(), 'n', n), 'request-' || n, '10.0.0.1', 'api'
     FROM generate_series(1, :rows) AS n
@@ -45,8 +45,6 @@ def verify(uri: str) -> None:
     factory = orm.sessionmaker(database.create_engine(uri))
     with factory() as session, session.begin():
         session.execute(FILL, {"rows": ROW_COUNT})
-    with factory() as session, session.begin():
-        session.execute(sa.text("ANALYZE platform.audit_log"))
     print("sealing:  ", f"{ROW_COUNT / timed(lambda: audit.seal_audit_log(factory)):,.0f} rows/s")
     for _ in range(3):
         bare = timed(lambda: read(uri))
@@ -81,7 +79,7 @@ def seal(uri: str, seconds: float) -> None:
     for number in range(2 * max(1, round(seconds / ROUND_SECONDS))):
         sealing = number % 4 in (1, 2)  # alone, sealing, sealing, alone
         rates[sealing].append(write_in_processes(uri, min(seconds, ROUND_SECONDS), sealing=sealing))
-        audit.seal_audit_log(factory, wait=60)
+        audit.seal_audit_log(factory)
     for sealing, name in ((False, "alone"), (True, "while sealing")):
         print(f"{name:14} {statistics.mean(rates[sealing]):7,.0f} rows/s")
     print(f"ratio: {sum(rates[True]) / sum(rates[False]):.2f}")
@@ -116,7 +114,7 @@ def write(uri: str, seconds: float, written: multiprocessing.Queue[int]) -> None
     while time.monotonic() < give_up_at:
         with connection, connection.cursor() as cursor:
             cursor.execute(
-                "INSERT INTO platform.audit_log (id_, owner_id, action, details)"
+                "INSERT INTO platform.audit_inbox (id_, owner_id, action, details)"
                 " VALUES (gen_random_uuid(), %s, 'grant_token', '{}')",
                 (user,),
             )

@@ -47,7 +47,7 @@ LEASES = """
     SELECT owner_id, 'workflow', id_, 'node/1', now() FROM platform.workflow WHERE status = 'running'
     """
 HISTORY = """
-    INSERT INTO platform.audit_log (id_, owner_id, action, created)
+    INSERT INTO platform.audit_inbox (id_, owner_id, action, created)
     SELECT gen_random_uuid(), owner_id, 'create_user', now() FROM platform.workflow
     WHERE run_number_major BETWEEN :first AND :last AND run_number_major % 10 = 0
     """
@@ -101,9 +101,7 @@ def fill(engine: sa.Engine, runs: int) -> None:
         connection.execute(sa.text(USERS), {"owners": OWNERS})
         connection.execute(sa.text(RUNS), values)
         connection.execute(sa.text(LEASES))
-        connection.execute(sa.text("ALTER TABLE platform.audit_log ENABLE ALWAYS TRIGGER stamp_audit_row"))
         connection.execute(sa.text(HISTORY), values)
-        connection.execute(sa.text("ALTER TABLE platform.audit_log ENABLE TRIGGER stamp_audit_row"))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(sa.text("VACUUM (ANALYZE)"))
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -83,9 +84,9 @@ def configure(monkeypatch: pytest.MonkeyPatch, **variables: str | None) -> None:
 
 
 SWAP = """
-    UPDATE platform.audit_log AS a
+    UPDATE platform.audit_sealed AS a
     SET id_ = b.id_, owner_id = b.owner_id, details = b.details, created = b.created
-    FROM platform.audit_log AS b
+    FROM platform.audit_sealed AS b
     WHERE a.number IN (7, 9) AND b.number IN (7, 9) AND a.number <> b.number
 """
 
@@ -164,7 +165,12 @@ def test_an_override_of_the_guard_is_recorded(session: orm.Session) -> None:
     [
         "UPDATE platform.audit_log SET action = 'x'",
         "DELETE FROM platform.audit_log",
-        "TRUNCATE platform.audit_log",
+        "UPDATE platform.audit_inbox SET action = 'x'",
+        "DELETE FROM platform.audit_inbox",
+        "TRUNCATE platform.audit_inbox",
+        "UPDATE platform.audit_sealed SET action = 'x'",
+        "DELETE FROM platform.audit_sealed",
+        "TRUNCATE platform.audit_sealed",
         "UPDATE platform.audit_seal SET row_count = 0",
         "DELETE FROM platform.audit_seal",
         "TRUNCATE platform.audit_seal CASCADE",
@@ -173,8 +179,10 @@ def test_an_override_of_the_guard_is_recorded(session: orm.Session) -> None:
     ],
 )
 def test_nobody_changes_what_is_recorded(sealed: Factory, statement: str) -> None:
-    with sealed() as session, pytest.raises(errors.AppendOnly, match="append-only"):
-        session.execute(sa.text(statement))
+    with sealed() as session:
+        record(session)
+        with pytest.raises(errors.AppendOnly, match="append-only"):
+            session.execute(sa.text(statement))
 
 
 # -- sealing
@@ -190,49 +198,57 @@ def test_each_row_is_sealed_once(session_factory: Factory, session: orm.Session)
     assert (result.seals, result.rows, result.unsealed_rows) == (2, 5, 0)
 
 
-def test_a_row_that_commits_late_is_not_skipped(session_factory: Factory, session: orm.Session) -> None:
+def test_a_row_that_commits_late_delays_no_other(session_factory: Factory, session: orm.Session) -> None:
     with session_factory() as late:
         record_action(late, BOB, "grant_token")
         late.flush()
         record(session, 3)
-        waiting = seal_audit_log(session_factory, wait=0.1)
-        assert (waiting.seals, waiting.waiting) == (0, True)
+        assert seal_audit_log(session_factory).rows == 3
         late.commit()
-    assert seal_audit_log(session_factory).rows == 4
-    verify_audit_log(session)
-
-
-def test_a_row_that_commits_after_the_fence_was_put_up_is_sealed_next(
-    session_factory: Factory, session: orm.Session
-) -> None:
-    record(session, 1)
-    with session_factory() as late:
-        record_action(late, BOB, "grant_token")
-        late.flush()
-        record(session, 1)
-        assert seal_audit_log(session_factory, wait=0).waiting
-        late.rollback()
-    result = seal_audit_log(session_factory)
-    assert (result.rows, result.waiting) == (2, False)
+    assert seal_audit_log(session_factory).rows == 1
+    assert [row.number for row in list_audit(session).rows] == [3, 2, 1, 4], "the newest first"
+    assert verify_audit_log(session).rows == 4
 
 
 def test_there_is_one_sealer_at_a_time(session_factory: Factory, session: orm.Session) -> None:
     record(session)
     seal_audit_log(session_factory)
     record(session)
-    session.execute(sa.text("SELECT FROM platform.audit_fence FOR UPDATE"))
+    session.execute(sa.text("SELECT FROM platform.audit_chain FOR UPDATE"))
     for work in (lambda: seal_audit_log(session_factory), lambda: prune(session_factory, limit=1)):
         with pytest.raises(errors.AlreadyRunning):
             work()
 
 
-def test_a_fence_from_another_server_does_not_stop_the_sealer(
+def test_rows_that_are_collected_at_once_get_a_number_each(
     session_factory: Factory, session: orm.Session
 ) -> None:
-    record(session, 2)
-    session.execute(sa.text("INSERT INTO platform.audit_fence VALUES (true, 1, 9000000000000)"))
-    session.commit()
-    assert seal_audit_log(session_factory).rows == 2
+    record(session, 200)
+
+    def collect(_: int) -> None:
+        with session_factory() as other, other.begin():
+            other.execute(sa.text("SELECT platform.collect_audit_rows(10)"))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(collect, range(24)))
+
+    assert seal_audit_log(session_factory).rows == 200
+    assert [row.number for row in list_audit(session, limit=200).rows] == list(range(200, 0, -1))
+
+
+def test_a_row_with_the_id_of_another_is_sealed_under_a_new_one(
+    session_factory: Factory, session: orm.Session
+) -> None:
+    id_ = uuid.uuid4()
+    for user in (ANN, BOB, ANN):
+        session.add(AuditLog(id_=id_, owner_id=user, action="grant_token"))
+        session.commit()
+        if user == BOB:
+            assert seal_audit_log(session_factory).rows == 2
+            session.expunge_all()
+    assert seal_audit_log(session_factory).rows == 1
+    assert len({row.id_ for row in list_audit(session).rows}) == 3
+    assert verify_audit_log(session).rows == 3
 
 
 # -- verifying
@@ -258,15 +274,15 @@ def test_the_settings_of_a_session_do_not_matter(
 @pytest.mark.parametrize(
     ("statement", "seal", "change", "row"),
     [
-        ("UPDATE platform.audit_log SET details = '{}' WHERE number = 8", 2, "edited", 8),
+        ("UPDATE platform.audit_sealed SET details = '{}' WHERE number = 8", 2, "edited", 8),
         (
-            "UPDATE platform.audit_log SET created = created + interval '1 us' WHERE number = 1",
+            "UPDATE platform.audit_sealed SET created = created + interval '1 us' WHERE number = 1",
             1,
             "edited",
             1,
         ),
-        ("DELETE FROM platform.audit_log WHERE number = 15", 3, "deleted", 15),
-        ("DELETE FROM platform.audit_log WHERE number > 5 AND number <= 10", 2, "deleted", 6),
+        ("DELETE FROM platform.audit_sealed WHERE number = 15", 3, "deleted", 15),
+        ("DELETE FROM platform.audit_sealed WHERE number > 5 AND number <= 10", 2, "deleted", 6),
         (
             SWAP,
             2,
@@ -281,8 +297,8 @@ def test_the_settings_of_a_session_do_not_matter(
 def test_a_change_is_named(sealed: Factory, statement: str, seal: int, change: str, row: int | None) -> None:
     with sealed() as session:
         if statement is SWAP:
-            for constraint in ("uq_audit_log_id_", "pk_audit_log"):
-                session.execute(sa.text(f"ALTER TABLE platform.audit_log DROP CONSTRAINT {constraint}"))
+            for constraint in ("uq_audit_sealed_id_", "pk_audit_sealed"):
+                session.execute(sa.text(f"ALTER TABLE platform.audit_sealed DROP CONSTRAINT {constraint}"))
         as_superuser(session, statement)
         with pytest.raises(errors.AuditLogChanged) as caught:
             verify_audit_log(session)
@@ -291,10 +307,10 @@ def test_a_change_is_named(sealed: Factory, statement: str, seal: int, change: s
 
 def test_an_inserted_row_is_named(sealed: Factory) -> None:
     with sealed() as session:
-        as_superuser(session, "DELETE FROM platform.audit_log WHERE number = 12")
+        as_superuser(session, "DELETE FROM platform.audit_sealed WHERE number = 12")
         as_superuser(
             session,
-            "INSERT INTO platform.audit_log (number, id_, owner_id, action, created)"
+            "INSERT INTO platform.audit_sealed (number, id_, owner_id, action, created)"
             " VALUES (0, gen_random_uuid(), gen_random_uuid(), 'grant_token', now())",
         )
         with pytest.raises(errors.AuditLogChanged) as caught:
@@ -315,7 +331,7 @@ def test_digests_that_were_changed_blame_no_row(sealed: Factory, change: str) ->
     with sealed() as session:
         as_superuser(session, f"{change} WHERE seal_number = 2")
         assert verify_audit_log(session).rows == 20
-        as_superuser(session, "UPDATE platform.audit_log SET details = '{}' WHERE number = 9")
+        as_superuser(session, "UPDATE platform.audit_sealed SET details = '{}' WHERE number = 9")
         with pytest.raises(errors.AuditLogChanged, match="which would tell the row") as caught:
             verify_audit_log(session)
     assert (caught.value.seal, caught.value.change, caught.value.row) == (2, "changed", None)
@@ -323,7 +339,7 @@ def test_digests_that_were_changed_blame_no_row(sealed: Factory, change: str) ->
 
 def test_an_edit_is_no_reordering_because_another_seals_digests_were_changed(sealed: Factory) -> None:
     with sealed() as session:
-        as_superuser(session, "UPDATE platform.audit_log SET details = '{}' WHERE number = 9")
+        as_superuser(session, "UPDATE platform.audit_sealed SET details = '{}' WHERE number = 9")
         (digest,) = split_digests(read_digests(session, 9, 9, 1))
         as_superuser(
             session,
@@ -338,7 +354,7 @@ def test_rows_beyond_what_was_sealed_are_not_read(sealed: Factory) -> None:
     with sealed() as session:
         as_superuser(
             session,
-            "INSERT INTO platform.audit_log (number, id_, owner_id, action, created)"
+            "INSERT INTO platform.audit_sealed (number, id_, owner_id, action, created)"
             " SELECT -n, gen_random_uuid(), gen_random_uuid(), 'x', now() FROM generate_series(1, 5000) AS n",
         )
         with pytest.raises(errors.AuditLogChanged) as caught:
@@ -350,7 +366,7 @@ def test_a_rewritten_chain_is_told_by_what_was_exported(sealed: Factory) -> None
     with sealed() as session:
         exported = [json.dumps(seal) for seal in audit.export_seals(session)]
         verify_audit_log(session, against=exported)
-        as_superuser(session, "UPDATE platform.audit_log SET action = 'x' WHERE number = 20")
+        as_superuser(session, "UPDATE platform.audit_sealed SET action = 'x' WHERE number = 20")
         as_superuser(session, "DELETE FROM platform.audit_seal_digests WHERE seal_number = 4")
         as_superuser(session, "DELETE FROM platform.audit_seal WHERE number = 4")
         with pytest.raises(errors.AuditLogChanged, match="seal 4 does not hold: the seal itself is missing"):
@@ -363,7 +379,7 @@ def test_a_rewritten_chain_is_told_by_what_was_exported(sealed: Factory) -> None
 
 def test_since_begins_later(sealed: Factory) -> None:
     with sealed() as session:
-        as_superuser(session, "UPDATE platform.audit_log SET action = 'x' WHERE number = 2")
+        as_superuser(session, "UPDATE platform.audit_sealed SET action = 'x' WHERE number = 2")
         third = session.get_one(AuditSeal, 3)
         assert verify_audit_log(session, since=third.sealed_at).seals == 2
         with pytest.raises(errors.AuditLogChanged):
@@ -471,7 +487,7 @@ def test_a_seal_without_signature_is_refused_once_there_is_a_key(
 # -- reading
 
 
-def test_lists_are_filtered_and_paged(session: orm.Session) -> None:
+def test_lists_are_filtered_and_paged(session_factory: Factory, session: orm.Session) -> None:
     record(session, 5)
     record(session, 2, user=BOB)
     record_action(session, ANN, "revoke_token", actor_id=BOB)
@@ -482,10 +498,13 @@ def test_lists_are_filtered_and_paged(session: orm.Session) -> None:
     assert list_audit(session, until=datetime(2020, 1, 1, tzinfo=timezone.utc)).rows == []
     page = list_audit(session, limit=3)
     numbers = [row.number for row in page.rows]
+    assert numbers == [None, None, None], "not sealed yet"
+    seal_audit_log(session_factory)
+    record(session)
     while page.cursor:
         page = list_audit(session, limit=3, cursor=page.cursor)
         numbers += [row.number for row in page.rows]
-    assert numbers == [8, 7, 6, 5, 4, 3, 2, 1]
+    assert numbers[3:] == [5, 4, 3, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -497,7 +516,9 @@ def test_lists_are_filtered_and_paged(session: orm.Session) -> None:
         ({"since": datetime(2026, 1, 1, tzinfo=timezone.utc)}, "created_number"),
     ],
 )
-def test_each_filter_has_an_index(session: orm.Session, filters: dict[str, Any], index: str) -> None:
+def test_each_filter_has_an_index(
+    session_factory: Factory, session: orm.Session, filters: dict[str, Any], index: str
+) -> None:
     session.execute(
         sa.text(
             "INSERT INTO platform.audit_log (id_, owner_id, actor_id, action)"
@@ -507,8 +528,11 @@ def test_each_filter_has_an_index(session: orm.Session, filters: dict[str, Any],
     )
     for _ in range(20):
         record_action(session, ANN, "share_workflow", actor_id=ANN)
+    session.commit()
+    seal_audit_log(session_factory)
+    record_action(session, ANN, "share_workflow", actor_id=ANN)
     session.flush()
-    session.execute(sa.text("ANALYZE platform.audit_log"))
+    session.execute(sa.text("ANALYZE platform.audit_inbox, platform.audit_sealed"))
     first = list_audit(session, **filters, limit=10)
     plans: list[str] = []
 
@@ -521,16 +545,42 @@ def test_each_filter_has_an_index(session: orm.Session, filters: dict[str, Any],
 
     sa.event.listen(session.get_bind(), "before_cursor_execute", explain)
     assert list_audit(session, **filters, limit=10, cursor=first.cursor).rows
-    assert f"ix_audit_log_{index}" in plans[0]
-    assert "Sort" not in plans[0]
+    assert f"ix_audit_sealed_{index}" in plans[0]
+    assert "Presorted Key: audit_inbox.created" in plans[0]
 
 
-def test_an_export_streams_all_of_it(session: orm.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_streams_all_of_it(
+    session_factory: Factory, session: orm.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("platform_db.audit.reading.PAGE", 3)
-    record(session, 7)
+    record(session, 4)
+    seal_audit_log(session_factory)
+    record(session, 3)
     rows = list(audit.export_audit(session, user_id=ANN))
-    assert [row["number"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
-    assert json.loads(json.dumps(rows[6]))["details"] == {"n": 6}
+    assert [row["number"] for row in rows] == [1, 2, 3, 4, None, None, None]
+    assert json.loads(json.dumps(rows[6]))["details"] == {"n": 2}
+
+
+def test_a_row_is_read_once_while_it_is_sealed(
+    session_factory: Factory, session: orm.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sealing, "SEAL_ROWS", 3)
+    monkeypatch.setattr("platform_db.audit.reading.PAGE", 50)
+    record(session, 500)
+    newest_first = [row.id_ for row in list_audit(session, limit=500).rows]
+
+    with ThreadPoolExecutor(1) as pool:
+        sealed = pool.submit(seal_audit_log, session_factory)
+        while not sealed.done():
+            page = list_audit(session, limit=50)
+            ids = [row.id_ for row in page.rows]
+            while page.cursor:
+                page = list_audit(session, limit=50, cursor=page.cursor)
+                ids += [row.id_ for row in page.rows]
+            assert ids == newest_first
+            assert [row["id"] for row in audit.export_audit(session)] == [*map(str, reversed(newest_first))]
+
+    assert sealed.result().rows == 500
 
 
 # -- retention
@@ -583,11 +633,11 @@ def test_retention_removes_rows_keeps_hashes_and_says_so(sealed: Factory) -> Non
         result = verify_audit_log(session)
         assert (result.seals, result.rows, result.removed_seals) == (5, 10, 2)
         with pytest.raises(errors.AppendOnly):
-            session.execute(sa.text("DELETE FROM platform.audit_log WHERE number = 11"))
+            session.execute(sa.text("DELETE FROM platform.audit_sealed WHERE number = 11"))
         session.rollback()
         as_superuser(
             session,
-            "INSERT INTO platform.audit_log (number, id_, owner_id, action, created)"
+            "INSERT INTO platform.audit_sealed (number, id_, owner_id, action, created)"
             " VALUES (3, gen_random_uuid(), gen_random_uuid(), 'grant_token', now())",
         )
         with pytest.raises(errors.AuditLogChanged, match=r"row 3 .* is there, and a later seal says"):
@@ -662,7 +712,7 @@ def forge_removal(session: orm.Session) -> None:
     as_superuser(
         session, f"UPDATE platform.audit_seal SET hash = '\\x{hash_}' WHERE number = {forged.number}"
     )
-    session.execute(sa.text("DELETE FROM platform.audit_log"))
+    session.execute(sa.text("DELETE FROM platform.audit_sealed"))
     session.commit()
 
 

@@ -61,10 +61,6 @@ HOSTILE: dict[str, tuple[str, int | None]] = {
         f"{INSERT}, details) VALUES (gen_random_uuid(), '{{me}}', 'apply_retention', '{REMOVAL}')",
         1,
     ),
-    "numbers that are drawn and thrown away": (
-        "SELECT nextval('platform.audit_number') FROM generate_series(1, 100000)",
-        0,
-    ),
     "20 MB of details": (details("'{\"a\": \"' || repeat('a', 20000000) || '\"}'"), None),
     "a number that takes six bytes to say": (details("'{\"a\": 1e131000}'"), None),
     "a number of 5,000 digits": (details("'{\"a\": ' || repeat('9', 5000) || '}'"), None),
@@ -88,17 +84,23 @@ HOSTILE: dict[str, tuple[str, int | None]] = {
         f"{INSERT}, details) VALUES (gen_random_uuid(), '{NOBODY}', 'apply_retention', '{REMOVAL}')",
         None,
     ),
-    "another's id": (insert(id_="'{theirs}'"), None),
+    "another's id": (insert(id_="'{theirs}'"), 1),
+    "an id of its own again": (insert(id_="'{mine}'"), 1),
     "an insertion that updates": (
         insert(id_="'{mine}'") + " ON CONFLICT (id_) DO UPDATE SET action = 'x'",
         None,
     ),
-    "the sequence set back": ("SELECT setval('platform.audit_number', 1)", None),
-    "the sequence set to its end": ("SELECT setval('platform.audit_number', 9223372036854775807)", None),
+    "a place in the log": (
+        insert(", number, created", ", 1::bigint << 62, now()").replace("audit_log", "audit_sealed"),
+        None,
+    ),
+    "rows that are collected": ("SELECT platform.collect_audit_rows(1)", None),
     "a COPY": ("COPY platform.audit_log FROM '/dev/null'", None),
     "a removal": ("DELETE FROM platform.audit_log", None),
+    "a removal of what waits": ("DELETE FROM platform.audit_inbox", None),
+    "a removal of what is sealed": ("DELETE FROM platform.audit_sealed", None),
     "a seal of its own": ("INSERT INTO platform.audit_seal SELECT * FROM platform.audit_seal", None),
-    "a fence of its own": ("INSERT INTO platform.audit_fence VALUES (true, 1, 1)", None),
+    "a lock of its own": ("INSERT INTO platform.audit_chain VALUES (true)", None),
 }
 
 
@@ -123,6 +125,22 @@ def test_no_row_of_one_tenant_stops_the_others(
     go_on(session_factory, ada)
 
 
+def test_a_tenant_reads_its_own_rows_alone_before_and_after_they_are_sealed(
+    session_factory: Factory, tenants: tuple[Tenant, Tenant]
+) -> None:
+    mallory, _ = tenants
+    for table, other in (("audit_inbox", "audit_sealed"), ("audit_sealed", "audit_inbox")):
+        with tenant_scope(session_factory, mallory.id_) as own:
+            read = {
+                name: own.scalars(sa.text(f"SELECT owner_id FROM platform.{name}")).all()
+                for name in ("audit_log", table, other)
+            }
+            listed = [row.owner_id for row in audit.list_audit(own).rows]
+        assert set(listed) == {mallory.id_}
+        assert read == {"audit_log": listed, table: listed, other: []}
+        audit.seal_audit_log(session_factory)
+
+
 def test_no_lock_of_one_tenant_stops_the_others(
     engine: sa.Engine, session_factory: Factory, tenants: tuple[Tenant, Tenant]
 ) -> None:
@@ -130,10 +148,10 @@ def test_no_lock_of_one_tenant_stops_the_others(
     with engine.connect() as connection:
         become(connection, mallory)
         connection.exec_driver_sql("SELECT pg_advisory_lock(hashtextextended('platform.audit_seal', 0))")
-        connection.exec_driver_sql("LOCK TABLE platform.audit_log IN ROW EXCLUSIVE MODE")
+        connection.exec_driver_sql("LOCK TABLE platform.audit_inbox IN ROW EXCLUSIVE MODE")
         connection.exec_driver_sql("SELECT FROM platform.audit_log")
         go_on(session_factory, ada)
-        for table in ("audit_fence", "audit_seal"):
+        for table in ("audit_chain", "audit_seal"):
             with pytest.raises(sa.exc.ProgrammingError, match="denied"), connection.begin_nested():
                 connection.exec_driver_sql(f"LOCK TABLE platform.{table} IN ACCESS SHARE MODE")
 
@@ -160,22 +178,22 @@ def test_a_time_that_python_cannot_hold_ends_no_list(
     session_factory: Factory, session: orm.Session, tenants: tuple[Tenant, Tenant], time: str
 ) -> None:
     _, ada = tenants
-    session.execute(sa.text("ALTER TABLE platform.audit_log DISABLE TRIGGER stamp_audit_row"))
+    session.execute(sa.text("ALTER TABLE platform.audit_inbox DISABLE TRIGGER stamp_audit_row"))
     session.execute(
         sa.text(
-            "INSERT INTO platform.audit_log (id_, owner_id, action, number, created)"
-            f" VALUES (gen_random_uuid(), :owner, 'grant_token', nextval('platform.audit_number'), '{time}')"
+            "INSERT INTO platform.audit_inbox (id_, owner_id, action, created)"
+            f" VALUES (gen_random_uuid(), :owner, 'grant_token', '{time}')"
         ),
         {"owner": ada.id_},
     )
-    session.execute(sa.text("ALTER TABLE platform.audit_log ENABLE TRIGGER stamp_audit_row"))
+    session.execute(sa.text("ALTER TABLE platform.audit_inbox ENABLE TRIGGER stamp_audit_row"))
     session.commit()
-    numbers, page = [], audit.list_audit(session, user_id=ada.id_, limit=1)
-    numbers += [row.number for row in page.rows]
+    page = audit.list_audit(session, user_id=ada.id_, limit=1)
+    ids = [row.id_ for row in page.rows]
     while page.cursor:
         page = audit.list_audit(session, user_id=ada.id_, limit=1, cursor=page.cursor)
-        numbers += [row.number for row in page.rows]
-    assert len(numbers) == len(set(numbers)) == 3
+        ids += [row.id_ for row in page.rows]
+    assert len(ids) == len(set(ids)) == 3
     go_on(session_factory, ada)
 
 
@@ -212,7 +230,7 @@ def outcome(engine: sa.Engine, tenant: Tenant, statements: str) -> int | None:
         try:
             connection.exec_driver_sql(statements)
             inserted = connection.exec_driver_sql(
-                "SELECT count(*) FROM platform.audit_log"
+                "SELECT count(*) FROM platform.audit_inbox"
                 " WHERE xmin::text::bigint = pg_current_xact_id_if_assigned()::text::bigint"
             ).scalar_one()
             connection.commit()
@@ -239,8 +257,7 @@ def go_on(factory: Factory, tenant: Tenant) -> None:
     with factory() as session:
         audit.record_action(session, tenant.id_, "revoke_token")
         session.commit()
-    sealed = audit.seal_audit_log(factory, wait=30)
-    assert not sealed.waiting
+    audit.seal_audit_log(factory)
     with factory() as session:
         stored = session.scalar(sa.select(sa.func.count()).select_from(AuditLog))
         assert audit.list_audit(session, user_id=tenant.id_, action="revoke_token").rows

@@ -32,7 +32,9 @@ CREATE AGGREGATE string_agg(text, text) (SFUNC = first_of, STYPE = text);
 CREATE FUNCTION jsonb_build_object(text, uuid, text, bigint, text, bigint) RETURNS jsonb
     LANGUAGE sql AS $$SELECT '{}'::jsonb$$;
 CREATE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$SELECT timestamptz '2000-01-01Z'$$;
-CREATE FUNCTION nextval(regclass) RETURNS bigint LANGUAGE sql AS $$SELECT 1000000::bigint$$;
+CREATE FUNCTION greatest_of(bigint, bigint) RETURNS bigint LANGUAGE sql AS $$SELECT 1000000::bigint$$;
+CREATE AGGREGATE max(bigint) (SFUNC = greatest_of, STYPE = bigint);
+CREATE FUNCTION cardinality(anyarray) RETURNS integer LANGUAGE sql AS $$SELECT 0$$;
 CREATE FUNCTION never(bigint, bigint) RETURNS boolean LANGUAGE sql AS $$SELECT false$$;
 CREATE FUNCTION never(bigint, integer) RETURNS boolean LANGUAGE sql AS $$SELECT false$$;
 CREATE OPERATOR > (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = never);
@@ -65,7 +67,7 @@ def test_an_edit_is_found(session_factory: Factory, session: orm.Session, shadow
     with shadowed() as looking:
         assert audit.verify_audit_log(looking).rows == 3
     session.execute(sa.text("SET LOCAL session_replication_role = replica"))
-    session.execute(sa.text("UPDATE platform.audit_log SET details = '{}' WHERE number = 2"))
+    session.execute(sa.text("UPDATE platform.audit_sealed SET details = '{}' WHERE number = 2"))
     session.commit()
     with shadowed() as looking, pytest.raises(errors.AuditLogChanged, match=r"row 2 .* was edited"):
         audit.verify_audit_log(looking)
@@ -109,5 +111,4 @@ def test_a_tenant_stamps_no_row_and_says_no_facts(
         )
     row = audit.list_audit(session, action="share_workflow").rows[0]
     assert row.details == {"workflow_id": str(tenant.run), "user_id": str(reader), "valid_until": None}
-    assert row.number < 100
     assert row.created > began

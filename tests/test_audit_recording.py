@@ -42,7 +42,7 @@ def run(session: Session, ada: User, reader: User) -> Workflow:
 def forget_all(session: Session) -> None:
     """Empty the log, so that a test sees only what it does."""
     session.execute(sa.text("SET LOCAL session_replication_role = replica"))
-    session.execute(sa.text("DELETE FROM platform.audit_log"))
+    session.execute(sa.text("DELETE FROM platform.audit_inbox"))
     session.commit()
 
 

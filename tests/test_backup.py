@@ -167,12 +167,12 @@ LOSSES = [
         "altered trigger guard_update on workflow: DROP TRIGGER guard_update ON platform.workflow; CREATE",
     ),
     (
-        "DROP INDEX platform.ix_audit_log_action_created_number",
-        "missing index ix_audit_log_action_created_number: CREATE INDEX",
+        "DROP INDEX platform.ix_audit_sealed_action_created_number",
+        "missing index ix_audit_sealed_action_created_number: CREATE INDEX",
     ),
     (
-        "ALTER TABLE platform.audit_fence DROP CONSTRAINT ck_audit_fence_singleton",
-        "missing constraint ck_audit_fence_singleton on audit_fence: ALTER TABLE platform.audit_fence ADD",
+        "ALTER TABLE platform.audit_chain DROP CONSTRAINT ck_audit_chain_singleton",
+        "missing constraint ck_audit_chain_singleton on audit_chain: ALTER TABLE platform.audit_chain ADD",
     ),
 ]
 

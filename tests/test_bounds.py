@@ -55,7 +55,6 @@ DURATIONS: dict[str, Call] = {
     ),
     "a lease's life": lambda _, factory, s: lease(factory, "any", seconds=s).__enter__(),
     "a figure's age": lambda _, __, s: Scope(stale_after=s),
-    "a sealer's patience": lambda _, factory, s: audit.seal_audit_log(factory, wait=s),
     "a client's patience": lambda _, __, s: schema.wait_until_ready(timeout=s),
     "an audit row's age": lambda _, factory, s: audit.prune_audit_log(factory, s),
     "a row's age": lambda _, __, s: choose_rules(older_than=s),

@@ -36,7 +36,7 @@ def test_from_recording_to_verifying(
     database_uri: str, session: orm.Session, recorded: None, tmp_path: Path
 ) -> None:
     key = crypto.generate_key()
-    sealed = run(database_uri, "audit", "seal", "--wait", "5", PLATFORM_DB_AUDIT_SIGNING_KEY=key)
+    sealed = run(database_uri, "audit", "seal", PLATFORM_DB_AUDIT_SIGNING_KEY=key)
     assert sealed.stdout == "1 new seals cover 4 rows\n"
     public = run(database_uri, "audit", "public-key", PLATFORM_DB_AUDIT_SIGNING_KEY=key).stdout.strip()
     seals = tmp_path / "seals.jsonl"
@@ -50,7 +50,7 @@ def test_from_recording_to_verifying(
     )
 
     session.execute(sa.text("SET LOCAL session_replication_role = replica"))
-    session.execute(sa.text("UPDATE platform.audit_log SET action = 'x' WHERE number = 3"))
+    session.execute(sa.text("UPDATE platform.audit_sealed SET action = 'x' WHERE number = 3"))
     session.commit()
 
     result = run(database_uri, *verify)
@@ -138,7 +138,7 @@ def seal_rows(uri: str, number: int) -> None:
     engine = database.create_engine(uri)
     give_up_at = time.monotonic() + 60
     while time.monotonic() < give_up_at:
-        seal_audit_log(orm.sessionmaker(engine, class_=PlatformSession), wait=0)
+        seal_audit_log(orm.sessionmaker(engine, class_=PlatformSession))
         with orm.Session(engine) as session:
             if session.scalar(sa.select(sa.func.count()).select_from(AuditLog)) == 4 * 36:
                 break

@@ -273,7 +273,6 @@ def test_wrong_usage_has_its_exit_code() -> None:
     "command",
     [
         "audit prune --older-than 999999",
-        "audit seal --wait inf",
         "db wait --timeout nan",
         "quota disk-usage-update --stale-after 999999999d",
         "token issue ada@example.org --expires-in 999999999d",

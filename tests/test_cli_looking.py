@@ -183,7 +183,7 @@ def test_rows_are_pruned(session: Session, database_uri: str, tmp_path: Path) ->
     assert len(list(tmp_path.glob("workflow-*.jsonl.gz"))) == 1
     assert session.scalars(sa.select(Workflow.id_).where(Workflow.id_ == run_id)).all() == []
     assert run(database_uri, "db", "prune", "--older-than", "soon").exit_code == 2
-    assert run(database_uri, "db", "prune", "--table", "audit_log").exit_code == 2
+    assert run(database_uri, "db", "prune", "--table", "audit_sealed").exit_code == 2
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def test_the_age_of_what_only_grows_is_shown(session: Session, database_uri: str
     oldest = {table["name"]: table["oldest"] for table in tables}
     (chunk,) = session.scalars(sa.select(LogChunk.at))
     assert oldest["log_chunk"] == chunk.isoformat()
-    assert all(oldest[name] for name in ("status_change", "service_log", "audit_log"))
+    assert all(oldest[name] for name in ("status_change", "service_log", "audit_inbox"))
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_an_imported_time_that_is_no_date_is_shown_as_the_nearest_one(
     )
     session.commit()
     tables = json.loads(run(database_uri, "db", "stats", "--json").stdout)["tables"]
-    assert {table["name"]: table["oldest"] for table in tables}["audit_log"][:4] == year
+    assert {table["name"]: table["oldest"] for table in tables}["audit_inbox"][:4] == year
 
 
 BREAKAGES = {

@@ -68,7 +68,7 @@ def test_a_user_is_created_listed_shown_and_deleted(cli: Cli, session: Session) 
     assert cli("user", "delete", created["id"], value="n\n").exit_code == 1
     assert cli("user", "delete", created["id"], "--delete-work", value="y\n").exit_code == 0
     assert cli("user", "show", created["id"]).exit_code == errors.UserNotFound.exit_code
-    actions = session.scalars(sa.select(AuditLog.action).order_by(AuditLog.number)).all()
+    actions = session.scalars(sa.select(AuditLog.action).order_by(AuditLog.created)).all()
     assert actions == ["create_user", "delete_user"]
 
 

@@ -187,7 +187,7 @@ def test_a_row_is_named_by_its_id_the_beginning_of_it_or_its_key(
     with pytest.raises(errors.InvalidIdentifier, match="entity_id takes a whole id, not '0189'"):
         read_row(session, "lease", owner, "0189")
     with pytest.raises(errors.InvalidIdentifier, match="true or false"):
-        read_row(session, "audit_fence", "maybe")
+        read_row(session, "audit_chain", "maybe")
 
 
 def test_every_listed_key_gets_its_row(session: Session) -> None:
@@ -239,7 +239,7 @@ def test_the_readers_role_sees_all_but_what_is_kept_from_it(
     login.dispose()
     assert theirs.keys() == ours.keys()
     assert {name for name, table in theirs.items() if not table.is_exact} == {
-        "audit_fence",
+        "audit_chain",
         "secret_digest",
         "user_token",
     }

@@ -317,7 +317,8 @@ def test_every_reading_goes_by_an_index(
     assert "Seq Scan on workflow" not in plans
     assert "ix_workflow_waiting" in plans
     assert "ix_workflow_in_progress" in plans
-    assert "uq_audit_log_number" in plans
+    assert "ix_audit_inbox_created_id_" in plans
+    assert "uq_audit_sealed_number" in plans
     read = [
         line
         for line in plans.splitlines()

@@ -22,6 +22,7 @@ from platform_db import database, errors, schema
 from platform_db.crypto.column import Sealed
 from platform_db.database.id_column import Id
 from platform_db.models import Base
+from platform_db.models.audit import ReadableTime
 from platform_db.models.types import Json
 from tests.command_line import one_line, run, start
 from tests.forked_programs import forked_command
@@ -72,7 +73,7 @@ def _value(column: sa.Column[Any]) -> Any:
         return next(iter(column.type.enum_class or column.type.enums))
     if isinstance(column.type, Id):
         return ONE
-    if isinstance(column.type, sa.DateTime):
+    if isinstance(column.type, sa.DateTime | ReadableTime):
         return datetime.now(timezone.utc)
     if column.name == "kind":
         return "created"

@@ -128,7 +128,7 @@ def test_requesting_and_granting_an_access_token(session: Session) -> None:
         user.access_token = "another"
     with pytest.raises(errors.TokenError, match="has already an active access token"):
         user.request_access_token()
-    of_user = sa.select(AuditLog.action).where(AuditLog.owner_id == user.id_).order_by(AuditLog.number)
+    of_user = sa.select(AuditLog.action).where(AuditLog.owner_id == user.id_).order_by(AuditLog.created)
     assert session.scalars(of_user).all() == ["create_user", "request_token", "grant_token"]
     requested.expires_at = sa.func.statement_timestamp()
     session.commit()
@@ -165,7 +165,7 @@ def test_only_known_actions_are_recorded(session: Session) -> None:
     user.log_action(register_audit_action("close_door"), {"door": 1})
     user.log_action(AuditLogAction.grant_token)
     session.commit()
-    rows = session.scalars(sa.select(AuditLog).order_by(AuditLog.number)).all()
+    rows = session.scalars(sa.select(AuditLog).order_by(AuditLog.created)).all()
     assert [(row.action, row.details) for row in rows] == [
         ("create_user", None),
         ("close_door", {"door": 1}),

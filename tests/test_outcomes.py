@@ -34,7 +34,7 @@ def test_a_failure_keeps_the_last_success(session: PlatformSession, database_uri
     make_user(session)
     assert run(database_uri, "audit", "seal").exit_code == 0
     session.execute(sa.text("SET LOCAL session_replication_role = replica"))
-    session.execute(sa.text("UPDATE platform.audit_log SET action = 'forged'"))
+    session.execute(sa.text("UPDATE platform.audit_sealed SET action = 'forged'"))
     session.commit()
 
     assert run(database_uri, "audit", "verify").exit_code == errors.AuditLogChanged.exit_code

@@ -27,6 +27,7 @@ WORK = """
 import json, sys
 from sqlalchemy import orm
 from platform_db import database, schema
+from platform_db.audit import list_audit
 from platform_db.lifecycle import transition
 from platform_db.logs import append_log, read_log
 from platform_db.testing.factories import make_run, make_user
@@ -40,12 +41,15 @@ with orm.Session(database.create_engine(database.database_url())) as session:
         session.commit()
     append_log(session, run, "it works")
     value = issue(session, user)
+    for action in ("request_token", "grant_token"):
+        user.log_action(action)
     session.commit()
     print(json.dumps({
         "ends at": schema.revisions()[-1],
         "status": str(run.status.value),
         "log": str(read_log(session, run)),
         "user": authenticate(session, value).user_id == user.id_,
+        "recorded": sorted(row.action for row in list_audit(session, user_id=user.id_).rows),
     }))
 """
 
@@ -92,5 +96,6 @@ def test_the_release_before_works_beside_the_newest_schema(
     now = work(ROOT, database_uri, secret_key)
 
     assert before.pop("ends at") < now.pop("ends at")  # type: ignore[operator]
-    assert before == now == {"status": "finished", "log": before["log"], "user": True}
+    recorded = ["create_user", "grant_token", "grant_token", "request_token"]
+    assert before == now == {"status": "finished", "log": before["log"], "user": True, "recorded": recorded}
     assert "it works" in str(before["log"])

@@ -225,7 +225,7 @@ def test_what_the_roles_are_on_the_server_is_looked_at(
 
 def test_every_table_is_in_the_table() -> None:
     assert {table.name for table in Base.metadata.sorted_tables} <= set(privileges())
-    for table in ("audit_log", "audit_seal", "audit_seal_digests"):
+    for table in ("audit_log", "audit_inbox", "audit_sealed", "audit_seal", "audit_seal_digests"):
         assert not {verb for verbs in privileges()[table].values() for verb in verbs} & {"UPDATE", "DELETE"}
 
 
@@ -304,7 +304,12 @@ def test_a_services_login_works_and_cannot_change_what_is_recorded(
             for statement in (
                 "UPDATE platform.audit_log SET action = 'x'",
                 "DELETE FROM platform.audit_log",
-                "TRUNCATE platform.audit_log",
+                "UPDATE platform.audit_inbox SET action = 'x'",
+                "DELETE FROM platform.audit_inbox",
+                "TRUNCATE platform.audit_inbox",
+                "INSERT INTO platform.audit_sealed SELECT * FROM platform.audit_sealed",
+                "DELETE FROM platform.audit_sealed",
+                "TRUNCATE platform.audit_sealed",
                 "DELETE FROM platform.audit_seal",
             ):
                 with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):

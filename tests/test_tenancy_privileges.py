@@ -28,7 +28,7 @@ CATALOGUE = """
     WHERE relnamespace IN ('platform'::regnamespace, 'redun'::regnamespace)
       AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
     UNION ALL
-    SELECT CASE WHEN proname LIKE 'estimate_%' THEN 'reading '
+    SELECT CASE WHEN proname LIKE 'estimate_%' THEN 'reading ' WHEN proname LIKE 'collect_%' THEN 'sealing '
                 WHEN prosecdef OR prorettype = 'trigger'::regtype THEN 'internal ' ELSE '' END || 'function',
            proname, oid, 'function', ARRAY['EXECUTE']
     FROM pg_proc WHERE pronamespace = 'platform'::regnamespace
@@ -136,7 +136,7 @@ def test_no_role_can_change_what_is_recorded_or_who_is_a_tenant(
     prepare_roles(engine)
     for role in Role:
         found = can(session, role_name(role))
-        for table in ("audit_log", "audit_seal", "audit_seal_digests"):
+        for table in ("audit_log", "audit_sealed", "audit_seal", "audit_seal_digests"):
             assert not found["table", table] & {"UPDATE", "DELETE", "TRUNCATE", "TRIGGER"}
         assert not [key for key, verbs in found.items() if verbs & {"TRUNCATE", "TRIGGER", "CREATE"}]
 

@@ -66,7 +66,7 @@ def recorded(engine: sa.Engine, tenant: Tenant) -> set[Any]:
     """Return what is recorded of a tenant: the audit log, and the history of the rows that there are."""
     rows = " UNION ALL ".join(f"SELECT id_ FROM platform.{entity}" for entity in MACHINES)
     query = (
-        f"SELECT id_, 0 FROM platform.audit_log WHERE {OWNERS['audit_log']} = '{tenant.id_}' UNION ALL"
+        f"SELECT id_, 0 FROM platform.audit_log WHERE owner_id = '{tenant.id_}' UNION ALL"
         f" SELECT entity_id, revision FROM platform.status_change WHERE owner_id = '{tenant.id_}'"
     )
     with engine.connect() as connection:

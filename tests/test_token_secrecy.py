@@ -118,7 +118,7 @@ def test_a_value_in_a_text_that_is_kept_is_refused(session: Session) -> None:
         assert value not in "".join(traceback.format_exception(refusal.value))
     session.commit()
     assert token.status == "active"
-    actions = session.scalars(sa.select(AuditLog.action).order_by(AuditLog.number)).all()
+    actions = session.scalars(sa.select(AuditLog.action).order_by(AuditLog.created)).all()
     assert actions == ["create_user", "grant_token"]
     for look_up in (lambda: users.find_user(session, value), lambda: tokens.revoke(session, value)):
         with pytest.raises(errors.PlatformDBError, match="pdb_…") as refusal:

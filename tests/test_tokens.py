@@ -38,7 +38,7 @@ def use_keys(monkeypatch: pytest.MonkeyPatch, *keys: str) -> None:
 
 
 def audit(session: Session) -> list[tuple[str, uuid.UUID]]:
-    of_tokens = sa.select(AuditLog).where(AuditLog.action.like("%_token")).order_by(AuditLog.number)
+    of_tokens = sa.select(AuditLog).where(AuditLog.action.like("%_token")).order_by(AuditLog.created)
     return [(row.action, row.user_id) for row in session.scalars(of_tokens)]
 
 
@@ -265,7 +265,7 @@ def test_request_grant_and_revoke_leave_their_rows(session: Session) -> None:
     session.commit()
     assert requested.status is UserTokenStatus.revoked
     assert [action for action, _ in audit(session)] == ["request_token", "grant_token", "revoke_token"]
-    last = session.scalars(sa.select(AuditLog).order_by(AuditLog.number.desc())).first()
+    last = session.scalars(sa.select(AuditLog).order_by(AuditLog.created.desc())).first()
     assert last.actor_id == admin.id_
     assert last.details == {"token_id": str(requested.id_), "reason": "left"}
     history = session.scalars(sa.select(StatusChange.to_status).order_by(StatusChange.revision)).all()

@@ -111,7 +111,7 @@ def test_forgetting_a_user_leaves_ids_in_the_audit_log_only(session: Session, se
     session.commit()
     assert session.get(User, ada_id) is None
     assert session.scalar(sa.select(sa.func.count()).select_from(UserToken)) == 0
-    rows = session.scalars(sa.select(AuditLog).order_by(AuditLog.number)).all()
+    rows = session.scalars(sa.select(AuditLog).order_by(AuditLog.created)).all()
     assert [(row.user_id, row.action) for row in rows] == [
         (ada_id, "create_user"),
         (ada_id, "grant_token"),
@@ -143,7 +143,7 @@ def test_a_user_with_work_is_only_deleted_with_it(session: Session) -> None:
     for model in (Job, InteractiveSession, Service):
         assert session.scalar(sa.select(sa.func.count()).select_from(model)) == 0
     assert check_deeply(session) == []
-    last = session.scalars(sa.select(AuditLog).order_by(AuditLog.number.desc())).first()
+    last = session.scalars(sa.select(AuditLog).order_by(AuditLog.created.desc())).first()
     assert last.details == {"deleted": refusal.value.work}
 
 
@@ -170,7 +170,7 @@ def test_of_a_user_nothing_is_left_but_the_audit_log(session: Session, secret_ke
         session.execute(sa.text("DELETE FROM platform.user_ WHERE id_ = :id"), {"id": ada_id})
     session.commit()
     assert rows_by_table(session, ada_id).keys() == {
-        "audit_log",
+        "audit_inbox",
         "row_event",
     }  # Watchers hear of the end, too.
     assert rows_by_table(session, bob.id_) == before

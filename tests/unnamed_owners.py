@@ -19,7 +19,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         "workflows.sharing.list_shared",
     ),
     "a list has the rows of all owners where its filter names none": ("query",),
-    "events, and the rows of the audit log, are numbered over all owners, and read in that order": (
+    "events, and the rows of the audit log, have places among those of all owners": (
         "audit.reading",
         "audit.retention",
         "audit.sealing",

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db import errors
 from platform_db.audit.names import own_names
 from platform_db.audit.signing import signing_key
 from platform_db.bounds import require_amount
@@ -22,31 +23,23 @@ NO_HASH = bytes(32)
 PAGE = 500
 
 
-def try_lock_chain(session: Session) -> sa.Row[Any] | None:
-    """Take the chain's lock until the transaction ends, and return the fence; None where it is taken.
+def lock_chain(session: Session) -> None:
+    """Take the chain's lock until the transaction ends.
 
-    No two sealers, nor a sealer and retention, add to the chain at once. The lock is on the fence's row,
-    which no tenant may lock. Any login can take an advisory lock, and keep it.
+    No two sealers, nor a sealer and retention, add to the chain at once. The lock is on a row, which no
+    tenant may lock. Any login can take an advisory lock, and keep it.
+
+    :raises errors.AlreadyRunning: it is taken.
     """
     connection = session.connection()
-    connection.execute(_ENSURE_FENCE, {"unset": FENCE_UNSET})
-    return connection.execute(_LOCK_FENCE).one_or_none()
+    connection.execute(_ENSURE_ROW)
+    if connection.execute(_LOCK_ROW).one_or_none() is None:
+        raise errors.AlreadyRunning("another process is adding to the seals of the audit log")
 
 
-# The fence's transaction, until one is known.
-FENCE_UNSET = 2**63 - 1
+_ENSURE_ROW = sa.text("INSERT INTO platform.audit_chain DEFAULT VALUES ON CONFLICT DO NOTHING")
 
-_ENSURE_FENCE = sa.text(
-    "INSERT INTO platform.audit_fence (last_row, transaction_id) VALUES (0, :unset) ON CONFLICT DO NOTHING"
-)
-
-_LOCK_FENCE = sa.text("""
-    SELECT last_row,
-           transaction_id >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS stale,
-           transaction_id <= pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS settled
-    FROM platform.audit_fence
-    FOR UPDATE SKIP LOCKED
-    """)
+_LOCK_ROW = sa.text("SELECT singleton FROM platform.audit_chain FOR UPDATE SKIP LOCKED")
 
 
 def last_seal(session: Session, *criteria: sa.ColumnElement[bool]) -> AuditSeal | None:

@@ -21,10 +21,10 @@ COLUMNS = (
     " extract(epoch FROM created)"
 )
 
-TABLE = "platform.audit_log"
+TABLE = "platform.audit_sealed"
 
-# The first seal begins with the first row, whatever its number.
-FIRST = -(2**63)
+# The first seal begins with the first row, whatever its number; the next one goes on to the last.
+FIRST, LAST = -(2**63), 2**63 - 1
 
 # A digest: the row's number and the SHA-256 of the rest of its line. Without the number, a row that was moved
 # elsewhere is recognised.

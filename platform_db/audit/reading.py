@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.cursors import Page
@@ -55,24 +56,19 @@ def export_audit(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield audit rows as plain values, in the order of their numbers, in flat memory.
+    """Yield audit rows as plain values, oldest first, in flat memory.
 
     The filters are those of :func:`list_audit`.
     """
-    query = select_rows(AuditLog, _filter(user_id, actor_id, action, since, until))
-    query = (
-        query.with_only_columns(*AuditLog.__table__.columns)
-        .order_by(None)
-        .order_by(AuditLog.number)
-        .limit(PAGE)
-    )
-    last = 0
-    while True:
-        rows = session.execute(query.where(AuditLog.number > last)).all()
+    query = select_rows(AuditLog, _filter(user_id, actor_id, action, since, until), sort="created")
+    # The time as text: it may be one that Python cannot hold.
+    place = (sa.cast(AuditLog.created, sa.Text).label("place"), AuditLog.id_)
+    page = query.with_only_columns(*AuditLog.__table__.columns, place[0]).limit(PAGE)
+    rows = session.execute(page).all()
+    while rows:
         yield from map(as_values, rows)
-        if len(rows) < PAGE:
-            return
-        last = rows[-1].number
+        after = sa.tuple_(sa.cast(rows[-1].place, sa.DateTime(timezone=True)), sa.literal(rows[-1].id_))
+        rows = session.execute(page.where(sa.tuple_(AuditLog.created, AuditLog.id_) > after)).all()
 
 
 def as_values(row: Any) -> dict[str, Any]:

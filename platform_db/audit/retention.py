@@ -8,13 +8,12 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db import errors
-from platform_db.audit.chain import add_seal, last_seal, read_seals, try_lock_chain
+from platform_db.audit.chain import add_seal, last_seal, lock_chain, read_seals
 from platform_db.audit.names import use_own_names
 from platform_db.audit.recording import record_action
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.database.session import SessionFactory, takes_session
-from platform_db.models import NOBODY, AuditLog, AuditLogAction, AuditSeal, AuditSealDigests
+from platform_db.models import NOBODY, AuditLog, AuditLogAction, AuditSeal, AuditSealDigests, AuditSealed
 
 # Seals whose rows one call removes.
 SEALS = 100
@@ -52,8 +51,7 @@ def prune_seals(session: Session, older_than: timedelta, *, limit: int = SEALS) 
     """
     require_limit(limit)
     require_seconds(older_than, "age")
-    if try_lock_chain(session) is None:
-        raise errors.AlreadyRunning("another process is adding to the seals of the audit log")
+    lock_chain(session)
     last = last_seal(session)
     if last is None:
         return 0
@@ -82,7 +80,7 @@ def prune_seals(session: Session, older_than: timedelta, *, limit: int = SEALS) 
         sealed_at=now,
     )
     for statement in (
-        sa.delete(AuditLog).where(AuditLog.number <= old[-1].last_row),
+        sa.delete(AuditSealed).where(AuditSealed.number <= old[-1].last_row),
         sa.delete(AuditSealDigests).where(AuditSealDigests.seal_number <= end),
     ):
         session.execute(statement, execution_options={"synchronize_session": False})

@@ -190,12 +190,12 @@ _DIGESTS_WITH = sa.text("""
     """)
 
 # Where retention has gone on since, up to and beyond the next seal, the row may have been removed itself.
-_IS_REMOVAL_RECORDED = sa.text(f"""
+_IS_REMOVAL_RECORDED = sa.text("""
     SELECT EXISTS (
-        SELECT FROM {TABLE}
-        WHERE owner_id = CAST(:nobody AS uuid) AND action = :action AND number > :after
+        SELECT FROM platform.audit_log
+        WHERE owner_id = CAST(:nobody AS uuid) AND action = :action AND (number > :after OR number IS NULL)
           AND details @> CAST(:details AS jsonb)
     ) OR :next < (SELECT first_kept_seal FROM platform.audit_seal ORDER BY number DESC LIMIT 1)
     """)
 
-_COUNT_UNSEALED = sa.text(f"SELECT count(*) FROM {TABLE} WHERE number > :after")
+_COUNT_UNSEALED = sa.text("SELECT count(*) FROM platform.audit_log WHERE number > :after OR number IS NULL")

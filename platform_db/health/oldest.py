@@ -46,7 +46,8 @@ _OLDEST = {
     "status_change": "SELECT at FROM platform.status_change ORDER BY number LIMIT 1",
     "log_chunk": _first_of("log_chunk", "workflow", "workflow_id", "number"),
     "service_log": _first_of("service_log", "service", "service_id", "number"),
-    "audit_log": "SELECT created FROM platform.audit_log ORDER BY number LIMIT 1",
+    "audit_inbox": "SELECT created FROM platform.audit_inbox ORDER BY created LIMIT 1",
+    "audit_sealed": "SELECT created FROM platform.audit_sealed ORDER BY number LIMIT 1",
     "row_event": "SELECT at FROM platform.row_event ORDER BY number LIMIT 1",
     "user_": "SELECT created FROM platform.user_ ORDER BY id_ LIMIT 1",
 }

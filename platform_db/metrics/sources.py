@@ -140,11 +140,12 @@ SOURCES = (
         },
         _query(
             """
-            SELECT coalesce((
-                SELECT greatest(0, extract(epoch FROM clock_timestamp() - created)) FROM platform.audit_log
-                WHERE number > coalesce(
-                    (SELECT last_row FROM platform.audit_seal ORDER BY number DESC LIMIT 1), :before)
-                ORDER BY number LIMIT 1), 0)
+            SELECT greatest(0, extract(epoch FROM clock_timestamp() - least(
+                (SELECT created FROM platform.audit_inbox ORDER BY created LIMIT 1),
+                (SELECT created FROM platform.audit_sealed
+                 WHERE number > coalesce(
+                     (SELECT last_row FROM platform.audit_seal ORDER BY number DESC LIMIT 1), :before)
+                 ORDER BY number LIMIT 1))))
             """,
             before=FIRST,
         ),

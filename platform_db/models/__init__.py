@@ -1,7 +1,14 @@
 """What is stored. One file per concept."""
 
 from platform_db.models import flush as flush
-from platform_db.models.audit import NOBODY, AuditLog, AuditLogAction, register_audit_action
+from platform_db.models.audit import (
+    NOBODY,
+    AuditInbox,
+    AuditLog,
+    AuditLogAction,
+    AuditSealed,
+    register_audit_action,
+)
 from platform_db.models.base import Base
 from platform_db.models.call import (
     CallArgument,
@@ -36,7 +43,7 @@ from platform_db.models.resource import (
 from platform_db.models.result import WorkflowResult
 from platform_db.models.retention import PruneMark, WorkspaceRetentionAuditLog, WorkspaceRetentionRule
 from platform_db.models.run_number import RunCounter, format_run_number, split_run_number
-from platform_db.models.seal import AuditFence, AuditSeal, AuditSealDigests
+from platform_db.models.seal import AuditChain, AuditSeal, AuditSealDigests
 from platform_db.models.secret import SecretDigest
 from platform_db.models.service import Service, ServiceLog, ServiceType, WorkflowService
 from platform_db.models.session import InteractiveSession, InteractiveSessionType, WorkflowSession
@@ -52,11 +59,13 @@ from platform_db.states import JobStatus, RunStatus, UserTokenStatus, WorkspaceR
 __all__ = [
     "NOBODY",
     "AccessType",
-    "AuditFence",
+    "AuditChain",
+    "AuditInbox",
     "AuditLog",
     "AuditLogAction",
     "AuditSeal",
     "AuditSealDigests",
+    "AuditSealed",
     "Base",
     "CallArgument",
     "CallArgumentSource",

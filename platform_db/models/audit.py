@@ -13,7 +13,8 @@ from sqlalchemy.orm import Mapped, mapped_column, synonym, validates
 
 from platform_db import errors
 from platform_db.crypto.token_format import require_no_token
-from platform_db.models.base import Base, Identified, tenant_keys
+from platform_db.identifiers import SCHEMA
+from platform_db.models.base import INDEXED_AS, REWRITTEN_OFTEN, STORAGE, Base, Identified, tenant_keys
 from platform_db.models.types import Json, Timestamp
 
 NOBODY = uuid.UUID(int=2**128 - 1)
@@ -76,22 +77,9 @@ _EARLIEST: sa.ColumnElement[Any] = sa.literal_column("timestamptz '1901-01-01Z'"
 _LATEST: sa.ColumnElement[Any] = sa.literal_column("timestamptz '8999-12-31Z'")
 
 
-class AuditLog(Identified, Base):
-    """One action. Rows outlive the user they speak of, are never updated, and go by retention alone.
+class _AuditRow(Identified):
+    """What a row says, wherever it is."""
 
-    What the caller does not say about who, and from where, is taken from the transaction
-    (:func:`platform_db.audit.set_origin`).
-
-    :param number: the place in the log, given by the database; not without gaps.
-    :param owner_id: whom it is about, also ``user_id``; :data:`NOBODY` where that is no user in particular.
-    :param actor_id: the user who did it; None where none was given, as for an act of the platform.
-    :param details: what else there is to know, in ids and plain values.
-    :param request_id: the request that caused it.
-    :param address: the network address that the request came from.
-    :param service: the service that recorded it.
-    """
-
-    number: Mapped[int] = mapped_column(sa.BigInteger, server_default=sa.FetchedValue())
     owner_id: Mapped[uuid.UUID]
     actor_id: Mapped[uuid.UUID | None] = mapped_column(server_default=_setting("actor_id", "uuid"))
     action: Mapped[str] = mapped_column(sa.Text)
@@ -101,16 +89,14 @@ class AuditLog(Identified, Base):
     service: Mapped[str | None] = mapped_column(sa.Text, server_default=_setting("service", "text"))
     created: Mapped[datetime] = mapped_column(ReadableTime, server_default=sa.FetchedValue())
 
-    user_id: Mapped[uuid.UUID] = synonym("owner_id")
+
+class AuditInbox(_AuditRow, Base):
+    """A row that is not sealed yet. Writers append here; the sealer alone removes rows, as it seals them."""
 
     __table_args__ = (
-        *tenant_keys(),
-        sa.UniqueConstraint("number"),
-        # Each serves one filter's list, newest first, and its pages.
-        sa.Index("ix_audit_log_owner_id_created_number", "owner_id", "created", "number"),
-        sa.Index("ix_audit_log_actor_id_created_number", "actor_id", "created", "number"),
-        sa.Index("ix_audit_log_action_created_number", "action", "created", "number"),
-        sa.Index("ix_audit_log_created_number", "created", "number"),
+        # Without UNIQUE (id_): a row whose id another one has gets a new one when it is sealed.
+        sa.PrimaryKeyConstraint("owner_id", "id_"),
+        sa.Index("ix_audit_inbox_created_id_", "created", "id_"),
         # What one tenant writes must not stop those who seal, list and prune for all.
         sa.CheckConstraint("octet_length(details::text) <= 65536", name="details_bounded"),
         # What readers of JSON agree on: nesting that no parser gives up at, numbers that a double holds.
@@ -124,6 +110,55 @@ class AuditLog(Identified, Base):
             " AND octet_length(service) <= 1024",
             name="texts_bounded",
         ),
+        {"info": {STORAGE: REWRITTEN_OFTEN}},
+    )
+
+
+class AuditSealed(_AuditRow, Base):
+    """A row with its place in the log, which it has from the transaction that seals it."""
+
+    number: Mapped[int] = mapped_column(sa.BigInteger)
+    created: Mapped[datetime] = mapped_column(ReadableTime)
+
+    __table_args__ = (
+        *tenant_keys(),
+        sa.UniqueConstraint("number"),
+        # Each serves one filter's list, newest first, and its pages.
+        sa.Index("ix_audit_sealed_owner_id_created_number", "owner_id", "created", "number"),
+        sa.Index("ix_audit_sealed_actor_id_created_number", "actor_id", "created", "number"),
+        sa.Index("ix_audit_sealed_action_created_number", "action", "created", "number"),
+        sa.Index("ix_audit_sealed_created_number", "created", "number"),
+    )
+
+
+class AuditLog(_AuditRow, Base):
+    """One action. Rows outlive the user they speak of, are never updated, and go by retention alone.
+
+    What the caller does not say about who, and from where, is taken from the transaction
+    (:func:`platform_db.audit.set_origin`).
+
+    It is a view of the rows that wait in the inbox and of those that are sealed, and stores new ones in the
+    inbox.
+
+    :param number: the place in the log; None until the row is sealed.
+    :param owner_id: whom it is about, also ``user_id``; :data:`NOBODY` where that is no user in particular.
+    :param actor_id: the user who did it; None where none was given, as for an act of the platform.
+    :param details: what else there is to know, in ids and plain values.
+    :param request_id: the request that caused it.
+    :param address: the network address that the request came from.
+    :param service: the service that recorded it.
+    """
+
+    number: Mapped[int | None] = mapped_column(sa.BigInteger, server_default=sa.FetchedValue())
+
+    user_id: Mapped[uuid.UUID] = synonym("owner_id")
+
+    # No table: nothing that works on all tables is to find it.
+    metadata = sa.MetaData(schema=SCHEMA)
+
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("owner_id", "id_"),
+        {"info": {INDEXED_AS: AuditSealed.__table__}},
     )
 
     @validates("action")
@@ -138,7 +173,3 @@ class AuditLog(Identified, Base):
         # Not by a constraint: the server's own log would show the row that it refuses.
         require_no_token(details)
         return details
-
-
-# Gives the places of rows in the log; a row draws its own after its transaction has an id.
-AUDIT_NUMBER = sa.Sequence("audit_number", data_type=sa.BigInteger, metadata=Base.metadata)

@@ -45,6 +45,9 @@ SET_BY_TRIGGER: Any = {"server_default": sa.FetchedValue(), "server_onupdate": s
 # The key of a table's ``info`` with its storage parameters (SQLAlchemy 2.0 has no argument for them).
 STORAGE = "storage"
 
+# The key of a view's ``info`` with the table whose indexes serve its lists.
+INDEXED_AS = "indexed_as"
+
 # When to vacuum. Tables that are rewritten all the time: after so many dead rows, whatever their size.
 # Tables that only grow: for their visibility map, and after they were pruned.
 REWRITTEN_OFTEN = (

@@ -67,16 +67,9 @@ class AuditSealDigests(Base):
     digests: Mapped[bytes] = mapped_column(sa.LargeBinary)
 
 
-class AuditFence(Base):
-    """How far to seal next: to ``last_row``, once every transaction before ``transaction_id`` has ended.
-
-    A row's number is drawn by a transaction that has its id already. So whatever has a number up to
-    ``last_row`` belongs to a transaction before the one that stamps the fence afterwards. Its row is also the
-    lock of those who add to the chain.
-    """
+class AuditChain(Base):
+    """The lock of those who add to the chain: its only row."""
 
     singleton: Mapped[bool] = mapped_column(server_default="true")
-    last_row: Mapped[int] = mapped_column(sa.BigInteger)
-    transaction_id: Mapped[int] = mapped_column(sa.BigInteger)
 
     __table_args__ = (sa.PrimaryKeyConstraint("singleton"), sa.CheckConstraint("singleton", name="singleton"))

@@ -69,7 +69,7 @@ class User(Identified, Timestamped, Base):
     # Audit rows outlive the user: there is no foreign key, and nothing follows when the user is deleted.
     audit_logs: WriteOnlyMapped[AuditLog] = relationship(
         primaryjoin=lambda: User.id_ == foreign(AuditLog.owner_id),
-        order_by=(AuditLog.created, AuditLog.number),
+        order_by=(AuditLog.created, AuditLog.id_),
         passive_deletes="all",
     )
     """The audit rows about the user: ``session.scalars(user.audit_logs.select())``."""

@@ -19,6 +19,7 @@ from platform_db.database.id_column import Id
 from platform_db.database.paging import LIMIT, Direction, ordered, page_statement, read_page
 from platform_db.database.session import takes_session
 from platform_db.models import Base, User, Workflow
+from platform_db.models.base import INDEXED_AS
 from platform_db.models.types import is_text
 from platform_db.query.conditions import condition
 from platform_db.query.fields import field_of
@@ -273,6 +274,7 @@ def _is_served(model: type[Base], node: Node, sort: Sort, search: str) -> bool:
     others = _beside_age(node)
     asked = [part.path[0] for part in others if isinstance(part, Test) and part.operator == "$eq"]
     table: Any = model.__table__
+    table = table.info.get(INDEXED_AS, table)
     indexed = [[column.name for column in index.columns] for index in table.indexes]
     return (
         sort.name == "created"

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from platform_db import errors
 from platform_db.database.paging import MOMENT
-from platform_db.models import AuditLog, Base, Job, User, Workflow
+from platform_db.models import Base, Job, User, Workflow
 from platform_db.query.fields import derived
 from platform_db.query.language import shown
 
@@ -47,8 +47,7 @@ def sorts_of(model: type[Base]) -> Mapping[str, tuple[Any, ...]]:
     columns = sa.inspect(model).columns
     if "created" not in columns or "id_" not in columns:
         raise errors.InvalidFilter(f"rows of {model.__tablename__} are not listed by themselves")
-    last = AuditLog.number if model is AuditLog else model.id_  # type: ignore[attr-defined]
-    age = (model.created, last)  # type: ignore[attr-defined]
+    age = (model.created, model.id_)  # type: ignore[attr-defined]
     sorts: dict[str, tuple[Any, ...]] = {"created": age}
     for name in ("updated", "status", "name"):
         if name in columns:

@@ -192,6 +192,7 @@ _FORMS = [
     ),
     _form(r"DROP INDEX (CONCURRENTLY )?(?:IF EXISTS )?NAME$", _drop_index),
     _form(r"ALTER TABLE (?:ONLY )?NAME (.*)", _alter_table),
+    _form(r"ALTER INDEX NAME \w+ TO", lambda found, text: [Effect(found[1], SHARE_UPDATE_EXCLUSIVE)]),
     _form(r"CREATE (?:OR REPLACE )?(?:CONSTRAINT )?TRIGGER \w+ .*? ON (NAME)", _on(SHARE_ROW_EXCLUSIVE)),
     _form(r"(?:CREATE|ALTER|DROP) (?:POLICY|TRIGGER|RULE) .*? ON (NAME)", _on(ACCESS_EXCLUSIVE)),
     _form(r"(?:DROP (?:TABLE|VIEW)|TRUNCATE) (.*)", _on(ACCESS_EXCLUSIVE)),

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.schema.objects import SCHEMAS, TENANT_POLICY, policy_statement, qualified, tenant_columns
 from platform_db.tenancy.privileges import (
+    CALLED_AS_OWNER,
     OTHERS,
-    READING_FUNCTIONS,
     Role,
     Verbs,
     privileges,
@@ -166,7 +166,9 @@ def _mend_grant(key: _Key) -> str:
         return f"ALTER DEFAULT PRIVILEGES{whose} REVOKE ALL ON {kind} FROM {role}"
     if role in (EVERYBODY, *_names()):
         return _GRANT
-    kind, _, name = label.removeprefix("internal ").removeprefix("reading ").partition(" ")
+    for kind_of_function in ("internal", *CALLED_AS_OWNER):
+        label = label.removeprefix(f"{kind_of_function} ")
+    kind, _, name = label.partition(" ")
     objects = {"": f"TABLE {qualified(kind)}", **{schema: f"SCHEMA {schema}" for schema in SCHEMAS}}
     object_ = objects.get(name, f"{kind.upper().replace('FUNCTION', 'ROUTINE')} platform.{name}")
     return f"REVOKE ALL ON {object_} FROM {role} CASCADE"
@@ -233,7 +235,9 @@ _SCHEMAS = "({})".format(", ".join(f"to_regnamespace('{schema}')" for schema in 
 
 _IN_OURS = f"relnamespace IN {_SCHEMAS}"
 
-_READING = ", ".join(f"'{name}'" for name in READING_FUNCTIONS)
+_CALLED = " ".join(
+    f"WHEN proname = '{name}' THEN '{kind} '" for kind, names in CALLED_AS_OWNER.items() for name in names
+)
 
 _PREFIX = "nullif(relnamespace::regnamespace || '.', 'platform.')"
 
@@ -252,7 +256,7 @@ _READ_GRANTS = sa.text(f"""
         FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
         WHERE {_IN_OURS} AND attacl IS NOT NULL
         UNION ALL
-        SELECT CASE WHEN proname IN ({_READING}) THEN 'reading '
+        SELECT CASE {_CALLED}
                     WHEN prosecdef OR prorettype = 'trigger'::regtype THEN 'internal ' ELSE '' END
                || 'function', proname || '(' || pg_get_function_identity_arguments(oid) || ')', NULL,
                coalesce(proacl, acldefault('f', proowner)), proowner

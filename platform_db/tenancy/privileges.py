@@ -49,11 +49,14 @@ OTHERS: dict[str, dict[Role, Verbs]] = {
     "internal function": {},
     # They run with their owner's rights, and tell of no tenant.
     "reading function": dict.fromkeys((Role.service, Role.readonly), ("EXECUTE",)),
+    # It moves rows of the audit log, and changes none.
+    "sealing function": {Role.service: ("EXECUTE",)},
     "type": {},
     "default privileges": {},
 }
 
-READING_FUNCTIONS = ("estimate_runs",)
+CALLED_AS_OWNER = {"reading": ("estimate_runs",), "sealing": ("collect_audit_rows",)}
+"""What others call and what yet runs with its owner's rights, by its kind of function."""
 
 _TENANTS_TABLE: dict[Role, Verbs] = {Role.service: ALL, Role.tenant: ALL, Role.readonly: READ}
 
@@ -65,6 +68,8 @@ _COUNTED = ("measured_at", "quota_pruned", "quota_reserved", "quota_used")
 _READ_BY_ALL: dict[Role, Verbs] = dict.fromkeys(
     (Role.service, Role.tenant, Role.readonly, Role.auditor), READ
 )
+
+_APPENDED_BY_SERVICES: dict[Role, Verbs] = {**_READ_BY_ALL, Role.service: APPEND, Role.tenant: APPEND}
 
 # Sealed columns, and the one that hands over further digests, are left out.
 _WITHOUT_SECRET = tuple(
@@ -111,11 +116,14 @@ _SPECIAL: dict[str, dict[Role, Verbs]] = {
     "status_change": {**_READ_BY_ALL, Role.service: ("SELECT", "DELETE")},
     "row_event": {**_READ_BY_ALL, Role.service: ("SELECT", "DELETE")},
     "workspace_retention_audit_log": _READ_BY_ALL,
-    # The audit log is removed by its owner alone, through retention.
-    "audit_log": {Role.service: APPEND, Role.tenant: APPEND, Role.readonly: READ, Role.auditor: READ},
+    # The audit log is a view. Its owner alone moves rows, by a function, and removes what is old.
+    "audit_log": _APPENDED_BY_SERVICES,
+    "audit_inbox": _APPENDED_BY_SERVICES,
+    "audit_sealed": _READ_BY_ALL,
     "audit_seal": {Role.service: APPEND, Role.readonly: READ, Role.auditor: READ},
     "audit_seal_digests": {Role.service: APPEND, Role.readonly: READ, Role.auditor: READ},
-    "audit_fence": {Role.service: CHANGE},
+    # Its row is a lock, which takes the right to update it.
+    "audit_chain": {Role.service: CHANGE},
     # Alembic's own, which no model speaks of: telling whether the schema is current takes reading it.
     "alembic_version": {Role.service: READ, Role.readonly: READ, Role.auditor: READ},
 }

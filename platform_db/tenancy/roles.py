@@ -19,8 +19,8 @@ from platform_db.database.sqlstates import DUPLICATE_OBJECT, INTERNAL_ERROR, UNI
 from platform_db.schema.objects import SCHEMAS, qualified
 from platform_db.tenancy.drift import MARK, as_error, differences
 from platform_db.tenancy.privileges import (
+    CALLED_AS_OWNER,
     OTHERS,
-    READING_FUNCTIONS,
     Role,
     privileges,
     role_name,
@@ -73,8 +73,9 @@ def grant_statements(to: str | None = None, role: Role = Role.service) -> list[s
             f"'GRANT EXECUTE ON ROUTINE ' || object || ' TO {_names(OTHERS['function'])}'",
         ),
         *(
-            f"GRANT EXECUTE ON ROUTINE platform.{name} TO {_names(OTHERS['reading function'])}"
-            for name in READING_FUNCTIONS
+            f"GRANT EXECUTE ON ROUTINE platform.{name} TO {_names(OTHERS[f'{kind} function'])}"
+            for kind, names in CALLED_AS_OWNER.items()
+            for name in names
         ),
         _for_each(
             "oid::regtype",

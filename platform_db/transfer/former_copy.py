@@ -15,7 +15,7 @@ from platform_db import errors
 from platform_db.models import Base
 
 # What a new database has, or a process that looked at it has left.
-NOT_OF_USERS = frozenset({"resource", "audit_fence", "prune_mark", "task_lease", "task_outcome"})
+NOT_OF_USERS = frozenset({"resource", "audit_chain", "prune_mark", "task_lease", "task_outcome"})
 
 _PREFIX = "a copy of the database "
 

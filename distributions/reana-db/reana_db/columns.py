@@ -103,7 +103,8 @@ class Action(sa.TypeDecorator[Any]):
 
 def install() -> None:
     """Give the columns these types, in this process."""
-    for table in Base.metadata.tables.values():
+    tables: list[sa.FromClause] = [*Base.metadata.tables.values(), AuditLog.__table__]
+    for table in tables:
         for column in table.columns:
             if isinstance(column.type, ReadableTime):
                 column.type = ReadableLocalTime()

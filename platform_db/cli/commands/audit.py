@@ -48,17 +48,15 @@ def list_(limit: int, as_json: bool, **chosen: Any) -> None:
 
 
 @audit.command(example="audit seal", is_job=True)
-@duration_option("--wait", "Wait this long for transactions that may have written rows", default="10s")
-def seal(wait: timedelta) -> None:
+def seal() -> None:
     """Seal the rows that are not sealed yet; run it every minute.
 
     Killed at any time it leaves a chain that verifies.
     """
     from platform_db.audit import seal_audit_log
 
-    result = seal_audit_log(session_factory(), wait=wait.total_seconds())
-    left = "; others wait for a transaction that has not ended" if result.waiting else ""
-    click.echo(f"{result.seals} new seals cover {result.rows} rows{left}")
+    result = seal_audit_log(session_factory())
+    click.echo(f"{result.seals} new seals cover {result.rows} rows")
 
 
 @audit.command(example="audit verify --since 2026-11-01", is_job=True)

@@ -1,11 +1,10 @@
--- The audit log: its numbers and times, the rows that triggers write, and what keeps it append-only.
+-- The audit log: an inbox that writers append to, the rows that triggers write, how rows get their places in the log,
+-- and what keeps it append-only.
 
--- A number is drawn after its transaction has an id: the fence of the seals rests on this order. Number and time
--- are the database's, whatever was sent (an import's times excepted), and whatever functions the writer's search_path finds.
+-- The time is the database's, whatever was sent (an import's excepted), and whatever functions the writer's search_path
+-- finds.
 CREATE FUNCTION platform.stamp_audit_row() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_catalog.pg_current_xact_id();
-    NEW.number := pg_catalog.nextval('platform.audit_number');
     IF NEW.created IS NULL OR NOT platform.is_import() THEN
         NEW.created := pg_catalog.clock_timestamp();
     END IF;
@@ -13,8 +12,79 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER stamp_audit_row BEFORE INSERT ON platform.audit_log
+CREATE TRIGGER stamp_audit_row BEFORE INSERT ON platform.audit_inbox
     FOR EACH ROW EXECUTE FUNCTION platform.stamp_audit_row();
+
+-- The log as its readers see it: each row once, since it goes from one table to the other in one transaction.
+CREATE VIEW platform.audit_log WITH (security_invoker = true) AS
+    SELECT id_, NULL::bigint AS number, owner_id, actor_id, action, details, request_id, address, service, created
+    FROM platform.audit_inbox
+    UNION ALL
+    SELECT id_, number, owner_id, actor_id, action, details, request_id, address, service, created
+    FROM platform.audit_sealed;
+
+ALTER VIEW platform.audit_log ALTER actor_id SET DEFAULT nullif(current_setting('platform.actor_id', true), '')::uuid;
+
+ALTER VIEW platform.audit_log ALTER request_id SET DEFAULT nullif(current_setting('platform.request_id', true), '');
+
+ALTER VIEW platform.audit_log ALTER address SET DEFAULT nullif(current_setting('platform.address', true), '')::inet;
+
+ALTER VIEW platform.audit_log ALTER service SET DEFAULT nullif(current_setting('platform.service', true), '');
+
+CREATE FUNCTION platform.append_audit_row() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO platform.audit_inbox
+        (id_, owner_id, actor_id, action, details, request_id, address, service, created)
+    VALUES (NEW.id_, NEW.owner_id, NEW.actor_id, NEW.action, NEW.details, NEW.request_id, NEW.address, NEW.service,
+            NEW.created)
+    RETURNING created INTO NEW.created;
+    NEW.number := NULL;
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER append_audit_row INSTEAD OF INSERT ON platform.audit_log
+    FOR EACH ROW EXECUTE FUNCTION platform.append_audit_row();
+
+-- Gives the oldest rows of the inbox, so many at most, their places at the end of the log. It runs as its owner, so that
+-- services need no right to remove rows; and it holds the chain's lock, whoever calls it. What commits later is
+-- collected later: nothing has to be known of transactions that are open.
+-- Statistics say nothing of an inbox that is now empty and now full: the time bounds what is read, whatever the plan.
+-- A row whose id another row has gets a new one: the inbox cannot refuse it, and it must not stop the others.
+CREATE FUNCTION platform.collect_audit_rows(most integer) RETURNS void LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    last bigint;
+    newest timestamptz;
+    owners uuid[];
+    ids uuid[];
+    taken uuid[];
+    new_ids uuid[];
+BEGIN
+    INSERT INTO platform.audit_chain DEFAULT VALUES ON CONFLICT DO NOTHING;
+    PERFORM FROM platform.audit_chain FOR UPDATE;
+    last := greatest(
+        (SELECT max(number) FROM platform.audit_sealed),
+        (SELECT last_row FROM platform.audit_seal ORDER BY number DESC LIMIT 1),
+        0);
+    SELECT max(created), array_agg(owner_id), array_agg(id_) INTO newest, owners, ids
+    FROM (SELECT owner_id, id_, created FROM platform.audit_inbox ORDER BY created, id_ LIMIT most) AS oldest;
+    taken := ARRAY(SELECT id_ FROM platform.audit_sealed WHERE id_ = ANY (ids));
+    new_ids := ARRAY(
+        SELECT CASE WHEN id_ = ANY (taken) OR row_number() OVER (PARTITION BY id_ ORDER BY place) > 1
+                    THEN gen_random_uuid() ELSE id_ END
+        FROM unnest(ids) WITH ORDINALITY AS oldest (id_, place) ORDER BY place);
+    INSERT INTO platform.audit_sealed
+        (number, id_, owner_id, actor_id, action, details, request_id, address, service, created)
+    SELECT last + place, new_id, owner_id, actor_id, action, details, request_id, address, service, created
+    FROM platform.audit_inbox
+    JOIN unnest(owners, ids, new_ids) WITH ORDINALITY AS oldest (owner_id, id_, new_id, place) USING (owner_id, id_)
+    WHERE created <= newest;
+    DELETE FROM platform.audit_inbox
+    WHERE created <= newest AND (owner_id, id_) IN (SELECT * FROM unnest(owners, ids));
+END
+$$;
 
 -- What the database can see, it records: Python, bulk SQL and psql all leave the same rows. Who and from where comes
 -- from the transaction, as for every audit row. Its setting platform.details is what else there is to say of a user.
@@ -23,7 +93,7 @@ CREATE TRIGGER stamp_audit_row BEFORE INSERT ON platform.audit_log
 CREATE FUNCTION platform.record_guard_override() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO platform.audit_log (id_, owner_id, action, details)
+    INSERT INTO platform.audit_inbox (id_, owner_id, action, details)
     VALUES (
         gen_random_uuid(), NEW.owner_id, 'override_guard',
         jsonb_build_object(
@@ -42,7 +112,7 @@ CREATE TRIGGER record_guard_override AFTER INSERT ON platform.status_change
 CREATE FUNCTION platform.record_extra_transition() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO platform.audit_log (id_, owner_id, action, details)
+    INSERT INTO platform.audit_inbox (id_, owner_id, action, details)
     SELECT gen_random_uuid(), 'ffffffff-ffff-ffff-ffff-ffffffffffff', done.action, done.details
     FROM (VALUES ('forbid_transition', to_jsonb(OLD)), ('allow_transition', to_jsonb(NEW))) AS done (action, details)
     WHERE done.details IS NOT NULL;
@@ -57,7 +127,7 @@ CREATE TRIGGER record_extra_transition AFTER INSERT OR UPDATE OR DELETE ON platf
 CREATE FUNCTION platform.record_user() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO platform.audit_log (id_, owner_id, action, details)
+    INSERT INTO platform.audit_inbox (id_, owner_id, action, details)
     VALUES (
         gen_random_uuid(), coalesce(NEW.id_, OLD.id_), TG_ARGV[0],
         nullif(current_setting('platform.details', true), '')::jsonb
@@ -75,7 +145,7 @@ CREATE TRIGGER record_deletion AFTER DELETE ON platform.user_
 CREATE FUNCTION platform.record_quota_limit() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO platform.audit_log (id_, owner_id, action, details)
+    INSERT INTO platform.audit_inbox (id_, owner_id, action, details)
     VALUES (
         gen_random_uuid(), NEW.owner_id, 'set_quota_limit',
         jsonb_build_object(
@@ -100,7 +170,7 @@ BEGIN
     IF TG_OP <> 'DELETE' THEN
         details := details || jsonb_build_object('valid_until', share.valid_until);
     END IF;
-    INSERT INTO platform.audit_log (id_, owner_id, action, details)
+    INSERT INTO platform.audit_inbox (id_, owner_id, action, details)
     VALUES (gen_random_uuid(), share.owner_id, TG_ARGV[0], details);
     RETURN NULL;
 END
@@ -126,8 +196,14 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER refuse_change BEFORE UPDATE OR TRUNCATE ON platform.audit_log
+CREATE TRIGGER refuse_change BEFORE UPDATE OR TRUNCATE ON platform.audit_inbox
     FOR EACH STATEMENT EXECUTE FUNCTION platform.refuse_change();
+
+CREATE TRIGGER refuse_change BEFORE UPDATE OR TRUNCATE ON platform.audit_sealed
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.refuse_change();
+
+CREATE TRIGGER refuse_change INSTEAD OF UPDATE OR DELETE ON platform.audit_log
+    FOR EACH ROW EXECUTE FUNCTION platform.refuse_change();
 
 CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE OR TRUNCATE ON platform.audit_seal
     FOR EACH STATEMENT EXECUTE FUNCTION platform.refuse_change();
@@ -135,24 +211,26 @@ CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE OR TRUNCATE ON platform.aud
 CREATE TRIGGER refuse_change BEFORE UPDATE OR TRUNCATE ON platform.audit_seal_digests
     FOR EACH STATEMENT EXECUTE FUNCTION platform.refuse_change();
 
--- Rows may go once a seal says that they are no longer kept: retention makes that seal first, and with a signing
--- key no other writer can make one that verifies.
+-- Rows leave the inbox once they stand in the log. They leave the log once a seal says that they are no longer kept:
+-- retention makes that seal first, and with a signing key no other writer can make one that verifies.
 CREATE FUNCTION platform.keep_audit_rows() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     kept_from bigint := coalesce(
         (SELECT first_kept_seal FROM platform.audit_seal ORDER BY number DESC LIMIT 1), 1);
-    removed bigint;
-    removable bigint;
+    removable bigint := coalesce((SELECT last_row FROM platform.audit_seal WHERE number = kept_from - 1), 0);
+    refused boolean;
 BEGIN
-    IF TG_TABLE_NAME = 'audit_log' THEN
-        SELECT max(number) INTO removed FROM deleted;
-        SELECT last_row INTO removable FROM platform.audit_seal WHERE number = kept_from - 1;
+    IF TG_TABLE_NAME = 'audit_inbox' THEN
+        refused := EXISTS (
+            SELECT FROM deleted WHERE NOT EXISTS (
+                SELECT FROM platform.audit_sealed AS sealed WHERE sealed.id_ = deleted.id_));
+    ELSIF TG_TABLE_NAME = 'audit_sealed' THEN
+        refused := EXISTS (SELECT FROM deleted WHERE number > removable);
     ELSE
-        SELECT max(seal_number) INTO removed FROM deleted;
-        removable := kept_from - 1;
+        refused := EXISTS (SELECT FROM deleted WHERE seal_number >= kept_from);
     END IF;
-    IF removed > coalesce(removable, 0) THEN
+    IF refused THEN
         RAISE EXCEPTION USING
             ERRCODE = 'PD002',
             MESSAGE = format('DELETE refused: %s is append-only', TG_TABLE_NAME),
@@ -163,7 +241,11 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER keep_audit_rows AFTER DELETE ON platform.audit_log
+CREATE TRIGGER keep_audit_rows AFTER DELETE ON platform.audit_inbox
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION platform.keep_audit_rows();
+
+CREATE TRIGGER keep_audit_rows AFTER DELETE ON platform.audit_sealed
     REFERENCING OLD TABLE AS deleted
     FOR EACH STATEMENT EXECUTE FUNCTION platform.keep_audit_rows();
 

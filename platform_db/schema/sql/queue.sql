@@ -14,7 +14,7 @@ CREATE TRIGGER add_owner_limit AFTER INSERT ON platform.user_
 CREATE FUNCTION platform.record_queue_limits() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO platform.audit_log (id_, owner_id, action, details)
+    INSERT INTO platform.audit_inbox (id_, owner_id, action, details)
     VALUES (
         gen_random_uuid(), NEW.owner_id, 'set_queue_limits',
         jsonb_build_object(
