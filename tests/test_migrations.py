@@ -370,7 +370,7 @@ def test_statistics_of_owners_go_where_the_login_may_remove_them(
             connection.execute(sa.text(f"ALTER ROLE {owner} SUPERUSER"))
     uri = as_role(empty_database_uri, owner)
     assert run(uri, "init").exit_code == 0
-    assert run(uri, "alembic", "downgrade", "0012").exit_code == 0
+    assert run(uri, "alembic", "downgrade", "0013").exit_code == 0
     engine = database.create_engine(uri)
     with engine.begin() as connection:
         fill_every_table(connection)

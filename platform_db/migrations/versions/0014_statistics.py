@@ -9,8 +9,8 @@ Duration: none.
 Recovery: run it again. Statistics that were there before can be removed by a superuser alone: for another
     login the columns that have some stay as they are (see the page on operations).
 
-Revision ID: 0013
-Revises: 0012
+Revision ID: 0014
+Revises: 0013
 Create Date: 2026-11-27
 """
 
@@ -19,14 +19,14 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0013"
-down_revision = "0012"
+revision = "0014"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 phase = "pre"
 
 OWNED = """
-    audit_log call_argument call_argument_source call_edge call_execution call_job call_node
+    audit_inbox audit_sealed call_argument call_argument_source call_edge call_execution call_job call_node
     call_subtree_task call_task entity_tag entity_tag_edit evaluation handle handle_edge
     idempotency_key interactive_session interactive_session_resource job job_cache job_cache_use
     job_dependency lease log_chunk log_size note owner_limit quota_reservation row_event
