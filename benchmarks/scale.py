@@ -30,7 +30,7 @@ from sqlalchemy import orm
 from platform_db import database, schema
 from platform_db.lifecycle.transitions import transition, transition_many
 from platform_db.logs import append_log, read_new_log, tail_log
-from platform_db.models import Job, User, Workflow
+from platform_db.models import Job, Resource, User, Workflow, WorkflowResource
 from platform_db.workflows import count_by_status, create_workflow, create_workflows, list_workflows
 
 TENANTS = 100  # that are asked
@@ -94,7 +94,7 @@ def weigh(session: orm.Session, engine: sa.Engine) -> None:
     begun = session.scalar(WRITTEN)
     make_runs(session, add_tenant(session), MEASURED, jobs=JOBS, lines=LINES)
     written = session.scalar(WRITTEN) - begun
-    print(f"a run with {JOBS} jobs and {LINES} appends of 100 bytes to its log")
+    print(f"a run with {JOBS} jobs, {LINES} appends of 100 bytes to its log and a figure of each resource")
     print(f"{'table':<20} {'rows':>7} {'bytes':>8} {'of them indexes':>16}")
     grown = {}
     for name in tables:
@@ -163,6 +163,12 @@ def make_runs(session: orm.Session, owner_id: uuid.UUID, count: int, *, jobs: in
             append_log(session, (owner_id, run.id_), f"{number:<99}\n", model=Workflow)
         session.commit()
     transition_many(session, keys, "finished", model=Workflow)
+    resources = session.scalars(sa.select(Resource.id_)).all()
+    figures = [dict(zip(("owner_id", "workflow_id"), key, strict=True)) for key in keys]
+    session.execute(
+        sa.insert(WorkflowResource),
+        [figure | {"resource_id": id_, "quota_used": 1} for figure in figures for id_ in resources],
+    )
     session.commit()
 
 
