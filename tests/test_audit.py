@@ -523,7 +523,7 @@ def test_each_filter_has_an_index(
         sa.text(
             "INSERT INTO platform.audit_log (id_, owner_id, actor_id, action)"
             " SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'grant_token'"
-            " FROM generate_series(1, 3000)"
+            " FROM generate_series(1, 20000)"
         )
     )
     for _ in range(20):
