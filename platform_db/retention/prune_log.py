@@ -92,13 +92,14 @@ def _is_due(rule: RetentionRule) -> str:
 
 def _look(rule: RetentionRule) -> sa.TextClause:
     table = _log_of(rule)[0]
-    # With EXISTS the planner may read the whole log once for each page of runs. No log is older than its run.
+    # With EXISTS the planner may read the whole log once for each page of runs. A log that is older than its
+    # run, as an import may leave it, goes when the run is as old.
     return sa.text(f"""
-        SELECT owner_id, id_,
-               (SELECT true FROM platform.{rule.table} AS chunk WHERE {_is_due(rule)} LIMIT 1) AS due
+        SELECT owner_id, id_, CASE WHEN created < now() - CAST(:age AS interval) THEN (
+                   SELECT true FROM platform.{rule.table} AS chunk WHERE {_is_due(rule)} LIMIT 1
+               ) END AS due
         FROM platform.{table} AS parent
         WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid)) AND {ENDED}
-          AND created < now() - CAST(:age AS interval)
         ORDER BY id_ LIMIT :look
         """)
 

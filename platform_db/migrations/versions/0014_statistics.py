@@ -1,13 +1,15 @@
-"""Keep no statistics of owners: a plan must not depend on whether ANALYZE has seen one.
+"""Let plans see an average owner: whether ANALYZE has seen one must not decide how rows are found.
 
-Motive: for an owner who came after the last ANALYZE, statistics say that there are no rows. Then all
-    indexes that begin with the owner cost the planner the same, and it may find one row by reading all of the
-    owner's. Without statistics it takes every owner to have one row in 200.
+Motive: where ANALYZE lists the owners that it has seen, and few others, one who came since has no rows in the
+    planner's eyes. Then all indexes that begin with the owner cost the same, and it may find one row by
+    reading all of the owner's. With one entry in the list it takes all others for average ones.
+    Pieces of a log are found by two columns, whose shares it multiplies as if they had nothing to do with
+    each other. Without statistics of them it takes each value for one in 200.
 Phase: pre; no release before it needs them.
 Lock: SHARE UPDATE EXCLUSIVE on each table in turn, which no reader or writer waits for.
-Duration: none.
-Recovery: run it again. Statistics that were there before can be removed by a superuser alone: for another
-    login the columns that have some stay as they are (see the page on operations).
+Duration: a second or less for each table that has statistics, which it analyzes.
+Recovery: run it again. Before PostgreSQL 18 only a superuser can remove statistics: for another login, those
+    of logs stay as they are now (see the page on operations).
 
 Revision ID: 0014
 Revises: 0013
@@ -26,8 +28,8 @@ depends_on = None
 phase = "pre"
 
 OWNED = """
-    audit_inbox audit_sealed call_argument call_argument_source call_edge call_execution call_job call_node
-    call_subtree_task call_task entity_tag entity_tag_edit evaluation handle handle_edge
+    audit_inbox audit_sealed call_argument call_argument_source call_edge call_execution call_job
+    call_node call_subtree_task call_task entity_tag entity_tag_edit evaluation handle handle_edge
     idempotency_key interactive_session interactive_session_resource job job_cache job_cache_use
     job_dependency lease log_chunk log_size note owner_limit quota_reservation row_event
     run_counter service service_log service_resource status_change subvalue task_record
@@ -36,48 +38,60 @@ OWNED = """
     workflow_version workspace_retention_audit_log workspace_retention_rule
 """.split()  # noqa: SIM905 # one a line, they hide the rest
 
-# What keys begin with: the owner; of pieces of a log, what they are the log of, too.
-COLUMNS = [
-    *((table, "owner_id") for table in OWNED),
+# What pieces of a log are found by.
+LOGS = (
+    ("log_chunk", "owner_id"),
     ("log_chunk", "workflow_id"),
+    ("service_log", "owner_id"),
     ("service_log", "service_id"),
-]
+)
 
 locks = dict.fromkeys(OWNED, "SHARE UPDATE EXCLUSIVE")
 
 
 def upgrade() -> None:
-    """Keep none from now on, and remove those that there are, where the login may."""
-    stays = set() if op.get_context().as_sql else _remove()
-    for table, column in COLUMNS:
-        if (table, column) not in stays:
-            op.execute(f"ALTER TABLE platform.{table} ALTER COLUMN {column} SET STATISTICS 0")
+    """List one owner, and none of logs; analyze the tables that have longer lists."""
+    for table in OWNED:
+        op.execute(f"ALTER TABLE platform.{table} ALTER COLUMN owner_id SET STATISTICS 1")
+    for table, column in LOGS:
+        op.execute(f"ALTER TABLE platform.{table} ALTER COLUMN {column} SET STATISTICS 0")
+    if not op.get_context().as_sql:
+        _remove(op.get_bind())
+    _analyze()
 
 
 def downgrade() -> None:
-    """Keep statistics again, from the next ANALYZE on."""
-    for table, column in COLUMNS:
+    """Let ANALYZE list as many as of any column."""
+    for table, column in [*((table, "owner_id") for table in OWNED), *LOGS]:
         op.execute(f"ALTER TABLE platform.{table} ALTER COLUMN {column} SET STATISTICS -1")
+    _analyze()
 
 
-def _remove() -> set[tuple[str, str]]:
-    """Remove the statistics of these columns, and return those that this login may not remove."""
-    columns = {"columns": [f"{table}.{column}" for table, column in COLUMNS]}
-    connection = op.get_bind()
-    if connection.scalar(sa.text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")):
-        connection.execute(_DELETE, columns)
-        return set()
-    return {(table, column) for table, column in connection.execute(_FIND, columns)}
+def _remove(connection: sa.Connection) -> None:
+    """Remove the statistics of logs, after the locks that keep ANALYZE from storing others."""
+    (version,) = connection.execute(sa.text("SHOW server_version_num")).one()
+    if int(version) >= 180000:
+        for table, column in LOGS:
+            connection.execute(_CLEAR, {"table": table, "column": column})
+    elif connection.scalar(sa.text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")):
+        connection.execute(_DELETE, {"columns": [f"platform.{table}.{column}" for table, column in LOGS]})
 
+
+def _analyze() -> None:
+    # Not those that are empty: that they were is all that the planner would know of them, for long.
+    if not op.get_context().as_sql:
+        for table in op.get_bind().scalars(_ANALYZED, {"tables": OWNED}).all():
+            op.execute(f"ANALYZE platform.{table}")
+
+
+_CLEAR = sa.text("SELECT pg_clear_attribute_stats('platform', :table, :column, false)")
 
 _DELETE = sa.text("""
-    DELETE FROM pg_catalog.pg_statistic
-    USING pg_catalog.pg_attribute JOIN pg_catalog.pg_class ON pg_class.oid = attrelid
-    WHERE starelid = attrelid AND staattnum = attnum AND relnamespace = 'platform'::regnamespace
-      AND relname || '.' || attname = ANY (:columns)
+    DELETE FROM pg_catalog.pg_statistic USING pg_catalog.pg_attribute
+    WHERE starelid = attrelid AND staattnum = attnum
+      AND attrelid::regclass::text || '.' || attname = ANY (:columns)
     """)
 
-_FIND = sa.text("""
-    SELECT tablename, attname FROM pg_catalog.pg_stats
-    WHERE schemaname = 'platform' AND tablename || '.' || attname = ANY (:columns)
+_ANALYZED = sa.text("""
+    SELECT DISTINCT tablename::text FROM pg_stats WHERE schemaname = 'platform' AND tablename = ANY (:tables)
     """)
