@@ -71,6 +71,21 @@ def test_what_a_cached_result_asks_for_next_is_found_at_once(
     assert lookups.find_evaluations(one.reading, owner.id_, ["eval"], largest=0) == []
 
 
+def test_the_evaluations_of_the_calls_that_the_latest_call_made_are_found_at_once(
+    make_recorder: MakeRecorder, owner: User
+) -> None:
+    one = make_recorder()
+    put_everything(one)
+    put_call(one, "newest", "whole", children=["child", "parent"])
+    one.flush()
+    asked = {"task_hash": "task", "args_hash": "args whole"}
+
+    found = lookups.find_child_evaluations(one.reading, owner.id_, **asked, at_most=10, largest=1)
+    rows = {call: (row.eval_hash, row.value_hash, row.value) for call, row in found.items()}
+    assert rows == dict.fromkeys(("child", "parent"), ("eval", "whole", b"x"))
+    assert lookups.find_child_evaluations(one.reading, owner.id_, **asked, at_most=10, largest=0) == {}
+
+
 def test_tables_have_statistics_after_the_first_load(
     engine: sa.Engine, make_recorder: MakeRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -44,7 +45,7 @@ from platform_db.database.kept_connection import KeptConnection
 from platform_db.integrations.redun import setup_scheduler, upcoming
 from platform_db.integrations.redun.backend import PlatformBackend
 from platform_db.integrations.redun.serializing import hash_evaluation
-from platform_db.provenance import calls
+from platform_db.provenance import Recorder, calls
 
 ROOT = Path(__file__).parents[1]
 redun_namespace = "tests"
@@ -145,6 +146,23 @@ def test_a_workflow_runs_once_and_is_taken_from_the_cache_then(owner: str, sessi
     ).all() == [(False, 7), (True, 7)]
 
 
+def test_a_job_whose_result_is_cached_is_recorded_once(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler_of(owner).run(squares(5))
+    recorded = Counter[str]()
+    put = Recorder.put
+
+    def count_jobs(recorder: Recorder, table: str, key: Any, row: Any, method: str) -> None:
+        recorded[method] += table == "call_job"
+        put(recorder, table, key, row, method)
+
+    monkeypatch.setattr(Recorder, "put", count_jobs)
+
+    scheduler_of(owner).run(squares(5))
+
+    # An execution is begun with its first job.
+    assert +recorded == {"record_job_start": 1, "record_job_end": 7}
+
+
 def test_what_runs_below_calls_that_are_cached_is_recorded_with_them_when_it_starts(
     owner: str, session: Session
 ) -> None:
@@ -167,7 +185,7 @@ def test_what_runs_below_calls_that_are_cached_is_recorded_with_them_when_it_sta
     for _ in range(2):
         assert scheduler_of(owner).run(outer(3)) == 1
 
-    # What is cached is known at a job's end; the first one of an execution has no parent.
+    # Four cached jobs and the one that runs. None has an end, by which the database knows what is cached.
     assert unfinished == [[(False, True), *[(False, False)] * 4]] * 2
     assert count(session, "call_job") == 10
 

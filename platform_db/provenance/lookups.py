@@ -104,6 +104,24 @@ def find_children(
     return [Child(*row) for row in rows]
 
 
+def find_child_evaluations(
+    connection: Connection,
+    owner_id: uuid.UUID | str,
+    *,
+    task_hash: str,
+    args_hash: str,
+    at_most: int,
+    largest: int,
+) -> dict[str, Evaluation]:
+    """Return the evaluations of the calls that the latest call of a task with these arguments made.
+
+    :param largest: bytes of a value; those with larger ones are left out.
+    :returns: by the hash of the call.
+    """
+    rows = execute(connection, _CHILD_EVALUATIONS, (str(owner_id), task_hash, args_hash, at_most, largest))
+    return {call_hash: Evaluation(*_with_bytes(row)) for call_hash, *row in rows}
+
+
 def find_stored(connection: Connection, owner_id: uuid.UUID | str, eval_hashes: Collection[str]) -> set[str]:
     """Return the hashes of those of the evaluations that there are."""
     rows = execute(
@@ -142,3 +160,22 @@ def execute(
 def _with_bytes(row: Sequence[Any]) -> list[Any]:
     *others, value, size = row
     return [*others, bytes(value), size]
+
+
+_CHILD_EVALUATIONS = """
+    SELECT child.call_hash, one.eval_hash,
+           stored.value_hash, stored.type, stored.format, stored.value, stored.size
+    FROM (SELECT %s::uuid AS owner_id) AS its
+    CROSS JOIN LATERAL platform.find_children(its.owner_id, %s, %s, %s) AS child
+    CROSS JOIN LATERAL (
+        SELECT evaluation.eval_hash, evaluation.value_hash FROM platform.evaluation
+        WHERE evaluation.owner_id = its.owner_id
+          AND evaluation.task_hash = child.task_hash AND evaluation.args_hash = child.args_hash
+        LIMIT 1
+    ) AS one
+    CROSS JOIN LATERAL (
+        SELECT value.value_hash, value.type, value.format, value.value, value.size FROM platform.value
+        WHERE value.owner_id = its.owner_id AND value.value_hash = one.value_hash AND value.size <= %s
+        LIMIT 1
+    ) AS stored
+"""

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 DELAY = 0.05  # seconds from the first row of a batch to its writing
 # A batch of so much is written at once: the server works while the process does, and not only when it waits.
-FULL_ROWS, FULL_BYTES = 500, 4 * 1024**2
+FULL_ROWS, FULL_BYTES = 250, 4 * 1024**2
 BUFFER_LIMIT = 64 * 1024**2  # bytes that wait for a server that does not answer; beyond, callers wait, too
 PATIENCE = 60.0  # seconds that a flush waits for a server that restarts
 

@@ -10,7 +10,6 @@ from redun.task import CacheCheckValid, CacheResult, CacheScope
 from redun.utils import iter_nested_value
 
 from platform_db.integrations.redun.part import Part
-from platform_db.integrations.redun.serializing import hash_evaluation
 from platform_db.integrations.redun.upcoming import LARGEST
 from platform_db.provenance import lookups
 
@@ -115,18 +114,17 @@ class LookingUp(Part):
         """Fetch the evaluations of the calls that the last call made, which the scheduler asks for next."""
         if not any(isinstance(value, TaskExpression) for value in iter_nested_value(result)):
             return
-        reading = self.recorder.reading
-        children = {
-            hash_evaluation(child.task_hash, child.args_hash): child.call_hash
-            for child in lookups.find_children(
-                reading, self.owner_id, task_hash=task_hash, args_hash=args_hash, at_most=CHILDREN
-            )
-        }
-        if children:
-            found = lookups.find_evaluations(reading, self.owner_id, list(children), largest=LARGEST)
-            self.upcoming.add(found)
-            for evaluation in found:
-                self.recorder.remember(children[evaluation.eval_hash])
+        found = lookups.find_child_evaluations(
+            self.recorder.reading,
+            self.owner_id,
+            task_hash=task_hash,
+            args_hash=args_hash,
+            at_most=CHILDREN,
+            largest=LARGEST,
+        )
+        self.upcoming.add(list(found.values()))
+        for call_hash in found:
+            self.recorder.remember(call_hash)
 
     @db_retry
     def get_call_cache(self, call_hash: str) -> tuple[Any, bool]:
