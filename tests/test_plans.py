@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import time
 from datetime import timedelta
 from operator import itemgetter
@@ -18,9 +19,11 @@ from sqlalchemy.orm import Session, sessionmaker
 from platform_db.leases import count_alive, recover, recover_owned_by
 from platform_db.lifecycle.history import history
 from platform_db.logs import read_new_log
-from platform_db.models import Job, RunStatus, Workflow
+from platform_db.models import Job, ResourceType, RunStatus, Workflow
 from platform_db.query import find
 from platform_db.query.sorting import sorts_of
+from platform_db.quota import cpu, disk
+from platform_db.quota.resources import get_default_key
 from platform_db.retention import choose_rules, prune
 from platform_db.workflows import count_by_status, list_workflows
 from tests.test_prune import NOW
@@ -207,6 +210,27 @@ def test_the_newest_runs_of_all_owners_are_the_newest_of_each(session: Session, 
         plan = plans_of(session, lambda c=cursor: find(session, Workflow, limit=2, cursor=c))
         assert "ix_workflow_owner_id_created" in plan
         assert "Seq Scan on workflow" not in plan
+
+
+FIGURES = """
+    INSERT INTO platform.workflow_resource (owner_id, workflow_id, resource_id, quota_used)
+    SELECT owner_id, id_, CAST(:resource AS uuid), 1 FROM platform.workflow
+"""
+
+
+def test_quotas_of_some_users_read_no_one_elses_runs(session: Session, run: Workflow) -> None:
+    cpu_time, space = (get_default_key(session, type_) for type_ in (ResourceType.cpu, ResourceType.disk))
+    session.execute(sa.text("SET LOCAL session_replication_role = replica"))
+    for resource in (cpu_time, space):
+        session.execute(sa.text(FIGURES), {"resource": resource.id_})
+    session.commit()
+    session.execute(sa.text("ANALYZE platform.workflow, platform.workflow_resource"))
+    users = session.scalars(sa.select(Workflow.owner_id).distinct().limit(3)).all()
+    for ask in (
+        lambda: cpu.update_users(session, users, cpu_time),
+        lambda: disk.find_drift(session, users, space),
+    ):
+        assert not re.search(r"Seq Scan on workflow(_resource)?\b", plans_of(session, ask))
 
 
 def test_a_page_of_a_history_uses_an_index(session: Session, run: Workflow) -> None:
