@@ -185,6 +185,19 @@ def test_nobody_changes_what_is_recorded(sealed: Factory, statement: str) -> Non
             session.execute(sa.text(statement))
 
 
+@pytest.mark.parametrize("owner", [ANN, BOB])
+def test_a_row_that_waits_is_kept_whatever_row_has_its_id_in_the_log(
+    session_factory: Factory, session: orm.Session, owner: uuid.UUID
+) -> None:
+    sealed = record_action(session, ANN, "grant_token")
+    session.commit()
+    seal_audit_log(session_factory)
+    session.add(AuditLog(id_=sealed.id_, owner_id=owner, action="grant_token"))
+    session.commit()
+    with pytest.raises(errors.AppendOnly, match="append-only"):
+        session.execute(sa.text("DELETE FROM platform.audit_inbox"))
+
+
 # -- sealing
 
 
@@ -236,6 +249,13 @@ def test_rows_that_are_collected_at_once_get_a_number_each(
     assert [row.number for row in list_audit(session, limit=200).rows] == list(range(200, 0, -1))
 
 
+@pytest.mark.parametrize("most", ["NULL", "-1", "0"])
+def test_no_rows_are_collected_where_no_number_of_them_is_given(session: orm.Session, most: str) -> None:
+    record(session, 2)
+    session.execute(sa.text(f"SELECT platform.collect_audit_rows({most})"))
+    assert [row.number for row in list_audit(session).rows] == [None, None]
+
+
 def test_a_row_with_the_id_of_another_is_sealed_under_a_new_one(
     session_factory: Factory, session: orm.Session
 ) -> None:
@@ -245,7 +265,13 @@ def test_a_row_with_the_id_of_another_is_sealed_under_a_new_one(
         session.commit()
         if user == BOB:
             assert seal_audit_log(session_factory).rows == 2
-            session.expunge_all()
+    assert [(row.user_id, row.number) for row in list_audit(session).rows] == [
+        (ANN, None),
+        (BOB, 2),
+        (ANN, 1),
+    ]
+    assert session.get(AuditLog, id_) in list_audit(session).rows, "found by its id alone"
+    session.expunge_all()
     assert seal_audit_log(session_factory).rows == 1
     assert len({row.id_ for row in list_audit(session).rows}) == 3
     assert verify_audit_log(session).rows == 3

@@ -122,6 +122,10 @@ def test_no_row_of_one_tenant_stops_the_others(
     assert outcomes == {name: expected for name, (_, expected) in HOSTILE.items()}
     stamped = sa.select(sa.func.count()).where(AuditLog.created.between(began, now(session)))
     assert session.scalar(stamped) == sum(filter(None, outcomes.values()))
+    again = [
+        row.number is None for row in audit.list_audit(session, user_id=mallory.id_).rows if row.id_ == mine
+    ]
+    assert again == [True, False], "a row with the id of a sealed one hides it"
     go_on(session_factory, ada)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import uuid
 
 import pytest
@@ -84,3 +86,54 @@ def test_a_service_writes_no_place_in_the_log(engine: sa.Engine, database_uri: s
             connection.exec_driver_sql(
                 "INSERT INTO platform.audit_sealed SELECT * FROM platform.audit_sealed"
             )
+
+
+WAITS = sa.text(
+    "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+    " WHERE datname = current_database() AND locktype = 'relation' AND NOT granted"
+)
+
+
+def test_a_row_that_commits_while_the_inbox_goes_is_kept(
+    engine: sa.Engine, database_uri: str, session_factory: Factory
+) -> None:
+    with session_factory() as writer, writer.begin():
+        record_action(writer, ANN, "grant_token")
+        writer.flush()
+        downgrade = threading.Thread(target=schema.downgrade, args=(database_uri, "0012"))
+        downgrade.start()
+        with engine.connect() as looking:
+            while downgrade.is_alive() and not looking.scalar(WAITS):
+                time.sleep(0.01)
+    downgrade.join()
+
+    with engine.connect() as connection:
+        numbers = connection.scalars(sa.text("SELECT number FROM platform.audit_log")).all()
+    assert numbers == [1]
+
+
+def test_the_inbox_has_the_policies_that_a_platform_gave_the_log(
+    engine: sa.Engine, database_uri: str
+) -> None:
+    prepare_roles(engine)
+    schema.downgrade(database_uri, "0012")
+    with engine.begin() as connection:
+        for policy in (
+            "recent ON platform.audit_log AS RESTRICTIVE FOR SELECT USING (created > 'epoch')",
+            "appended ON platform.audit_log FOR INSERT TO platform_service WITH CHECK (action <> 'x')",
+        ):
+            connection.exec_driver_sql(f"CREATE POLICY {policy}")
+
+    schema.upgrade(database_uri)
+
+    policies = (
+        "SELECT policyname, permissive, roles, cmd, qual, with_check FROM pg_policies"
+        " WHERE schemaname = 'platform' AND tablename = '{}' ORDER BY policyname"
+    )
+    with engine.connect() as connection:
+        of_log, of_inbox = (
+            connection.exec_driver_sql(policies.format(table)).all()
+            for table in ("audit_sealed", "audit_inbox")
+        )
+    assert {"recent", "appended"} <= {policy.policyname for policy in of_inbox}
+    assert of_inbox == of_log

@@ -21,7 +21,7 @@ from sqlalchemy import orm
 from platform_db import settings, tokens, workflows
 from platform_db.cli.commands.import_ import SOURCE_VARIABLE
 from platform_db.integrations.reana import moving
-from platform_db.models import AuditLog, Job, Note, RowEvent, StatusChange, User, Workflow
+from platform_db.models import AuditInbox, AuditLog, Job, Note, RowEvent, StatusChange, User, Workflow
 from platform_db.testing import databases
 from tests import command_line
 from tests.reana_source import OLD_KEY, ReanaDatabase
@@ -174,6 +174,7 @@ def test_a_platform_moves(
     for model in (StatusChange, RowEvent, Note):
         assert session.scalar(sa.select(sa.func.count()).select_from(model)) == 0
     assert session.scalar(sa.select(sa.func.count()).select_from(AuditLog)) == 20
+    assert session.scalar(sa.select(sa.func.count()).select_from(AuditInbox)) == 0, "each page is read fast"
     assert session.scalar(sa.text("SELECT count(*) FROM platform.workspace_retention_audit_log")) == 200
     # The next run of each name has the number that REANA would give it.
     for owner_id, name, major in reana.execute(

@@ -81,7 +81,8 @@ def _seal(session: Session, last: AuditSeal | None) -> AuditSeal | None:
     return seal
 
 
-# Rows that have a number and no seal are from before there was an inbox. They come first.
+# Rows with a number and no seal come first: those from before there was an inbox, and what an import or a
+# service has collected without a seal.
 _COLLECT = sa.text(f"""
     SELECT platform.collect_audit_rows((:rows - count(*))::integer)
     FROM (SELECT FROM {TABLE} WHERE number >= :first LIMIT :rows) AS numbered

@@ -16,23 +16,23 @@ from platform_db.identifiers import parse_id
 class PlatformSession(Session):
     """A session that finds a tenant's row by its whole key, and also by its id alone.
 
-    ``session.get(Workflow, id_)`` asks for the owner first. With the whole key, ``(owner_id, id_)``, it does
-    not, and a row that the session holds needs no statement.
+    ``session.get(Workflow, id_)`` asks for the whole key first. With the whole key, ``(owner_id, id_)``, it
+    does not, and a row that the session holds needs no statement.
     """
 
     def get(self, entity: Any, ident: Any, **options: Any) -> Any:
         """Return the row with this key or id, None where there is none."""
         if isinstance(ident, uuid.UUID | str) and _has_owner_and_id(entity):
-            id_ = parse_id(ident)
-            owner_id = self.scalar(sa.select(entity.owner_id).where(entity.id_ == id_))
-            ident = (owner_id, id_)
-            if owner_id is None:
+            key = sa.inspect(entity).primary_key
+            row = self.execute(sa.select(*key).where(entity.id_ == parse_id(ident))).first()
+            if row is None:
                 return None
+            ident = tuple(row)
         return super().get(entity, ident, **options)
 
 
 def _has_owner_and_id(entity: Any) -> bool:
-    return {column.key for column in sa.inspect(entity).primary_key} == {"owner_id", "id_"}
+    return {column.key for column in sa.inspect(entity).primary_key} >= {"owner_id", "id_"}
 
 
 AnySession = Session | scoped_session[Session]

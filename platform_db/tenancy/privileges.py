@@ -49,14 +49,14 @@ OTHERS: dict[str, dict[Role, Verbs]] = {
     "internal function": {},
     # They run with their owner's rights, and tell of no tenant.
     "reading function": dict.fromkeys((Role.service, Role.readonly), ("EXECUTE",)),
-    # It moves rows of the audit log, and changes none.
+    # It moves rows of the audit log. All that it changes is an id that another row has.
     "sealing function": {Role.service: ("EXECUTE",)},
     "type": {},
     "default privileges": {},
 }
 
 CALLED_AS_OWNER = {"reading": ("estimate_runs",), "sealing": ("collect_audit_rows",)}
-"""What others call and what yet runs with its owner's rights, by its kind of function."""
+"""The functions that other roles may call and that run with their owner's rights, by kind."""
 
 _TENANTS_TABLE: dict[Role, Verbs] = {Role.service: ALL, Role.tenant: ALL, Role.readonly: READ}
 

@@ -1,5 +1,10 @@
--- What waits gets its numbers, and is sealed by the release before.
-SELECT platform.collect_audit_rows(NULL);
+-- What waits gets its numbers, and is sealed by the release before: most of it while writers go on, the rest once the
+-- lock, which is on the view's tables, too, has waited for those that still write.
+SELECT platform.collect_audit_rows(2147483647);
+
+LOCK TABLE platform.audit_log IN ACCESS EXCLUSIVE MODE;
+
+SELECT platform.collect_audit_rows(2147483647);
 
 CREATE SEQUENCE platform.audit_number AS BIGINT;
 

@@ -205,7 +205,9 @@ BEGIN
     IF TG_TABLE_NAME = 'audit_inbox' THEN
         refused := EXISTS (
             SELECT FROM deleted WHERE NOT EXISTS (
-                SELECT FROM platform.audit_sealed AS sealed WHERE sealed.id_ = deleted.id_));
+                SELECT FROM platform.audit_sealed AS sealed
+                WHERE sealed.owner_id = deleted.owner_id AND sealed.created = deleted.created
+                  AND sealed.action = deleted.action));
     ELSIF TG_TABLE_NAME = 'audit_sealed' THEN
         refused := EXISTS (SELECT FROM deleted WHERE number > removable);
     ELSE
@@ -261,7 +263,7 @@ BEGIN
         (SELECT last_row FROM platform.audit_seal ORDER BY number DESC LIMIT 1),
         0);
     SELECT max(created), array_agg(owner_id), array_agg(id_) INTO newest, owners, ids
-    FROM (SELECT owner_id, id_, created FROM platform.audit_inbox ORDER BY created, id_ LIMIT most) AS oldest;
+    FROM (SELECT owner_id, id_, created FROM platform.audit_inbox ORDER BY created, id_ LIMIT greatest(most, 0)) AS oldest;
     taken := ARRAY(SELECT id_ FROM platform.audit_sealed WHERE id_ = ANY (ids));
     new_ids := ARRAY(
         SELECT CASE WHEN id_ = ANY (taken) OR row_number() OVER (PARTITION BY id_ ORDER BY place) > 1
@@ -292,9 +294,9 @@ BEGIN
         FROM pg_class CROSS JOIN aclexplode(relacl) JOIN pg_roles ON pg_roles.oid = grantee
         WHERE pg_class.oid = 'platform.audit_sealed'::regclass AND grantee <> relowner
         UNION ALL
-        SELECT format('CREATE POLICY %I ON platform.audit_inbox FOR %s TO %s USING (%s)', policyname, cmd,
-                      (SELECT string_agg(quote_ident(role), ', ') FROM unnest(roles) AS role), qual)
-               || coalesce(' WITH CHECK (' || with_check || ')', '')
+        SELECT format('CREATE POLICY %I ON platform.audit_inbox AS %s FOR %s TO %s', policyname, permissive, cmd,
+                      (SELECT string_agg(quote_ident(role), ', ') FROM unnest(roles) AS role))
+               || coalesce(' USING (' || qual || ')', '') || coalesce(' WITH CHECK (' || with_check || ')', '')
         FROM pg_policies
         WHERE schemaname = 'platform' AND tablename = 'audit_sealed' AND policyname <> 'tenant'
     LOOP

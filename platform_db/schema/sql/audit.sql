@@ -69,7 +69,7 @@ BEGIN
         (SELECT last_row FROM platform.audit_seal ORDER BY number DESC LIMIT 1),
         0);
     SELECT max(created), array_agg(owner_id), array_agg(id_) INTO newest, owners, ids
-    FROM (SELECT owner_id, id_, created FROM platform.audit_inbox ORDER BY created, id_ LIMIT most) AS oldest;
+    FROM (SELECT owner_id, id_, created FROM platform.audit_inbox ORDER BY created, id_ LIMIT greatest(most, 0)) AS oldest;
     taken := ARRAY(SELECT id_ FROM platform.audit_sealed WHERE id_ = ANY (ids));
     new_ids := ARRAY(
         SELECT CASE WHEN id_ = ANY (taken) OR row_number() OVER (PARTITION BY id_ ORDER BY place) > 1
@@ -211,8 +211,9 @@ CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE OR TRUNCATE ON platform.aud
 CREATE TRIGGER refuse_change BEFORE UPDATE OR TRUNCATE ON platform.audit_seal_digests
     FOR EACH STATEMENT EXECUTE FUNCTION platform.refuse_change();
 
--- Rows leave the inbox once they stand in the log. They leave the log once a seal says that they are no longer kept:
--- retention makes that seal first, and with a signing key no other writer can make one that verifies.
+-- Rows leave the inbox once they are in the log: not by their id, which another row can have and which is then replaced,
+-- but by owner, time and action. They leave the log once a seal says that they are no longer kept: retention makes that
+-- seal first, and with a signing key no other writer can make one that verifies.
 CREATE FUNCTION platform.keep_audit_rows() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -224,7 +225,9 @@ BEGIN
     IF TG_TABLE_NAME = 'audit_inbox' THEN
         refused := EXISTS (
             SELECT FROM deleted WHERE NOT EXISTS (
-                SELECT FROM platform.audit_sealed AS sealed WHERE sealed.id_ = deleted.id_));
+                SELECT FROM platform.audit_sealed AS sealed
+                WHERE sealed.owner_id = deleted.owner_id AND sealed.created = deleted.created
+                  AND sealed.action = deleted.action));
     ELSIF TG_TABLE_NAME = 'audit_sealed' THEN
         refused := EXISTS (SELECT FROM deleted WHERE number > removable);
     ELSE
