@@ -29,6 +29,8 @@ CATALOGUE = """
       AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
     UNION ALL
     SELECT CASE WHEN proname LIKE 'estimate_%' THEN 'reading ' WHEN proname LIKE 'collect_%' THEN 'sealing '
+                WHEN proname LIKE '%_number' AND proname <> 'next_number' AND prorettype = 'bigint'::regtype
+                THEN 'common '
                 WHEN prosecdef OR prorettype = 'trigger'::regtype THEN 'internal ' ELSE '' END || 'function',
            proname, oid, 'function', ARRAY['EXECUTE']
     FROM pg_proc WHERE pronamespace = 'platform'::regnamespace

@@ -16,6 +16,8 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from platform_db.database.distribution import is_distributed
+from platform_db.schema.placement import expected_when_distributed
 from platform_db.schema.status import connect
 
 CATALOGUE = "catalogue.json"
@@ -28,8 +30,11 @@ def differences(connection: Connection) -> list[str]:
     """
     expected: dict[str, str] = json.loads(files(__package__).joinpath(CATALOGUE).read_text(encoding="utf-8"))
     expected, stored = (
-        {name: _flat(text) for name, text in side.items()} for side in (expected, read_catalogue(connection))
+        {name: _flat(name, text) for name, text in side.items()}
+        for side in (expected, read_catalogue(connection))
     )
+    if is_distributed(connection):
+        expected = expected_when_distributed(expected, stored)
     return sorted(
         [f"missing {name}" for name in expected if name not in stored]
         + [f"altered {name}" for name in expected if stored.get(name, expected[name]) != expected[name]]
@@ -37,9 +42,17 @@ def differences(connection: Connection) -> list[str]:
     )
 
 
-def _flat(definition: str) -> str:
-    """Return a definition as a restored database has it: ``(a OR b) OR c`` is ``a OR b OR c`` there."""
+def _flat(name: str, definition: str) -> str:
+    """Return a definition as a restored database has it: ``(a OR b) OR c`` is ``a OR b OR c`` there.
+
+    Before PostgreSQL 16 the columns of a view of one table stand behind its name.
+    """
+    if name.startswith("view "):
+        definition = _QUALIFIED.sub("", definition)
     return _NESTED.sub(r"\1\3", definition)
+
+
+_QUALIFIED = re.compile(r"\b(?!platform\b)\w+\.(?=[\w\"])")
 
 
 _NESTED = re.compile(r"\((\([^()]*\)(?: (OR|AND) \([^()]*\))+)\)( \2 )")

@@ -22,6 +22,7 @@ BEFORE_TABLES = ("job_cache",)
 
 # In an order in which each finds what it calls.
 AFTER_TABLES = (
+    "nodes",
     "stamps",
     "run_numbers",
     "guard",

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.distribution import IS_DISTRIBUTED
 from platform_db.schema.objects import SCHEMAS, TENANT_POLICY, policy_statement, qualified, tenant_columns
 from platform_db.tenancy.privileges import (
     CALLED_AS_OWNER,
@@ -80,7 +81,7 @@ def differences(session: Session) -> list[Difference]:
         *(
             Difference(row.on_, row.role, "nothing", row.found, row.mend)
             for query in (_READ_OWNERS, _READ_SHADOWING, _READ_ATTRIBUTES)
-            for row in session.execute(query, {"names": _names()})
+            for row in session.execute(query, {"names": _names(), "tenant": role_name(Role.tenant)})
         ),
     ]
 
@@ -318,14 +319,16 @@ _READ_SHADOWING = sa.text(f"""
       AND grantee NOT IN (nspowner, {_OWNER}, 'pg_database_owner'::regrole)
     """)
 
-# Of the roles and of their members: a login keeps its attributes while it acts as a role.
+# Of the roles and of their members: a login keeps its attributes while it acts as a role. Citus logs in to
+# other nodes as the tenants' role.
 _READ_ATTRIBUTES = sa.text(f"""
     SELECT 'the server' AS on_, quote_ident(rolname) AS role, string_agg(attribute, ', ') AS found,
            'ALTER ROLE ' || quote_ident(rolname) || ' ' || string_agg('NO' || attribute, ' ') AS mend
     FROM pg_roles CROSS JOIN LATERAL (
         VALUES (rolsuper, 'SUPERUSER'), (rolbypassrls, 'BYPASSRLS'), (rolcreaterole, 'CREATEROLE'),
                (rolcreatedb, 'CREATEDB'), (rolreplication, 'REPLICATION'),
-               (rolcanlogin AND rolname = ANY (:names), 'LOGIN')
+               (rolcanlogin AND rolname = ANY (:names)
+                AND NOT (rolname = :tenant AND {IS_DISTRIBUTED}), 'LOGIN')
     ) AS has (it, attribute)
     WHERE it AND oid <> {_OWNER} AND EXISTS (
         SELECT FROM pg_roles AS ours

@@ -73,9 +73,13 @@ def grant_statements(to: str | None = None, role: Role = Role.service) -> list[s
             f"'GRANT EXECUTE ON ROUTINE ' || object || ' TO {_names(OTHERS['function'])}'",
         ),
         *(
-            f"GRANT EXECUTE ON ROUTINE platform.{name} TO {_names(OTHERS[f'{kind} function'])}"
+            _for_each(  # Some are there on several machines alone.
+                "oid::regprocedure",
+                "pg_proc WHERE pronamespace = 'platform'::regnamespace"
+                f" AND proname IN ({', '.join(map(repr, names))})",
+                f"'GRANT EXECUTE ON ROUTINE ' || object || ' TO {_names(OTHERS[f'{kind} function'])}'",
+            )
             for kind, names in CALLED_AS_OWNER.items()
-            for name in names
         ),
         _for_each(
             "oid::regtype",

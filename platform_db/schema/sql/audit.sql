@@ -121,7 +121,7 @@ END
 $$;
 
 CREATE TRIGGER record_extra_transition AFTER INSERT OR UPDATE OR DELETE ON platform.extra_transition
-    FOR EACH ROW EXECUTE FUNCTION platform.record_extra_transition();
+    FOR EACH ROW WHEN (platform.is_coordinator()) EXECUTE FUNCTION platform.record_extra_transition();
 
 -- Argument: the action.
 CREATE FUNCTION platform.record_user() RETURNS trigger LANGUAGE plpgsql
@@ -137,10 +137,12 @@ END
 $$;
 
 CREATE TRIGGER record_creation AFTER INSERT ON platform.user_
-    FOR EACH ROW WHEN (NOT platform.is_import()) EXECUTE FUNCTION platform.record_user('create_user');
+    FOR EACH ROW WHEN (platform.is_coordinator() AND NOT platform.is_import())
+    EXECUTE FUNCTION platform.record_user('create_user');
 
 CREATE TRIGGER record_deletion AFTER DELETE ON platform.user_
-    FOR EACH ROW WHEN (NOT platform.is_import()) EXECUTE FUNCTION platform.record_user('delete_user');
+    FOR EACH ROW WHEN (platform.is_coordinator() AND NOT platform.is_import())
+    EXECUTE FUNCTION platform.record_user('delete_user');
 
 CREATE FUNCTION platform.record_quota_limit() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $$
@@ -164,7 +166,7 @@ CREATE TRIGGER record_quota_limit AFTER UPDATE OF quota_limit ON platform.user_r
 CREATE FUNCTION platform.record_sharing() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
 DECLARE
-    share platform.user_workflow := coalesce(NEW, OLD);
+    share record := coalesce(NEW, OLD);
     details jsonb := jsonb_build_object('workflow_id', share.workflow_id, 'user_id', share.user_id);
 BEGIN
     IF TG_OP <> 'DELETE' THEN

@@ -4,14 +4,16 @@
 --   platform.actor, platform.reason    who and why, for status_change.
 --   platform.statement_reason          why, for one statement: its statement_timestamp(), a space and the reason.
 --                                      It wins over platform.reason and says nothing to a later statement.
---   platform.guard                     'override', a space and the transaction's id let through what would be
+--   platform.this_reason               the same where another node runs the statement, whose clock is another: who
+--                                      sets it takes it back.
+--   platform.guard                     'override', a space and transaction_mark() let through what would be
 --                                      refused, where there is a platform.reason. So an override outlives no
 --                                      transaction, and none goes without a word.
 
 CREATE FUNCTION platform.guard_is_overridden() RETURNS boolean LANGUAGE sql STABLE
     RETURN coalesce(current_setting('platform.guard', true), '') <> '' -- Nearly every change ends here.
        AND current_setting('platform.guard', true)
-           = 'override ' || coalesce(pg_current_xact_id_if_assigned()::text, '')
+           = 'override ' || coalesce(platform.transaction_mark(), '')
        AND coalesce(current_setting('platform.reason', true), '') <> '';
 
 -- Whether the guard would let through what the states do not allow. Asked only about that: the legal path pays nothing.

@@ -5,7 +5,8 @@
 CREATE FUNCTION platform.record_status() RETURNS trigger LANGUAGE plpgsql
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    change_reason text := nullif(current_setting('platform.reason', true), '');
+    change_reason text := coalesce(
+        nullif(current_setting('platform.this_reason', true), ''), nullif(current_setting('platform.reason', true), ''));
     statement_reason text := nullif(current_setting('platform.statement_reason', true), '');
     this_statement text;
     -- Up here, since what stands in the INSERT is prepared again for each row.
@@ -32,7 +33,7 @@ BEGIN
         (owner_id, entity_id, revision, entity, number, from_status, to_status, at, actor, reason, overridden, extra,
          transaction_id)
     VALUES (
-        NEW.owner_id, NEW.id_, NEW.revision, TG_ARGV[0], nextval('platform.history_number'),
+        NEW.owner_id, NEW.id_, NEW.revision, TG_ARGV[0], platform.next_number('platform.history_number'),
         OLD.status, NEW.status, clock_timestamp(), change_actor, change_reason, is_overridden, is_extra,
         pg_current_xact_id()::text::bigint
     );
@@ -74,4 +75,4 @@ END
 $$;
 
 CREATE TRIGGER forget_user AFTER DELETE ON platform.user_
-    FOR EACH ROW EXECUTE FUNCTION platform.forget_user();
+    FOR EACH ROW WHEN (platform.is_coordinator()) EXECUTE FUNCTION platform.forget_user();

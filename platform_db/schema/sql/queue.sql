@@ -8,7 +8,7 @@ END
 $$;
 
 CREATE TRIGGER add_owner_limit AFTER INSERT ON platform.user_
-    FOR EACH ROW EXECUTE FUNCTION platform.add_owner_limit();
+    FOR EACH ROW WHEN (platform.is_coordinator()) EXECUTE FUNCTION platform.add_owner_limit();
 
 -- Who may take how much of the queue is the platform's to say, and each change is recorded.
 CREATE FUNCTION platform.record_queue_limits() RETURNS trigger LANGUAGE plpgsql

@@ -42,8 +42,10 @@ CREATE TRIGGER use_digests_once BEFORE INSERT OR UPDATE OF token_digest, other_t
 CREATE FUNCTION platform.claim_interactive_session() RETURNS trigger LANGUAGE plpgsql
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM platform.claim_digests(
-        'interactive_session', NEW.id_, NEW.other_secret_digests || NEW.secret_digest);
+    IF platform.is_coordinator() THEN -- Where tables are distributed, the writer claims them there.
+        PERFORM platform.claim_digests(
+            'interactive_session', NEW.id_, NEW.other_secret_digests || NEW.secret_digest);
+    END IF;
     NEW.other_secret_digests := NULL;
     RETURN NEW;
 END
@@ -66,4 +68,4 @@ CREATE TRIGGER release_digests AFTER DELETE ON platform.user_token
     FOR EACH ROW EXECUTE FUNCTION platform.release_digests('user_token');
 
 CREATE TRIGGER release_digests AFTER DELETE ON platform.interactive_session
-    FOR EACH ROW EXECUTE FUNCTION platform.release_digests('interactive_session');
+    FOR EACH ROW WHEN (platform.is_coordinator()) EXECUTE FUNCTION platform.release_digests('interactive_session');

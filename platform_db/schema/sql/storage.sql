@@ -12,7 +12,7 @@ BEGIN
     ORDER BY owner_id, resource_id FOR NO KEY UPDATE;
     UPDATE platform.user_resource AS stored
     SET quota_used = least(4611686018427387904, greatest(0, stored.quota_used + change)),
-        measured_at = clock_timestamp()
+        measured_at = statement_timestamp()
     FROM platform.resource
     WHERE stored.owner_id = the_owner AND resource.id_ = stored.resource_id AND resource.name = 'database storage'
     RETURNING stored.quota_used, stored.quota_reserved, stored.quota_limit INTO total;
