@@ -11,6 +11,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "the demonstration has a database of its own": ("cli.demonstration",),
     "the owner is looked up: by a secret's digest, the id of a reservation, or the parent of a new row": (
         "tokens.finding",
+        "lifecycle.target._owner_where_it_counts",
         "quota.reservations._key_of",
         "models.flush._owners",
     ),
@@ -40,6 +41,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         "quota.periods",
         "quota.reservations.release_expired_reservations",
         "retention.cache_limit",
+        "retention.prune._release_digests",
         "retention.prune_calls._old_calls",
         "retention.prune_calls.count_executions",
         "retention.prune_calls.prune_executions",
@@ -49,6 +51,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         "tasks.pruning.delete_old_tasks",
         "tokens.keys",
         "tokens.lifecycle._in_batches",
+        "tokens.lifecycle._long_revoked",
         "tokens.rotation",
     ),
     "a directory belongs to every owner's run that sees it": (

@@ -85,7 +85,7 @@ def _seal(session: Session, last: AuditSeal | None) -> AuditSeal | None:
 # service has collected without a seal.
 _COLLECT = sa.text(f"""
     SELECT platform.collect_audit_rows((:rows - count(*))::integer)
-    FROM (SELECT FROM {TABLE} WHERE number >= :first LIMIT :rows) AS numbered
+    FROM (SELECT number FROM {TABLE} WHERE number >= :first LIMIT :rows) AS numbered
     """)
 
 # Whatever times an import or a superuser stored, retention finds what is old: no row is newer than its seal.

@@ -59,28 +59,50 @@ def raise_own_error(context: ExceptionContext) -> None:
     """
     if isinstance(context.original_exception, errors.PlatformDBError):
         raise context.original_exception from None  # A column refused its value.
-    diagnostics = getattr(context.original_exception, "diag", None)
-    if diagnostics is None or diagnostics.schema_name != SCHEMA or diagnostics.table_name is None:
+    diagnostics: Any = getattr(context.original_exception, "diag", None)
+    place = None if diagnostics is None else _place_of(diagnostics)
+    if place is None:
         return  # Other schemas may use the same SQLSTATEs and the same names of constraints.
+    table, constraint = place
     hide_values(context)
     detail = (diagnostics.message_detail or "").split(" ")
-    if (
-        diagnostics.sqlstate == sqlstates.INVALID_TRANSITION
-        and diagnostics.table_name in MACHINES
-        and len(detail) == 3
-    ):
-        raise errors.InvalidTransition(diagnostics.table_name, *detail)
+    if diagnostics.sqlstate == sqlstates.INVALID_TRANSITION and table in MACHINES and len(detail) == 3:
+        raise errors.InvalidTransition(table, *detail)
     if diagnostics.sqlstate == sqlstates.QUOTA_EXCEEDED and len(detail) == 5:
         raise errors.QuotaExceeded(detail[0], "database storage", *map(int, detail[1:]))
     if diagnostics.sqlstate in RAISED_ERRORS:
-        raise RAISED_ERRORS[diagnostics.sqlstate](diagnostics.message_primary)
+        raise RAISED_ERRORS[diagnostics.sqlstate](_SHARD_OF.sub(r"\1", diagnostics.message_primary))
     if (
-        diagnostics.constraint_name in OWNERS
+        constraint in OWNERS
         and diagnostics.message_primary.startswith("insert or update")  # and not the deletion of a user
     ):
         raise errors.UserNotFound("the owner is no user")
-    if diagnostics.constraint_name in CONSTRAINT_ERRORS:
-        raise CONSTRAINT_ERRORS[diagnostics.constraint_name]()
+    if constraint in CONSTRAINT_ERRORS:
+        raise CONSTRAINT_ERRORS[constraint]()
+
+
+def _place_of(diagnostics: Any) -> tuple[str, str | None] | None:
+    """Return the table and the constraint that an error is about; None where that is none of ours.
+
+    Where tables are distributed, those of a node have the shard's number behind their names; of what another
+    node refuses, Citus hands on the texts alone.
+    """
+    if diagnostics.schema_name == SCHEMA and diagnostics.table_name is not None:
+        return _without_shard(diagnostics.table_name), _without_shard(diagnostics.constraint_name)
+    if diagnostics.schema_name is None and "while executing command on " in (diagnostics.context or ""):
+        message = diagnostics.message_primary
+        constraint = _CONSTRAINT.search(message)
+        return message.partition(" ")[0], _without_shard(constraint[1] if constraint else None)
+    return None
+
+
+def _without_shard(name: Any) -> Any:
+    return name and _SHARD.sub("", name)
+
+
+_SHARD = re.compile(r"_\d{6,}$")
+_SHARD_OF = re.compile(r"\b([a-z_]+)_\d{6,}\b")
+_CONSTRAINT = re.compile(r'constraint "(\w+)"')
 
 
 def hide_values(context: ExceptionContext) -> None:

@@ -15,6 +15,7 @@ import psycopg2
 import sqlalchemy as sa
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
+from platform_db.database.distribution import engine_is_distributed
 from platform_db.database.driver_errors import as_own_error
 from platform_db.database.pooling import settings_of
 
@@ -78,9 +79,19 @@ class KeptConnection:
         """
         given = dict(values) if isinstance(values, Mapping) else tuple(values)
 
+        distributed = engine_is_distributed(self._engine)
+
         def read(cursor: Any) -> Sequence[Sequence[Any]]:
-            cursor.execute(f"{self.enter}{statement}", given)
-            return cursor.fetchall() if cursor.description else ()
+            enter = self.enter
+            if distributed and enter:  # Citus takes no text of several statements for a transaction.
+                for begin in ("BEGIN", *filter(None, enter.split(";"))):
+                    cursor.execute(begin)
+                enter = ""
+            cursor.execute(f"{enter}{statement}", given)
+            rows = cursor.fetchall() if cursor.description else ()
+            if distributed and self.enter:
+                cursor.execute("COMMIT")
+            return rows
 
         try:
             return self.run(read)

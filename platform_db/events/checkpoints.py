@@ -156,13 +156,13 @@ _TAKE = sa.text("""
 _MAKE = sa.text("""
     INSERT INTO platform.event_checkpoint AS made (name, cursor, number, seen_at, version)
     VALUES (:name, :cursor, :number, least(CAST(:seen_at AS timestamptz), now()),
-            (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+            (extract(epoch FROM statement_timestamp()) * 1000000)::bigint)
     ON CONFLICT (name) DO UPDATE SET version = made.version + 1
     RETURNING cursor, version
 """)
 _STORE = sa.text("""
     UPDATE platform.event_checkpoint
-    SET version = version + 1, cursor = :cursor, number = :number, moved_at = clock_timestamp(),
+    SET version = version + 1, cursor = :cursor, number = :number, moved_at = statement_timestamp(),
         seen_at = greatest(seen_at, CAST(:seen_at AS timestamptz))
     WHERE name = :name AND version = :version
 """)

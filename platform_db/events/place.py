@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from platform_db import cursors, errors
+from platform_db.database.distribution import is_distributed
 from platform_db.lifecycle.seen import LONGEST_TRANSACTION, read_snapshot
 
 Since = str | int | datetime
@@ -112,6 +113,13 @@ def last_number(connection: sa.Connection) -> int:
     return int(connection.execute(_LAST).scalar_one())
 
 
+def settled(connection: sa.Connection) -> Place:
+    """Return the place before which no event comes late, where tables are distributed: each machine has
+    transactions of its own, and no snapshot is of all of them."""
+    number, at = connection.execute(_SETTLED).one()
+    return Place(number - 1, Look("1:1:", 1, at))
+
+
 def place_of(connection: sa.Connection, since: Since) -> Place:
     """Return where to begin. What is beyond the last event is the last event.
 
@@ -120,7 +128,8 @@ def place_of(connection: sa.Connection, since: Since) -> Place:
     """
     if since == "beginning":
         return BEGINNING
-    last = last_number(connection)
+    # Where tables are distributed, what is written now may have any number from the settled one on.
+    last = settled(connection).number if is_distributed(connection) else last_number(connection)
     if isinstance(since, str) and since != "latest":
         try:
             place = Place.of(since)
@@ -158,7 +167,8 @@ LOOK = """
          ELSE 9223372036854775807 END AS next,
     now() AS look_at
 """
-_LAST = sa.text("SELECT coalesce(pg_sequence_last_value('platform.history_number'), 0)")
+_LAST = sa.text("SELECT platform.last_number()")
+_SETTLED = sa.text("SELECT platform.settled_number() AS number, now() AS at")
 
 # Numbers and times are drawn one right after the other. What comes after the time is to be read anyway.
 _BEFORE = sa.text(

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.bounds import require_limit
+from platform_db.database.distribution import is_distributed
 from platform_db.database.session import takes_session
 from platform_db.events.event import Event, filters
-from platform_db.events.place import LOOK, Look, Place, Since, last_number, place_of
+from platform_db.events.place import LOOK, Look, Place, Since, last_number, place_of, settled
 from platform_db.models.identity import UserOrId
 from platform_db.tenancy import tenant_of
 
@@ -92,6 +93,8 @@ def read_page(
     :param wanted: what :func:`~platform_db.events.event.filters` gives.
     :param last: the last number that was drawn, if the caller has asked in this transaction.
     """
+    if is_distributed(connection):
+        return _read_settled(connection, place, wanted, limit)
     # Before the statement: what draws a number up to this one has begun before that one's look.
     last = last_number(connection) if last is None else last
     found = connection.execute(
@@ -118,6 +121,18 @@ def read_page(
     return PlacedPage(_events(rows), Place(number, now), True, now.at)
 
 
+def _read_settled(
+    connection: sa.Connection, place: Place, wanted: Mapping[str, Any], limit: int
+) -> PlacedPage:
+    """Return the page that begins at a place, of the events that no transaction can come behind any more."""
+    end = settled(connection)
+    asked = {**wanted, "number": place.number, "end": end.number, "limit": limit}
+    rows = list(connection.execute(_settled_page(wanted["owners"] is not None), asked))
+    if len(rows) == limit:
+        return PlacedPage(_events(rows), Place(rows[-1].number, end.look), False, rows[-1].at)
+    return PlacedPage(_events(rows), Place(max(place.number, end.number), end.look), True, end.look.at)
+
+
 def _events(rows: list[Any]) -> list[Event]:
     return [Event(*(getattr(row, field.name) for field in fields(Event))) for row in rows]
 
@@ -125,23 +140,7 @@ def _events(rows: list[Any]) -> list[Event]:
 @cache
 def _page(owners_are_known: bool) -> sa.TextClause:
     owned = "WHERE owner_id = ANY(CAST(:owners AS uuid[]))" if owners_are_known else ""
-    # Columns have the same types in each part, so that the planner merges the parts in the order of numbers.
-    events = f"""(
-        SELECT number, kind, entity, entity_id, owner_id, at, revision,
-               CASE kind WHEN 'deleted' THEN status END AS before,
-               CASE kind WHEN 'created' THEN status END AS after,
-               NULL::text AS actor, NULL::text AS reason, NULL::text AS topic, NULL::text AS message,
-               NULL::jsonb AS details, transaction_id
-        FROM platform.row_event {owned}
-        UNION ALL
-        SELECT number, 'status'::text, entity, entity_id, owner_id, at, revision, from_status, to_status,
-               actor, reason, NULL::text, NULL::text, NULL::jsonb, transaction_id
-        FROM platform.status_change {owned}
-        UNION ALL
-        SELECT number, 'note'::text, entity, entity_id, owner_id, at, NULL::integer, NULL::text, NULL::text,
-               NULL::text, NULL::text, topic, message, details, transaction_id
-        FROM platform.note {owned}
-    ) AS event"""
+    events = f"({' UNION ALL '.join(_parts(owned))}) AS event"
     # What can be read, though a transaction to come wrote it, was restored from another server, and is not
     # late. OFFSET 0 keeps the order out of the choice of the index: the one by number would read the whole
     # history.
@@ -167,6 +166,43 @@ def _page(owners_are_known: bool) -> sa.TextClause:
         ) AS page ON true
         ORDER BY is_late DESC, number
         """)
+
+
+@cache
+def _settled_page(owners_are_known: bool) -> sa.TextClause:
+    owned = "WHERE owner_id = ANY(CAST(:owners AS uuid[]))" if owners_are_known else ""
+    pages = " UNION ALL ".join(
+        f"""(SELECT * FROM ({part}) AS event
+             WHERE number > :number AND number <= :end AND {_WANTED} ORDER BY number LIMIT :limit)"""
+        for part in _parts(owned)
+    )
+    return sa.text(f"SELECT * FROM ({pages}) AS page ORDER BY number LIMIT :limit")
+
+
+def _parts(owned: str) -> tuple[str, ...]:
+    # Columns have the same types in each part, so that the planner merges the parts in the order of numbers.
+    return (
+        f"""
+        SELECT number, kind, entity, entity_id, owner_id, at, revision,
+               CASE kind WHEN 'deleted' THEN status END AS before,
+               CASE kind WHEN 'created' THEN status END AS after,
+               NULL::text AS actor, NULL::text AS reason, NULL::text AS topic, NULL::text AS message,
+               NULL::jsonb AS details, transaction_id
+        FROM platform.row_event {owned}
+        """,
+        f"""
+        SELECT number, 'status'::text AS kind, entity, entity_id, owner_id, at, revision,
+               from_status AS before, to_status AS after, actor, reason, NULL::text AS topic,
+               NULL::text AS message, NULL::jsonb AS details, transaction_id
+        FROM platform.status_change {owned}
+        """,
+        f"""
+        SELECT number, 'note'::text AS kind, entity, entity_id, owner_id, at, NULL::integer AS revision,
+               NULL::text AS before, NULL::text AS after, NULL::text AS actor, NULL::text AS reason,
+               topic, message, details, transaction_id
+        FROM platform.note {owned}
+        """,
+    )
 
 
 _WANTED = """

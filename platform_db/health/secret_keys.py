@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from platform_db import crypto, errors
+from platform_db.database.distribution import execute_everywhere
 
 SECRETS = {"interactive_session": "secret", "user_token": "token"}
 """The column of secrets, by table; the models say the same (:mod:`platform_db.tokens.keys`)."""
@@ -33,7 +34,8 @@ def missing_keys(connection: sa.Connection) -> list[str]:
     """Return the ids of the keys that stored secrets need and that are not configured here."""
     configured = {key.id_.hex() for key in crypto.configured_keys()}
     queries = (sa.text(_used(table, column)) for table, column in SECRETS.items())
-    return sorted({key_id for query in queries for key_id in connection.scalars(query)} - configured)
+    used = {row[0] for query in queries for row in execute_everywhere(connection, query)}
+    return sorted(used - configured)
 
 
 def _used(table: str, column: str) -> str:
@@ -47,5 +49,5 @@ def _used(table: str, column: str) -> str:
                 SELECT {key_id} FROM platform.{table} WHERE {key_id} > used.key_id ORDER BY {key_id} LIMIT 1
             ) FROM used WHERE used.key_id IS NOT NULL
         )
-        SELECT encode(key_id, 'hex') FROM used WHERE key_id <> ''
+        SELECT encode(key_id, 'hex') AS key_id FROM used WHERE key_id <> ''
     """

@@ -81,7 +81,7 @@ def _tables() -> dict[str, sa.Table]:
 def _count(names: list[str]) -> str:
     return " UNION ALL ".join(
         f"""SELECT '{name}' AS name, count(*) AS rows
-            FROM (SELECT FROM platform.{name} LIMIT {LARGEST_COUNT + 1}) AS found"""
+            FROM (SELECT 1 FROM platform.{name} LIMIT {LARGEST_COUNT + 1}) AS found"""
         for name in names
     )
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.bounds import require_amount, require_limit
+from platform_db.database.distribution import execute_for
 from platform_db.database.session import takes_session
 from platform_db.identifiers import new_id, parse_id
 from platform_db.lifecycle.target import Target
@@ -43,7 +44,7 @@ def find_cached_result(
     session.flush()
     owner = parse_id(owner_id, "user id")
     values = {"owner": owner, "parameters": parameters, "workspace_hash": workspace_hash}
-    row = session.connection().execute(_FIND, values).one_or_none()
+    row = execute_for(session.connection(), owner, _FIND, values).one_or_none()
     return None if row is None else CachedResult(*row)
 
 
@@ -68,7 +69,11 @@ def store_result(
         "workspace_hash": workspace_hash,
         "result_path": result_path,
     }
-    row = session.connection().execute(_STORE[target.owner_id is not None], values).one_or_none()
+    statement, connection = _STORE[target.owner_id is not None], session.connection()
+    if target.owner_id is None:
+        row = connection.execute(statement, values).one_or_none()
+    else:
+        row = execute_for(connection, target.owner_id, statement, values).one_or_none()
     if row is None:
         raise target.not_found()
     owner_id, *result = row
@@ -91,8 +96,9 @@ def evict_cached_results(
     require_amount(keep, "number of results")
     require_limit(batch, "batch size")
     session.flush()
-    values = {"owner": parse_id(owner_id, "user id"), "keep": keep, "batch": batch}
-    return [CachedResult(*row) for row in session.connection().execute(_EVICT, values)]
+    owner = parse_id(owner_id, "user id")
+    values = {"owner": owner, "keep": keep, "batch": batch}
+    return [CachedResult(*row) for row in execute_for(session.connection(), owner, _EVICT, values)]
 
 
 _FIND = sa.text("""

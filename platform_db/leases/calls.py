@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.bounds import require_limit, require_seconds
+from platform_db.database.distribution import execute_everywhere
 from platform_db.database.session import takes_session
 
 BATCH = 1000
@@ -28,7 +29,7 @@ def end_lost_calls(session: Session, older_than: timedelta | float, *, batch: in
         "age": timedelta(seconds=require_seconds(older_than, "age of a heartbeat")),
         "batch": require_limit(batch, "batch"),
     }
-    return session.connection().execute(_END_LOST, bounds).rowcount
+    return len(execute_everywhere(session.connection(), _END_LOST, bounds))
 
 
 # What is running is in an index of its own, and little. The latest start is asked for by a range, since only
@@ -50,4 +51,5 @@ _END_LOST = sa.text("""
     )
     UPDATE platform.call_job AS job SET end_time = greatest(job.start_time, lost.updated_time)
     FROM lost WHERE job.owner_id = lost.owner_id AND job.id = lost.id
+    RETURNING job.id
     """)

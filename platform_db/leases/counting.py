@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.database.distribution import execute_everywhere
 from platform_db.database.session import takes_session
 from platform_db.leases.holding import MODELS
 from platform_db.states import MACHINES
@@ -23,7 +24,7 @@ def count_alive(session: Session, node: str | None = None) -> dict[str, Counter[
     session.flush()
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     statement = _COUNT if node is None else _COUNT_HELD
-    for table, status, rows in session.connection().execute(statement, {"node": node}):
+    for table, status, rows in execute_everywhere(session.connection(), statement, {"node": node}):
         counts[table][status] += rows
     return dict(counts)
 
@@ -35,7 +36,7 @@ def _counting(held: str) -> sa.TextClause:
     return sa.text(
         " UNION ALL ".join(
             f"""
-            SELECT '{table}', status::text {_PHASE.get(table, "")}, count(*)
+            SELECT '{table}' AS entity, status::text {_PHASE.get(table, "")} AS status, count(*) AS rows
             FROM platform.{table} {held.format(table=table)}
             WHERE status IN ({", ".join(f"'{status}'" for status in MACHINES[table].alive)})
             GROUP BY 2

@@ -15,9 +15,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.distribution import execute_by_owner
 from platform_db.database.session import takes_session
 from platform_db.lifecycle.stopping import is_asked
-from platform_db.lifecycle.target import Key, Reference, arrays_of
+from platform_db.lifecycle.target import Key, Reference
 from platform_db.models import InteractiveSession, Job, Service, Workflow
 from platform_db.models.base import identity_of
 from platform_db.states import MACHINES, WORKFLOW
@@ -90,8 +91,8 @@ def heartbeat(session: Session, rows: Iterable[Leased | Claim], holder: str | No
     session.flush()
     held = Held()
     for (table, by), keys in group_by_holder(rows, holder):
-        parameters = {**arrays_of(keys), "holder": by}
-        for id_, stop_requested in session.connection().execute(_heartbeat(table), parameters):
+        beaten = execute_by_owner(session.connection(), _heartbeat(table), keys, {"holder": by})
+        for id_, stop_requested in beaten:
             held.add(id_)
             if stop_requested:
                 held.stop_requested.add(id_)
@@ -103,7 +104,7 @@ def release(session: Session, rows: Iterable[Leased | Claim], holder: str | None
     """Give the leases of the rows back; ``holder`` as with :func:`heartbeat`."""
     session.flush()
     for (_, by), keys in group_by_holder(rows, holder):
-        session.connection().execute(_RELEASE, {**arrays_of(keys), "holder": by})
+        execute_by_owner(session.connection(), _RELEASE, keys, {"holder": by})
 
 
 def group_by_holder(
@@ -189,4 +190,5 @@ _RELEASE = sa.text(f"""
         WHERE lease.holder = :holder
         ORDER BY lease.owner_id, lease.entity_id FOR UPDATE OF lease
     )
+    RETURNING entity_id
     """)

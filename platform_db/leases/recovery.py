@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.bounds import require_limit, require_seconds
+from platform_db.database.distribution import execute_by_owner, execute_everywhere
 from platform_db.database.session import SessionFactory, takes_session
 from platform_db.leases.calls import end_lost_calls
 from platform_db.leases.holding import CLOCK_ERROR, JOIN_RUN, MODELS, RUN_OF, require_holder
@@ -21,7 +22,7 @@ from platform_db.lifecycle.job_restarts import restart_job
 from platform_db.lifecycle.restarts import restart_if_possible
 from platform_db.lifecycle.returns import TOO_OFTEN, return_to_queue
 from platform_db.lifecycle.stopping import is_asked, stop_jobs
-from platform_db.lifecycle.target import Key, arrays_of
+from platform_db.lifecycle.target import Key
 from platform_db.lifecycle.transitions import transition_many
 from platform_db.models import Job
 from platform_db.models.expiry import expire_row
@@ -153,7 +154,7 @@ def _lock_owners(session: Session, policies: Chosen, bounds: dict[str, object]) 
     if not policies.restart_runs:
         return None
     parameters = {**bounds, **policies.parameters("workflow")}
-    return [str(owner) for owner, _ in session.connection().execute(_LOCK_OWNERS, parameters)]
+    return [str(row[0]) for row in execute_everywhere(session.connection(), _LOCK_OWNERS, parameters)]
 
 
 def _recover_dead(
@@ -167,9 +168,11 @@ def _recover_dead(
     to_restart: list[tuple[Key, str, str]] = []
     for table in MODELS:
         parameters = {**bounds, **policies.parameters(table)}
-        recovery.left[table] += connection.execute(_count_left(table), parameters).scalar_one()
+        recovery.left[table] += sum(
+            row[0] for row in execute_everywhere(connection, _count_left(table), parameters)
+        )
         groups: dict[tuple[Action, str, str], list[Key]] = defaultdict(list)
-        for lease in connection.execute(_lock_dead(table), parameters):
+        for lease in execute_everywhere(connection, _lock_dead(table), parameters):
             action = policies.action(table, lease.type_, lease.status, stopping=lease.stopping)
             why = reason or (
                 f"its worker {lease.holder} died: last heartbeat {lease.heartbeat_at:%Y-%m-%d %H:%M:%S %Z}"
@@ -180,13 +183,13 @@ def _recover_dead(
             _act(session, recovery, table, action, keys, status, why)
             if action is Action.restarted:
                 to_restart += ((key, table, why) for key in keys)
-        connection.execute(_FORGET, arrays_of([key for keys in groups.values() for key in keys]))
+        execute_by_owner(connection, _FORGET, [key for keys in groups.values() for key in keys], {})
     for key, table, why in to_restart:
         restarted = (restart_job if table == "job" else restart_if_possible)(session, key, reason=why)
         recovery.counts[table]["queued"] += restarted is not None
     # Last: a transaction that starts an ended run again waits for its lease, and may hold rows needed above.
     for table in MODELS:
-        connection.execute(_drop_ended(table), bounds)
+        execute_everywhere(connection, _drop_ended(table), bounds)
     return recovery
 
 
@@ -203,7 +206,7 @@ def _act(
     if action is Action.released:
         recovery.add(table, status, ids)
         if table == "job":
-            session.connection().execute(_CLEAR_PHASE, arrays_of(keys))
+            execute_by_owner(session.connection(), _CLEAR_PHASE, keys, {})
             for key in keys:
                 expire_row(session, Job, key, ["phase", "updated"])
         return
@@ -223,13 +226,13 @@ def _stop_overdue(session: Session, recovery: Recovery, bounds: dict[str, object
     """Stop what was asked to stop and has not, and what is left of runs that have ended."""
     connection = session.connection()
     by_reason: dict[str, list[Key]] = defaultdict(list)
-    for run in connection.execute(_LOCK_OVERDUE, bounds):
+    for run in execute_everywhere(connection, _LOCK_OVERDUE, bounds):
         reason = f"it was asked to stop at {run.stop_requested_at:%Y-%m-%d %H:%M:%S %Z}, and did not"
         by_reason[reason].append((run.owner_id, run.id_))
     for reason, runs in by_reason.items():
         _act(session, recovery, "workflow", Action.stopped, runs, "running", reason)
     by_status: dict[str, list[Key]] = defaultdict(list)
-    for job in connection.execute(_LOCK_LEFT_JOBS, bounds):
+    for job in execute_everywhere(connection, _LOCK_LEFT_JOBS, bounds):
         by_status[job.status].append((job.owner_id, job.id_))
     for status, jobs in by_status.items():
         _act(session, recovery, "job", Action.stopped, jobs, status, "its run has ended")
@@ -237,11 +240,12 @@ def _stop_overdue(session: Session, recovery: Recovery, bounds: dict[str, object
 
 _GIVEN = "(SELECT * FROM unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[])) AS given)"
 
-_FORGET = sa.text(f"DELETE FROM platform.lease WHERE (owner_id, entity_id) IN {_GIVEN}")
+_FORGET = sa.text(f"DELETE FROM platform.lease WHERE (owner_id, entity_id) IN {_GIVEN} RETURNING entity_id")
 
 # What its worker was at is not true of the next one.
 _CLEAR_PHASE = sa.text(f"""
     UPDATE platform.job SET phase = NULL WHERE phase IS NOT NULL AND (owner_id, id_) IN {_GIVEN}
+    RETURNING id_
     """)
 
 # A worker that lives replaces a heartbeat from before the clock was set back by its next one.
@@ -327,6 +331,7 @@ def _drop_ended(table: str) -> sa.TextClause:
             ORDER BY lease.owner_id, lease.entity_id
             FOR UPDATE SKIP LOCKED
         )
+        RETURNING entity_id
         """)
 
 

@@ -7,6 +7,7 @@ import uuid
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.database.distribution import execute_for
 from platform_db.identifiers import new_id
 from platform_db.lifecycle.restarts import MOST_RESTARTS
 from platform_db.lifecycle.target import Key
@@ -24,9 +25,9 @@ def restart_job(
     owner_id, id_ = job
     parameters = {"owner": owner_id, "id": id_, "new_id": new_id(), "reason": reason, "most": most_restarts}
     connection = session.connection()
-    restarted: uuid.UUID | None = connection.execute(_RESTART, parameters).scalar_one_or_none()
+    restarted: uuid.UUID | None = execute_for(connection, owner_id, _RESTART, parameters).scalar_one_or_none()
     if restarted is not None:
-        connection.execute(_ADD_EDGES, parameters)
+        execute_for(connection, owner_id, _ADD_EDGES, parameters)
     return restarted
 
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.distribution import execute_for
 from platform_db.database.session import takes_session
 from platform_db.lifecycle.target import RowOrId, Target
 from platform_db.models import Job
@@ -53,7 +54,10 @@ def set_phase(
         "expected": None if expected_phase is ... else expected_phase,
     }
     statement = _set(with_owner=target.owner_id is not None)
-    stored = session.connection().execute(statement, parameters).one_or_none()
+    if target.owner_id is None:
+        stored = session.connection().execute(statement, parameters).one_or_none()
+    else:
+        stored = execute_for(session.connection(), target.owner_id, statement, parameters).one_or_none()
     if stored is None:
         raise target.not_found()
     for key in held_keys(session, Job):

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.bounds import require_amount, require_seconds
+from platform_db.database.distribution import execute_for
 from platform_db.database.session import takes_session
 from platform_db.identifiers import new_id
 from platform_db.lifecycle.history import add_note
@@ -95,7 +96,7 @@ def _restart(
         "longest": longest,
         "most": None if most_restarts is None else require_restarts(most_restarts),
     }
-    new = session.connection().execute(_RESTART, parameters).scalar_one_or_none()
+    new = execute_for(session.connection(), owner_id, _RESTART, parameters).scalar_one_or_none()
     if new is None:
         _refuse(session, target, parameters)
     expire_rows(session, WorkspaceRetentionRule, {owner_id})

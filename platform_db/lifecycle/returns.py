@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.database.distribution import execute_by_owner
 from platform_db.lifecycle.restarts import DELAY, LONGEST_DELAY, MOST_RESTARTS, next_start
 from platform_db.lifecycle.statements import NOTE_REASON
-from platform_db.lifecycle.target import Key, arrays_of
+from platform_db.lifecycle.target import Key
 from platform_db.models import Workflow
 from platform_db.models.expiry import expire_row
 
@@ -25,13 +26,12 @@ def return_to_queue(session: Session, runs: Sequence[Key], *, reason: str) -> li
     :param runs: the caller has locked their rows.
     """
     parameters = {
-        **arrays_of(runs),
         "reason": reason,
         "first": DELAY.total_seconds(),
         "longest": LONGEST_DELAY.total_seconds(),
         "most": MOST_RESTARTS,
     }
-    rows = session.connection().execute(_RETURN, parameters)
+    rows = execute_by_owner(session.connection(), _RETURN, runs, parameters)
     returned = [(owner_id, id_) for owner_id, id_ in rows]
     for key in returned:
         expire_row(session, Workflow, key, ("status", "revision", "updated", "start_after"))

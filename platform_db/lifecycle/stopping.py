@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.database.distribution import execute_by_owner
 from platform_db.lifecycle.statements import NOTE_REASON
-from platform_db.lifecycle.target import Key, arrays_of
+from platform_db.lifecycle.target import Key
 from platform_db.models import Job, Workflow
 from platform_db.models.expiry import expire_row, held_keys
 from platform_db.states import JOB, JOB_TIMES, RUN_TIMES, RunStatus
@@ -49,8 +50,7 @@ def stop_runs(
 
     :param force: stop what is running, too.
     """
-    parameters = {**arrays_of(runs), "reason": reason, "force": force}
-    rows = session.connection().execute(_STOP, parameters)
+    rows = execute_by_owner(session.connection(), _STOP, runs, {"reason": reason, "force": force})
     found = {
         id_: Stored((owner_id, id_), RunStatus(former), RunStatus(status), revision, asked_at)
         for owner_id, id_, former, status, revision, asked_at in rows
@@ -68,7 +68,7 @@ def stop_jobs(session: Session, runs: Sequence[Key], *, reason: str | None) -> l
     A job that another transaction writes at this moment is left alone, so that neither waits for the other:
     its worker hears of it by its next heartbeat, and recovery stops what is left.
     """
-    rows = session.connection().execute(_STOP_JOBS, {**arrays_of(runs), "reason": reason})
+    rows = execute_by_owner(session.connection(), _STOP_JOBS, runs, {"reason": reason})
     stopped = [(owner_id, id_) for owner_id, id_ in rows]
     _forget(session, Job, set(stopped), JOB_TIMES)
     return stopped
@@ -115,8 +115,9 @@ _STOP = sa.text(f"""
                jsonb_build_object('actor', nullif(current_setting('platform.actor', true), ''))
         FROM asked
     )
-    SELECT owner_id, locked.id_, locked.status AS former, coalesce(stopped.status, locked.status),
-           coalesce(stopped.revision, locked.revision), coalesce(asked.stop_requested_at, locked.asked_at)
+    SELECT owner_id, locked.id_, locked.status AS former, coalesce(stopped.status, locked.status) AS status,
+           coalesce(stopped.revision, locked.revision) AS revision,
+           coalesce(asked.stop_requested_at, locked.asked_at) AS asked_at
     FROM locked LEFT JOIN stopped USING (owner_id, id_) LEFT JOIN asked USING (owner_id, id_)
     ORDER BY owner_id, id_
     """)

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.distribution import is_distributed
 from platform_db.identifiers import parse_id
 from platform_db.lifecycle import statements
 from platform_db.models import Base, Workflow
@@ -90,7 +91,8 @@ class Target:
         elif isinstance(row, tuple):
             owner_id, id_ = _parse_key(row, str(table))
         else:
-            return cls(model, parse_id(row, f"{table} id"), tenant_of(session))
+            id_ = parse_id(row, f"{table} id")
+            return cls(model, id_, tenant_of(session) or _owner_where_it_counts(session, model, id_))
         return cls(model, id_, owner_id)
 
     @property
@@ -100,6 +102,17 @@ class Target:
     def not_found(self) -> errors.NotFound:
         error = errors.WorkflowNotFound if self.model is Workflow else errors.NotFound
         return error(f"there is no {self.table} {self.id_}")
+
+
+def _owner_where_it_counts(session: Session, model: type[Any], id_: uuid.UUID) -> uuid.UUID | None:
+    """Return the owner of a row where tables are distributed: what names it goes to one node alone.
+
+    Elsewhere the id finds the row at once.
+    """
+    if not is_distributed(session.connection()):
+        return None
+    owner_id: uuid.UUID | None = session.scalar(sa.select(model.owner_id).where(model.id_ == id_))
+    return owner_id
 
 
 def _parse_key(key: tuple[Any, ...], table: str) -> Key:

@@ -17,6 +17,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from platform_db import errors
 from platform_db.crypto.token_format import require_no_token
+from platform_db.database.distribution import is_distributed
 from platform_db.database.session import takes_session
 from platform_db.database.transaction_settings import say, saying
 from platform_db.lifecycle import statements
@@ -91,14 +92,19 @@ def transition(
         "owner": None if target.owner_id is None else str(target.owner_id),
         "reason": reason,
         "expected_revision": expected_revision,
-        **expected.parameters(),
     }
     connection = session.connection()
     row = target.held(session)
-    conditions = statements.Conditions.of(parameters)
-    update = statements.update(target.table, wanted, conditions, returning=row is not None)
+    if is_distributed(connection):
+        parameters["reason"] = None  # It is given otherwise.
+    conditions = statements.Conditions.of(parameters, *expected)
+    permitted = False
     for _ in range(ATTEMPTS):
-        result = connection.exec_driver_sql(update, parameters)
+        update = statements.update(
+            target.table, wanted, conditions, returning=row is not None, permitted=permitted
+        )
+        with statements.giving_reason(connection, reason):
+            result = connection.exec_driver_sql(update, parameters)
         if result.rowcount:
             if row is not None:
                 target.take_over(session, row, wanted, result.one())
@@ -110,6 +116,13 @@ def transition(
             raise target.not_found()
         stored_status, revision = target.status_type(stored.status), stored.revision
         refusal = target.refusal(stored_status, revision, wanted, expected, expected_revision)
+        if isinstance(refusal, errors.InvalidTransition) and not permitted:
+            asked = {"entity": target.table, "stored_status": stored_status.value, "status": wanted.value}
+            permitted = connection.exec_driver_sql(statements.PERMITS, asked).scalar_one()
+            if permitted:  # An override, or an extra transition.
+                parameters["stored_status"] = stored_status.value
+                continue
+        permitted = False
         if row is not None:
             target.forget(session, identity_of(row))
         if refusal is None and stored_status != wanted:
@@ -153,25 +166,13 @@ def transition_many(
         expected_revision.get(target.id_) if isinstance(expected_revision, Mapping) else expected_revision
         for target in targets
     ]
-    owners = [target.owner_id for target in targets]
-    known = None not in owners
-    one = known and len(set(owners)) == 1
-    ids = [str(target.id_) for target in targets]
-    parameters: dict[str, Any] = {
-        "ids": _array(ids),
-        "owner": str(first.owner_id) if one else None,
-        "owners": _array(map(str, owners)) if known and not one else None,
-        "reason": reason,
-        "expected_revision": None if all(revision is None for revision in revisions) else revisions,
-        **expected.parameters(),
-    }
-    statement = statements.update_many(first.table, wanted, statements.Conditions.of(parameters))
-    rows = session.connection().exec_driver_sql(statement, parameters)
-    found = {id_: values for id_, *values in rows}
+    found: dict[str, list[Any]] = {}
+    for some in _together(session, list(zip(targets, revisions, strict=True))):
+        found |= _update_many(session, some, wanted, expected, reason)
     held = {key[-1]: key for key in held_keys(session, first.model)}
     results = []
-    for target, id_, expected_one in zip(targets, ids, revisions, strict=True):
-        changed, stored, revision = found.get(id_, (False, None, None))
+    for target, expected_one in zip(targets, revisions, strict=True):
+        changed, stored, revision = found.get(str(target.id_), (False, None, None))
         refusal: errors.PlatformDBError | None = None
         if stored is None or revision is None:
             refusal = target.not_found()
@@ -182,6 +183,45 @@ def transition_many(
             target.forget(session, held[target.id_])
     first.forget_followers(session)
     return results
+
+
+def _together(
+    session: Session, targets: list[tuple[_Target, int | None]]
+) -> Iterable[list[tuple[_Target, int | None]]]:
+    """Return what one statement is about: all, or where tables are distributed those of one owner each."""
+    if not is_distributed(session.connection()):
+        return [targets]
+    by_owner: dict[uuid.UUID, list[tuple[_Target, int | None]]] = {}
+    for target, revision in targets:
+        if target.owner_id is not None:
+            by_owner.setdefault(target.owner_id, []).append((target, revision))
+    return [by_owner[owner_id] for owner_id in sorted(by_owner)]
+
+
+def _update_many(
+    session: Session,
+    some: list[tuple[_Target, int | None]],
+    wanted: Status,
+    expected: _Expected,
+    reason: str | None,
+) -> dict[str, list[Any]]:
+    """Return whether each row was changed, and the status and revision that it has then."""
+    first, connection = some[0][0], session.connection()
+    owners = [target.owner_id for target, _ in some]
+    revisions = [revision for _, revision in some]
+    known = None not in owners
+    one = known and len(set(owners)) == 1
+    parameters: dict[str, Any] = {
+        "ids": _array(str(target.id_) for target, _ in some),
+        "owner": str(first.owner_id) if one else None,
+        "owners": _array(map(str, owners)) if known and not one else None,
+        "reason": None if is_distributed(connection) else reason,
+        "expected_revision": None if all(revision is None for revision in revisions) else revisions,
+    }
+    statement = statements.update_many(first.table, wanted, statements.Conditions.of(parameters, *expected))
+    with statements.giving_reason(connection, reason):
+        rows = connection.exec_driver_sql(statement, parameters)
+    return {id_: values for id_, *values in rows}
 
 
 def _array(ids: Iterable[str]) -> str:
@@ -205,7 +245,7 @@ def override_guard(session: Session, *, reason: str) -> Iterator[None]:
         raise errors.InvalidArgument("an override needs a reason")
     require_no_token(reason)
     session.flush()
-    transaction = session.connection().execute(_TRANSACTION_ID).scalar_one()
+    transaction = session.connection().execute(_TRANSACTION_MARK).scalar_one()
     with saying(session, {"guard": f"override {transaction}", "reason": reason}):
         yield
 
@@ -216,7 +256,8 @@ def set_actor(session: Session, actor: str, reason: str | None = None) -> None:
     say(session.connection(), {"actor": actor, "reason": reason})
 
 
-_TRANSACTION_ID = sa.text("SELECT pg_current_xact_id()::text")
+# It has an id from then on.
+_TRANSACTION_MARK = sa.text("SELECT platform.transaction_mark() FROM pg_current_xact_id()")
 
 
 class _Expected(NamedTuple):
@@ -231,13 +272,6 @@ class _Expected(NamedTuple):
     @classmethod
     def of(cls, target: _Target, expected: Statuses | None, unexpected: Statuses | None) -> _Expected:
         return cls(target.statuses(expected), target.statuses(unexpected))
-
-    def parameters(self) -> dict[str, Any]:
-        return {"expected_status": _values(self.statuses), "unexpected_statuses": _values(self.unexpected)}
-
-
-def _values(statuses: tuple[Status, ...] | None) -> list[str] | None:
-    return None if statuses is None else [status.value for status in statuses]
 
 
 class _Target(GuardedTarget):

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.database.distribution import execute_for
 from platform_db.lifecycle.target import GuardedTarget, Key, Reference
 from platform_db.models import Job, Workflow
 
@@ -40,8 +41,12 @@ class LogTarget(GuardedTarget):
         """Return a template's statement; its ``{row}`` is the condition that :attr:`parameters` are for."""
         return _statement(template, self.table, self.owner_id is not None)
 
-    def execute(self, session: Session, template: str, **parameters: Any) -> sa.CursorResult[Any]:
-        return session.connection().execute(self.statement(template), {**self.parameters, **parameters})
+    def execute(self, session: Session, template: str, **parameters: Any) -> Any:
+        statement, connection = self.statement(template), session.connection()
+        given = {**self.parameters, **parameters}
+        if self.owner_id is None:
+            return connection.execute(statement, given)
+        return execute_for(connection, self.owner_id, statement, given)
 
 
 @cache

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from platform_db import schema
 from platform_db.audit.content import FIRST
+from platform_db.database.distribution import execute_everywhere
 from platform_db.leases.outcomes import read_outcomes
 from platform_db.states import MACHINES
 
@@ -36,6 +37,12 @@ class Source:
 def _query(statement: str, **values: Any) -> Callable[[sa.Connection], Iterable[Sequence[Any]]]:
     text = sa.text(statement)
     return lambda connection: connection.execute(text, values).all()
+
+
+def _largest(statement: str) -> Callable[[sa.Connection], Iterable[Sequence[Any]]]:
+    """Return what reads one figure of all owners' rows, which is the largest one of any of them."""
+    text = sa.text(statement)
+    return lambda connection: [(max(row[0] for row in execute_everywhere(connection, text)),)]
 
 
 def _statuses(entity: str) -> str:
@@ -125,7 +132,7 @@ SOURCES = (
             "oldest_lease_seconds": "Time since the last heartbeat of the worker that has been silent for the"
             " longest, of those that hold something which has not ended; 0 where nothing is held."
         },
-        _query(f"""
+        _largest(f"""
             SELECT coalesce((
                 SELECT greatest(0, extract(epoch FROM clock_timestamp() - heartbeat_at))
                 FROM (SELECT * FROM platform.lease ORDER BY heartbeat_at OFFSET 0) AS lease

@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, UOWTransaction
 
 from platform_db import errors
+from platform_db.database.distribution import is_distributed
 from platform_db.models.audit import AuditLog, AuditLogAction
 from platform_db.models.base import Base, Identified, OnWorkflows
 from platform_db.models.expiry import expire_row, expire_rows
@@ -24,6 +25,7 @@ from platform_db.models.log_chunk import Appended, LogChunk, LogSize
 from platform_db.models.log_sizes import Sizes
 from platform_db.models.resource import Resource, UserResource
 from platform_db.models.retention import WorkspaceRetentionRule
+from platform_db.models.session import InteractiveSession
 from platform_db.models.token import UserToken, UserTokenType
 from platform_db.models.user import User
 from platform_db.models.workflow import Workflow
@@ -41,6 +43,7 @@ def complete_new_rows(session: Session, context: UOWTransaction, instances: Any)
             row.take_owner_from_workflow()
     _give_owners(session, new)
     _lock_owners(session, new, changed)
+    _claim_secrets(session, [*new, *changed])
 
 
 def _lock_owners(session: Session, new: list[Any], changed: list[Any]) -> None:
@@ -57,6 +60,21 @@ def _lock_owners(session: Session, new: list[Any], changed: list[Any]) -> None:
         session.connection().execute(_LOCK_OWNERS, {"ids": locked})
     if granted := {str(row.owner_id) for row in tokens if _is_granted(row)}:
         _end_expired(session, granted, written={row.id_ for row in tokens})
+
+
+def _claim_secrets(session: Session, rows: list[Any]) -> None:
+    """Claim the digests of sessions' secrets where tables are distributed: no trigger there reaches them."""
+    for row in rows:
+        if isinstance(row, InteractiveSession) and sa.inspect(row).attrs.secret_digest.history.has_changes():
+            connection = session.connection()
+            if is_distributed(connection):
+                digests = [*(row.other_secret_digests or ()), row.secret_digest]
+                connection.execute(_CLAIM, {"id": str(row.id_), "digests": digests})
+
+
+_CLAIM = sa.text(
+    "SELECT platform.claim_digests('interactive_session', CAST(:id AS uuid), CAST(:digests AS bytea[]))"
+)
 
 
 def _is_granted(token: UserToken) -> bool:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from platform_db.database.distribution import by_owner, execute_for
 from platform_db.models.base import (
     ONLY_GROWING,
     REWRITTEN_OFTEN,
@@ -67,15 +68,19 @@ class LogSize(OfWorkflow, Base):
     @staticmethod
     def add(session: Session, appended: Mapping[uuid.UUID, Appended]) -> None:
         """Count what was appended, or replaced by less, by the run's id, in one statement."""
-        lengths = [part.length for part in appended.values()]
-        values = {
-            "ids": [str(id_) for id_ in appended],
-            "owners": [str(part.owner_id) for part in appended.values()],
-            "lengths": lengths,
-            "first": [part.first_number for part in appended.values()],
-            "last": [part.last_number for part in appended.values()],
-        }
-        session.connection().execute(_ADD if min(lengths) >= 0 else _ADD_OR_TAKE_OFF, values)
+        connection = session.connection()
+        for some in by_owner(connection, appended.items(), lambda item: item[1].owner_id):
+            ids, parts = zip(*some, strict=True)
+            lengths = [part.length for part in parts]
+            values = {
+                "ids": [str(id_) for id_ in ids],
+                "owners": [str(part.owner_id) for part in parts],
+                "lengths": lengths,
+                "first": [part.first_number for part in parts],
+                "last": [part.last_number for part in parts],
+            }
+            statement = _ADD if min(lengths) >= 0 else _ADD_OR_TAKE_OFF
+            execute_for(connection, parts[0].owner_id, statement, values)
 
 
 class Appended(NamedTuple):

@@ -154,22 +154,36 @@ _HOLD_STORING = sa.text(
     "LOCK TABLE platform.workflow_result, platform.task_record, platform.value IN SHARE MODE"
 )
 
-_DEFAULTS = f"""
-    INSERT INTO platform.user_resource
-        (owner_id, resource_id, quota_used, quota_limit, quota_period_months, quota_period_start_at)
-    SELECT u.id_, r.id_,
-           CASE WHEN r.name = '{DATABASE_STORAGE}' THEN {stored_bytes("u.id_")} ELSE 0 END,
-           CASE r.type_ WHEN 'cpu' THEN CAST(:cpu_limit AS bigint) WHEN 'disk' THEN :disk_limit
-                        ELSE :database_limit END,
-           CASE r.type_ WHEN 'cpu' THEN CAST(:period_months AS integer) END,
-           CASE WHEN r.type_ = 'cpu' AND :period_months IS NOT NULL THEN u.created END
-    FROM platform.user_ AS u CROSS JOIN platform.resource AS r
-"""
-_IN_ORDER = " ORDER BY u.id_, r.id_ ON CONFLICT DO NOTHING"
-_CREATE_DEFAULTS_OF_ALL = sa.text(_DEFAULTS + _IN_ORDER)
-_CREATE_DEFAULTS = sa.text(f"{_DEFAULTS} WHERE u.id_ = ANY(:user_ids) {_IN_ORDER}").bindparams(
-    sa.bindparam("user_ids", type_=ARRAY(sa.Uuid))
-)
+
+def _defaults(of_users: str, of_owners: str) -> str:
+    # The sum joins, since Citus takes no subquery that is evaluated user by user.
+    return f"""
+        INSERT INTO platform.user_resource
+            (owner_id, resource_id, quota_used, quota_limit, quota_period_months, quota_period_start_at)
+        SELECT u.id_, r.id_,
+               CASE WHEN r.name = '{DATABASE_STORAGE}' THEN coalesce(stored.bytes_, 0) ELSE 0 END,
+               CASE r.type_ WHEN 'cpu' THEN CAST(:cpu_limit AS bigint) WHEN 'disk' THEN :disk_limit
+                            ELSE :database_limit END,
+               CASE r.type_ WHEN 'cpu' THEN CAST(:period_months AS integer) END,
+               CASE WHEN r.type_ = 'cpu' AND :period_months IS NOT NULL THEN u.created END
+        FROM platform.user_ AS u CROSS JOIN platform.resource AS r
+        LEFT JOIN (
+            SELECT owner_id, sum(size)::bigint AS bytes_ FROM (
+                SELECT owner_id, size FROM platform.workflow_result WHERE file IS NULL {of_owners}
+                UNION ALL SELECT owner_id, size FROM platform.task_record WHERE true {of_owners}
+                UNION ALL SELECT owner_id, octet_length(value) FROM platform.value WHERE true {of_owners}
+            ) AS each_ GROUP BY owner_id
+        ) AS stored ON stored.owner_id = u.id_
+        WHERE true {of_users}
+        ORDER BY u.id_, r.id_
+        ON CONFLICT DO NOTHING
+    """
+
+
+_CREATE_DEFAULTS_OF_ALL = sa.text(_defaults("", ""))
+_CREATE_DEFAULTS = sa.text(
+    _defaults("AND u.id_ = ANY(:user_ids)", "AND owner_id = ANY(:user_ids)")
+).bindparams(sa.bindparam("user_ids", type_=ARRAY(sa.Uuid)))
 
 
 # Versions of figures: a measurement that begins later has a larger one.

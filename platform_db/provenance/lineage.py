@@ -80,7 +80,7 @@ def lineage(
     connection, owner_id = session.connection(), str(user_id_of(owner))
 
     def ask(statement: str, *values: Any) -> list[Any]:
-        return list(execute(connection, statement, values))
+        return list(execute(connection, statement, values, owner_id))
 
     named = {"owner": owner_id, "hash": hash_, "limit": limit}
 
@@ -88,7 +88,7 @@ def lineage(
         found = [hash_]
     elif ask(_IS_VALUE, owner_id, hash_):
         start = _MAKERS if direction is Direction.up else _TAKERS
-        found = [call for (call,) in execute(connection, start, named)]
+        found = [call for (call,) in execute(connection, start, named, owner_id)]
     else:
         raise errors.NotFound(f"there is no value and no call {hash_}")
     steps: list[Step] = []
@@ -151,11 +151,13 @@ _CALLS = """
 """
 
 _ARGUMENTS = """
-    SELECT argument.call_hash, coalesce(argument.arg_key, argument.arg_position::text), argument.value_hash,
+    SELECT argument.call_hash, coalesce(argument.arg_key, argument.arg_position::text) AS name,
+           argument.value_hash,
            (SELECT given.type FROM platform.value AS given
-            WHERE given.owner_id = argument.owner_id AND given.value_hash = argument.value_hash),
+            WHERE given.owner_id = argument.owner_id AND given.value_hash = argument.value_hash) AS type,
            ARRAY(SELECT source.result_call_hash FROM platform.call_argument_source AS source
-                 WHERE source.owner_id = argument.owner_id AND source.arg_hash = argument.arg_hash ORDER BY 1)
+                 WHERE source.owner_id = argument.owner_id AND source.arg_hash = argument.arg_hash
+                 ORDER BY 1) AS sources
     FROM platform.call_argument AS argument
     WHERE argument.owner_id = %s::uuid AND argument.call_hash = ANY (%s::text[])
     ORDER BY argument.call_hash, argument.arg_position, argument.arg_key

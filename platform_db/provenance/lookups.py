@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from platform_db.database.arrays import array
+from platform_db.database.distribution import execute_for
 from platform_db.database.kept_connection import KeptConnection
 
 Connection = KeptConnection | sa.Connection
@@ -149,11 +150,19 @@ def find_evaluations(
 
 
 def execute(
-    connection: Connection, statement: str, values: tuple[Any, ...] | dict[str, Any]
+    connection: Connection,
+    statement: str,
+    values: tuple[Any, ...] | dict[str, Any],
+    owner: uuid.UUID | str | None = None,
 ) -> Sequence[Sequence[Any]]:
-    """Return the rows of a statement."""
+    """Return the rows of a statement.
+
+    :param owner: whose rows it is about, where Citus would not plan it over several machines.
+    """
     if isinstance(connection, KeptConnection):
         return connection.execute(statement, values)
+    if owner is not None:
+        return list(execute_for(connection, owner, statement, values))
     return connection.exec_driver_sql(statement, values).all()
 
 

@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from platform_db import errors
 from platform_db.bounds import require_seconds
 from platform_db.database import create_engine
+from platform_db.database.distribution import engine_is_distributed, execute_together
 from platform_db.database.driver_errors import reason_of
 from platform_db.database.engine import ISOLATION, identity_of
 from platform_db.database.kept_connection import KeptConnection
@@ -265,11 +266,9 @@ class Recorder(WriteBehind[Batch]):
 
     def _write(self, batch: Batch) -> None:
         """Write a batch in one transaction."""
-        if batch.bytes > statements.LARGEST_STATEMENT:
-            with self._transactions.begin() as connection:
-                connection.exec_driver_sql(self.enter)
-                for part, values in statements.insert_all(self._owner, batch.values(), in_parts=True):
-                    connection.exec_driver_sql(part, tuple(values))
+        if batch.bytes > statements.LARGEST_STATEMENT or engine_is_distributed(self._engine):
+            parts = statements.insert_all(self._owner, batch.values(), in_parts=True)
+            execute_together(self._transactions, self.enter, self._owner, parts)
             return
         statement, parameters = self._statements(batch)
         if parameters:

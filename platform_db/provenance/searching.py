@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from platform_db import errors
 from platform_db.database import sqlstates
 from platform_db.database.arrays import array
+from platform_db.database.distribution import execute_for
 from platform_db.database.driver_errors import reason_of
 from platform_db.provenance import statements
 from platform_db.provenance.batch import Batch, Entry
@@ -75,7 +76,7 @@ class _Search(NamedTuple):
         try:
             with self.connection.begin_nested():
                 for statement, values in statements.insert_all(self.owner_id, given, in_parts=True):
-                    self.connection.exec_driver_sql(statement, tuple(values))
+                    execute_for(self.connection, self.owner_id, statement, tuple(values))
         except UNWRITABLE as error:
             return error
         except sa.exc.DBAPIError as error:

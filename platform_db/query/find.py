@@ -15,6 +15,7 @@ from sqlalchemy.sql.base import ExecutableOption
 from platform_db import errors
 from platform_db.bounds import require_amount
 from platform_db.cursors import Page, Total
+from platform_db.database.distribution import is_distributed
 from platform_db.database.id_column import Id
 from platform_db.database.paging import LIMIT, Direction, ordered, page_statement, read_page
 from platform_db.database.session import takes_session
@@ -99,7 +100,7 @@ def find(
     if include_shared:
         node = _without_owner(session, model, node, owners)
     shape, given = shaped = take_apart(model, node)
-    every_owner = by_age and model is Workflow and not owner_id
+    every_owner = by_age and model is Workflow and not owner_id and not is_distributed(session.connection())
     listing = _Listing(model, shape, bool(search), include_shared, order.name, order.descending, every_owner)
     values = {f"value_{number}": value for number, value in enumerate(given)}
     values.update(search=pattern, owner_id=owner_id)

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.bounds import LARGEST_LIMIT, require_limit
+from platform_db.database.distribution import execute_everywhere, execute_for, is_distributed
 from platform_db.database.session import takes_session
 from platform_db.leases.holding import Claim, require_holder
 from platform_db.models import Job, OwnerLimit, Workflow
@@ -166,7 +167,10 @@ class _Queue:
 
     def _read(self, tried: list[str], look: int) -> list[_Turn]:
         parameters = {**self.parameters, "tried": tried, "look": look}
-        return [_Turn(*row) for row in self.connection.execute(self.turns, parameters)]
+        rows = execute_everywhere(self.connection, self.turns, parameters)
+        if is_distributed(self.connection):  # Each machine has named the next of its own.
+            rows = sorted(rows, key=lambda row: (row.served, row.owner_id))[:look]
+        return [_Turn(*row[:3]) for row in rows]
 
     def _announce(self, turns: list[_Turn], limit: int) -> tuple[deque[_Turn], list[_Turn]]:
         """Return the first owners whom no other claim serves, and those who come after them."""
@@ -179,7 +183,8 @@ class _Queue:
             "limit": limit,
             "first": self.announced == 0,
         }
-        places = self.connection.execute(_ANNOUNCE, parameters).scalars().all()
+        announce = _ANNOUNCE_ALONE if is_distributed(self.connection) else _ANNOUNCE
+        places = self.connection.execute(announce, parameters).scalars().all()
         self.announced += len(places)
         self.lost |= len(places) < min(limit, len(turns))
         rest = places[-1] if len(places) == limit else len(turns)
@@ -187,7 +192,7 @@ class _Queue:
 
     def _take(self, turn: _Turn, share: int) -> list[Claim]:
         parameters = {**self.parameters, "owner": str(turn.owner_id), "seen": turn.claims, "share": share}
-        rows = self.connection.execute(self.taking, parameters).all()
+        rows = execute_for(self.connection, turn.owner_id, self.taking, parameters).all()
         self.lost |= not rows
         return [
             Claim(
@@ -222,6 +227,18 @@ _ANNOUNCE = sa.text("""
     """)
 
 
+# Where the owners' rows are on other machines: what has been served since is passed over when it is taken.
+_ANNOUNCE_ALONE = sa.text("""
+    SELECT place FROM (
+        SELECT * FROM unnest(CAST(:owners AS uuid[]), CAST(:claims AS bigint[]))
+            WITH ORDINALITY AS turn (owner_id, claims, place) ORDER BY place OFFSET 0
+    ) AS turn
+    WHERE (:first AND place = 1 AND random() < 0.1)
+       OR pg_try_advisory_xact_lock(hashtextextended('platform queue ' || owner_id, 0))
+    LIMIT :limit
+    """)
+
+
 @lru_cache(KEPT)
 def _turns(source: Source, wanted: Wanted) -> sa.TextClause:
     """Return the statement that reads whose turn it is.
@@ -236,9 +253,10 @@ def _turns(source: Source, wanted: Wanted) -> sa.TextClause:
     )
     return sa.text(f"""
         WITH RECURSIVE {waiting_owners(source)}
-        SELECT turn.owner_id, turn.claims, room.rows
+        SELECT turn.owner_id, turn.claims, room.rows, turn.served
         FROM (
-            SELECT {TURN}
+            SELECT {TURN}, CASE WHEN {source.turn} <= statement_timestamp() + CAST(:clock_error AS interval)
+                                THEN extract(epoch FROM {source.turn}) ELSE '-infinity' END::text AS served
             FROM waiting JOIN platform.owner_limit ON owner_limit.owner_id = waiting.owner_id
             WHERE waiting.owner_id <> ALL (CAST(:tried AS uuid[]))
             -- A turn in the future was stored before the server's clock was set back.

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.distribution import execute_for
 from platform_db.database.session import takes_session
 from platform_db.lifecycle.target import Key, RunOrId, RunTarget
 from platform_db.models import ResourceUnit, RunStatus, Workflow
@@ -77,7 +78,7 @@ def explain(session: Session, run: RunOrId) -> Explanation:
     session.flush()
     key = RunTarget.of(session, run, Workflow).key(session)
     parameters = {**default_limits(), "owner": str(key[0]), "id": str(key[1]), "most": MOST_COUNTED + 1}
-    found = session.connection().execute(_READ, parameters).one_or_none()
+    found = execute_for(session.connection(), key[0], _READ, parameters).one_or_none()
     if found is None:
         raise errors.WorkflowNotFound(f"there is no workflow {key[1]}")
     return Explanation(key, found.type_, found.labels, tuple(_obstacles(found)))

@@ -10,12 +10,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.distribution import execute_by_owner
 from platform_db.database.session import takes_session
 from platform_db.leases.holding import MODELS, Claim, group_by_holder
 from platform_db.lifecycle import transition
 from platform_db.lifecycle.statements import NOTE_REASON
 from platform_db.lifecycle.stopping import stop_jobs
-from platform_db.lifecycle.target import arrays_of
 from platform_db.models import Job, Workflow
 from platform_db.models.expiry import expire_row
 from platform_db.queue.sources import source_of
@@ -38,8 +38,9 @@ def release(session: Session, rows: Iterable[Claimed], worker: str | None = None
     session.flush()
     released: set[uuid.UUID] = set()
     for (table, holder), keys in group_by_holder(rows, worker):
-        parameters = {**arrays_of(keys), "worker": holder, "reason": f"released by {holder}"}
-        released |= set(session.connection().execute(_release(table), parameters).scalars())
+        parameters = {"worker": holder, "reason": f"released by {holder}"}
+        back = execute_by_owner(session.connection(), _release(table), keys, parameters)
+        released |= {row.id_ for row in back}
         for key in keys:
             expire_row(session, MODELS[table], key)
     return released

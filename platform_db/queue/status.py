@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db.bounds import require_limit
+from platform_db.database.distribution import execute_everywhere, execute_for
 from platform_db.database.session import takes_session
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.queue.limits import IS_AT_WORK, TURN, default_limits
@@ -63,8 +64,14 @@ def queue_status(session: Session, owner: UserOrId | None = None, *, limit: int 
         "owner": None if owner is None else str(user_id_of(owner)),
         "limit": require_limit(limit),
     }
-    read = _READ_ALL if owner is None else _READ_ONE
-    return [OwnerQueue(*row) for row in session.connection().execute(read, parameters)]
+    connection = session.connection()
+    if owner is not None:
+        rows: list[Any] = list(execute_for(connection, parameters["owner"], _READ_ONE, parameters))
+    else:
+        rows = execute_everywhere(connection, _READ_ALL, parameters)
+        # Of several machines' owners, those who were served longest ago.
+        rows.sort(key=lambda row: (row.served_at is not None, row.served_at, row.owner_id))
+    return [OwnerQueue(*row) for row in rows[: parameters["limit"]]]
 
 
 def _of_lines(aggregate: str, between: str) -> str:
@@ -84,7 +91,7 @@ _OWNERS = f"""
 def _read(owners: str) -> sa.TextClause:
     return sa.text(f"""
         SELECT turn.owner_id, user_.email, runs.queued, runs.pending, runs.running, runs.oldest_queued,
-               turn.concurrent_runs, turn.starts_per_minute, nullif(turn.served_at, '-infinity')
+               turn.concurrent_runs, turn.starts_per_minute, nullif(turn.served_at, '-infinity') AS served_at
         FROM (
             SELECT {TURN}, owner_limit.served_at
             FROM ({owners}) AS present

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.distribution import execute_for, execute_for_users
 from platform_db.database.session import SessionFactory, takes_session
 from platform_db.leases.tasks import HeldLease, lease
 from platform_db.lifecycle.target import RunOrId, RunTarget
@@ -227,7 +228,7 @@ class Changes(NamedTuple):
 
 def find_drift(session: Session, user_ids: Sequence[uuid.UUID], resource: AnyResource) -> Changes:
     """Return what :func:`update_users` would change, and change nothing."""
-    rows = session.connection().execute(_LOOK, {"users": list(user_ids), "resource": resource.id_}).all()
+    rows = execute_for_users(session.connection(), _LOOK, user_ids, {"resource": resource.id_})
     changed = [Drift(row.owner_id, row.before, row.used) for row in rows if row.before != row.used]
     return Changes(sum(row.figures for row in rows), sum(row.is_over for row in rows), changed)
 
@@ -236,10 +237,11 @@ def update_users(session: Session, user_ids: Sequence[uuid.UUID], resource: AnyR
     """Bring the users' figures and totals up to date."""
     lock_remaining_users(session, user_ids, resource)
     periods = move_periods_on(session, resource, user_ids)
-    parameters = {"users": list(user_ids), "resource": resource.id_, "every": False}
+    parameters = {"resource": resource.id_, "every": False}
     connection, changed = session.connection(), 0
     for entity in CONSUMERS:
-        changed += connection.execute(_store(entity, _OF_USERS), parameters).one().figures
+        rows = execute_for_users(connection, _store(entity, _OF_USERS), user_ids, parameters)
+        changed += sum(row.figures for row in rows)
     # A statement of its own: it has to see what the ones before have written.
     return Changes(changed, periods, figures.drifts(session, _SUM_TOTALS, user_ids, resource))
 
@@ -257,7 +259,7 @@ def update_workflow_cpu_quota(session: Session, workflow: RunOrId) -> int:
     resource = get_default_key(session, ResourceType.cpu)
     lock_users(session, [owner_id], resource)
     parameters = {"owner": owner_id, "id": workflow_id, "resource": resource.id_, "every": True}
-    stored = session.connection().execute(_store("workflow", _ONE), parameters).one()
+    stored = execute_for(session.connection(), owner_id, _store("workflow", _ONE), parameters).one()
     figures.change_totals(session, resource, {owner_id: int(stored.change)})
     expire_row(session, WorkflowResource, (owner_id, workflow_id, resource.id_))
     expire_row(session, UserResource, (owner_id, resource.id_))

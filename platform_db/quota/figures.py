@@ -16,12 +16,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.distribution import by_owner, execute_for, execute_for_users
 from platform_db.models import WorkflowResource
 from platform_db.models.expiry import expire_row, expire_rows
 from platform_db.models.resource import UserResource
@@ -111,7 +112,8 @@ def read_statement(chosen: str) -> sa.TextClause:
     """
     return sa.text(f"""
         WITH drawn AS MATERIALIZED (
-            SELECT CASE WHEN :storing THEN nextval('platform.quota_version') ELSE 0 END AS version,
+            SELECT CASE WHEN :storing THEN platform.next_number('platform.quota_version')
+                        ELSE 0 END AS version,
                    clock_timestamp() AS read_at
         ),
         page AS (
@@ -137,7 +139,7 @@ def read_workspace(session: Session, resource: AnyResource, owner_id: uuid.UUID,
     :raises errors.WorkflowNotFound: its runs are deleted.
     """
     parameters = {"resource": resource.id_, "owner": owner_id, "path": path, "storing": True}
-    row = session.connection().execute(_READ, parameters).one_or_none()
+    row = execute_for(session.connection(), owner_id, _READ, parameters).one_or_none()
     if row is None:
         raise errors.WorkflowNotFound(f"there is no workflow in {path!r} any more")
     return Workspace(**row._mapping)
@@ -207,20 +209,20 @@ def write_figures(session: Session, resource: AnyResource, figures: Sequence[Fig
     """
     figures = sorted(figures, key=lambda figure: (figure.workspace.owner_id.bytes, figure.workspace.path))
     lock_remaining_users(session, {figure.workspace.owner_id for figure in figures}, resource)
-    rows = session.connection().execute(
-        _WRITE,
-        {
+    connection, rows = session.connection(), list[Any]()
+    for some in by_owner(connection, figures, lambda figure: figure.workspace.owner_id):
+        parameters = {
             "resource": resource.id_,
-            "owners": [figure.workspace.owner_id for figure in figures],
-            "paths": [figure.workspace.path for figure in figures],
-            "bytes": [figure.bytes for figure in figures],
-            "deltas": [figure.workspace.delta for figure in figures],
-            "versions": [figure.workspace.version for figure in figures],
-            "read_at": [figure.workspace.read_at for figure in figures],
-            "methods": [figure.method for figure in figures],
-            "apparent": [figure.apparent for figure in figures],
-        },
-    )
+            "owners": [figure.workspace.owner_id for figure in some],
+            "paths": [figure.workspace.path for figure in some],
+            "bytes": [figure.bytes for figure in some],
+            "deltas": [figure.workspace.delta for figure in some],
+            "versions": [figure.workspace.version for figure in some],
+            "read_at": [figure.workspace.read_at for figure in some],
+            "methods": [figure.method for figure in some],
+            "apparent": [figure.apparent for figure in some],
+        }
+        rows += execute_for(connection, some[0].workspace.owner_id, _WRITE, parameters).all()
     written = [Written(*row) for row in rows]
     changes: Counter[uuid.UUID] = Counter()
     for figure in written:
@@ -237,9 +239,12 @@ def change_totals(session: Session, resource: AnyResource, changes: Mapping[uuid
     changes = {user: amount for user, amount in changes.items() if amount}
     if not changes:
         return []
-    amounts = list(changes.values())
-    parameters = {"users": list(changes), "amounts": amounts, "resource": resource.id_}
-    return list(session.connection().scalars(_CHANGE_TOTALS, parameters))
+    connection, before = session.connection(), list[int]()
+    for users in by_owner(connection, changes, lambda user: user):
+        amounts = [changes[user] for user in users]
+        parameters = {"users": users, "amounts": amounts, "resource": resource.id_}
+        before += execute_for(connection, users[0], _CHANGE_TOTALS, parameters).scalars()
+    return before
 
 
 _CHANGE_FIGURE = sa.text(f"""
@@ -275,7 +280,7 @@ def change_figure(
     """Add ``change`` to the figure of a workspace, never below zero or above :data:`MOST_BYTES`."""
     lock_users(session, [owner_id], resource)
     parameters = {"owner": owner_id, "path": path, "change": change, "resource": resource.id_}
-    rows = session.connection().execute(_CHANGE_FIGURE, parameters).all()
+    rows = execute_for(session.connection(), owner_id, _CHANGE_FIGURE, parameters).all()
     for row in rows:
         expire_row(session, WorkflowResource, (owner_id, row.workflow_id, resource.id_))
     if rows:
@@ -315,5 +320,5 @@ def drifts(
     session: Session, statement: sa.TextClause, users: Iterable[uuid.UUID], resource: AnyResource
 ) -> list[Drift]:
     """Execute a statement that gives users' totals, and return those that were not the sums."""
-    rows = session.connection().execute(statement, {"users": list(users), "resource": resource.id_})
+    rows = execute_for_users(session.connection(), statement, users, {"resource": resource.id_})
     return [Drift(*row) for row in rows if row.before != row.used]

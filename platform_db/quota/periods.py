@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.distribution import execute_for_users, is_distributed
 from platform_db.database.session import takes_session
 from platform_db.models import UserResource
 from platform_db.models.expiry import expire_rows
@@ -42,6 +43,7 @@ _MOVE_ON = sa.text(f"""
     FROM platform.user_ AS u
     WHERE total.owner_id = ANY(CAST(:users AS uuid[])) AND total.resource_id = CAST(:resource AS uuid)
       AND u.id_ = total.owner_id AND {IS_OVER}
+    RETURNING total.owner_id
     """)
 
 
@@ -50,13 +52,13 @@ def move_periods_on(session: Session, resource: AnyResource, user_ids: Sequence[
 
     Totals still hold what was pruned in the period before: they are to be summed next.
     """
-    parameters = {"users": list(user_ids), "resource": resource.id_}
-    return session.connection().execute(_MOVE_ON, parameters).rowcount
+    return len(execute_for_users(session.connection(), _MOVE_ON, user_ids, {"resource": resource.id_}))
 
 
 _WITHOUT_PERIOD = """
     SELECT owner_id, resource_id FROM platform.user_resource
     WHERE resource_id = CAST(:resource AS uuid) AND quota_period_months IS NULL
+      AND (CAST(:users AS uuid[]) IS NULL OR owner_id = ANY (CAST(:users AS uuid[])))
     ORDER BY owner_id
 """
 _INITIALISE = sa.text(f"""
@@ -85,8 +87,14 @@ def initialise_default_periods(
             "there is no default period: set PLATFORM_DB_DEFAULT_QUOTA_CPU_PERIOD_RESET_MONTHS to its months"
         )
     session.flush()
-    statement = sa.text(_WITHOUT_PERIOD) if dry_run else _INITIALISE
-    rows = session.connection().execute(statement, {"resource": resource.id_, "months": months})
-    user_ids = sorted(rows.scalars())
+    connection = session.connection()
+    parameters = {"resource": resource.id_, "months": months, "users": None}
+    if dry_run or is_distributed(connection):
+        user_ids = sorted(connection.scalars(sa.text(_WITHOUT_PERIOD), parameters))
+        if not dry_run:
+            rows = execute_for_users(connection, _INITIALISE, user_ids, parameters)
+            user_ids = [row.owner_id for row in rows]
+    else:
+        user_ids = sorted(connection.scalars(_INITIALISE, parameters))
     expire_rows(session, UserResource, set(user_ids))
     return user_ids

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.bounds import LARGEST_AMOUNT, require_amount, require_seconds
+from platform_db.database.distribution import execute_for, execute_for_users
 from platform_db.database.session import SessionFactory, takes_session
 from platform_db.identifiers import new_id, parse_id
 from platform_db.models import QuotaReservation, Resource, ResourceType, UserResource
@@ -100,7 +101,8 @@ def reserve(
     wanted = {"user": user_id, "resource": resource_name(resource), "amount": amount, "seconds": ttl}
     # Refused, it is tried once more: the user's rows may be missing, or expired reservations be in the way.
     for _ in range(2):
-        row = session.connection().execute(_RESERVE, {**wanted, "id": new_id()}).one_or_none()
+        values = {**wanted, "id": new_id()}
+        row = execute_for(session.connection(), user_id, _RESERVE, values).one_or_none()
         if row is not None:
             expire_rows(session, UserResource, {user_id})
             return Reservation(*row)
@@ -160,7 +162,9 @@ def _end(session: Session, reservation: AnyReservation, amount: int | None) -> N
     session.flush()
     owner_id, id_ = _key_of(session, reservation)
     parameters = {"owner": owner_id, "id": id_, "amount": amount}
-    total = session.connection().execute(_END, parameters).one_or_none()
+    total = None
+    if owner_id is not None:
+        total = execute_for(session.connection(), owner_id, _END, parameters).one_or_none()
     if total is None:
         raise errors.ReservationNotFound(
             f"there is no reservation {id_}: it was committed, released or expired"
@@ -217,7 +221,7 @@ def release_expired_reservations(factory: SessionFactory) -> int:
         logger.warning("the expired reservations of user %s are left: %s", user_id, reason)
 
     def release_of(session: Session, users: Sequence[uuid.UUID]) -> int:
-        session.connection().execute(LOCK_USERS, {"users": users})
+        execute_for_users(session.connection(), LOCK_USERS, users)
         return _release_expired(session, users)
 
     while True:
@@ -230,7 +234,7 @@ def release_expired_reservations(factory: SessionFactory) -> int:
 
 
 def _release_expired(session: Session, users: Sequence[uuid.UUID]) -> int:
-    rows = session.connection().execute(_RELEASE_EXPIRED, {"users": users}).all()
+    rows = execute_for_users(session.connection(), _RELEASE_EXPIRED, users)
     for row in rows:
         expire_row(session, UserResource, (row.owner_id, row.resource_id))
     return sum(row.reservations for row in rows)

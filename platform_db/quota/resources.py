@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.distribution import execute_for_users
 from platform_db.database.session import takes_session
 from platform_db.models import Resource, ResourceType, UserResource
 from platform_db.models.resource import DEFAULT_RESOURCES
@@ -127,7 +128,7 @@ def lock_remaining_users(
     wanted = set(users)
 
     def lock(users: set[uuid.UUID]) -> set[uuid.UUID]:
-        rows = session.connection().execute(LOCK_USERS, {"users": list(users)})
+        rows = execute_for_users(session.connection(), LOCK_USERS, users)
         return {row.owner_id for row in rows if row.resource_id == resource.id_}
 
     locked = lock(wanted)

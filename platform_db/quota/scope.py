@@ -83,17 +83,25 @@ def users_in_scope(scope: Scope, column: str) -> str:
 
 def _page_of_users(scope: Scope) -> sa.TextClause:
     return sa.text(f"""
-        SELECT u.id_, (SELECT count(*) FROM platform.workflow AS w WHERE w.owner_id = u.id_) AS runs
-        FROM platform.user_ AS u
+        SELECT u.id_ FROM platform.user_ AS u
         WHERE (CAST(:after AS uuid) IS NULL OR u.id_ > CAST(:after AS uuid))
           AND {users_in_scope(scope, "u.id_")}
-          AND (CAST(:stale_after AS double precision) IS NULL OR NOT EXISTS (
-              SELECT FROM platform.user_resource AS total
-              WHERE total.owner_id = u.id_ AND total.resource_id = CAST(:resource AS uuid)
-                AND total.measured_at >= statement_timestamp() - make_interval(secs => :stale_after)))
         ORDER BY u.id_
         LIMIT :look
         """)
+
+
+# Statements of their own: Citus takes no subquery that is evaluated user by user.
+_RUNS = sa.text("""
+    SELECT owner_id, count(*) AS runs FROM platform.workflow
+    WHERE owner_id = ANY(CAST(:users AS uuid[])) GROUP BY owner_id
+    """)
+
+_FRESH = sa.text("""
+    SELECT owner_id FROM platform.user_resource
+    WHERE owner_id = ANY(CAST(:users AS uuid[])) AND resource_id = CAST(:resource AS uuid)
+      AND measured_at >= statement_timestamp() - make_interval(secs => :stale_after)
+    """)
 
 
 def count_users(session: Session, scope: Scope) -> int:
@@ -109,13 +117,20 @@ def portions(factory: SessionFactory, scope: Scope, resource: AnyResource) -> It
     """
     parameters = {**scope.parameters, "resource": resource.id_}
     for page in read_pages(factory, _page_of_users(scope), parameters, USERS_PER_PAGE):
+        asked = {**parameters, "users": [user.id_ for user in page]}
+        with factory() as session:
+            connection = session.connection()
+            counts = {row.owner_id: row.runs for row in connection.execute(_RUNS, asked)}
+            fresh = set() if scope.stale_after is None else set(connection.scalars(_FRESH, asked))
         portion: list[uuid.UUID] = []
         runs = 0
         for user in page:
-            if portion and runs + user.runs > RUNS_PER_PORTION:
+            if user.id_ in fresh:
+                continue
+            if portion and runs + counts.get(user.id_, 0) > RUNS_PER_PORTION:
                 yield portion
                 portion, runs = [], 0
             portion.append(user.id_)
-            runs += user.runs
+            runs += counts.get(user.id_, 0)
         if portion:
             yield portion

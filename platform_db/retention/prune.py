@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from platform_db import errors
 from platform_db.audit import record_action
 from platform_db.bounds import require_limit, require_seconds
+from platform_db.database.distribution import factories_of_groups
 from platform_db.database.session import SessionFactory
 from platform_db.events.checkpoints import HELD_SINCE, hold, stale_watchers
 from platform_db.lifecycle.target import Key
@@ -118,20 +119,27 @@ def prune(
     results = [Pruned(rule.table) for rule in rules]
     with factory() as session:
         stale = stale_watchers(session)
+        groups = factories_of_groups(factory, session)
     for rule, result in zip(rules, results, strict=True):
         if _is_watched(rule):
             result.not_waited_for = stale
         if dry_run:
-            result.rows = _count_due(factory, rule)
+            result.rows = sum(_count_some(some, rule) for some in _factories(factory, groups, rule))
             continue
         try:
             for _ in range(PASSES):
-                result.left = 0
-                _one_pass(factory, rule, result, archive if rule.archive else None, progress)
-                if not result.left:
+                left = 0
+                for some in _factories(factory, groups, rule):
+                    result.left = 0
+                    _one_pass(some, rule, result, archive if rule.archive else None, progress)
+                    left += result.left
+                result.left = left
+                if not left:
                     break
             if rule.table == "value" and value_store is not None:
                 result.with_them["value file"] += prune_value_files(factory, value_store)
+            if rule.table == "interactive_session" and groups != [factory]:
+                _release_digests(factory)
         finally:
             _record(factory, rule, result)
     return results
@@ -147,7 +155,27 @@ def require_finished(results: Iterable[Pruned]) -> None:
         raise errors.PartialFailure(f"left because others had them locked: {', '.join(left)}")
 
 
-def _count_due(factory: SessionFactory, rule: RetentionRule) -> int:
+def _factories(
+    factory: SessionFactory, groups: Sequence[SessionFactory], rule: RetentionRule
+) -> Sequence[SessionFactory]:
+    """Return what makes the sessions of all rows, or of those of some owners each."""
+    # What is of no owner, and what does that itself.
+    return [factory] if rule.table in ("event_failure", "value") else groups
+
+
+def _release_digests(factory: SessionFactory) -> None:
+    """Release the digests of deleted sessions' secrets where tables are distributed, and no trigger does."""
+    with factory() as session, session.begin():
+        session.connection().execute(_RELEASE_DIGESTS)
+
+
+_RELEASE_DIGESTS = sa.text("""
+    DELETE FROM platform.secret_digest WHERE entity = 'interactive_session'
+      AND entity_id NOT IN (SELECT id_ FROM platform.interactive_session)
+    """)
+
+
+def _count_some(factory: SessionFactory, rule: RetentionRule) -> int:
     if rule.log_of is not None:
         return count_log(factory, rule)
     if rule.table == "task_record":
@@ -198,7 +226,7 @@ def _one_pass(
     if rule.table == "task_record":
         for rows in delete_old_tasks(factory, rule.age, batch=rule.batch):
             tell(rows)
-        result.left = _count_due(factory, rule)
+        result.left = _count_some(factory, rule)
         return
     if rule.table in ("row_event", "event_failure"):
         for rows in delete_old_events(factory, rule):

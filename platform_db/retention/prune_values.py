@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.database.distribution import factories_of_groups
 from platform_db.database.session import SessionFactory
 from platform_db.quota.resources import LOCK_USERS
 from platform_db.retention.prune_calls import FETCHED, Named, arrays
@@ -37,16 +38,17 @@ def prune_values(factory: SessionFactory, rule: RetentionRule, tell: Callable[[i
     :param tell: is called with the number of values that went, batch by batch.
     """
     left, looked = 0, False
-    since, until = _span(factory, rule)
-    for page in _seen(factory, since, until):
-        looked = True
-        for start in range(0, len(page), rule.batch):
-            batch = page[start : start + rule.batch]
-            work = partial(_delete_values, batch=batch, until=until)
-            gone, held = run_transaction(work, factory=factory)
-            left += held
-            if gone:
-                tell(gone)
+    since, until, groups = _span(factory, rule)
+    for some in groups:
+        for page in _seen(some, since, until):
+            looked = True
+            for start in range(0, len(page), rule.batch):
+                batch = page[start : start + rule.batch]
+                work = partial(_delete_values, batch=batch, until=until)
+                gone, held = run_transaction(work, factory=some)
+                left += held
+                if gone:
+                    tell(gone)
     if looked and not left:
         with factory() as session, session.begin():
             names = ["value", "all values"] if since == BEGINNING else ["value"]
@@ -57,18 +59,22 @@ def prune_values(factory: SessionFactory, rule: RetentionRule, tell: Callable[[i
 def count_values(factory: SessionFactory, rule: RetentionRule) -> int:
     """Return how many values the rule names; what is only part of these is not among them."""
     count = 0
-    for page in _seen(factory, *_span(factory, rule)):
-        with factory() as session:
-            count += len(session.connection().execute(_UNREFERENCED, arrays(page)).all())
+    since, until, groups = _span(factory, rule)
+    for some in groups:
+        for page in _seen(some, since, until):
+            with some() as session:
+                count += len(session.connection().execute(_UNREFERENCED, arrays(page)).all())
     return count
 
 
-def _span(factory: SessionFactory, rule: RetentionRule) -> tuple[datetime, datetime]:
-    """Return from when until when values were seen that this run looks at."""
+def _span(
+    factory: SessionFactory, rule: RetentionRule
+) -> tuple[datetime, datetime, Sequence[SessionFactory]]:
+    """Return from when until when values were seen that this run looks at, and with whose sessions."""
     with factory() as session:
         ages = {"age": max(rule.age, YOUNGEST), "whole": WHOLE, "beginning": BEGINNING}
         since, until = session.connection().execute(_SPAN, ages).one()
-    return since, until
+        return since, until, factories_of_groups(factory, session)
 
 
 def _seen(factory: SessionFactory, since: datetime, until: datetime) -> Iterator[list[Named]]:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from platform_db import errors
 from platform_db.audit import record_action
 from platform_db.bounds import require_amount, require_limit, require_seconds
+from platform_db.database.distribution import execute_everywhere, execute_for, execute_for_users
 from platform_db.database.session import SessionFactory
 from platform_db.models import NOBODY, AuditLogAction
 from platform_db.models.identity import UserOrId, user_id_of
@@ -84,17 +85,19 @@ def delete_old_tasks(
         "owner": owner_id,
     }
     with factory() as session:
-        cuts = session.connection().execute(_cuts(owner_id is not None), limits).mappings().all()
+        rows = execute_everywhere(session.connection(), _cuts(owner_id is not None), limits)
+        cuts = [row._mapping for row in rows]
     for cut in cuts:
         if dry_run:
             with factory() as session:
-                yield session.connection().execute(_COUNT, dict(cut)).scalar_one()
+                yield execute_for(session.connection(), cut["owner_id"], _COUNT, dict(cut)).scalar_one()
             continue
         while True:
             with factory() as session, session.begin():
                 # The totals first, as a store that writes has them before it changes an old task.
-                session.connection().execute(LOCK_USERS, {"users": [cut["owner_id"]]})
-                gone = session.connection().execute(_DELETE, {**cut, "batch": batch}).rowcount
+                connection, owner = session.connection(), cut["owner_id"]
+                execute_for_users(connection, LOCK_USERS, [owner])
+                gone = len(execute_for(connection, owner, _DELETE, {**cut, "batch": batch}).all())
             if not gone:
                 break
             yield gone
@@ -118,6 +121,7 @@ _DELETE = sa.text(f"""
     )
     DELETE FROM {TABLE} AS record USING free
     WHERE record.owner_id = free.owner_id AND record.msg_id = free.msg_id
+    RETURNING record.msg_id
     """)
 
 

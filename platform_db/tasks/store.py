@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL
 from platform_db import errors
 from platform_db.bounds import require_amount, require_seconds
 from platform_db.database import create_engine
+from platform_db.database.distribution import engine_is_distributed, execute_together
 from platform_db.database.kept_connection import KeptConnection
 from platform_db.models.identity import UserOrId, user_id_of
 from platform_db.tasks.conditions import Condition, condition, read_filter
@@ -280,6 +281,9 @@ class TaskStore:
 
     def _delete(self, statement: str, values: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
         lock, owner = self.history.lock_totals
+        if engine_is_distributed(self._engine):
+            given = ((lock, owner), (statement, values))
+            return execute_together(self._engine, self._reading.enter, self.history.owner_id, given)
         return self._reading.execute(f"{lock};{statement}", (*owner, *values))
 
     def _cull(self, batch: Batch) -> None:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from platform_db import errors
 from platform_db.database import sqlstates
+from platform_db.database.distribution import engine_is_distributed, execute_together
 from platform_db.database.driver_errors import reason_of
 from platform_db.database.kept_connection import KeptConnection
 from platform_db.database.write_behind import LARGEST_BYTES, WriteBehind
@@ -102,6 +103,7 @@ class BatchWriter(WriteBehind[Batch]):
     ) -> None:
         self.history = history
         self.stored, self.refused = stored, refused
+        self._engine = engine
         self._connection = KeptConnection(engine, enter)
         self._copies: bool | None = None
         super().__init__(Batch, "task records", delay=delay, buffer_limit=buffer_limit)
@@ -206,6 +208,10 @@ class BatchWriter(WriteBehind[Batch]):
 
     def _write(self, batch: Batch) -> None:
         """Write a batch in one transaction."""
+        if engine_is_distributed(self._engine):
+            parts = self._parts(batch, with_new=True)
+            execute_together(self._engine, self._connection.enter, self.history.owner_id, parts)
+            return
         if len(batch.new) >= COPIED_RECORDS and self._may_copy():
             # A record may be there already or be refused, or the connection be lost: below it is found which.
             with suppress(psycopg2.Error):
@@ -225,12 +231,15 @@ class BatchWriter(WriteBehind[Batch]):
 
     def _statements(self, batch: Batch, *, with_new: bool) -> tuple[str, tuple[str, ...]]:
         """Return statements as one text, which is one transaction and one round trip."""
-        parts = [self.history.lock_totals]
-        if with_new and batch.new:
-            parts.append(statements.insert(self.history, batch.new))
-        parts += statements.update(self.history, batch.changed)
+        parts = self._parts(batch, with_new=with_new)
         text = ";".join(statement for statement, _ in parts)
         return text, tuple(value for _, values in parts for value in values)
+
+    def _parts(self, batch: Batch, *, with_new: bool) -> list[tuple[str, Any]]:
+        parts: list[tuple[str, Any]] = [self.history.lock_totals]
+        if with_new and batch.new:
+            parts.append(statements.insert(self.history, batch.new))
+        return [*parts, *statements.update(self.history, batch.changed)]
 
     def _may_copy(self) -> bool:
         """Tell whether this login may ``COPY`` into the table: not where row security applies to it."""

@@ -14,6 +14,7 @@ from platform_db import errors
 from platform_db.audit import record_action
 from platform_db.bounds import require_limit, require_seconds
 from platform_db.crypto.token_format import require_no_token
+from platform_db.database.distribution import is_distributed
 from platform_db.database.session import SessionFactory, takes_session
 from platform_db.lifecycle.target import GuardedTarget, Key
 from platform_db.lifecycle.transitions import transition_many
@@ -80,7 +81,24 @@ def purge(factory: SessionFactory, *, revoked_for: timedelta, batch: int = BATCH
             record_action(session, user_id, AuditLogAction.purge_token, {"token_id": str(token_id)})
 
     require_seconds(revoked_for)
-    return _in_batches(factory, _LONG_REVOKED, {"revoked_for": revoked_for}, batch, end)
+    with factory() as session:
+        due = _long_revoked(session, revoked_for) if is_distributed(session.connection()) else None
+    if due is None:
+        return _in_batches(factory, _LONG_REVOKED, {"revoked_for": revoked_for}, batch, end)
+    for start in range(0, len(due), require_limit(batch, "batch size")):
+        with factory() as session, session.begin():
+            end(session, dict(due[start : start + batch]))
+    return len(due)
+
+
+def _long_revoked(session: Session, revoked_for: timedelta) -> list[tuple[uuid.UUID, uuid.UUID]]:
+    """Return the tokens that have been revoked for so long, and their users; the history is elsewhere."""
+    connection = session.connection()
+    tokens = connection.execute(_REVOKED, {"revoked_for": revoked_for}).all()
+    keys = {"owners": list({row.owner_id for row in tokens}), "ids": [row.id_ for row in tokens]}
+    ended = connection.execute(_REVOKED_AT, {**keys, "revoked_for": revoked_for})
+    long_ago = {row.entity_id: row.long_ago for row in ended}
+    return [(row.id_, row.owner_id) for row in tokens if long_ago.get(row.id_, row.long_ago)]
 
 
 def _in_batches(
@@ -119,6 +137,20 @@ def _revoke(
         details = {"token_id": str(token_id), **({"reason": reason} if reason else {})}
         record_action(session, tokens[token_id], AuditLogAction.revoke_token, details, actor_id=actor_id)
     return bool(revoked)
+
+
+_REVOKED = sa.text("""
+    SELECT id_, owner_id, updated <= statement_timestamp() - CAST(:revoked_for AS interval) AS long_ago
+    FROM platform.user_token WHERE status = 'revoked' ORDER BY id_
+    """)
+
+_REVOKED_AT = sa.text("""
+    SELECT entity_id, max(at) <= statement_timestamp() - CAST(:revoked_for AS interval) AS long_ago
+    FROM platform.status_change
+    WHERE owner_id = ANY(CAST(:owners AS uuid[])) AND entity_id = ANY(CAST(:ids AS uuid[]))
+      AND to_status = 'revoked'
+    GROUP BY entity_id
+    """)
 
 
 # A function that changes a user's tokens locks the user first: otherwise two transactions that revoke the

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.bounds import require_amount
+from platform_db.database.distribution import by_owner, execute_for
 from platform_db.database.session import takes_session
 from platform_db.identifiers import new_id, parse_id
 from platform_db.models import IdempotencyKey, Workflow, WorkspaceRetentionRule
@@ -357,7 +358,7 @@ def _create_once(
         lost = [one for one in left if one.id_ not in created]
         if not lost:
             break
-        stored = {(row.owner_id, row.key): row for row in _read_keys(connection, lost)}
+        stored = {(str(row.owner_id), row.key): row for row in _read_keys(connection, lost)}
         ended = []
         for one in lost:
             found = stored.get((str(one.owner_id), one.key))
@@ -375,7 +376,7 @@ def _create_once(
                     continue
                 id_, minor = found.again_id, found.again_minor
             number = format_run_number(found.run_number_major, minor)
-            created[one.id_] = CreatedWorkflow(uuid.UUID(id_), one.owner_id, number, False)
+            created[one.id_] = CreatedWorkflow(uuid.UUID(str(id_)), one.owner_id, number, False)
         if ended:
             created |= _create_with_keys(connection, _insert_restarts(), ended)
             owners = {one.owner_id for one in ended}
@@ -397,28 +398,40 @@ def _forget_followers(session: Session, owners: set[uuid.UUID]) -> None:
 def _create_one_with_key(connection: sa.Connection, one: _Asked) -> dict[uuid.UUID, CreatedWorkflow]:
     id_, owner = one.values[:2]
     parameters = [owner, str(new_id()), owner, id_, one.key, one.digest, *one.values]
-    return _created(connection, _insert_one(), parameters, [one])
+    return _created(connection, _insert_one(), parameters, [one], of_owner=owner)
 
 
 def _create_with_keys(
     connection: sa.Connection, statement: str, asked: list[_Asked]
 ) -> dict[uuid.UUID, CreatedWorkflow]:
-    parameters = [
-        value
-        for place, one in enumerate(asked)
-        for value in (*one.values, place, one.own_path, one.key, one.digest, str(new_id()))
-    ]
-    return _created(connection, statement.replace("{rows}", _rows(len(asked), more=5)), parameters, asked)
+    created: dict[uuid.UUID, CreatedWorkflow] = {}
+    for some in by_owner(connection, asked, _owner_of):
+        parameters = [
+            value
+            for place, one in enumerate(some)
+            for value in (*one.values, place, one.own_path, one.key, one.digest, str(new_id()))
+        ]
+        text = statement.replace("{rows}", _rows(len(some), more=5))
+        created |= _created(connection, text, parameters, some, of_owner=some[0].owner_id)
+    return created
 
 
 def _created(
-    connection: sa.Connection, statement: str, parameters: list[Any], asked: Sequence[_Asked]
+    connection: sa.Connection,
+    statement: str,
+    parameters: list[Any],
+    asked: Sequence[_Asked],
+    of_owner: uuid.UUID | str | None = None,
 ) -> dict[uuid.UUID, CreatedWorkflow]:
-    """Execute a statement that creates runs, and return those that it created by their ids."""
-    numbers = {
-        id_: format_run_number(major, minor)
-        for id_, major, minor in connection.exec_driver_sql(statement, tuple(parameters))
-    }
+    """Execute a statement that creates runs, and return those that it created by their ids.
+
+    :param of_owner: whose rows alone it is about; None where Citus plans the statement itself.
+    """
+    if of_owner is None:
+        rows: Any = connection.exec_driver_sql(statement, tuple(parameters))
+    else:
+        rows = execute_for(connection, of_owner, statement, tuple(parameters))
+    numbers = {str(id_): format_run_number(major, minor) for id_, major, minor in rows}
     return {
         one.id_: CreatedWorkflow(one.id_, one.owner_id, numbers[one.values[0]], True)
         for one in asked
@@ -426,9 +439,12 @@ def _created(
     }
 
 
-def _read_keys(connection: sa.Connection, asked: list[_Asked]) -> Sequence[sa.Row[Any]]:
-    parameters = ([str(one.owner_id) for one in asked], [one.key for one in asked])
-    return connection.exec_driver_sql(_READ_KEYS, parameters).all()
+def _read_keys(connection: sa.Connection, asked: list[_Asked]) -> Sequence[Any]:
+    rows: list[Any] = []
+    for some in by_owner(connection, asked, _owner_of):
+        parameters = ([str(one.owner_id) for one in some], [one.key for one in some])
+        rows += execute_for(connection, some[0].owner_id, _READ_KEYS, parameters).all()
+    return rows
 
 
 # The driver's own parameters, by their places: SQLAlchemy's, by name, take twice as long for so many.

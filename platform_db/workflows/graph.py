@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from platform_db import errors
+from platform_db.database.distribution import execute_for
 from platform_db.database.session import takes_session
 from platform_db.identifiers import parse_id
 from platform_db.lifecycle.target import RunOrId, RunTarget
@@ -152,7 +153,7 @@ def add_dependencies(session: Session, run: RunOrId, edges: Iterable[Dependency]
         "kinds": list(kinds.values()),
     }
     with session.begin_nested():
-        added, stranger = session.connection().execute(_ADD, parameters).one()
+        added, stranger = execute_for(session.connection(), owner_id, _ADD, parameters).one()
     if stranger is not None:
         raise errors.NotFound(f"there is no job {stranger} in run {run_id}")
     return int(added)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -9,6 +10,7 @@ from functools import cache
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from platform_db.database.distribution import by_owner, execute_for
 from platform_db.database.session import takes_session
 from platform_db.lifecycle.target import RunOrId, RunTarget
 from platform_db.models import Workflow
@@ -45,10 +47,18 @@ def progress_many(session: Session, runs: Sequence[RunOrId]) -> list[Progress]:
     """
     session.flush()
     targets = [RunTarget.of(session, run, Workflow) for run in runs]
-    owners = [None if target.owner_id is None else str(target.owner_id) for target in targets]
-    parameters = {"owners": owners, "ids": [str(target.id_) for target in targets]}
-    found = session.connection().execute(_read(None not in owners), parameters)
-    return [Progress(*counts) for _, *counts in found]
+    connection, found = session.connection(), dict[int, Progress]()
+    places = list(enumerate(targets))
+    for some in by_owner(connection, places, lambda one: one[1].owner_id or _NOBODY):
+        owners = [None if target.owner_id is None else str(target.owner_id) for _, target in some]
+        parameters = {"owners": owners, "ids": [str(target.id_) for _, target in some]}
+        statement, owner = _read(None not in owners), some[0][1].owner_id or _NOBODY
+        for place, *counts in execute_for(connection, owner, statement, parameters):
+            found[some[place - 1][0]] = Progress(*counts)
+    return [found[place] for place, _ in places]
+
+
+_NOBODY = uuid.UUID(int=0)
 
 
 @cache
@@ -60,9 +70,9 @@ def _read(owners_are_known: bool) -> sa.TextClause:
         SELECT given.place, parts.* FROM unnest(CAST(:owners AS uuid[]), CAST(:ids AS uuid[]))
             WITH ORDINALITY AS given (owner_id, id_, place)
         CROSS JOIN LATERAL (
-            SELECT coalesce(sum(total), 0)::bigint, coalesce(sum(running), 0)::bigint,
-                   coalesce(sum(finished), 0)::bigint, coalesce(sum(failed), 0)::bigint,
-                   coalesce(sum(stopped), 0)::bigint
+            SELECT coalesce(sum(total), 0)::bigint AS total, coalesce(sum(running), 0)::bigint AS running,
+                   coalesce(sum(finished), 0)::bigint AS finished, coalesce(sum(failed), 0)::bigint AS failed,
+                   coalesce(sum(stopped), 0)::bigint AS stopped
             FROM platform.workflow_progress AS part
             WHERE part.owner_id = coalesce({owner}) AND part.workflow_id = given.id_
         ) AS parts

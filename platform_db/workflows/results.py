@@ -230,7 +230,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number in JSON")
 
 
-def _find(session: Session, target: LogTarget) -> sa.Row[Any]:
+def _find(session: Session, target: LogTarget) -> Any:
     """Return the owner, the run, the job if it is one's, and the workspace.
 
     :raises errors.NotFound: there is no such run or job.

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.bounds import require_amount, require_limit
+from platform_db.database.distribution import execute_for
 from platform_db.database.session import takes_session
 from platform_db.lifecycle.target import RunOrId, RunTarget
 from platform_db.models import Workflow
@@ -114,7 +115,7 @@ def update_specification(
         "priority": None if priority is KEEP else priority,
     }
     connection = session.connection()
-    written = connection.execute(_UPDATE, parameters).one_or_none()
+    written = execute_for(connection, owner_id, _UPDATE, parameters).one_or_none()
     if written is None:
         stored = connection.execute(_READ_STATUS, parameters).one_or_none()
         if stored is None:
