@@ -54,7 +54,7 @@ setup(
     package_data={
         "platform_db": ["py.typed"],
         "platform_db.migrations": ["*.mako", "sql/*.sql"],
-        "platform_db.schema": ["catalogue.json", "sql/*.sql"],
+        "platform_db.schema": ["catalogue.json", "*.sql", "sql/*.sql"],
     },
     zip_safe=False,
     python_requires=">=3.10",

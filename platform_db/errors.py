@@ -29,6 +29,7 @@ Exit code Meaning
 18        rows contradict each other, or objects differ
 19        a pooler stands between a migration and the database
 20        other sessions keep a migration from its tables
+21        the database has no Citus, or Citus has no nodes
 130       interrupted by Ctrl-C (SIGINT)
 143       terminated (SIGTERM)
 ========= =======================================================
@@ -194,6 +195,13 @@ class MigrationBlocked(PlatformDBError):
         "platform-db alembic upgrade --dry-run names them; end them, or run it again: "
         "what ran stays, and the rest follows"
     )
+
+
+class CitusMissing(PlatformDBError):
+    """The database has no Citus, so its tables cannot be distributed."""
+
+    exit_code = 21
+    hint = "set Citus up first: the page on several machines begins with that"
 
 
 class PartialFailure(PlatformDBError):

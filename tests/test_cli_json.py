@@ -76,7 +76,15 @@ OBJECTS = {
 
 # The first needs roles, which belong to the whole server; the second prints an object a line; the others move
 # a database of their own.
-ELSEWHERE = {"alembic upgrade", "roles show", "events tail", "db copy", "import reana", "import redun"}
+ELSEWHERE = {
+    "alembic upgrade",
+    "cluster status",
+    "roles show",
+    "events tail",
+    "db copy",
+    "import reana",
+    "import redun",
+}
 
 
 def test_every_command_with_json_is_tried_here() -> None:

@@ -16,6 +16,7 @@ from platform_db.cli.errors import Program
 COMMANDS = {
     "alembic": "Run, take back and inspect migrations.",
     "audit": "Read, seal, verify and prune the audit log.",
+    "cluster": "Distribute the database over several machines by Citus, and show where its tables are.",
     "db": "Check, measure and clean up the database.",
     "demo": "Show a platform at work, on an embedded database of its own.",
     "events": "Watch what happens to runs, jobs, sessions and services.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from platform_db import errors
 from platform_db.database import sqlstates
+from platform_db.database.distribution import IS_DISTRIBUTED, is_distributed
 from platform_db.database.pooling import is_pooled
 from platform_db.settings import get_settings
 
@@ -45,10 +47,14 @@ def migrating(connection: Connection) -> Iterator[None]:
     require_direct(connection)
     lock_for_migration(connection, get_settings().migration_wait)
     event.listen(connection, "begin", _set_timeouts)
+    event.listen(connection, "before_cursor_execute", _create_here)
+    event.listen(connection, "after_cursor_execute", _tell_again)
     try:
         yield
     finally:
         event.remove(connection, "begin", _set_timeouts)
+        event.remove(connection, "before_cursor_execute", _create_here)
+        event.remove(connection, "after_cursor_execute", _tell_again)
         with suppress(DBAPIError):  # It broke, and the server has forgotten it.
             connection.rollback()
             connection.exec_driver_sql("RESET ALL")
@@ -146,7 +152,36 @@ def set_timeouts(*, local: bool, concurrently: bool = False) -> str:
         f"SELECT set_config(name, new.value, {str(local).lower()}) FROM (VALUES {rows}) AS new (name, value)"
         " JOIN pg_settings USING (name) WHERE (name = 'lock_timeout' OR source <> 'client')"
         f" AND (name <> '{CHECK_CLIENT}' OR version() ~* 'linux|darwin|bsd')"
+        + "".join(
+            f" UNION ALL SELECT set_config('{name}', {value}, {str(local).lower()})"
+            for name, value in _OF_CITUS.items()
+        )
     )
+
+
+# Without Citus they mean nothing. A revision changes one table after another, and Citus refuses some of that
+# where it has worked on shards in parallel. Before the tables are distributed, other nodes are told nothing.
+_OF_CITUS = {
+    "citus.multi_shard_modify_mode": "'sequential'",
+    "citus.enable_ddl_propagation": f"CASE WHEN {IS_DISTRIBUTED} THEN 'on' ELSE 'off' END",
+}
+
+
+def _create_here(connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
+    """Let a new table be the coordinator's alone, until it is distributed.
+
+    Citus refuses a foreign key of such a table to a distributed one, where it is told of it.
+    """
+    if _CREATES_TABLE.match(statement) and is_distributed(connection):
+        cursor.execute("SET LOCAL citus.enable_ddl_propagation = off")
+
+
+def _tell_again(connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
+    if _CREATES_TABLE.match(statement) and is_distributed(connection):
+        cursor.execute("SET LOCAL citus.enable_ddl_propagation = on")
+
+
+_CREATES_TABLE = re.compile(r"\s*CREATE TABLE\b", re.IGNORECASE)
 
 
 def _set_timeouts(connection: Connection) -> None:

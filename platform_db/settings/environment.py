@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "PLATFORM_DB_"
 EMPTY_IS_A_VALUE = frozenset({"workflow_termination_quota_update_policy"})
-OTHERS = ("TARGET_URI", "TEST_URI", "TEST_POOLER")
+OTHERS = ("TARGET_URI", "TEST_CITUS_URI", "TEST_URI", "TEST_POOLER")
 """What begins with the prefix and is no setting: ``db copy`` and :mod:`platform_db.testing` read it."""
 
 # What Kubernetes and Docker set in each container for a service called ``platform-db`` or ``platform-db-…``
