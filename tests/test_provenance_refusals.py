@@ -124,10 +124,11 @@ def test_an_owner_without_room_does_not_hold_up_the_recorder(
     written: list[int] = []
     insert = statements.insert
     monkeypatch.setattr(statements, "insert", lambda *given: written.append(1) or insert(*given))
+    monkeypatch.setattr(recorder, "FULL_ROWS", 1000)
     one = make_recorder(delay=60)
-    for number in range(240):  # one batch
+    for number in range(640):  # one batch
         put_value(one, f"large {number}", bytes(2000))
-    with pytest.raises(errors.NotRecorded, match="240 rows"):
+    with pytest.raises(errors.NotRecorded, match="640 rows"):
         one.flush()
 
     assert len(written) < 100
