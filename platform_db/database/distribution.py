@@ -42,7 +42,9 @@ def is_distributed(connection: Connection) -> bool:
     return known
 
 
-def by_owner(connection: Connection, items: Iterable[T], owner_of: Callable[[T], uuid.UUID]) -> list[list[T]]:
+def by_owner(
+    connection: Connection, items: Iterable[T], owner_of: Callable[[T], uuid.UUID | None]
+) -> list[list[T]]:
     """Return what one statement each is about: all, or the items of each owner where tables are distributed.
 
     Owners come in order, so that two transactions lock their rows in the same one.
@@ -50,10 +52,10 @@ def by_owner(connection: Connection, items: Iterable[T], owner_of: Callable[[T],
     items = list(items)
     if not is_distributed(connection):
         return [items] if items else []
-    groups: dict[uuid.UUID, list[T]] = {}
+    groups: dict[uuid.UUID | None, list[T]] = {}
     for item in items:
         groups.setdefault(owner_of(item), []).append(item)
-    return [groups[owner] for owner in sorted(groups)]
+    return [groups[owner] for owner in sorted(groups, key=str)]
 
 
 def engine_is_distributed(engine: Engine) -> bool:
@@ -195,7 +197,7 @@ def execute_by_owner(
 
 def execute_for(
     connection: Connection,
-    owner: uuid.UUID | str,
+    owner: uuid.UUID | str | None,
     statement: sa.TextClause | str,
     parameters: Mapping[str, Any] | Sequence[Any],
 ) -> Any:
@@ -205,10 +207,11 @@ def execute_for(
     is handed to the function ``on_shards``, whose rows come back with the types of their columns: the driver
     makes of them what it makes of any row.
 
+    :param owner: None where the caller does not know it: then Citus plans the statement.
     :param statement: a text of the driver's is executed as such.
     :returns: rows, or the number of those that the statement has written, as of any statement.
     """
-    if not is_distributed(connection):
+    if owner is None or not is_distributed(connection):
         if isinstance(statement, str):
             return connection.exec_driver_sql(statement, parameters)
         return connection.execute(statement, parameters)

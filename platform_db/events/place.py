@@ -114,8 +114,10 @@ def last_number(connection: sa.Connection) -> int:
 
 
 def settled(connection: sa.Connection) -> Place:
-    """Return the place before which no event comes late, where tables are distributed: each machine has
-    transactions of its own, and no snapshot is of all of them."""
+    """Return the place before which no event comes late, where tables are distributed.
+
+    Each machine has transactions of its own there, and no snapshot is of all of them.
+    """
     number, at = connection.execute(_SETTLED).one()
     return Place(number - 1, Look("1:1:", 1, at))
 

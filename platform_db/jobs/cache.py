@@ -69,11 +69,8 @@ def store_result(
         "workspace_hash": workspace_hash,
         "result_path": result_path,
     }
-    statement, connection = _STORE[target.owner_id is not None], session.connection()
-    if target.owner_id is None:
-        row = connection.execute(statement, values).one_or_none()
-    else:
-        row = execute_for(connection, target.owner_id, statement, values).one_or_none()
+    statement = _STORE[target.owner_id is not None]
+    row = execute_for(session.connection(), target.owner_id, statement, values).one_or_none()
     if row is None:
         raise target.not_found()
     owner_id, *result = row

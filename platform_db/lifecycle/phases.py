@@ -54,10 +54,7 @@ def set_phase(
         "expected": None if expected_phase is ... else expected_phase,
     }
     statement = _set(with_owner=target.owner_id is not None)
-    if target.owner_id is None:
-        stored = session.connection().execute(statement, parameters).one_or_none()
-    else:
-        stored = execute_for(session.connection(), target.owner_id, statement, parameters).one_or_none()
+    stored = execute_for(session.connection(), target.owner_id, statement, parameters).one_or_none()
     if stored is None:
         raise target.not_found()
     for key in held_keys(session, Job):

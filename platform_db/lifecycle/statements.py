@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -60,7 +60,7 @@ def giving_reason(connection: Connection, reason: str | None) -> Iterator[None]:
     tells = reason is not None and is_distributed(connection)
     if tells:
         connection.execute(_SET_REASON, {"reason": reason})
-    yield
+    yield  # An error takes back what was set, with the transaction or the savepoint.
     if tells:
         connection.execute(_SET_REASON, {"reason": ""})
 
@@ -104,7 +104,11 @@ def _literals(statuses: Iterable[Status]) -> str:
     return ", ".join(sorted(f"'{status.value}'" for status in statuses))
 
 
-@cache
+# What is expected of a status is part of the text, and there are many ways to expect something.
+KEPT = 500
+
+
+@lru_cache(KEPT)
 def update(
     entity: str, status: Status, conditions: Conditions, *, returning: bool, permitted: bool = False
 ) -> str:
@@ -139,7 +143,7 @@ PERMITS = _for_driver("SELECT platform.guard_permits(:entity, :stored_status, :s
 """Whether the guard lets through what the states do not allow."""
 
 
-@cache
+@lru_cache(KEPT)
 def update_many(entity: str, status: Status, conditions: Conditions) -> str:
     # Each row has its own expected revision, or NULL where any will do.
     wish = f"(CAST(:expected_revision AS integer[]))[array_position(CAST(:ids AS uuid[]), {entity}.id_)]"

@@ -17,7 +17,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from platform_db import errors
 from platform_db.crypto.token_format import require_no_token
-from platform_db.database.distribution import is_distributed
+from platform_db.database.distribution import by_owner, is_distributed
 from platform_db.database.session import takes_session
 from platform_db.database.transaction_settings import say, saying
 from platform_db.lifecycle import statements
@@ -189,13 +189,10 @@ def _together(
     session: Session, targets: list[tuple[_Target, int | None]]
 ) -> Iterable[list[tuple[_Target, int | None]]]:
     """Return what one statement is about: all, or where tables are distributed those of one owner each."""
-    if not is_distributed(session.connection()):
-        return [targets]
-    by_owner: dict[uuid.UUID, list[tuple[_Target, int | None]]] = {}
-    for target, revision in targets:
-        if target.owner_id is not None:
-            by_owner.setdefault(target.owner_id, []).append((target, revision))
-    return [by_owner[owner_id] for owner_id in sorted(by_owner)]
+    connection = session.connection()
+    if is_distributed(connection):  # Of what has no owner, none was found: there is no row.
+        targets = [(target, revision) for target, revision in targets if target.owner_id is not None]
+    return by_owner(connection, targets, lambda one: one[0].owner_id)
 
 
 def _update_many(

@@ -42,11 +42,8 @@ class LogTarget(GuardedTarget):
         return _statement(template, self.table, self.owner_id is not None)
 
     def execute(self, session: Session, template: str, **parameters: Any) -> Any:
-        statement, connection = self.statement(template), session.connection()
         given = {**self.parameters, **parameters}
-        if self.owner_id is None:
-            return connection.execute(statement, given)
-        return execute_for(connection, self.owner_id, statement, given)
+        return execute_for(session.connection(), self.owner_id, self.statement(template), given)
 
 
 @cache

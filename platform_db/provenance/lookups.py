@@ -161,9 +161,8 @@ def execute(
     """
     if isinstance(connection, KeptConnection):
         return connection.execute(statement, values)
-    if owner is not None:
-        return list(execute_for(connection, owner, statement, values))
-    return connection.exec_driver_sql(statement, values).all()
+    rows: Sequence[Sequence[Any]] = execute_for(connection, owner, statement, values).all()
+    return rows
 
 
 def _with_bytes(row: Sequence[Any]) -> list[Any]:

@@ -212,31 +212,26 @@ class _Queue:
 # An advisory lock. It decides nothing: the statement that takes the rows locks the owner's row. It spares
 # claims at the same time from all trying the same owners. Any login can hold one, so now and then the owner
 # who has waited longest is tried without.
-_ANNOUNCE = sa.text("""
-    SELECT place FROM (
-        SELECT turn.owner_id, turn.place
-        FROM unnest(CAST(:owners AS uuid[]), CAST(:claims AS bigint[]))
-             WITH ORDINALITY AS turn (owner_id, claims, place)
-        JOIN platform.owner_limit
-          ON owner_limit.owner_id = turn.owner_id AND owner_limit.claims = turn.claims
-        ORDER BY turn.place OFFSET 0
-    ) AS turn
-    WHERE (:first AND place = 1 AND random() < 0.1)
-       OR pg_try_advisory_xact_lock(hashtextextended('platform queue ' || owner_id, 0))
-    LIMIT :limit
+def _announcing(still_waiting: str) -> sa.TextClause:
+    return sa.text(f"""
+        SELECT place FROM (
+            SELECT turn.owner_id, turn.place
+            FROM unnest(CAST(:owners AS uuid[]), CAST(:claims AS bigint[]))
+                 WITH ORDINALITY AS turn (owner_id, claims, place)
+            {still_waiting}
+            ORDER BY turn.place OFFSET 0
+        ) AS turn
+        WHERE (:first AND place = 1 AND random() < 0.1)
+           OR pg_try_advisory_xact_lock(hashtextextended('platform queue ' || owner_id, 0))
+        LIMIT :limit
+        """)
+
+
+_ANNOUNCE = _announcing("""
+    JOIN platform.owner_limit ON owner_limit.owner_id = turn.owner_id AND owner_limit.claims = turn.claims
     """)
-
-
 # Where the owners' rows are on other machines: what has been served since is passed over when it is taken.
-_ANNOUNCE_ALONE = sa.text("""
-    SELECT place FROM (
-        SELECT * FROM unnest(CAST(:owners AS uuid[]), CAST(:claims AS bigint[]))
-            WITH ORDINALITY AS turn (owner_id, claims, place) ORDER BY place OFFSET 0
-    ) AS turn
-    WHERE (:first AND place = 1 AND random() < 0.1)
-       OR pg_try_advisory_xact_lock(hashtextextended('platform queue ' || owner_id, 0))
-    LIMIT :limit
-    """)
+_ANNOUNCE_ALONE = _announcing("")
 
 
 @lru_cache(KEPT)

@@ -427,10 +427,7 @@ def _created(
 
     :param of_owner: whose rows alone it is about; None where Citus plans the statement itself.
     """
-    if of_owner is None:
-        rows: Any = connection.exec_driver_sql(statement, tuple(parameters))
-    else:
-        rows = execute_for(connection, of_owner, statement, tuple(parameters))
+    rows = execute_for(connection, of_owner, statement, tuple(parameters))
     numbers = {str(id_): format_run_number(major, minor) for id_, major, minor in rows}
     return {
         one.id_: CreatedWorkflow(one.id_, one.owner_id, numbers[one.values[0]], True)

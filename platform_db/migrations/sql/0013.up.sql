@@ -242,7 +242,7 @@ CREATE TABLE platform.audit_chain (
 );
 
 -- Gives the oldest rows of the inbox, so many at most, their places at the end of the log. It runs as its owner, so that
--- services need no right to remove rows; and it holds the chain's lock, whoever calls it. What commits later is
+-- services need no right to remove rows; and it takes the chain's lock itself. What commits later is
 -- collected later: nothing has to be known of transactions that are open.
 -- Statistics say nothing of an inbox that is now empty and now full: the time bounds what is read, whatever the plan.
 -- A row whose id another row has gets a new one: the inbox cannot refuse it, and it must not stop the others.

@@ -69,8 +69,7 @@ def downgrade() -> None:
 
 def _remove(connection: sa.Connection) -> None:
     """Remove the statistics of logs, after the locks that keep ANALYZE from storing others."""
-    (version,) = connection.execute(sa.text("SHOW server_version_num")).one()
-    if int(version) >= 180000:
+    if (connection.dialect.server_version_info or ()) >= (18,):
         for table, column in LOGS:
             connection.execute(_CLEAR, {"table": table, "column": column})
     elif connection.scalar(sa.text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")):
