@@ -24,7 +24,7 @@ class Known:
         self._turn()
         self._young.add(hash_)
 
-    def __contains__(self, hash_: str) -> bool:
+    def __contains__(self, hash_: str | None) -> bool:
         self._turn()
         return hash_ in self._young or hash_ in self._old
 

@@ -46,7 +46,10 @@ class Child(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What a task's own code returned for some arguments."""
+    """What a task's own code returned for some arguments.
+
+    :param call_hash: a call whose final result it was, as it named no further calls; None where none is known.
+    """
 
     eval_hash: str
     value_hash: str
@@ -54,6 +57,7 @@ class Evaluation(NamedTuple):
     format: str
     value: bytes
     size: int
+    call_hash: str | None = None
 
 
 def find_cached(
@@ -120,7 +124,10 @@ def find_child_evaluations(
     :returns: by the hash of the call.
     """
     rows = execute(connection, _CHILD_EVALUATIONS, (str(owner_id), task_hash, args_hash, at_most, largest))
-    return {call_hash: Evaluation(*_with_bytes(row)) for call_hash, *row in rows}
+    return {
+        call_hash: Evaluation(*_with_bytes(row), call_hash if is_final else None)
+        for call_hash, is_final, *row in rows
+    }
 
 
 def find_stored(connection: Connection, owner_id: uuid.UUID | str, eval_hashes: Collection[str]) -> set[str]:
@@ -171,8 +178,11 @@ def _with_bytes(row: Sequence[Any]) -> list[Any]:
 
 
 _CHILD_EVALUATIONS = """
-    SELECT child.call_hash, one.eval_hash,
-           stored.value_hash, stored.type, stored.format, stored.value, stored.size
+    SELECT child.call_hash, one.value_hash = (
+               SELECT node.value_hash FROM platform.call_node AS node
+               WHERE node.owner_id = its.owner_id AND node.call_hash = child.call_hash LIMIT 1
+           ),
+           one.eval_hash, stored.value_hash, stored.type, stored.format, stored.value, stored.size
     FROM (SELECT %s::uuid AS owner_id) AS its
     CROSS JOIN LATERAL platform.find_children(its.owner_id, %s, %s, %s) AS child
     CROSS JOIN LATERAL (

@@ -169,7 +169,7 @@ class Recorder(WriteBehind[Batch]):
                     return dict(zip(TABLES[table].types, entry.values, strict=True))
         return None
 
-    def known(self, hash_: str) -> bool:
+    def known(self, hash_: str | None) -> bool:
         """Tell whether this process has written or read what has this hash, within an hour."""
         return hash_ in self._known
 

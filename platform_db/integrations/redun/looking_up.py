@@ -50,30 +50,33 @@ class LookingUp(Part):
             if call_hash is not None or self.recorder.pending("evaluation", eval_hash) is not None:
                 self.recorder.flush()
         elif CacheResult.SINGLE in kinds:
-            result, found = self._find_in_memory(eval_hash)
+            result, call_hash, found = self._find_in_memory(eval_hash)
             if found:
-                return result, None, CacheResult.SINGLE
+                return result, call_hash, CacheResult.SINGLE
             if found is None:
                 return None, None, CacheResult.MISS
         return self._find_stored(
             task_hash, args_hash, eval_hash, execution_id, context_hash, kinds, scheduler_task_hashes
         )
 
-    def _find_in_memory(self, eval_hash: str) -> tuple[Any, bool | None]:
-        """Return what is not written yet, or was looked up ahead, and whether it is there.
+    def _find_in_memory(self, eval_hash: str) -> tuple[Any, str | None, bool | None]:
+        """Return what is not written yet, or was looked up ahead, its call, and whether it is there.
 
-        None says that it was looked up, and is not there; False that it was not looked up, or cannot be read.
+        A call is returned where the result is its final one: redun need not record it again. None in the last
+        place says that it was looked up, and is not there; False that it was not looked up, or cannot be read.
         """
         evaluation = self.recorder.pending("evaluation", eval_hash)
         if evaluation is not None:
-            pending: tuple[Any, bool] = self.get_value(evaluation["value_hash"])
-            return pending
+            value, found = self.get_value(evaluation["value_hash"])
+            return value, None, found
         ahead = self.upcoming.find(eval_hash)
         if not ahead:
-            return None, False if ahead is None else None
+            return None, None, False if ahead is None else None
         self.recorder.remember(ahead.value_hash)
-        ready: tuple[Any, bool] = self.read_value(ahead.value_hash, ahead.type, ahead.value)
-        return ready
+        value, found = self.read_value(ahead.value_hash, ahead.type, ahead.value)
+        # What was read long ago may be pruned; redun records it then.
+        call_hash = ahead.call_hash if self.recorder.known(ahead.call_hash) else None
+        return value, call_hash, found
 
     def _find_stored(
         self,
