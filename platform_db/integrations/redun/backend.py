@@ -71,7 +71,7 @@ class PlatformBackend(Calls, Handles, Jobs, LookingUp, Syncing, Tags, Values, Re
         self.address = address.parse(self.db_uri, config)
         self.db_uri = self.address.text
         self.latest = LatestCalls()
-        self._started, self._held = {}, {}
+        self._started, self._held, self._final = {}, {}, None
         self.workflow_id = get_settings().workflow_id
 
     def create_engine(self) -> sa.Engine:

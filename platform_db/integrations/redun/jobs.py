@@ -48,11 +48,16 @@ class Jobs(Part):
         """Record that a job started.
 
         One whose result is cached is recorded by its end, or by what it calls: until then, no other process
-        can ask for it.
+        can ask for it. Where the result names no calls, it has ended, too.
         """
         self.end_transaction()
         if job.was_cached and job.parent_job is not None:
-            self._held[job.id] = self._start(job, now, "record_job_start")
+            row = self._start(job, now, "record_job_start")
+            if job.call_hash is None or job.call_hash != self._final or job.parent_job.id in self._held:
+                self._held[job.id] = row
+            else:  # At once, for redun ends all of them together.
+                row |= {"end_time": row["start_time"], "cached": True, "call_hash": job.call_hash}
+                self._put(row, "record_job_start")
             return
         self._put_start(job, now, "record_job_start")
         if job.task.fullname == _SUBRUN:
@@ -65,8 +70,9 @@ class Jobs(Part):
         self.end_transaction()
         row = self._started.pop(job.id, None) or self._put_start(job, now, "record_job_end")
         self._started.pop(job.id, None)
-        row = {**row, "end_time": now, "cached": job.was_cached, "call_hash": job.call_hash}
-        self._put(row, "record_job_end")
+        if row["end_time"] is None:
+            row = {**row, "end_time": now, "cached": job.was_cached, "call_hash": job.call_hash}
+            self._put(row, "record_job_end")
         if job.call_hash:
             self.latest.add(job)
         execution = self._executions.get(job.execution.id)

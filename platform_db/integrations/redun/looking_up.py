@@ -75,8 +75,8 @@ class LookingUp(Part):
         self.recorder.remember(ahead.value_hash)
         value, found = self.read_value(ahead.value_hash, ahead.type, ahead.value)
         # What was read long ago may be pruned; redun records it then.
-        call_hash = ahead.call_hash if self.recorder.known(ahead.call_hash) else None
-        return value, call_hash, found
+        self._final = ahead.call_hash if self.recorder.known(ahead.call_hash) else None
+        return value, self._final, found
 
     def _find_stored(
         self,

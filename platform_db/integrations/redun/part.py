@@ -29,6 +29,7 @@ class Part(RedunBackendDb):
     upcoming: Upcoming
     _started: dict[str, dict[str, Any]]  # the rows of jobs that have not ended
     _held: dict[str, dict[str, Any]]  # those of them that are not recorded yet
+    _final: str | None  # the call that was found last whose result names no further ones
 
     def end_transaction(self) -> None:
         """Commit what the caller's session has pending, as each of redun's own methods does where it writes.
