@@ -10,10 +10,7 @@ from redun.task import CacheCheckValid, CacheResult, CacheScope
 from redun.utils import iter_nested_value
 
 from platform_db.integrations.redun.part import Part
-from platform_db.integrations.redun.upcoming import LARGEST
 from platform_db.provenance import lookups
-
-CHILDREN = 2000  # of a reduction, which are fetched ahead, at most
 
 
 class LookingUp(Part):
@@ -117,17 +114,7 @@ class LookingUp(Part):
         """Fetch the evaluations of the calls that the last call made, which the scheduler asks for next."""
         if not any(isinstance(value, TaskExpression) for value in iter_nested_value(result)):
             return
-        found = lookups.find_child_evaluations(
-            self.recorder.reading,
-            self.owner_id,
-            task_hash=task_hash,
-            args_hash=args_hash,
-            at_most=CHILDREN,
-            largest=LARGEST,
-        )
-        self.upcoming.add(list(found.values()))
-        for call_hash in found:
-            self.recorder.remember(call_hash)
+        self.upcoming.fetch(task_hash, args_hash)
 
     @db_retry
     def get_call_cache(self, call_hash: str) -> tuple[Any, bool]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from platform_db.provenance import Recorder, lookups
 from platform_db.provenance.lookups import Evaluation
 
 PAGE = 500  # evaluations that are looked up together
+CHILDREN = 2000  # of a reduction, which are fetched ahead, at most
 LARGEST = 64 * 1024  # bytes of a value that is fetched ahead
 MISSING = 2.0  # seconds that one counts as missing which was not there: another process may make the call
 # Results whose calls have not all been looked up; of more, the oldest are forgotten.
@@ -41,30 +43,61 @@ class Upcoming:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
+        self._fetching: Future[dict[str, Evaluation]] | None = None
         self.clear()
 
     def clear(self) -> None:
         """Forget all."""
+        if self._fetching is not None:
+            wait([self._fetching])  # It has the recorder's connection, which may be closed next.
         self._results: deque[Iterator[str]] = deque(maxlen=RESULTS)
         self._found: dict[str, Evaluation] = {}
         self._missing: dict[str, float] = {}
+        self._fetching = None
 
     def expect(self, result: Any) -> None:
         """Say that a task returned this, whose calls the scheduler makes next."""
         if any(isinstance(value, Expression) for value in iter_nested_value(result)):
             self._results.append(_hashes_of(result))
 
-    def add(self, evaluations: list[Evaluation]) -> None:
-        """Keep evaluations that the scheduler will ask for."""
+    def fetch(self, task_hash: str, args_hash: str) -> None:
+        """Begin to look up the evaluations of the calls that the last call of a task made.
+
+        The scheduler makes jobs of them meanwhile, and asks then.
+        """
+        self._take_fetched()
+        thread = ThreadPoolExecutor(1)  # of its own, which ends then: a pool's would be lost by a fork
+        self._fetching = thread.submit(
+            lookups.find_child_evaluations,
+            self._recorder.reading,
+            self._recorder.owner_id,
+            task_hash=task_hash,
+            args_hash=args_hash,
+            at_most=CHILDREN,
+            largest=LARGEST,
+        )
+        thread.shutdown(wait=False)
+
+    def _take_fetched(self) -> None:
+        fetching, self._fetching = self._fetching, None
+        if fetching is not None:
+            found = fetching.result()
+            self._add(found.values())
+            for call_hash in found:
+                self._recorder.remember(call_hash)
+
+    def _add(self, evaluations: Iterable[Evaluation]) -> None:
         self._found.update((evaluation.eval_hash, evaluation) for evaluation in evaluations)
 
     def forget(self, eval_hash: str) -> None:
         """Say that an evaluation is another one from now on."""
+        self._take_fetched()
         self._found.pop(eval_hash, None)
         self._missing.pop(eval_hash, None)
 
     def find(self, eval_hash: str) -> Evaluation | Literal[False] | None:
         """Return an evaluation that was looked up, once; False where it is not there, None where none was."""
+        self._take_fetched()
         if eval_hash not in self._found and eval_hash not in self._missing:
             self._look_up(eval_hash)
         if time.monotonic() < self._missing.pop(eval_hash, 0):
@@ -87,7 +120,7 @@ class Upcoming:
         stored = lookups.find_stored(reading, owner_id, asked)
         self._missing.update((hash_, known_until) for hash_ in asked if hash_ not in stored)
         if stored and len(self._found) < PAGE:
-            self.add(lookups.find_evaluations(reading, owner_id, stored, largest=LARGEST))
+            self._add(lookups.find_evaluations(reading, owner_id, stored, largest=LARGEST))
 
 
 def _hashes_of(value: Any) -> Iterator[str]:
