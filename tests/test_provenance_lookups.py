@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from platform_db.models import User
 from platform_db.provenance import Recorder, lookups, recorder
-from tests.provenance_rows import make_owner, put_call, put_everything, put_value, recorders
+from tests.provenance_rows import NOW, make_owner, put_call, put_everything, put_value, recorders
 
 MakeRecorder = Callable[..., Recorder]
 
@@ -76,13 +76,21 @@ def test_the_evaluations_of_the_calls_that_the_latest_call_made_are_found_at_onc
 ) -> None:
     one = make_recorder()
     put_everything(one)
-    put_call(one, "newest", "whole", children=["child", "parent"])
+    # The result of "other" is what the task itself returned; "child" and "parent" made of theirs another one.
+    put_call(one, "newest", "whole", children=["child", "parent", "other"])
+    row = {"call_hash": "other", "task_name": "fit", "task_hash": "task", "args_hash": "args argument"}
+    one.put("call_node", "other", {**row, "value_hash": "whole", "timestamp": NOW}, "record_call_node")
     one.flush()
     asked = {"task_hash": "task", "args_hash": "args whole"}
 
     found = lookups.find_child_evaluations(one.reading, owner.id_, **asked, at_most=10, largest=1)
     rows = {call: (row.eval_hash, row.value_hash, row.value) for call, row in found.items()}
-    assert rows == dict.fromkeys(("child", "parent"), ("eval", "whole", b"x"))
+    assert rows == dict.fromkeys(("child", "parent", "other"), ("eval", "whole", b"x"))
+    assert {call: row.call_hash for call, row in found.items()} == {
+        "child": None,
+        "parent": None,
+        "other": "other",
+    }
     assert lookups.find_child_evaluations(one.reading, owner.id_, **asked, at_most=10, largest=0) == {}
 
 

@@ -39,7 +39,8 @@ from redun.backends.db import (
 )
 from redun.backends.db.serializers import ValueSerializer
 from redun.config import Config
-from redun.task import CacheCheckValid, CacheResult, CacheScope
+from redun.task import CacheCheckValid, CacheResult, CacheScope, hash_args_eval
+from redun.value import get_type_registry
 
 from platform_db.database.kept_connection import KeptConnection
 from platform_db.integrations.redun import setup_scheduler, upcoming
@@ -161,6 +162,43 @@ def test_a_job_whose_result_is_cached_is_recorded_once(owner: str, monkeypatch: 
 
     # An execution is begun with its first job, which ends last; the other results name no further calls.
     assert +recorded == {"record_job_start": 7, "record_job_end": 1}
+
+
+def test_a_job_whose_cached_result_is_final_has_ended_when_it_starts(owner: str, session: Session) -> None:
+    ended = []
+
+    @task()
+    def outer() -> list[int]:
+        return [*(square(x) for x in range(3)), now()]
+
+    @task(cache=False)
+    def now() -> int:
+        made[-1].recorder.flush()
+        ended.append(session.scalar(sa.text("SELECT count(*) FROM platform.call_job WHERE cached")))
+        return 1
+
+    for _ in range(2):
+        assert scheduler_of(owner).run(outer()) == [0, 1, 4, 1]
+
+    assert ended == [0, 3]
+    jobs = sa.text("SELECT count(*) FROM platform.call_job WHERE end_time >= start_time GROUP BY call_hash")
+    assert session.scalars(jobs).all() == [2] * 5, "of the same calls"
+
+
+def test_an_evaluation_that_is_replaced_while_it_is_fetched_is_forgotten(owner: str) -> None:
+    scheduler_of(owner).run(squares(3))
+    upcoming = scheduler_of(owner).backend.upcoming
+    _, args_hash = hash_args_eval(get_type_registry(), squares, (3,), {})
+    eval_hash, _ = hash_args_eval(get_type_registry(), square, (2,), {})
+
+    upcoming.fetch(squares.hash, args_hash)
+    upcoming.forget(eval_hash)
+    assert upcoming.find(eval_hash) is None
+
+    upcoming.fetch(squares.hash, args_hash)
+    found = upcoming.find(eval_hash)
+    assert found
+    assert found.call_hash is not None
 
 
 def test_what_runs_below_calls_that_are_cached_is_recorded_with_them_when_it_starts(

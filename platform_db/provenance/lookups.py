@@ -48,7 +48,7 @@ class Child(NamedTuple):
 class Evaluation(NamedTuple):
     """What a task's own code returned for some arguments.
 
-    :param call_hash: a call whose final result it was, as it named no further calls; None where none is known.
+    :param call_hash: a call whose final result it was, for it named no further calls; None: none is known.
     """
 
     eval_hash: str
@@ -125,7 +125,7 @@ def find_child_evaluations(
     """
     rows = execute(connection, _CHILD_EVALUATIONS, (str(owner_id), task_hash, args_hash, at_most, largest))
     return {
-        call_hash: Evaluation(*_with_bytes(row), call_hash if is_final else None)
+        call_hash: Evaluation._make([*_with_bytes(row), call_hash if is_final else None])
         for call_hash, is_final, *row in rows
     }
 
@@ -178,13 +178,15 @@ def _with_bytes(row: Sequence[Any]) -> list[Any]:
 
 
 _CHILD_EVALUATIONS = """
-    SELECT child.call_hash, one.value_hash = (
-               SELECT node.value_hash FROM platform.call_node AS node
-               WHERE node.owner_id = its.owner_id AND node.call_hash = child.call_hash LIMIT 1
-           ),
-           one.eval_hash, stored.value_hash, stored.type, stored.format, stored.value, stored.size
+    SELECT child.call_hash, one.value_hash = made.value_hash, one.eval_hash,
+           stored.value_hash, stored.type, stored.format, stored.value, stored.size
     FROM (SELECT %s::uuid AS owner_id) AS its
     CROSS JOIN LATERAL platform.find_children(its.owner_id, %s, %s, %s) AS child
+    CROSS JOIN LATERAL (
+        SELECT node.value_hash FROM platform.call_node AS node
+        WHERE node.owner_id = its.owner_id AND node.call_hash = child.call_hash
+        LIMIT 1
+    ) AS made
     CROSS JOIN LATERAL (
         SELECT evaluation.eval_hash, evaluation.value_hash FROM platform.evaluation
         WHERE evaluation.owner_id = its.owner_id

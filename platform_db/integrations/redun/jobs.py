@@ -48,16 +48,16 @@ class Jobs(Part):
         """Record that a job started.
 
         One whose result is cached is recorded by its end, or by what it calls: until then, no other process
-        can ask for it. Where the result names no calls, it has ended, too.
+        can ask for it. Where its result is final and it is part of a job that is recorded, it has ended now.
         """
         self.end_transaction()
         if job.was_cached and job.parent_job is not None:
             row = self._start(job, now, "record_job_start")
             if job.call_hash is None or job.call_hash != self._final or job.parent_job.id in self._held:
                 self._held[job.id] = row
-            else:  # At once, for redun ends all of them together.
+            else:  # redun ends all of them together, and the writer would begin to work then.
                 row |= {"end_time": row["start_time"], "cached": True, "call_hash": job.call_hash}
-                self._put(row, "record_job_start")
+                self.recorder.put("call_job", job.id, row, "record_job_start")
             return
         self._put_start(job, now, "record_job_start")
         if job.task.fullname == _SUBRUN:
@@ -65,7 +65,10 @@ class Jobs(Part):
 
     @db_retry
     def record_job_end(self, job: Any, now: datetime | None = None, status: str | None = None) -> None:
-        """Record that a job ended; where its start was not recorded, that it started then."""
+        """Record that a job ended, with its start where that was not recorded.
+
+        Nothing is left to record of one that ended when it started.
+        """
         now = now or utcnow()
         self.end_transaction()
         row = self._started.pop(job.id, None) or self._put_start(job, now, "record_job_end")

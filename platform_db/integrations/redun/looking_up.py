@@ -59,8 +59,8 @@ class LookingUp(Part):
     def _find_in_memory(self, eval_hash: str) -> tuple[Any, str | None, bool | None]:
         """Return what is not written yet, or was looked up ahead, its call, and whether it is there.
 
-        A call is returned where the result is its final one: redun need not record it again. None in the last
-        place says that it was looked up, and is not there; False that it was not looked up, or cannot be read.
+        A call is named where the result is its final one: redun need not record it again. Instead of whether,
+        None says that it was looked up, and is not there; False that it was not looked up, or cannot be read.
         """
         evaluation = self.recorder.pending("evaluation", eval_hash)
         if evaluation is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any, Literal
@@ -43,7 +43,7 @@ class Upcoming:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._fetching: Future[dict[str, Evaluation]] | None = None
+        self._fetching: Future[Collection[Evaluation]] | None = None
         self.clear()
 
     def clear(self) -> None:
@@ -67,8 +67,11 @@ class Upcoming:
         """
         self._take_fetched()
         thread = ThreadPoolExecutor(1)  # of its own, which ends then: a pool's would be lost by a fork
-        self._fetching = thread.submit(
-            lookups.find_child_evaluations,
+        self._fetching = thread.submit(self._fetch, task_hash, args_hash)
+        thread.shutdown(wait=False)
+
+    def _fetch(self, task_hash: str, args_hash: str) -> Collection[Evaluation]:
+        found = lookups.find_child_evaluations(
             self._recorder.reading,
             self._recorder.owner_id,
             task_hash=task_hash,
@@ -76,17 +79,16 @@ class Upcoming:
             at_most=CHILDREN,
             largest=LARGEST,
         )
-        thread.shutdown(wait=False)
+        for call_hash in found:
+            self._recorder.remember(call_hash)
+        return found.values()
 
     def _take_fetched(self) -> None:
         fetching, self._fetching = self._fetching, None
         if fetching is not None:
-            found = fetching.result()
-            self._add(found.values())
-            for call_hash in found:
-                self._recorder.remember(call_hash)
+            self._add(fetching.result())
 
-    def _add(self, evaluations: Iterable[Evaluation]) -> None:
+    def _add(self, evaluations: Collection[Evaluation]) -> None:
         self._found.update((evaluation.eval_hash, evaluation) for evaluation in evaluations)
 
     def forget(self, eval_hash: str) -> None:
