@@ -33,11 +33,12 @@ from platform_db.models import Base, User, Workflow
 from platform_db.schema.placement import Placement, placements
 from platform_db.settings.secret_keys import generate_key
 from platform_db.tenancy import tenant_scope
+from platform_db.tenancy.privileges import Role, role_name
 from platform_db.testing import databases, factories
 from platform_db.testing.plugin import migrate
 from platform_db.testing.server import RunServer
 from platform_db.workflows import cancel, create_workflow
-from tests.command_line import run
+from tests.command_line import run, start
 from tests.every_table import fill
 from tests.public_calls import CALLS, run_calls
 from tests.tenants import prepare_roles
@@ -192,7 +193,8 @@ def test_a_second_run_has_nothing_to_do(cluster_uri: str) -> None:
     schema.require_agreement(cluster_uri)
 
 
-def test_on_the_command_line(cluster_uri: str) -> None:
+def test_on_the_command_line(cluster_uri: str, cluster_engine: sa.Engine) -> None:
+    prepare_roles(cluster_engine)
     result = run(cluster_uri, "cluster", "distribute")
     assert (result.exit_code, result.output) == (0, "nothing to do: all is where it should be\n")
     result = run(cluster_uri, "cluster", "status")
@@ -316,6 +318,55 @@ def test_a_late_chunk_of_a_log_is_not_missed(on_cluster: orm.sessionmaker[Platfo
     assert (before.data, after.data) == (b"first\n", b"late\n")
 
 
+def test_followers_miss_nothing_of_writers_that_commit_late(
+    on_cluster: orm.sessionmaker[PlatformSession],
+) -> None:
+    from platform_db.events import read_events
+
+    with on_cluster() as session, session.begin():
+        run_ = factories.make_run(session, status="running")
+        key = (run_.owner_id, run_.id_)
+        owners = [factories.make_user(session).id_ for _ in range(4)]
+    time.sleep(0.3)
+    with on_cluster() as session:
+        begin = read_events(session, "latest").cursor
+    stop, failures = threading.Event(), list[Exception]()
+    lines, runs = list[str](), list[Any]()
+
+    def write(number: int, owner: Any) -> None:
+        try:
+            for count in range(30):
+                with on_cluster() as session, session.begin():
+                    append_log(session, key, f"{number}.{count}\n", model=Workflow)
+                    new = create_workflow(session, owner, "late", {}, type_="serial").id_
+                    time.sleep((number + count) % 4 * 0.1)
+                lines.append(f"{number}.{count}")
+                runs.append(new)
+        except Exception as error:
+            failures.append(error)
+
+    writers = [threading.Thread(target=write, args=pair) for pair in enumerate(owners)]
+    for writer in writers:
+        writer.start()
+    threading.Thread(
+        target=lambda: ([writer.join() for writer in writers], time.sleep(1), stop.set())
+    ).start()
+    cursor, read, seen = None, "", list[Any]()
+    is_last = False
+    while not is_last:
+        is_last = stop.is_set()
+        with on_cluster() as session:
+            new_log = read_new_log(session, key, cursor, model=Workflow)
+            cursor, read = new_log.cursor, read + new_log.data.decode()
+            page = read_events(session, begin, entities=["workflow"])
+            begin = page.cursor
+            seen += [event.entity_id for event in page.events if event.kind == "created"]
+    assert failures == []
+    assert sorted(read.split()) == sorted(lines)
+    assert sorted(seen) == sorted(runs)
+    assert len(runs) == 120
+
+
 # What could be taken for a table, a place in a template, a type, or the end of a text.
 HOSTILE = [
     "platform.job AS x",
@@ -387,11 +438,13 @@ def _comparable(value: Any) -> Any:
     return bytes(value) if isinstance(value, memoryview) else value
 
 
-def test_racing_writers_rows_are_sealed_once_each(on_cluster: orm.sessionmaker[PlatformSession]) -> None:
+def test_racing_writers_rows_are_sealed_once_each_by_racing_sealers(
+    on_cluster: orm.sessionmaker[PlatformSession],
+) -> None:
     seal_audit_log(on_cluster)
     with on_cluster() as session, session.begin():
         owners = [factories.make_user(session).id_ for _ in range(6)]
-    stop, written, failures = threading.Event(), set[str](), list[Exception]()
+    stop, written, sealed, failures = threading.Event(), set[str](), list[int](), list[Exception]()
 
     def write(number: int) -> None:
         count = 0
@@ -411,17 +464,23 @@ def test_racing_writers_rows_are_sealed_once_each(on_cluster: orm.sessionmaker[P
         except Exception as error:
             failures.append(error)
 
+    def seal() -> None:
+        try:
+            while not stop.is_set():
+                with contextlib.suppress(errors.AlreadyRunning):
+                    sealed.append(seal_audit_log(on_cluster).rows)
+        except Exception as error:
+            failures.append(error)
+
     threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    threads += [threading.Thread(target=seal) for _ in range(2)]
     for thread in threads:
         thread.start()
-    sealed = 0
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        sealed += seal_audit_log(on_cluster).rows
+    time.sleep(10)
     stop.set()
     for thread in threads:
         thread.join()
-    sealed += seal_audit_log(on_cluster).rows
+    sealed.append(seal_audit_log(on_cluster).rows)
     assert failures == []
     assert len(written) > 100
     with on_cluster() as session:
@@ -429,7 +488,7 @@ def test_racing_writers_rows_are_sealed_once_each(on_cluster: orm.sessionmaker[P
         assert sorted(name for name in named if name) == sorted(written)
         found = verify_audit_log(session)
         assert found.unsealed_rows == 0
-        assert found.rows >= sealed >= len(written)
+        assert found.rows >= sum(sealed) >= len(written)
 
 
 def test_audit_rows_go_by_retention_alone(on_cluster: orm.sessionmaker[PlatformSession]) -> None:
@@ -517,32 +576,119 @@ _MOVE = sa.text("""
     """)
 
 
-def test_a_full_database_is_distributed_with_all_its_rows(make_cluster: Any, secret_key_of_all: None) -> None:
+def test_a_full_database_is_distributed_with_all_its_rows_however_often_it_is_killed(
+    make_cluster: Any, secret_key_of_all: None
+) -> None:
     uri = make_cluster()
     migrate(uri)
     engine = database.create_engine(uri)
     with PlatformSession(engine) as session:
         fill(session)
-    before = _count_rows(engine)
+    before = _read_rows(engine)
+    assert all(before.values())
     assert run(uri, "cluster", "distribute", "--dry-run").output.startswith("ALTER DATABASE")
-    assert _count_rows(engine) == before
+    for statements in (1, 150, 300, 450):
+        process = start(uri, "cluster", "distribute")
+        assert process.stdout is not None
+        for _ in range(statements):
+            process.stdout.readline()
+        process.kill()
+        process.communicate()
+        assert _read_rows(engine) == before
     engine.dispose()
-    cluster.distribute(uri)
+    both = [start(uri, "cluster", "distribute") for _ in range(2)]
+    ended = sorted(process.communicate()[0] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum("create_distributed_table('platform.workflow'" in output for output in ended) == 1
     engine = database.create_engine(uri)
-    assert _count_rows(engine) == before
+    assert _read_rows(engine) == before
     with PlatformSession(engine) as session:
         assert session.scalars(sa.select(User.email)).all()
     engine.dispose()
     assert cluster.read_status(uri).is_complete
 
 
-def _count_rows(engine: sa.Engine) -> dict[str, int]:
+def _read_rows(engine: sa.Engine) -> dict[str, list[str]]:
+    """Return the rows of each table, as they are stored."""
+    rows = {}
     with engine.connect() as connection:
-        tables = Base.metadata.sorted_tables
-        return {
-            table.name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
-            for table in tables
-        }
+        for table in Base.metadata.sorted_tables:
+            stored = sa.select(*map(sa.literal_column, table.columns.keys())).select_from(table)
+            found = connection.execute(stored)
+            rows[table.name] = sorted(repr([_comparable(value) for value in row]) for row in found)
+    return rows
+
+
+@pytest.fixture
+def own_roles(
+    make_cluster: Any, nodes: list[URL], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, str]]:
+    """Give the variable for roles that no node has yet; they go with the database that they are for."""
+    own = {"PLATFORM_DB_ROLE_PREFIX": f"test_{secrets.token_hex(4)}"}
+    monkeypatch.setenv("PLATFORM_DB_ROLE_PREFIX", own["PLATFORM_DB_ROLE_PREFIX"])
+    settings.reset_settings()
+    names = ", ".join(map(role_name, Role))
+    yield own
+    monkeypatch.undo()
+    settings.reset_settings()
+    make_cluster()  # An empty database: a role that has privileges in one cannot go.
+    for node in nodes:
+        engine = sa.create_engine(node, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SET citus.enable_ddl_propagation = off")
+            connection.exec_driver_sql(f"DROP ROLE IF EXISTS {names}")
+        engine.dispose()
+
+
+def test_in_the_order_of_the_manual_while_a_service_writes(
+    make_cluster: Any, nodes: list[URL], secret_key_of_all: None, own_roles: dict[str, str]
+) -> None:
+    uri = make_cluster()
+    for command in ("alembic upgrade", "roles create", "roles grant"):
+        assert run(uri, *command.split(), **own_roles).exit_code == 0
+    engine = database.create_engine(uri)
+    with PlatformSession(engine) as session, session.begin():
+        owners = [factories.make_user(session).id_ for _ in range(6)]
+    with PlatformSession(engine) as session, session.begin():
+        session.execute(sa.text("LOCK TABLE platform.user_ IN ROW EXCLUSIVE MODE"))
+        process = start(uri, "cluster", "distribute", **own_roles)
+        time.sleep(4)
+        for owner in owners:
+            factories.make_run(session, owner, status="queued")
+    engine.dispose()
+    assert process.communicate()[1].count("trying again") > 0
+    assert process.returncode == 0
+    for command in ("roles grant", "db check --deep"):
+        assert run(uri, *command.split(), **own_roles).exit_code == 0
+    engine = database.create_engine(uri)
+    tenant = role_name(Role.tenant)
+    for owner in owners:
+        with tenant_scope(engine, owner) as scoped:
+            assert scoped.scalars(sa.select(Workflow.owner_id)).all() == [owner]
+    engine.dispose()
+    with_rows = {"nobody": 0, **dict.fromkeys(map(str, owners), 0)}
+    for node in nodes[1:]:
+        engine = sa.create_engine(node.set(database=make_url(uri).database))
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SET citus.override_table_visibility = off")
+            shards = connection.scalars(_SHARDS).all()
+            connection.exec_driver_sql(f"SET ROLE {tenant}")
+            for who in with_rows:
+                connection.exec_driver_sql(f"SET platform.user_id = '{'' if who == 'nobody' else who}'")
+                for shard in shards:
+                    found = connection.exec_driver_sql(f"SELECT owner_id FROM {shard}").scalars().all()
+                    assert {str(owner) for owner in found} <= {who}
+                    with_rows[who] += len(found)
+        engine.dispose()
+    assert with_rows.pop("nobody") == 0
+    assert min(with_rows.values()) > 1
+
+
+_SHARDS = sa.text("""
+    SELECT oid::regclass::text FROM pg_class
+    WHERE relnamespace = 'platform'::regnamespace AND relkind = 'r'
+      AND relname ~ '^(workflow|row_event|status_change|note|audit_inbox)_[0-9]+$'
+    """)
 
 
 def test_every_table_but_the_listed_ones_is_distributed() -> None:

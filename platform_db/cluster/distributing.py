@@ -6,7 +6,7 @@ left, such as the tables of a later revision, and a run that was stopped has cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
@@ -38,6 +38,7 @@ def distribute(
     :param dry_run: change nothing.
     :raises errors.CitusMissing: the database has no Citus, or Citus has no nodes.
     :raises errors.SchemaBehind: the schema is older than the code.
+    :raises errors.MigrationBlocked: other sessions keep a table longer than ``PLATFORM_DB_MIGRATION_WAIT``.
     """
     with schema.connect(url or database.migration_url(), options="") as connection:
         schema.status(connection).require_current()
@@ -46,13 +47,22 @@ def distribute(
         connection.rollback()
         if statements and not dry_run:
             with schema.migrating(connection):
-                statements = _statements(connection)
-                for statement in (*_FOR_DISTRIBUTING, *statements):
-                    if report is not None and statement not in _FOR_DISTRIBUTING:
-                        report(statement.partition("\n")[0])
-                    connection.exec_driver_sql(statement.replace("%", "%%"))
-                connection.commit()
+                schema.retry_while_blocked(connection, lambda: _distribute(connection, report, statements))
     return statements
+
+
+def _distribute(connection: Connection, report: Callable[[str], None] | None, statements: list[str]) -> None:
+    """Do what is left when the tables are locked, and put it into ``statements``."""
+    if wanted := _wanted(read_placements(connection)):
+        # First, since a table that is empty when it is looked at is not copied as one with rows.
+        names = ", ".join(f"platform.{table}" for table in wanted)
+        connection.exec_driver_sql(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
+    statements[:] = _statements(connection)
+    for statement in (*_FOR_DISTRIBUTING, *statements):
+        if report is not None and statement not in _FOR_DISTRIBUTING:
+            report(statement.partition("\n")[0])
+        connection.exec_driver_sql(statement.replace("%", "%%"))
+    connection.commit()
 
 
 def require_citus(connection: Connection) -> None:
@@ -103,7 +113,7 @@ def _functions(connection: Connection) -> Iterator[str]:
 
 def _tables(connection: Connection) -> Iterator[str]:
     placed = read_placements(connection)
-    wanted = {table: where for table, where in placements().items() if placed.get(table) is not where}
+    wanted = _wanted(placed)
     new = [table for table, where in wanted.items() if where is Placement.distributed]
     used = {row.name for row in connection.execute(_READ_USED, {"tables": list(wanted)}) if row.is_used}
     for sequence, (table, column) in SEQUENCES.items():
@@ -155,6 +165,11 @@ def _tables(connection: Connection) -> Iterator[str]:
     yield from (statement for name, statement in trigger_statements().items() if name not in there)
 
 
+def _wanted(placed: Mapping[str, Placement]) -> dict[str, Placement]:
+    """Return where those tables are to be that are elsewhere, parents first."""
+    return {table: where for table, where in placements().items() if placed.get(table) is not where}
+
+
 def _roles(connection: Connection) -> Iterator[str]:
     """Yield what makes the roles on the other nodes, too: Citus logs in there as a session's role."""
     roles = [role_name(role) for role in Role]
@@ -163,14 +178,20 @@ def _roles(connection: Connection) -> Iterator[str]:
         yield f"ALTER ROLE {tenant} LOGIN"
     there = set(connection.scalars(_READ_ROLES, {"names": roles}))
     asked = ", ".join(f"'{role}'" for role in roles)
-    question = f"SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolname IN ({asked})"
+    question = (
+        f"SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolname IN ({asked})"
+        f" AND (rolcanlogin OR rolname <> '{tenant}')"
+    )
     answers = connection.scalars(_ON_WORKERS, {"statement": question}).all()
     for role in sorted(there - set.intersection(*(set((answer or "").split()) for answer in answers))):
         yield (
             "SELECT run_command_on_workers($statement$ DO $$ BEGIN"
-            " PERFORM set_config('citus.enable_ddl_propagation', 'off', true);"
-            f" CREATE ROLE {role} {'LOGIN' if role == tenant else 'NOLOGIN'};"
-            " EXCEPTION WHEN duplicate_object THEN NULL; END $$ $statement$)"
+            " PERFORM set_config('citus.enable_ddl_propagation', 'off', true),"
+            " set_config('citus.enable_alter_role_propagation', 'off', true);"
+            # What follows may end a block in an error, and that takes back the settings of the block.
+            f" BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object THEN NULL; END;"
+            # Citus may have made it there when it was made here, before it could log in.
+            f"{f' ALTER ROLE {role} LOGIN;' if role == tenant else ''} END $$ $statement$)"
         )
 
 
