@@ -340,6 +340,7 @@ def owner(empty_database_uri: str) -> Iterator[str]:
         connection.execute(sa.text(f"CREATE ROLE {name}"))
         connection.execute(sa.text(f"CREATE SCHEMA platform AUTHORIZATION {name}"))
         connection.execute(sa.text(f"CREATE SCHEMA redun AUTHORIZATION {name}"))
+        connection.execute(sa.text(f"CREATE SCHEMA platform_partitions AUTHORIZATION {name}"))
     yield name
     with schema.connect(empty_database_uri) as connection, connection.begin():
         connection.execute(sa.text(f"DROP OWNED BY {name} CASCADE"))

@@ -122,8 +122,9 @@ def read_new_log(
     target = LogTarget.of(session, row, model)
     ended = target.has_ended(session)
     pages, query = [target.statement(page) for page in _PAGES], ("log", target.table, target.id_)
+    parameters = {**target.parameters, "run": target.run_id(session)}
     rows, drained, after = read_new(
-        session.connection(), pages, target.parameters, query=query, cursor=cursor, limit=chunks
+        session.connection(), pages, parameters, query=query, cursor=cursor, limit=chunks
     )
     return NewChunks(b"".join(bytes(row.data) for row in rows), after, ended and drained, drained)
 
@@ -186,7 +187,7 @@ _RANGE = """
         FROM {chunks} WHERE {row}
     ) AS place
     JOIN platform.log_chunk AS chunk USING (owner_id, workflow_id, number)
-    WHERE place.start < :end AND place.start + place.length > :start
+    WHERE {partition} AND place.start < :end AND place.start + place.length > :start
     ORDER BY chunk.number
 """
 # A job's late chunks are found among its run's: the index by transaction has those of both.

@@ -89,7 +89,8 @@ class Job(HasLog, OfWorkflow, Guarded, Base):
     )
 
     def _own_chunks(self) -> tuple[sa.ColumnElement[bool], ...]:
-        return (LogChunk.owner_id == self.owner_id, LogChunk.job_id == self.id_)
+        owned = LogChunk.owner_id == self.owner_id
+        return (owned, LogChunk.workflow_id == self.workflow_id, LogChunk.job_id == self.id_)
 
 
 class JobCache(Identified, Timestamped, Base):

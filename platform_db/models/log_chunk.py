@@ -12,7 +12,6 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from platform_db.database.distribution import by_owner, execute_for
 from platform_db.models.base import (
-    ONLY_GROWING,
     REWRITTEN_OFTEN,
     STORAGE,
     Base,
@@ -44,7 +43,8 @@ class LogChunk(OfWorkflow, Base):
         sa.Index(
             "ix_log_chunk_owner_id_workflow_id_transaction_id", "owner_id", "workflow_id", "transaction_id"
         ),
-        {"info": {STORAGE: ONLY_GROWING}},
+        # Each month is a table (schema/sql/logs.sql).
+        {"postgresql_partition_by": "RANGE (workflow_id)"},
     )
 
 

@@ -79,8 +79,9 @@ def effects_of(statement: str) -> list[Effect]:
 
 # Comments and literals, function bodies among them.
 _OPAQUE = re.compile(r"--[^\n]*|\$(\w*)\$.*?\$\1\$|'(?:[^']|'')*'", re.DOTALL)
-_NAME = re.compile(r"\b((?:platform|redun)\.\w+)")
-_REFERENCES = re.compile(r"\bREFERENCES ((?:platform|redun)\.\w+)")
+_TABLE = r"(?:platform|platform_partitions|redun)\.\w+"
+_NAME = re.compile(rf"\b({_TABLE})")
+_REFERENCES = re.compile(rf"\bREFERENCES ({_TABLE})")
 
 # A default that differs from row to row, or a column that is computed, is written into every row.
 _VOLATILE = re.compile(
@@ -156,7 +157,7 @@ def _on(lock: str) -> Reading:
 
 
 def _form(pattern: str, effects: Reading) -> tuple[re.Pattern[str], Reading]:
-    return re.compile(pattern.replace("NAME", r"((?:platform|redun)\.\w+)")), effects
+    return re.compile(pattern.replace("NAME", rf"({_TABLE})")), effects
 
 
 _ACTIONS: list[tuple[str, str, Work]] = [
@@ -179,7 +180,7 @@ _ACTIONS: list[tuple[str, str, Work]] = [
     (r"ALTER (COLUMN )?\w+ SET NOT NULL", ACCESS_EXCLUSIVE, "scan"),
     (r"ALTER (COLUMN )?\w+ (SET (DEFAULT|STORAGE)|DROP)", ACCESS_EXCLUSIVE, "catalogue"),
     (
-        r"(DROP|RENAME|ENABLE|DISABLE|FORCE|NO FORCE|OWNER|INHERIT|NO INHERIT)\b",
+        r"(DROP|RENAME|SET SCHEMA|DETACH PARTITION|ENABLE|DISABLE|FORCE|NO FORCE|OWNER|INHERIT|NO INHERIT)\b",
         ACCESS_EXCLUSIVE,
         "catalogue",
     ),
@@ -195,6 +196,7 @@ _FORMS = [
     _form(r"ALTER INDEX NAME \w+ TO", lambda found, text: [Effect(found[1], SHARE_UPDATE_EXCLUSIVE)]),
     _form(r"CREATE (?:OR REPLACE )?(?:CONSTRAINT )?TRIGGER \w+ .*? ON (NAME)", _on(SHARE_ROW_EXCLUSIVE)),
     _form(r"(?:CREATE|ALTER|DROP) (?:POLICY|TRIGGER|RULE) .*? ON (NAME)", _on(ACCESS_EXCLUSIVE)),
+    _form(r"LOCK TABLE (.*) IN ACCESS EXCLUSIVE MODE", _on(ACCESS_EXCLUSIVE)),
     _form(r"(?:DROP (?:TABLE|VIEW)|TRUNCATE) (.*)", _on(ACCESS_EXCLUSIVE)),
     _form(r"(?:CREATE (?:OR REPLACE )?|ALTER )VIEW (NAME)", _on(ACCESS_EXCLUSIVE)),
     _form(r"(?:ANALYZE|VACUUM|COMMENT ON TABLE) (.*)", _on(SHARE_UPDATE_EXCLUSIVE)),

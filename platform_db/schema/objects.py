@@ -41,6 +41,7 @@ AFTER_TABLES = (
     "versions",
     "completed_results",
     "provenance",
+    "logs",
     "activity",
     "redun",
     "estimates",
@@ -68,6 +69,9 @@ REDUN_VIEWS = (
 REDUN_VERSIONS = ("alembic_version", "redun_version")
 
 SCHEMAS = ("platform", "redun")
+
+# The schema of tables that no role but their owner may reach.
+PARTITIONS = "platform_partitions"
 
 _SQL = files("platform_db.schema") / "sql"
 

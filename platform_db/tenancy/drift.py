@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.database.distribution import IS_DISTRIBUTED
-from platform_db.schema.objects import SCHEMAS, TENANT_POLICY, policy_statement, qualified, tenant_columns
+from platform_db.schema.objects import PARTITIONS, SCHEMAS, TENANT_POLICY, policy_statement, qualified, tenant_columns
 from platform_db.tenancy.privileges import (
     CALLED_AS_OWNER,
     OTHERS,
@@ -234,7 +234,7 @@ _OF_SCHEMA = "relnamespace = 'platform'::regnamespace"
 # One is missing where nothing is migrated yet.
 _SCHEMAS = "({})".format(", ".join(f"to_regnamespace('{schema}')" for schema in SCHEMAS))
 
-_IN_OURS = f"relnamespace IN {_SCHEMAS}"
+_IN_OURS = f"(relnamespace IN {_SCHEMAS} OR relnamespace = to_regnamespace('{PARTITIONS}'))"
 
 _CALLED = " ".join(
     f"WHEN proname = '{name}' THEN '{kind} '" for kind, names in CALLED_AS_OWNER.items() for name in names
@@ -292,7 +292,7 @@ _READ_GRANTS = sa.text(f"""
 # What belongs to another than the schema's owner is that role's to change, whatever is granted on it.
 _READ_OWNERS = sa.text(f"""
     SELECT name AS on_, quote_ident(rolname) AS role, 'ownership' AS found,
-           'ALTER ' || word || CASE WHEN name LIKE 'redun.%' THEN ' ' ELSE ' platform.' END || name
+           'ALTER ' || word || CASE WHEN name LIKE '%.%' THEN ' ' ELSE ' platform.' END || name
            || ' OWNER TO ' || {_OWNER}::regrole AS mend
     FROM (
         SELECT 'TABLE' AS word, concat({_PREFIX}, quote_ident(relname)) AS name, relowner AS owner

@@ -51,6 +51,8 @@ OTHERS: dict[str, dict[Role, Verbs]] = {
     "reading function": dict.fromkeys((Role.service, Role.readonly), ("EXECUTE",)),
     # It moves rows of the audit log. All that it changes is an id that another row has.
     "sealing function": {Role.service: ("EXECUTE",)},
+    # They make and empty partitions of logs, which services may delete row by row.
+    "partitioning function": {Role.service: ("EXECUTE",)},
     # Of the numbers of histories, and of where rows are. With the owner's rights on several machines alone.
     "common function": dict.fromkeys((Role.service, Role.tenant, Role.readonly), ("EXECUTE",)),
     "type": {},
@@ -60,6 +62,7 @@ OTHERS: dict[str, dict[Role, Verbs]] = {
 CALLED_AS_OWNER = {
     "reading": ("estimate_runs",),
     "sealing": ("collect_audit_rows",),
+    "partitioning": ("add_log_partitions", "clear_log_partition"),
     "common": ("hold_shards", "last_number", "on_shards", "settled_number"),
 }
 """The functions that other roles may call and that run with their owner's rights, by kind."""

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from platform_db import errors
 from platform_db.database.session import SessionFactory
 from platform_db.database.sqlstates import DUPLICATE_OBJECT, INTERNAL_ERROR, UNIQUE_VIOLATION, sqlstate_of
-from platform_db.schema.objects import SCHEMAS, qualified
+from platform_db.schema.objects import PARTITIONS, SCHEMAS, qualified
 from platform_db.tenancy.drift import MARK, as_error, differences
 from platform_db.tenancy.privileges import (
     CALLED_AS_OWNER,
@@ -59,6 +59,11 @@ def grant_statements(to: str | None = None, role: Role = Role.service) -> list[s
                 f"GRANT USAGE ON SCHEMA {schema} TO {_names(OTHERS['schema'])}",
                 f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {everybody} CASCADE",
             )
+        ),
+        _for_each(
+            "oid::regclass",
+            f"pg_class WHERE relnamespace = to_regnamespace('{PARTITIONS}') AND relkind = 'r'",
+            f"'REVOKE ALL ON ' || object || ' FROM {everybody} CASCADE'",
         ),
         f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA platform FROM {everybody} CASCADE",
         *(

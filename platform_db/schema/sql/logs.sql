@@ -1,0 +1,108 @@
+-- Pieces of logs, by the months in which their runs were made, which a run's id tells (UUIDv7). So a run's log is in one
+-- partition, and a month of logs goes at once. Partitions are in a schema that no role may use but their owner: a policy
+-- of the table does not protect a partition that is read directly.
+
+-- The smallest id of what is made at a time or later.
+CREATE FUNCTION platform.first_id_at(at timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE STRICT
+    RETURN (pg_catalog.lpad(pg_catalog.to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0')
+            || pg_catalog.repeat('0', 20))::uuid;
+
+-- The time that such an id tells.
+CREATE FUNCTION platform.time_of_id(id_ uuid) RETURNS timestamptz LANGUAGE sql IMMUTABLE STRICT
+    RETURN pg_catalog.to_timestamp(
+        ('x' || pg_catalog.substr(pg_catalog.replace(id_::text, '-', ''), 1, 12))::bit(48)::bigint / 1000.0);
+
+-- The partitions of logs in their order; of the first and of the last one a bound is missing. Those of a month have one.
+CREATE FUNCTION platform.log_partitions(
+    OUT name text, OUT month timestamptz, OUT first_id uuid, OUT end_id uuid)
+    RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT relname, CASE WHEN relname ~ '\d$' THEN platform.time_of_id(first_id) END, first_id, end_id
+    FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+    CROSS JOIN LATERAL (
+        SELECT substring(bounds FROM 'FROM \(''(.*?)''\)')::uuid AS first_id,
+               substring(bounds FROM 'TO \(''(.*?)''\)')::uuid AS end_id
+        FROM pg_get_expr(relpartbound, pg_class.oid) AS bounds
+    ) AS bound
+    WHERE inhparent = 'platform.log_chunk'::regclass
+    ORDER BY first_id NULLS FIRST
+$$;
+
+-- Makes partitions for so many months ahead, and returns how many; none where a table from before partitions has ids that
+-- tell no time. It runs as its owner, whose the partitions have to be. What is already there of a new month moves to it:
+-- rows of a clock that is ahead, of ids that tell no time, and all where this was not called for long.
+CREATE FUNCTION platform.add_log_partitions(ahead integer) RETURNS integer LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
+DECLARE
+    latest CONSTANT timestamptz := date_trunc('month', now() + make_interval(months => least(greatest(ahead, 0), 120)));
+    later record;
+    month timestamptz;
+    of_month text;
+    name text;
+    next_id uuid;
+    added integer := 0;
+BEGIN
+    LOOP
+        SELECT * INTO later FROM platform.log_partitions() AS p WHERE p.name = 'log_chunk_later';
+        month := platform.time_of_id(later.first_id);
+        EXIT WHEN later IS NULL OR month > latest;
+        of_month := to_char(month, '"log_chunk_"YYYY_MM');
+        next_id := platform.first_id_at(month + interval '1 month');
+        -- A partition that is detached, or dropped after that, would lock out readers of workflow and job.
+        LOCK TABLE platform.workflow, platform.job IN SHARE ROW EXCLUSIVE MODE;
+        LOCK TABLE platform.log_chunk IN ACCESS EXCLUSIVE MODE;
+        FOREACH name IN ARRAY ARRAY[of_month, 'log_chunk_next'] LOOP
+            EXECUTE format('CREATE TABLE platform_partitions.%I (LIKE platform_partitions.log_chunk_later INCLUDING ALL)
+                WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05,
+                      autovacuum_analyze_scale_factor = 0.02)', name);
+            EXECUTE format('ALTER TABLE platform_partitions.%I ALTER owner_id SET STATISTICS 0,
+                ALTER workflow_id SET STATISTICS 0', name);
+            EXECUTE format('INSERT INTO platform_partitions.%I SELECT * FROM platform_partitions.log_chunk_later
+                WHERE (workflow_id < %L) = (%1$L <> ''log_chunk_next'')', name, next_id);
+        END LOOP;
+        DROP TABLE platform_partitions.log_chunk_later;
+        ALTER TABLE platform_partitions.log_chunk_next RENAME TO log_chunk_later;
+        EXECUTE format('ALTER TABLE platform.log_chunk ATTACH PARTITION platform_partitions.%I
+            FOR VALUES FROM (%L) TO (%L)', of_month, later.first_id, next_id);
+        EXECUTE format('ALTER TABLE platform.log_chunk ATTACH PARTITION platform_partitions.log_chunk_later
+            FOR VALUES FROM (%L) TO (%L)', next_id, later.end_id);
+        added := added + 1;
+    END LOOP;
+    RETURN added;
+END
+$$;
+
+-- Removes the logs of a month's runs and returns how many pieces there were; null, and nothing is removed, where a run has
+-- not ended or has logged within the age. Until the transaction ends, nothing is appended to the month's logs.
+-- It runs as its owner: TRUNCATE takes milliseconds and leaves no dead rows.
+-- partition: the name. removes: false only looks.
+CREATE FUNCTION platform.clear_log_partition(partition text, age interval, removes boolean) RETURNS bigint LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    its record;
+    pieces bigint;
+    logged timestamptz;
+BEGIN
+    SELECT * INTO STRICT its FROM platform.log_partitions() AS p WHERE p.name = partition AND p.month IS NOT NULL;
+    -- Readers go on until it is emptied. Two that clear the same month wait for each other here.
+    EXECUTE format('LOCK TABLE platform_partitions.%I IN SHARE ROW EXCLUSIVE MODE', its.name);
+    EXECUTE format('SELECT count(*), max(at) FROM platform_partitions.%I', its.name) INTO pieces, logged;
+    IF logged >= now() - age OR pieces > 0 AND EXISTS (
+        SELECT FROM platform.workflow WHERE id_ >= its.first_id AND id_ < its.end_id
+          AND status NOT IN ('finished', 'failed', 'deleted', 'stopped')
+    ) THEN
+        RETURN NULL;
+    END IF;
+    IF removes AND pieces > 0 THEN
+        EXECUTE format('TRUNCATE platform_partitions.%I', its.name);
+        -- So that a run that is started again has room for its log. In the order in which others lock them.
+        WITH size AS (
+            SELECT owner_id, workflow_id FROM platform.log_size
+            WHERE workflow_id >= its.first_id AND workflow_id < its.end_id AND bytes_ > 0
+            ORDER BY owner_id, workflow_id FOR UPDATE
+        )
+        UPDATE platform.log_size SET bytes_ = 0 FROM size
+        WHERE (log_size.owner_id, log_size.workflow_id) = (size.owner_id, size.workflow_id);
+    END IF;
+    RETURN pieces;
+END
+$$;
