@@ -29,6 +29,7 @@ from platform_db.quota.batches import read_pages
 from platform_db.quota.pruning import lock_owners, take_out, these
 from platform_db.retention.archive import write_archive
 from platform_db.retention.cache_limit import evict_beyond_limit
+from platform_db.retention.clear_months import add_partitions, clear_months
 from platform_db.retention.family import Family
 from platform_db.retention.prune_calls import count_calls, count_executions, prune_calls, prune_executions
 from platform_db.retention.prune_events import count_old_events, delete_old_events
@@ -76,6 +77,8 @@ def choose_rules(
 ) -> list[RetentionRule]:
     """Return the rules of these tables (none is all), with another age or batch size if asked.
 
+    An age that is asked for is kept to: no row stays until others may go with it.
+
     :raises errors.InvalidArgument: a table has no rule, or the age or the batch size is out of bounds.
     """
     names = list(tables)
@@ -89,7 +92,9 @@ def choose_rules(
     if batch is not None:
         require_limit(batch, "batch size")
     return [
-        replace(rule, age=rule.age if older_than is None else older_than, batch=batch or rule.batch)
+        replace(rule, age=older_than, whole_months=False, batch=batch or rule.batch)
+        if older_than is not None
+        else replace(rule, batch=batch or rule.batch)
         for rule in rules
         if not names or rule.table in names
     ]
@@ -127,6 +132,9 @@ def prune(
             result.rows = sum(_count_some(some, rule) for some in _factories(factory, groups, rule))
             continue
         try:
+            if rule.table == "log_chunk":
+                add_partitions(factory)
+                clear_months(factory, rule, archive, _teller(rule, result, progress))
             for _ in range(PASSES):
                 left = 0
                 for some in _factories(factory, groups, rule):
@@ -208,6 +216,17 @@ def _record(factory: SessionFactory, rule: RetentionRule, result: Pruned) -> Non
         record_action(session, NOBODY, AuditLogAction.apply_retention, details)
 
 
+def _teller(rule: RetentionRule, result: Pruned, progress: Progress | None) -> Callable[[int], None]:
+    """Return what takes the number of rows that went."""
+
+    def tell(rows: int) -> None:
+        result.rows += rows
+        if progress:
+            progress(rule.table, result.rows)
+
+    return tell
+
+
 def _one_pass(
     factory: SessionFactory,
     rule: RetentionRule,
@@ -215,11 +234,7 @@ def _one_pass(
     archive: Path | None,
     progress: Progress | None,
 ) -> None:
-    def tell(rows: int) -> None:
-        result.rows += rows
-        if progress:
-            progress(rule.table, result.rows)
-
+    tell = _teller(rule, result, progress)
     if rule.log_of is not None:
         result.left = prune_log(factory, rule, archive, tell)
         return

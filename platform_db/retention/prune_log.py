@@ -1,4 +1,8 @@
-"""Pruning logs: chunk by chunk, run by run, since a single run can have a million of them."""
+"""Pruning logs: chunk by chunk, run by run, since a single run can have a million of them.
+
+Those of runs go by the month in which their run was made, once all of it is old enough: at once, where its
+partition can be cleared (:mod:`platform_db.retention.clear_months`), and otherwise as here.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +68,8 @@ def _remove(
     connection: sa.Connection, rule: RetentionRule, chunks: Sequence[Any], archive: Path | None
 ) -> int:
     names = ("places", "owners", "parents", "numbers")
-    keys = dict(zip(names, map(list, zip(*chunks, strict=True)), strict=True))
+    keys: dict[str, Any] = dict(zip(names, map(list, zip(*chunks, strict=True)), strict=True))
+    keys |= {"first": min(keys["parents"]), "last": max(keys["parents"])}
     if archive is not None:
         rows = connection.execute(_select(rule), keys, execution_options={"yield_per": FETCHED})
         write_archive(archive, rule.table, ((rule.table, text) for text in rows.scalars()))
@@ -100,8 +105,20 @@ def _look(rule: RetentionRule) -> sa.TextClause:
                ) END AS due
         FROM platform.{table} AS parent
         WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid)) AND {ENDED}
+          {_IS_CLEARED_LATER if rule.whole_months else ""}
         ORDER BY id_ LIMIT :look
         """)
+
+
+# Of the runs that are old enough alone those of the last month have logs that are not. A run whose id tells another
+# time than its creation goes by the latter.
+_IS_CLEARED_LATER = """
+    AND NOT EXISTS (
+        SELECT FROM platform.log_partitions() AS part
+        WHERE part.month = date_trunc('month', now() - CAST(:age AS interval), 'UTC')
+          AND parent.id_ >= part.first_id AND parent.id_ < part.end_id AND parent.created >= part.month
+    )
+"""
 
 
 def _count(rule: RetentionRule) -> sa.TextClause:
@@ -139,9 +156,11 @@ def _keys(rule: RetentionRule) -> str:
 
 def _is_named(rule: RetentionRule) -> str:
     """Return the condition that a chunk is the one of a key."""
-    # By its place, too: by the key alone, the planner may read all chunks of a run for each of them.
+    # By its place, too: by the key alone, the planner may read all chunks of a run for each of them. And between
+    # constants, so that it looks into no other partition.
     column = _log_of(rule)[1]
-    return f"""chunk.ctid = key.place
+    partition = "chunk.workflow_id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid) AND"
+    return f"""{partition if rule.table == "log_chunk" else ""} chunk.ctid = key.place
         AND (chunk.owner_id, chunk.{column}, chunk.number) = (key.owner_id, key.{column}, key.number)
     """
 

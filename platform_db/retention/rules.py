@@ -26,6 +26,8 @@ class RetentionRule:
     :param statuses: the statuses that a row may have to go; None where it has none.
     :param log_of: for a log, the table whose rows it belongs to, and its column that refers to them; only the
         logs of what has ended go.
+    :param whole_months: for logs of runs: whether those of all runs that were made in a month go together, the
+        latest at their age, so that they take no time and leave no dead rows.
     :param batch: how many rows go in one transaction.
     :param archive: whether the rows are written to the archive before, where one is given.
     """
@@ -35,6 +37,7 @@ class RetentionRule:
     since: str
     statuses: tuple[str, ...] | None = None
     log_of: tuple[str, str] | None = None
+    whole_months: bool = False
     batch: int = 500
     archive: bool = True
 
@@ -43,7 +46,14 @@ RULES: tuple[RetentionRule, ...] = (
     RetentionRule("workflow", timedelta(days=90), "updated", statuses=("deleted",)),
     RetentionRule("interactive_session", timedelta(days=90), "updated", statuses=("deleted",)),
     RetentionRule("service", timedelta(days=90), "updated", statuses=("deleted",)),
-    RetentionRule("log_chunk", timedelta(days=365), "at", log_of=("workflow", "workflow_id"), batch=2000),
+    RetentionRule(
+        "log_chunk",
+        timedelta(days=365),
+        "at",
+        log_of=("workflow", "workflow_id"),
+        whole_months=True,
+        batch=2000,
+    ),
     RetentionRule("service_log", timedelta(days=90), "at", log_of=("service", "service_id"), batch=2000),
     RetentionRule("task_record", timedelta(days=365), "submitted", batch=1000, archive=False),
     RetentionRule("call_execution", timedelta(days=365), "updated_time", batch=2000, archive=False),

@@ -36,7 +36,9 @@ ALTER TABLE platform_partitions.log_chunk_before SET SCHEMA platform;
 -- squawk-ignore renaming-table
 ALTER TABLE platform.log_chunk_before RENAME TO log_chunk;
 
-DROP SCHEMA platform_partitions;
+DO $$ BEGIN
+    IF has_database_privilege(current_database(), 'CREATE') THEN DROP SCHEMA platform_partitions; END IF;
+END $$;
 
 CREATE TRIGGER stamp_entry BEFORE INSERT ON platform.log_chunk
     FOR EACH ROW EXECUTE FUNCTION platform.stamp_entry('platform.log_number');
