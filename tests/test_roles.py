@@ -63,6 +63,11 @@ CHANGES = [
     ("REVOKE SELECT ON platform.job FROM platform_readonly", ("job", "platform_readonly"), True),
     ("GRANT SELECT ON platform.user_token TO PUBLIC", ("user_token", "PUBLIC"), True),
     (
+        "GRANT SELECT ON platform_partitions.log_chunk_before TO platform_tenant",
+        ("partition platform_partitions.log_chunk_before", "platform_tenant"),
+        True,
+    ),
+    (
         "GRANT SELECT (token) ON platform.user_token TO platform_auditor",
         ("user_token", "platform_auditor"),
         True,

@@ -18,17 +18,18 @@ STRANGER = "platform_test_stranger"
 # Every object of the schema, with its kind in the table in code. The server tells whether a role can do
 # something with it, by its own grant, by another role's or by PUBLIC's.
 CATALOGUE = """
-    SELECT CASE relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind,
+    SELECT CASE WHEN relkind = 'S' THEN 'sequence' WHEN relispartition THEN 'partition' ELSE 'table' END AS kind,
            concat(nullif(relnamespace::regnamespace || '.', 'platform.'), relname) AS name, oid,
            CASE relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS tested,
            CASE relkind WHEN 'S' THEN ARRAY['USAGE', 'SELECT', 'UPDATE']
            ELSE ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']
            END AS verbs
     FROM pg_class
-    WHERE relnamespace IN ('platform'::regnamespace, 'redun'::regnamespace)
+    WHERE relnamespace::regnamespace::text IN ('platform', 'platform_partitions', 'redun')
       AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
     UNION ALL
     SELECT CASE WHEN proname LIKE 'estimate_%' THEN 'reading ' WHEN proname LIKE 'collect_%' THEN 'sealing '
+                WHEN proname LIKE '%_partition%' AND prosecdef THEN 'partitioning '
                 WHEN proname LIKE '%_number' AND proname <> 'next_number' AND prorettype = 'bigint'::regtype
                 THEN 'common '
                 WHEN prosecdef OR prorettype = 'trigger'::regtype THEN 'internal ' ELSE '' END || 'function',

@@ -46,10 +46,12 @@ _CACHE_HITS = sa.text("""
     """)
 
 _TABLES = sa.text("""
-    SELECT relname AS name, pg_total_relation_size(relid) AS size, pg_indexes_size(relid) AS index_size,
-           n_live_tup AS rows, n_dead_tup AS dead_rows,
-           greatest(last_vacuum, last_autovacuum)::text AS vacuumed
-    FROM pg_stat_user_tables WHERE schemaname = 'platform' ORDER BY size DESC, name
+    SELECT coalesce(whole.relname, stat.relname) AS name, sum(pg_total_relation_size(relid))::bigint AS size,
+           sum(pg_indexes_size(relid))::bigint AS index_size, sum(n_live_tup)::bigint AS rows,
+           sum(n_dead_tup)::bigint AS dead_rows, max(greatest(last_vacuum, last_autovacuum))::text AS vacuumed
+    FROM pg_stat_user_tables AS stat
+    LEFT JOIN pg_inherits ON inhrelid = relid LEFT JOIN pg_class AS whole ON whole.oid = inhparent
+    WHERE schemaname IN ('platform', 'platform_partitions') GROUP BY 1 ORDER BY size DESC, name
     """)
 
 _READABLE = sa.text("""

@@ -87,10 +87,14 @@ def _count(names: list[str]) -> str:
 
 
 _TABLES = sa.text("""
-    SELECT relname AS name, pg_total_relation_size(pg_class.oid) AS size,
-           has_any_column_privilege(pg_class.oid, 'SELECT') AS is_readable,
-           greatest(reltuples, pg_stat_get_live_tuples(pg_class.oid), 0)::bigint AS estimate
-    FROM pg_class
-    WHERE relnamespace = 'platform'::regnamespace AND relkind = 'r' AND relname = ANY (:tables)
+    SELECT relname AS name, part.size, has_any_column_privilege(pg_class.oid, 'SELECT') AS is_readable,
+           part.estimate
+    FROM pg_class CROSS JOIN LATERAL (
+        SELECT sum(pg_total_relation_size(one.oid))::bigint AS size,
+               sum(greatest(one.reltuples, pg_stat_get_live_tuples(one.oid), 0))::bigint AS estimate
+        FROM pg_class AS one LEFT JOIN pg_inherits ON inhrelid = one.oid
+        WHERE pg_class.oid IN (one.oid, inhparent)
+    ) AS part
+    WHERE relnamespace = 'platform'::regnamespace AND relkind IN ('r', 'p') AND relname = ANY (:tables)
     ORDER BY size DESC, name
     """)

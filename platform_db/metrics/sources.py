@@ -181,8 +181,12 @@ SOURCES = (
         },
         _query(
             """
-            SELECT relname, pg_total_relation_size(relid) AS size, n_dead_tup FROM pg_stat_user_tables
-            WHERE schemaname = 'platform' ORDER BY size DESC, relname LIMIT :tables
+            SELECT coalesce(whole.relname, stat.relname) AS name, sum(pg_total_relation_size(relid)) AS size,
+                   sum(n_dead_tup)
+            FROM pg_stat_user_tables AS stat
+            LEFT JOIN pg_inherits ON inhrelid = relid LEFT JOIN pg_class AS whole ON whole.oid = inhparent
+            WHERE schemaname IN ('platform', 'platform_partitions')
+            GROUP BY name ORDER BY size DESC, name LIMIT :tables
             """,
             tables=LARGEST_TABLES,
         ),

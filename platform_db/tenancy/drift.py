@@ -171,6 +171,8 @@ def _mend_grant(key: _Key) -> str:
         label = label.removeprefix(f"{kind_of_function} ")
     kind, _, name = label.partition(" ")
     objects = {"": f"TABLE {qualified(kind)}", **{schema: f"SCHEMA {schema}" for schema in SCHEMAS}}
+    if kind == "partition":
+        objects[name] = f"TABLE {name}"
     object_ = objects.get(name, f"{kind.upper().replace('FUNCTION', 'ROUTINE')} platform.{name}")
     return f"REVOKE ALL ON {object_} FROM {role} CASCADE"
 
@@ -240,6 +242,9 @@ _CALLED = " ".join(
     f"WHEN proname = '{name}' THEN '{kind} '" for kind, names in CALLED_AS_OWNER.items() for name in names
 )
 
+_KIND = f"""CASE WHEN relkind = 'S' THEN 'sequence' WHEN relnamespace = to_regnamespace('{PARTITIONS}') THEN 'partition'
+         ELSE 'table' END"""
+
 _PREFIX = "nullif(relnamespace::regnamespace || '.', 'platform.')"
 
 _OWNER = "(SELECT nspowner FROM pg_namespace WHERE nspname = 'platform')"
@@ -249,11 +254,10 @@ _OWNER = "(SELECT nspowner FROM pg_namespace WHERE nspname = 'platform')"
 _READ_GRANTS = sa.text(f"""
     SELECT kind, name, role, verb
     FROM (
-        SELECT CASE relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind,
-               concat({_PREFIX}, relname) AS name, NULL AS column_name, relacl AS acl, relowner AS owner
+        SELECT {_KIND} AS kind, concat({_PREFIX}, relname) AS name, NULL AS column_name, relacl AS acl, relowner AS owner
         FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_IN_OURS}
         UNION ALL
-        SELECT 'table', concat({_PREFIX}, relname), attname::text, attacl, relowner
+        SELECT {_KIND}, concat({_PREFIX}, relname), attname::text, attacl, relowner
         FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
         WHERE {_IN_OURS} AND attacl IS NOT NULL
         UNION ALL

@@ -56,6 +56,8 @@ OTHERS: dict[str, dict[Role, Verbs]] = {
     # Of the numbers of histories, and of where rows are. With the owner's rights on several machines alone.
     "common function": dict.fromkeys((Role.service, Role.tenant, Role.readonly), ("EXECUTE",)),
     "type": {},
+    # A table's policies do not hold for who reads a partition of it directly.
+    "partition": {},
     "default privileges": {},
 }
 
