@@ -105,7 +105,8 @@ def columns_of(connection: sa.Connection, index: str) -> list[str]:
     """Return the columns of an index."""
     return list(
         connection.exec_driver_sql(f"""
-            SELECT attname FROM pg_attribute WHERE attrelid = 'platform.{index}'::regclass ORDER BY attnum
+            SELECT DISTINCT attname, attnum FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+            WHERE relname = '{index}' AND relnamespace::regnamespace::text LIKE 'platform%%' ORDER BY attnum
         """).scalars()
     )
 

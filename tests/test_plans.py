@@ -96,7 +96,8 @@ def plans_of(session: Session, ask) -> str:
     statements = []
 
     def remember(connection, cursor, statement, parameters, context, executemany) -> None:
-        statements.append((statement, parameters))
+        if not statement.startswith(("SAVEPOINT", "SET", "RELEASE")):
+            statements.append((statement, parameters))
 
     session.flush()
     engine = session.get_bind()
@@ -267,7 +268,7 @@ def test_looking_for_what_was_logged_since_uses_an_index_by_transaction(
             session.execute(sa.text("ANALYZE platform.log_chunk"))
         cursor = read_new_log(session, row, chunks=10_000).cursor
         plan = plans_of(session, lambda row=row, cursor=cursor: read_new_log(session, row, cursor))
-        assert "ix_log_chunk_owner_id_workflow_id_transaction_id" in plan
+        assert "owner_id_workflow_id_transaction_id" in plan
         assert "Seq Scan on log_chunk" not in plan
 
 
