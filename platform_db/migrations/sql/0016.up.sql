@@ -186,6 +186,9 @@ BEGIN
             FOR VALUES FROM (%L) TO (%L)', bound, far);
         EXECUTE format('CREATE TABLE platform_partitions.log_chunk_beyond PARTITION OF platform.log_chunk
             FOR VALUES FROM (%L) TO (MAXVALUE)', far);
+        ALTER TABLE platform_partitions.log_chunk_beyond ALTER COLUMN owner_id SET STATISTICS 0,
+            ALTER COLUMN workflow_id SET STATISTICS 0, SET (autovacuum_vacuum_scale_factor = 0.02,
+            autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02);
     END IF;
     ALTER TABLE platform_partitions.log_chunk_before DROP CONSTRAINT IF EXISTS before;
     PERFORM platform.add_log_partitions(3);
