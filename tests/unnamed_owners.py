@@ -41,6 +41,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         "quota.periods",
         "quota.reservations.release_expired_reservations",
         "retention.cache_limit",
+        "retention.clear_months",
         "retention.prune._release_digests",
         "retention.prune_calls._old_calls",
         "retention.prune_calls.count_executions",

@@ -39,7 +39,7 @@ def clear_months(
     :param tell: is called with the number of chunks that went, month by month.
     """
     with factory() as session:
-        months = session.scalars(_MONTHS, {"age": rule.age}).all() if session.scalar(_MAY_CALL) else []
+        months = session.execute(_MONTHS, {"age": rule.age}).all() if session.scalar(_MAY_CALL) else []
     for month in months:
         with factory() as session, session.begin():
             tell(_clear(session.connection(), rule, month, archive))
