@@ -37,7 +37,9 @@ def month_before(months: int) -> datetime:
 
 def id_at(time_: datetime) -> uuid.UUID:
     """Return an id of a row that was made then."""
-    return uuid.UUID(int=(int(time_.timestamp() * 1000) << 80) | (7 << 76) | (2 << 62) | uuid.uuid4().int >> 66)
+    return uuid.UUID(
+        int=(int(time_.timestamp() * 1000) << 80) | (7 << 76) | (2 << 62) | uuid.uuid4().int >> 66
+    )
 
 
 def name_of(month: datetime) -> str:
@@ -71,7 +73,13 @@ def make_old_run(
     session.flush()
     with importing(session):
         run = Workflow(
-            id_=id_ or id_at(made), owner_id=owner.id_, name="old", type_="serial", status=status, created=made, updated=made
+            id_=id_ or id_at(made),
+            owner_id=owner.id_,
+            name="old",
+            type_="serial",
+            status=status,
+            created=made,
+            updated=made,
         )
         session.add(run)
         session.flush()
@@ -190,9 +198,7 @@ def test_readers_in_the_way_are_not_waited_for_long(
     assert session.scalar(sa.text(f"SELECT pg_relation_size('{name_of(OLD)}')")) > 0
 
 
-def test_services_clear_months_and_no_role_reads_a_partition(
-    engine: sa.Engine, session: Session
-) -> None:
+def test_services_clear_months_and_no_role_reads_a_partition(engine: sa.Engine, session: Session) -> None:
     make_old_run(session)
     prepare_roles(engine)
     service = login_engine(engine, "platform_test_logs", Role.service)

@@ -18,7 +18,8 @@ STRANGER = "platform_test_stranger"
 # Every object of the schema, with its kind in the table in code. The server tells whether a role can do
 # something with it, by its own grant, by another role's or by PUBLIC's.
 CATALOGUE = """
-    SELECT CASE WHEN relkind = 'S' THEN 'sequence' WHEN relispartition THEN 'partition' ELSE 'table' END AS kind,
+    SELECT CASE WHEN relkind = 'S' THEN 'sequence' WHEN relispartition THEN 'partition' ELSE 'table' END
+               AS kind,
            concat(nullif(relnamespace::regnamespace || '.', 'platform.'), relname) AS name, oid,
            CASE relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS tested,
            CASE relkind WHEN 'S' THEN ARRAY['USAGE', 'SELECT', 'UPDATE']

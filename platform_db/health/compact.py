@@ -54,7 +54,8 @@ _LEFT_BEHIND = sa.text(
 )
 _DEAD = sa.text("""
     SELECT relid::regclass::text FROM pg_stat_user_tables
-    WHERE schemaname IN ('platform', 'platform_partitions') AND n_dead_tup > 0 ORDER BY n_dead_tup DESC, relname
+    WHERE schemaname IN ('platform', 'platform_partitions') AND n_dead_tup > 0
+    ORDER BY n_dead_tup DESC, relname
     """)
 # An entry is its columns, each padded to eight bytes, and sixteen of its own; pages are nine tenths full.
 _BLOATED = sa.text("""
@@ -65,12 +66,14 @@ _BLOATED = sa.text("""
     CROSS JOIN LATERAL (
         SELECT 16 + sum(8 * ceil(coalesce(avg_width, 16) / 8.0)) AS width
         FROM pg_attribute LEFT JOIN pg_stats
-          ON schemaname = tables.relnamespace::regnamespace::text AND tablename = tables.relname AND pg_stats.attname = (
+          ON schemaname = tables.relnamespace::regnamespace::text AND tablename = tables.relname
+         AND pg_stats.attname = (
              SELECT a.attname FROM pg_attribute AS a
              WHERE a.attrelid = indrelid AND a.attnum = indkey[pg_attribute.attnum - 1])
         WHERE pg_attribute.attrelid = indexrelid
     ) AS entry
-    WHERE indexed.relnamespace IN ('platform'::regnamespace, to_regnamespace('platform_partitions')) AND indisvalid
+    WHERE indexed.relnamespace IN ('platform'::regnamespace, to_regnamespace('platform_partitions'))
+      AND indisvalid
       AND pg_relation_size(indexrelid) >= :smallest
       AND pg_relation_size(indexrelid)
           > :most * (8192 * 2 + greatest(indexed.reltuples, 0) * entry.width / 0.9)

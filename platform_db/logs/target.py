@@ -30,8 +30,8 @@ _PARTS = {
         "run": "row.workflow_id",
         "job": "row.id_",
         "chunks": """platform.job AS row JOIN platform.log_chunk AS chunk
-            ON chunk.owner_id = row.owner_id AND chunk.workflow_id = row.workflow_id AND chunk.job_id = row.id_
-            AND {partition}""",
+            ON chunk.owner_id = row.owner_id AND chunk.workflow_id = row.workflow_id
+            AND chunk.job_id = row.id_ AND {partition}""",
     },
 }
 

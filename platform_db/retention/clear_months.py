@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -45,7 +46,7 @@ def clear_months(
             tell(_clear(session.connection(), rule, month, archive))
 
 
-def _clear(connection: sa.Connection, rule: RetentionRule, month: sa.Row, archive: Path | None) -> int:
+def _clear(connection: sa.Connection, rule: RetentionRule, month: sa.Row[Any], archive: Path | None) -> int:
     """Clear a month where it may be, and return how many chunks went."""
     values = {"name": month.name, "age": rule.age}
     if archive is not None and _try(connection, _CLEAR, {**values, "removes": False}):

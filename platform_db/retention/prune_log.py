@@ -110,8 +110,8 @@ def _look(rule: RetentionRule) -> sa.TextClause:
         """)
 
 
-# Of the runs that are old enough alone those of the last month have logs that are not. A run whose id tells another
-# time than its creation goes by the latter.
+# Of the runs that are old enough alone those of the last month have logs that are not. A run whose id tells
+# another time than its creation goes by the latter.
 _IS_CLEARED_LATER = """
     AND NOT EXISTS (
         SELECT FROM platform.log_partitions() AS part
@@ -156,8 +156,8 @@ def _keys(rule: RetentionRule) -> str:
 
 def _is_named(rule: RetentionRule) -> str:
     """Return the condition that a chunk is the one of a key."""
-    # By its place, too: by the key alone, the planner may read all chunks of a run for each of them. And between
-    # constants, so that it looks into no other partition.
+    # By its place, too: by the key alone, the planner may read all chunks of a run for each of them. And
+    # between constants, so that it looks into no other partition.
     column = _log_of(rule)[1]
     partition = "chunk.workflow_id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid) AND"
     return f"""{partition if rule.table == "log_chunk" else ""} chunk.ctid = key.place

@@ -26,8 +26,8 @@ class RetentionRule:
     :param statuses: the statuses that a row may have to go; None where it has none.
     :param log_of: for a log, the table whose rows it belongs to, and its column that refers to them; only the
         logs of what has ended go.
-    :param whole_months: for logs of runs: whether those of all runs that were made in a month go together, the
-        latest at their age, so that they take no time and leave no dead rows.
+    :param whole_months: for logs of runs: whether those of all runs that were made in a month go together,
+        once the last is old enough, so that they take no time and leave no dead rows.
     :param batch: how many rows go in one transaction.
     :param archive: whether the rows are written to the archive before, where one is given.
     """

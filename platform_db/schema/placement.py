@@ -46,6 +46,8 @@ LOCAL = {
 """Tables that stay on the coordinator, and why."""
 
 COORDINATOR_FUNCTIONS = {
+    "add_log_partitions": "a partition has rows of all tenants",
+    "clear_log_partition": "a partition has rows of all tenants",
     "collect_audit_rows": "it locks the chain of seals",
     "estimate_runs": "it reads the coordinator's statistics",
     "settled_number": "it asks all nodes",

@@ -17,7 +17,14 @@ from sqlalchemy.orm import Session
 
 from platform_db import errors
 from platform_db.database.distribution import IS_DISTRIBUTED
-from platform_db.schema.objects import PARTITIONS, SCHEMAS, TENANT_POLICY, policy_statement, qualified, tenant_columns
+from platform_db.schema.objects import (
+    PARTITIONS,
+    SCHEMAS,
+    TENANT_POLICY,
+    policy_statement,
+    qualified,
+    tenant_columns,
+)
 from platform_db.tenancy.privileges import (
     CALLED_AS_OWNER,
     OTHERS,
@@ -242,8 +249,8 @@ _CALLED = " ".join(
     f"WHEN proname = '{name}' THEN '{kind} '" for kind, names in CALLED_AS_OWNER.items() for name in names
 )
 
-_KIND = f"""CASE WHEN relkind = 'S' THEN 'sequence' WHEN relnamespace = to_regnamespace('{PARTITIONS}') THEN 'partition'
-         ELSE 'table' END"""
+_KIND = f"""CASE WHEN relkind = 'S' THEN 'sequence'
+              WHEN relnamespace = to_regnamespace('{PARTITIONS}') THEN 'partition' ELSE 'table' END"""
 
 _PREFIX = "nullif(relnamespace::regnamespace || '.', 'platform.')"
 
@@ -254,7 +261,8 @@ _OWNER = "(SELECT nspowner FROM pg_namespace WHERE nspname = 'platform')"
 _READ_GRANTS = sa.text(f"""
     SELECT kind, name, role, verb
     FROM (
-        SELECT {_KIND} AS kind, concat({_PREFIX}, relname) AS name, NULL AS column_name, relacl AS acl, relowner AS owner
+        SELECT {_KIND} AS kind, concat({_PREFIX}, relname) AS name, NULL AS column_name,
+               relacl AS acl, relowner AS owner
         FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_IN_OURS}
         UNION ALL
         SELECT {_KIND}, concat({_PREFIX}, relname), attname::text, attacl, relowner

@@ -1,14 +1,14 @@
-"""Keep logs in partitions, one for the runs of a month: a month of them goes in a moment, and leaves no dead rows.
+"""Keep logs in partitions by the month of their run: a month of them goes in a moment.
 
-Motive: logs are most of the bytes. Deleted row by row they leave as many dead rows, which are vacuumed for long.
+Motive: logs are most of the bytes. Deleted row by row they leave as many dead rows, to be vacuumed for long.
 Phase: pre; the release before reads and writes the table as it is now, and prunes row by row.
 Lock: ACCESS EXCLUSIVE on log_chunk, and for its foreign keys on workflow and job: readers and writers are
     waited for, and wait for milliseconds.
-Duration: of the catalogue, after all rows were read beside readers and writers: what is there becomes the first
-    partition as it is. Where it has ids of runs that tell no time it stays the only one.
+Duration: of the catalogue, after all rows were read beside readers and writers: what is there becomes the
+    first partition as it is. Where it has ids of runs that tell no time it stays the only one.
     On the way back the rows of later months are moved, while readers and writers wait.
-Recovery: run it again; until then a run of a clock that is weeks ahead cannot log. Then platform-db roles grant
-    gives services the right to call what is new; those on logs are there at once.
+Recovery: run it again; until then a run of a clock that is weeks ahead cannot log. Then platform-db roles
+    grant gives services the right to call what is new; those on logs are there at once.
 
 Revision ID: 0016
 Revises: 0015
