@@ -1,4 +1,4 @@
-"""Logs by months: each run's in one partition, a month cleared at once, and nothing lost where it may not be."""
+"""Logs by months: each run's in one partition, a month cleared at once, and nothing lost."""
 
 from __future__ import annotations
 
@@ -56,12 +56,13 @@ def old_months(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         before = "platform_partitions.log_chunk_before"
         connection.exec_driver_sql(f"DROP TABLE {before}")
-        bounds = [None, *(month_before(months) for months in range(20, -1, -1))]
-        for start, end in zip(bounds, bounds[1:], strict=False):
+        for months in range(21, 0, -1):
+            first, name = f"platform.first_id_at('{month_before(months)}')", name_of(month_before(months))
+            if months == 21:
+                first, name = "MINVALUE", before
             connection.exec_driver_sql(
-                f"CREATE TABLE {name_of(start) if start else before} PARTITION OF platform.log_chunk FOR VALUES"
-                f" FROM ({f'platform.first_id_at($${start}$$)' if start else 'MINVALUE'})"
-                f" TO (platform.first_id_at($${end}$$))"
+                f"CREATE TABLE {name} PARTITION OF platform.log_chunk FOR VALUES FROM ({first})"
+                f" TO (platform.first_id_at('{month_before(months - 1)}'))"
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,20 @@ MONTHS_AHEAD = 3
 
 # Readers and writers of all logs wait while a lock is waited for, and never longer.
 LOCK_TIMEOUT = "200ms"
+
+Held = Mapping[str, object]
+"""The parameters ``first_held``, ``end_held`` and ``held_since``: None where no month is held."""
+
+NONE_HELD: Held = dict.fromkeys(("first_held", "end_held", "held_since"))
+
+
+def held_month(factory: SessionFactory, rule: RetentionRule) -> Held:
+    """Return the month whose logs are old enough in part, where a rule has them go together."""
+    if not rule.whole_months:
+        return NONE_HELD
+    with factory() as session:
+        found = session.execute(_HELD, {"age": rule.age}).mappings().one_or_none()
+        return NONE_HELD if found is None else dict(found)
 
 
 def add_partitions(factory: SessionFactory) -> None:
@@ -79,6 +93,11 @@ _ADD = sa.text("SELECT platform.add_log_partitions(:months)")
 _MONTHS = sa.text("""
     SELECT name, first_id, end_id FROM platform.log_partitions()
     WHERE month + interval '1 month' <= now() - CAST(:age AS interval) ORDER BY month
+    """)
+
+_HELD = sa.text("""
+    SELECT first_id AS first_held, end_id AS end_held, month AS held_since FROM platform.log_partitions()
+    WHERE month = date_trunc('month', now() - CAST(:age AS interval), 'UTC')
     """)
 
 _CLEAR = sa.text("SELECT platform.clear_log_partition(:name, CAST(:age AS interval), :removes)")

@@ -17,6 +17,7 @@ from platform_db.lifecycle.target import Key
 from platform_db.quota.batches import read_pages
 from platform_db.quota.pruning import these
 from platform_db.retention.archive import write_archive
+from platform_db.retention.clear_months import Held
 from platform_db.retention.family import FETCHED
 from platform_db.retention.rules import RetentionRule
 from platform_db.states import WORKFLOW
@@ -31,17 +32,22 @@ ENDED = f"status IN ({', '.join(sorted(repr(status.value) for status in WORKFLOW
 
 
 def prune_log(
-    factory: SessionFactory, rule: RetentionRule, archive: Path | None, tell: Callable[[int], None]
+    factory: SessionFactory,
+    rule: RetentionRule,
+    held: Held,
+    archive: Path | None,
+    tell: Callable[[int], None],
 ) -> int:
     """Delete the chunks that the rule names, and return how many are left because others hold their runs.
 
     It locks the runs and not their chunks, because services have no privilege to lock chunks. So two prunings
     share the work, and neither waits.
 
+    :param held: the month whose logs stay until all of them are old enough.
     :param tell: is called with the number of chunks that went, batch by batch.
     """
     left = 0
-    for due in _due(factory, rule):
+    for due in _due(factory, rule, held):
         parameters = {**these(due), "age": rule.age, "batch": rule.batch}
         while True:
             with factory() as session, session.begin():
@@ -54,9 +60,9 @@ def prune_log(
     return left
 
 
-def count_log(factory: SessionFactory, rule: RetentionRule) -> int:
+def count_log(factory: SessionFactory, rule: RetentionRule, held: Held) -> int:
     """Return how many chunks the rule names."""
-    return sum(_count_these(factory, rule, due) for due in _due(factory, rule))
+    return sum(_count_these(factory, rule, due) for due in _due(factory, rule, held))
 
 
 def _count_these(factory: SessionFactory, rule: RetentionRule, runs: list[Key]) -> int:
@@ -76,9 +82,9 @@ def _remove(
     return int(connection.execute(_delete(rule), keys).scalar_one())
 
 
-def _due(factory: SessionFactory, rule: RetentionRule) -> Iterator[list[Key]]:
+def _due(factory: SessionFactory, rule: RetentionRule, held: Held) -> Iterator[list[Key]]:
     """Yield the keys of runs that have chunks that are due, in the order of their index."""
-    for page in read_pages(factory, _look(rule), {"age": rule.age}, LOOK):
+    for page in read_pages(factory, _look(rule), {"age": rule.age, **held}, LOOK):
         if due := [(row.owner_id, row.id_) for row in page if row.due]:
             yield due
 
@@ -105,19 +111,16 @@ def _look(rule: RetentionRule) -> sa.TextClause:
                ) END AS due
         FROM platform.{table} AS parent
         WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid)) AND {ENDED}
-          {_IS_CLEARED_LATER if rule.whole_months else ""}
+          {_IS_NOT_HELD}
         ORDER BY id_ LIMIT :look
         """)
 
 
 # Of the runs that are old enough alone those of the last month have logs that are not. A run whose id tells
 # another time than its creation goes by the latter.
-_IS_CLEARED_LATER = """
-    AND NOT EXISTS (
-        SELECT FROM platform.log_partitions() AS part
-        WHERE part.month = date_trunc('month', now() - CAST(:age AS interval), 'UTC')
-          AND parent.id_ >= part.first_id AND parent.id_ < part.end_id AND parent.created >= part.month
-    )
+_IS_NOT_HELD = """
+    AND (parent.id_ >= CAST(:first_held AS uuid) AND parent.id_ < CAST(:end_held AS uuid)
+         AND parent.created >= CAST(:held_since AS timestamptz)) IS NOT TRUE
 """
 
 

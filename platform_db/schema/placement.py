@@ -48,6 +48,7 @@ LOCAL = {
 COORDINATOR_FUNCTIONS = {
     "add_log_partitions": "a partition has rows of all tenants",
     "clear_log_partition": "a partition has rows of all tenants",
+    "log_partitions": "it reads the coordinator's catalogue",
     "collect_audit_rows": "it locks the chain of seals",
     "estimate_runs": "it reads the coordinator's statistics",
     "settled_number": "it asks all nodes",
