@@ -16,9 +16,6 @@ from platform_db.retention.rules import RetentionRule
 
 MONTHS_AHEAD = 3
 
-# Readers and writers of all logs wait while a lock is waited for, and never longer.
-LOCK_TIMEOUT = "200ms"
-
 Held = Mapping[str, object]
 """The parameters ``first_held``, ``end_held`` and ``held_since``: None where no month is held."""
 
@@ -74,7 +71,6 @@ def _try(connection: sa.Connection, statement: sa.TextClause, values: dict[str, 
     """Return what a statement gives, or None where it waits for a lock for too long."""
     try:
         with connection.begin_nested():
-            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             result: int | None = connection.scalar(statement, values)
             return result
     except sa.exc.DBAPIError as error:

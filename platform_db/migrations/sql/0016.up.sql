@@ -59,10 +59,11 @@ CREATE FUNCTION platform.log_partitions(
 $$;
 
 -- Makes partitions for so many months ahead, and returns how many; none where a table from before partitions has ids that
--- tell no time. It runs as its owner, whose the partitions have to be. What is already there of a new month moves to it:
+-- tell no time. It runs as its owner, whose the partitions have to be, and waits for no lock for long, as others wait
+-- behind it. What is already there of a new month moves to it:
 -- rows of a clock that is ahead, of ids that tell no time, and all where this was not called for long.
 CREATE FUNCTION platform.add_log_partitions(ahead integer) RETURNS integer LANGUAGE plpgsql
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET lock_timeout = '200ms' AS $$
 DECLARE
     latest CONSTANT timestamptz := date_trunc('month', now() + make_interval(months => least(greatest(ahead, 0), 120)));
     later record;
@@ -107,32 +108,31 @@ $$;
 -- It runs as its owner: TRUNCATE takes milliseconds and leaves no dead rows.
 -- partition: the name. removes: false only looks.
 CREATE FUNCTION platform.clear_log_partition(partition text, age interval, removes boolean) RETURNS bigint LANGUAGE plpgsql
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
 DECLARE
     its record;
     pieces bigint;
+    alive bigint;
     logged timestamptz;
 BEGIN
     SELECT * INTO STRICT its FROM platform.log_partitions() AS p WHERE p.name = partition AND p.month IS NOT NULL;
     -- Readers go on until it is emptied. Two that clear the same month wait for each other here.
     EXECUTE format('LOCK TABLE platform_partitions.%I IN SHARE ROW EXCLUSIVE MODE', its.name);
     EXECUTE format('SELECT count(*), max(at) FROM platform_partitions.%I', its.name) INTO pieces, logged;
-    IF logged >= now() - age OR pieces > 0 AND EXISTS (
-        SELECT FROM platform.workflow WHERE id_ >= its.first_id AND id_ < its.end_id
-          AND status NOT IN ('finished', 'failed', 'deleted', 'stopped')
-    ) THEN
+    IF pieces = 0 THEN
+        RETURN 0;
+    END IF;
+    SELECT count(*) INTO alive FROM platform.workflow
+    WHERE id_ >= its.first_id AND id_ < its.end_id AND status NOT IN ('finished', 'failed', 'deleted', 'stopped');
+    IF alive > 0 OR logged >= now() - age THEN
         RETURN NULL;
     END IF;
-    IF removes AND pieces > 0 THEN
+    IF removes THEN
         EXECUTE format('TRUNCATE platform_partitions.%I', its.name);
-        -- So that a run that is started again has room for its log. In the order in which others lock them.
-        WITH size AS (
-            SELECT owner_id, workflow_id FROM platform.log_size
-            WHERE workflow_id >= its.first_id AND workflow_id < its.end_id AND bytes_ > 0
-            ORDER BY owner_id, workflow_id FOR UPDATE
-        )
-        UPDATE platform.log_size SET bytes_ = 0 FROM size
-        WHERE (log_size.owner_id, log_size.workflow_id) = (size.owner_id, size.workflow_id);
+        -- So that a run that is started again has room for its log. Who has locked some of them waits for nothing here,
+        -- or not for long.
+        UPDATE platform.log_size SET bytes_ = 0
+        WHERE workflow_id >= its.first_id AND workflow_id < its.end_id AND bytes_ > 0;
     END IF;
     RETURN pieces;
 END
