@@ -1,3 +1,5 @@
+SELECT set_config('citus.enable_unsafe_triggers', 'on', true);
+
 LOCK TABLE platform.workflow, platform.job, platform.log_chunk IN ACCESS EXCLUSIVE MODE;
 
 DROP TRIGGER stamp_entry ON platform.log_chunk;
@@ -13,16 +15,18 @@ DECLARE
     statement text;
 BEGIN
     FOR statement IN
-        SELECT format('GRANT %s ON platform_partitions.log_chunk_before TO %I; REVOKE %1$s ON platform.log_chunk FROM %2$I', privilege_type, rolname)
-        FROM pg_class CROSS JOIN aclexplode(relacl) JOIN pg_roles ON pg_roles.oid = grantee
+        SELECT format(command, privilege_type, rolname)
+        FROM (VALUES ('GRANT %s ON platform_partitions.log_chunk_before TO %I'), ('REVOKE %s ON platform.log_chunk FROM %I')) AS one (command)
+        CROSS JOIN pg_class CROSS JOIN aclexplode(relacl) JOIN pg_roles ON pg_roles.oid = grantee
         WHERE pg_class.oid = 'platform.log_chunk'::regclass AND grantee <> relowner
         UNION ALL
         SELECT format('CREATE POLICY %I ON platform_partitions.log_chunk_before AS %s FOR %s TO %s', policyname, permissive, cmd,
                       (SELECT string_agg(quote_ident(role), ', ') FROM unnest(roles) AS role))
                || coalesce(' USING (' || qual || ')', '') || coalesce(' WITH CHECK (' || with_check || ')', '')
-               || format('; DROP POLICY %I ON platform.log_chunk', policyname)
-        FROM pg_policies
-        WHERE schemaname = 'platform' AND tablename = 'log_chunk'
+        FROM pg_policies WHERE schemaname = 'platform' AND tablename = 'log_chunk'
+        UNION ALL
+        SELECT format('DROP POLICY %I ON platform.log_chunk', policyname)
+        FROM pg_policies WHERE schemaname = 'platform' AND tablename = 'log_chunk'
     LOOP
         EXECUTE statement;
     END LOOP;

@@ -1,3 +1,6 @@
+-- Where Citus distributes the tables: the trigger writes no other row.
+SELECT set_config('citus.enable_unsafe_triggers', 'on', true);
+
 -- A login that may not create schemas finds the one that an administrator has made for it.
 DO $$ BEGIN IF to_regnamespace('platform_partitions') IS NULL THEN CREATE SCHEMA platform_partitions; END IF; END $$;
 
@@ -20,9 +23,7 @@ CREATE TABLE platform.log_chunk (
     transaction_id BIGINT NOT NULL,
     owner_id UUID NOT NULL,
     workflow_id UUID NOT NULL,
-    CONSTRAINT pk_log_chunk PRIMARY KEY (owner_id, workflow_id, number),
-    CONSTRAINT fk_log_chunk_owner_id_workflow_id FOREIGN KEY(owner_id, workflow_id) REFERENCES platform.workflow (owner_id, id_) ON DELETE CASCADE,
-    CONSTRAINT fk_log_chunk_owner_id_job_id FOREIGN KEY(owner_id, job_id) REFERENCES platform.job (owner_id, id_) ON DELETE CASCADE
+    CONSTRAINT pk_log_chunk PRIMARY KEY (owner_id, workflow_id, number)
 ) PARTITION BY RANGE (workflow_id);
 
 ALTER TABLE platform.log_chunk ALTER COLUMN owner_id SET STATISTICS 0, ALTER COLUMN workflow_id SET STATISTICS 0;
@@ -146,23 +147,25 @@ DECLARE
     statement text;
 BEGIN
     FOR statement IN
-        SELECT format('GRANT %s ON platform.log_chunk TO %I; REVOKE %1$s ON platform_partitions.log_chunk_before FROM %2$I', privilege_type, rolname)
-        FROM pg_class CROSS JOIN aclexplode(relacl) JOIN pg_roles ON pg_roles.oid = grantee
+        SELECT format(command, privilege_type, rolname)
+        FROM (VALUES ('GRANT %s ON platform.log_chunk TO %I'), ('REVOKE %s ON platform_partitions.log_chunk_before FROM %I')) AS one (command)
+        CROSS JOIN pg_class CROSS JOIN aclexplode(relacl) JOIN pg_roles ON pg_roles.oid = grantee
         WHERE pg_class.oid = 'platform_partitions.log_chunk_before'::regclass AND grantee <> relowner
         UNION ALL
         SELECT format('CREATE POLICY %I ON platform.log_chunk AS %s FOR %s TO %s', policyname, permissive, cmd,
                       (SELECT string_agg(quote_ident(role), ', ') FROM unnest(roles) AS role))
                || coalesce(' USING (' || qual || ')', '') || coalesce(' WITH CHECK (' || with_check || ')', '')
-               || format('; DROP POLICY %I ON platform_partitions.log_chunk_before', policyname)
-        FROM pg_policies
-        WHERE schemaname = 'platform_partitions' AND tablename = 'log_chunk_before'
+        FROM pg_policies WHERE schemaname = 'platform_partitions' AND tablename = 'log_chunk_before'
+        UNION ALL
+        SELECT format('DROP POLICY %I ON platform_partitions.log_chunk_before', policyname)
+        FROM pg_policies WHERE schemaname = 'platform_partitions' AND tablename = 'log_chunk_before'
     LOOP
         EXECUTE statement;
     END LOOP;
 END
 $$;
 
--- The new table has no rows: its indexes take over those of the partition. With the bound that was checked before, or of
+-- The new table has no rows: its indexes and foreign keys take over those of the partition. With the bound that was checked before, or of
 -- an empty table, months can follow; otherwise the partition has all ids.
 DO $$
 DECLARE
@@ -171,9 +174,19 @@ DECLARE
         WHERE conrelid = 'platform_partitions.log_chunk_before'::regclass AND conname = 'before' AND convalidated);
     far CONSTANT uuid := platform.first_id_at('2100-01-01 00:00+00');
 BEGIN
+    IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
+        PERFORM create_distributed_table('platform.log_chunk', 'owner_id', colocate_with => logicalrelid::text)
+        FROM pg_catalog.pg_dist_partition WHERE logicalrelid = 'platform_partitions.log_chunk_before'::regclass;
+    END IF;
+    ALTER TABLE platform.log_chunk
+        ADD CONSTRAINT fk_log_chunk_owner_id_workflow_id FOREIGN KEY (owner_id, workflow_id)
+            REFERENCES platform.workflow (owner_id, id_) ON DELETE CASCADE;
+    ALTER TABLE platform.log_chunk
+        ADD CONSTRAINT fk_log_chunk_owner_id_job_id FOREIGN KEY (owner_id, job_id)
+            REFERENCES platform.job (owner_id, id_) ON DELETE CASCADE;
     CREATE INDEX ix_log_chunk_owner_id_job_id ON platform.log_chunk (owner_id, job_id, number) WHERE job_id IS NOT NULL;
     CREATE INDEX ix_log_chunk_owner_id_workflow_id_transaction_id ON platform.log_chunk (owner_id, workflow_id, transaction_id);
-    IF NOT EXISTS (SELECT FROM platform_partitions.log_chunk_before) THEN
+    IF (SELECT count(*) FROM (SELECT 1 FROM platform_partitions.log_chunk_before LIMIT 1) AS one) = 0 THEN
         bound := platform.first_id_at(date_trunc('month', now(), 'UTC'));
     END IF;
     IF bound IS NULL THEN
@@ -182,13 +195,16 @@ BEGIN
     ELSE
         EXECUTE format('ALTER TABLE platform.log_chunk ATTACH PARTITION platform_partitions.log_chunk_before
             FOR VALUES FROM (MINVALUE) TO (%L)', bound);
-        EXECUTE format('CREATE TABLE platform_partitions.log_chunk_later PARTITION OF platform.log_chunk
-            FOR VALUES FROM (%L) TO (%L)', bound, far);
-        EXECUTE format('CREATE TABLE platform_partitions.log_chunk_beyond PARTITION OF platform.log_chunk
-            FOR VALUES FROM (%L) TO (MAXVALUE)', far);
+        CREATE TABLE platform_partitions.log_chunk_later (LIKE platform.log_chunk INCLUDING ALL);
+        CREATE TABLE platform_partitions.log_chunk_beyond (LIKE platform.log_chunk INCLUDING ALL)
+            WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05,
+                  autovacuum_analyze_scale_factor = 0.02);
         ALTER TABLE platform_partitions.log_chunk_beyond ALTER COLUMN owner_id SET STATISTICS 0,
-            ALTER COLUMN workflow_id SET STATISTICS 0, SET (autovacuum_vacuum_scale_factor = 0.02,
-            autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02);
+            ALTER COLUMN workflow_id SET STATISTICS 0;
+        EXECUTE format('ALTER TABLE platform.log_chunk ATTACH PARTITION platform_partitions.log_chunk_later
+            FOR VALUES FROM (%L) TO (%L)', bound, far);
+        EXECUTE format('ALTER TABLE platform.log_chunk ATTACH PARTITION platform_partitions.log_chunk_beyond
+            FOR VALUES FROM (%L) TO (MAXVALUE)', far);
     END IF;
     ALTER TABLE platform_partitions.log_chunk_before DROP CONSTRAINT IF EXISTS before;
     PERFORM platform.add_log_partitions(3);
