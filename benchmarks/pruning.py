@@ -2,9 +2,10 @@
 
     python -m benchmarks.pruning [--uri URI] [--rows 3000000] [--months 12] [--directory DIRECTORY]
 
-Fills a log of ``--rows`` pieces of 300 bytes over so many months and one more, and prunes the oldest one
-while four processes append. The floor deletes the next month, a range of pages in each transaction: what
-DELETE itself costs where it need not look for what is due, nor count the logs' sizes.
+Fills a log of ``--rows`` pieces of 300 bytes over so many months and this one. While four processes append,
+it clears the oldest month, as ``db prune`` does it; then it prunes the next one chunk by chunk, as is done
+where a run of the month has not ended. The floor deletes the third, a range of pages in each transaction:
+what DELETE itself costs where it need not look for what is due, nor count the logs' sizes.
 
 Without a URI it starts an embedded database of its own, below DIRECTORY where that is given, and removes it
 afterwards. Ten million rows take 7 GB.
@@ -16,7 +17,9 @@ import argparse
 import multiprocessing
 import time
 import uuid
-from datetime import timedelta
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,9 +30,10 @@ from platform_db import database, schema
 from platform_db.logs import append_log
 from platform_db.models import User, Workflow
 from platform_db.retention import choose_rules, prune
+from platform_db.retention.clear_months import NONE_HELD
+from platform_db.retention.prune_log import prune_log
 
 TENANTS, PIECES, TOGETHER = 4000, 20, 50  # pieces of a run; runs that log at the same time
-MONTH = timedelta(days=30)
 WRITERS, PAUSE = 4, 0.01  # seconds between a writer's appends
 ALONE = 10  # seconds of the writers without pruning
 LINE = "x" * 99 + "\n"
@@ -81,11 +85,36 @@ FILL = (
     """,
     "SELECT setval('platform.log_number', :rows)",
 )
-FLOOR = "DELETE FROM platform.log_chunk WHERE ctid >= CAST(:first AS tid) AND ctid < CAST(:last AS tid)"
-SIZE = "SELECT relpages, reltuples FROM pg_class WHERE oid = 'platform.log_chunk'::regclass"
+# In the place of what is before this month.
+MONTHS = (
+    "DROP TABLE platform_partitions.log_chunk_before",
+    """
+    CREATE TABLE platform_partitions.log_chunk_before PARTITION OF platform.log_chunk
+    FOR VALUES FROM (MINVALUE) TO (platform.first_id_at('{first}'))
+    """,
+)
+ONE_MONTH = (
+    """
+    CREATE TABLE platform_partitions.{name} (LIKE platform.log_chunk INCLUDING ALL)
+    WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05,
+          autovacuum_analyze_scale_factor = 0.02)
+    """,
+    """
+    ALTER TABLE platform_partitions.{name} ALTER owner_id SET STATISTICS 0, ALTER workflow_id SET STATISTICS 0
+    """,
+    """
+    ALTER TABLE platform.log_chunk ATTACH PARTITION platform_partitions.{name}
+    FOR VALUES FROM (platform.first_id_at('{start}')) TO (platform.first_id_at('{end}'))
+    """,
+)
+FLOOR = (
+    "DELETE FROM platform_partitions.{name} WHERE ctid >= CAST(:first AS tid) AND ctid < CAST(:last AS tid)"
+)
+SIZE = "SELECT relpages, reltuples FROM pg_class WHERE oid = 'platform_partitions.{name}'::regclass"
 STATE = """
-    SELECT n_dead_tup, pg_table_size(relid), pg_indexes_size(relid), autovacuum_count
-    FROM pg_stat_user_tables WHERE relid = 'platform.log_chunk'::regclass
+    SELECT sum(n_dead_tup)::bigint, sum(pg_table_size(relid))::bigint, sum(pg_indexes_size(relid))::bigint,
+           sum(autovacuum_count)::bigint
+    FROM pg_stat_user_tables WHERE schemaname = 'platform_partitions'
 """
 
 Waits = list[tuple[float, float]]
@@ -103,10 +132,34 @@ def main() -> None:
     with floor.server(arguments.uri, arguments.directory) as uri:
         engine = database.create_engine(uri)
         schema.init_db(engine)
-        fill(engine, arguments.rows, (arguments.months + 1) * MONTH)
+        make_months(engine, arguments.months)
+        begins = month_before(arguments.months)
+        fill(engine, arguments.rows, datetime.now(timezone.utc) - begins)
         tell_state(engine, "filled")
         engine.dispose()
         measure(uri, arguments.months)
+
+
+def month_before(months: int) -> datetime:
+    """Return the beginning of a month that is so many before this one."""
+    now = datetime.now(timezone.utc)
+    number = now.year * 12 + now.month - 1 - months
+    return datetime(number // 12, number % 12 + 1, 1, tzinfo=timezone.utc)
+
+
+def name_of(months: int) -> str:
+    return f"log_chunk_{month_before(months):%Y_%m}"
+
+
+def make_months(engine: sa.Engine, months: int) -> None:
+    """Begin the partitions of months so many before this one, as if the database had been there for long."""
+    with engine.begin() as connection:
+        for statement in MONTHS:
+            connection.exec_driver_sql(statement.format(first=month_before(months)))
+        for before in range(months, 0, -1):
+            values = {"start": month_before(before), "end": month_before(before - 1)}
+            for statement in ONE_MONTH:
+                connection.exec_driver_sql(statement.format(name=name_of(before), **values))
 
 
 def fill(engine: sa.Engine, rows: int, span: timedelta) -> None:
@@ -123,7 +176,7 @@ def fill(engine: sa.Engine, rows: int, span: timedelta) -> None:
 
 
 def measure(uri: str, months: int) -> None:
-    """Prune the oldest month while others append, then delete the next one as the floor."""
+    """Clear the oldest month while others append, prune the next one, and delete the third as the floor."""
     context = multiprocessing.get_context("spawn")
     ready, stop = context.Barrier(WRITERS + 1), context.Event()
     answers: Any = context.Queue()
@@ -134,11 +187,23 @@ def measure(uri: str, months: int) -> None:
         writer.start()
     ready.wait(60)
     engine = database.create_engine(uri)
-    (rule,) = choose_rules(["log_chunk"], older_than=months * MONTH)
-    acts = {
+    now = datetime.now(timezone.utc)
+    (rule,) = choose_rules(["log_chunk"])
+    # A week later than the end of its month, as its last runs have logged after it.
+    first, second = (
+        replace(rule, age=now - month_before(months - past) - timedelta(days=7)) for past in (1, 2)
+    )
+
+    def prune_chunks() -> int:
+        gone: list[int] = []
+        prune_log(lambda: orm.Session(engine), second, NONE_HELD, None, gone.append)
+        return sum(gone)
+
+    acts: dict[str, Callable[[], Any]] = {
         "alone": lambda: time.sleep(ALONE),
-        "prune": lambda: prune(lambda: orm.Session(engine), [rule])[0].rows,
-        "floor": lambda: delete_bare(engine, months + 1, rule.batch),
+        "month": lambda: prune(lambda: orm.Session(engine), [first])[0].rows,
+        "chunks": prune_chunks,
+        "floor": lambda: delete_bare(engine, name_of(months - 2), first.batch),
     }
     times: dict[str, tuple[float, float]] = {}
     rates: dict[str, float] = {}
@@ -152,7 +217,8 @@ def measure(uri: str, months: int) -> None:
             print(f"{name}: {rows:,} rows in {took:.1f} s, {rates[name]:,.0f}/s")
             time.sleep(COUNTED_AFTER)
             tell_state(engine, f"after {name}")
-    print(f"prune / floor: {rates['prune'] / rates['floor']:.2f}")
+    for name in ("month", "chunks"):
+        print(f"{name} / floor: {rates[name] / rates['floor']:.2f}")
     stop.set()
     waits = [wait for _ in writers for wait in answers.get()]
     for name, (begin, end) in times.items():
@@ -185,15 +251,15 @@ def write(uri: str, ready: Any, stop: Any, answers: Any) -> None:
     answers.put(waits)
 
 
-def delete_bare(engine: sa.Engine, months: int, batch: int) -> int:
-    """Delete the second of so many months, and return how many rows that were."""
+def delete_bare(engine: sa.Engine, name: str, batch: int) -> int:
+    """Delete the rows of a month, and return how many they were."""
     with engine.connect() as connection:
-        pages, rows = connection.execute(sa.text(SIZE)).one()
-    month, step, deleted = pages // months, int(batch * pages / rows), 0
-    for page in range(month, 2 * month, step):
-        places = {"first": f"({page},0)", "last": f"({min(page + step, 2 * month)},0)"}
+        pages, rows = connection.execute(sa.text(SIZE.format(name=name))).one()
+    step, deleted = int(batch * pages / rows), 0
+    for page in range(0, pages, step):
+        places = {"first": f"({page},0)", "last": f"({page + step},0)"}
         with engine.begin() as connection:
-            deleted += connection.execute(sa.text(FLOOR), places).rowcount
+            deleted += connection.execute(sa.text(FLOOR.format(name=name)), places).rowcount
     return deleted
 
 

@@ -143,6 +143,18 @@ def test_what_was_logged_lately_stays(session: Session, session_factory: session
     assert (result.rows, read_log(session, run)) == (3, b"lately\n")
 
 
+def test_a_month_waits_for_those_who_logged_after_its_end(
+    session: Session, session_factory: sessionmaker[Session]
+) -> None:
+    made = month_before(13)
+    make_old_run(session, made=made)
+    append_log(session, make_old_run(session, made=made), "after its end\n")
+    session.commit()
+    assert [result.rows for result in prune(session_factory, LOGS)] == [0]
+    asked = choose_rules(["log_chunk"], older_than=LOGS[0].age)
+    assert [result.rows for result in prune(session_factory, asked)] == [6]
+
+
 def test_logs_stay_until_all_of_their_month_are_old_unless_an_age_is_asked_for(
     session: Session, session_factory: sessionmaker[Session]
 ) -> None:

@@ -17,18 +17,20 @@ from platform_db.retention.rules import RetentionRule
 MONTHS_AHEAD = 3
 
 Held = Mapping[str, object]
-"""The parameters ``first_held``, ``end_held`` and ``held_since``: None where no month is held."""
+"""The parameters ``first_held``, ``end_held`` and ``held_since``: None where none is held."""
 
 NONE_HELD: Held = dict.fromkeys(("first_held", "end_held", "held_since"))
 
 
-def held_month(factory: SessionFactory, rule: RetentionRule) -> Held:
-    """Return the month whose logs are old enough in part, where a rule has them go together."""
+def held_months(factory: SessionFactory, rule: RetentionRule) -> Held:
+    """Return the months whose logs are old enough in part, where a rule has them go together.
+
+    What is not cleared within a month after it could have been is pruned chunk by chunk.
+    """
     if not rule.whole_months:
         return NONE_HELD
     with factory() as session:
-        found = session.execute(_HELD, {"age": rule.age}).mappings().one_or_none()
-        return NONE_HELD if found is None else dict(found)
+        return dict(session.execute(_HELD, {"age": rule.age}).mappings().one())
 
 
 def add_partitions(factory: SessionFactory) -> None:
@@ -88,12 +90,16 @@ _ADD = sa.text("SELECT platform.add_log_partitions(:months)")
 
 _MONTHS = sa.text("""
     SELECT name, first_id, end_id FROM platform.log_partitions()
-    WHERE month + interval '1 month' <= now() - CAST(:age AS interval) ORDER BY month
+    WHERE month IS NOT NULL AND platform.time_of_id(end_id) <= now() - CAST(:age AS interval) ORDER BY month
     """)
 
+# The month before, too: a run that began at its end may have logged after it.
 _HELD = sa.text("""
-    SELECT first_id AS first_held, end_id AS end_held, month AS held_since FROM platform.log_partitions()
-    WHERE month = date_trunc('month', now() - CAST(:age AS interval), 'UTC')
+    SELECT (array_agg(first_id ORDER BY month))[1] AS first_held,
+           (array_agg(end_id ORDER BY month DESC))[1] AS end_held, min(month) AS held_since
+    FROM platform.log_partitions()
+    WHERE month BETWEEN date_trunc('month', now() - CAST(:age AS interval), 'UTC') - interval '1 month'
+                    AND now() - CAST(:age AS interval)
     """)
 
 _CLEAR = sa.text("SELECT platform.clear_log_partition(:name, CAST(:age AS interval), :removes)")

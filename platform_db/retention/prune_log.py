@@ -43,7 +43,7 @@ def prune_log(
     It locks the runs and not their chunks, because services have no privilege to lock chunks. So two prunings
     share the work, and neither waits.
 
-    :param held: the month whose logs stay until all of them are old enough.
+    :param held: the months whose logs stay, since they are to go together.
     :param tell: is called with the number of chunks that went, batch by batch.
     """
     left = 0
@@ -116,8 +116,7 @@ def _look(rule: RetentionRule) -> sa.TextClause:
         """)
 
 
-# Of the runs that are old enough alone those of the last month have logs that are not. A run whose id tells
-# another time than its creation goes by the latter.
+# A run whose id tells another time than its creation goes by the latter.
 _IS_NOT_HELD = """
     AND (parent.id_ >= CAST(:first_held AS uuid) AND parent.id_ < CAST(:end_held AS uuid)
          AND parent.created >= CAST(:held_since AS timestamptz)) IS NOT TRUE
