@@ -58,7 +58,7 @@ FILL = (
            md5('user' || abs(hashint8(n)) % CAST(:tenants AS integer))::uuid AS owner_id
     FROM generate_series(0, CAST(:rows AS bigint) / :pieces - 1) AS n
     CROSS JOIN LATERAL (
-        SELECT now() - :span + n * :pieces * CAST(:span AS interval) / :rows
+        SELECT now() - :span + CAST(:span AS interval) * (n * :pieces / CAST(:rows AS float8))
     ) AS made (at)
     """,
     "CREATE UNIQUE INDEX ON run (n)",
@@ -72,7 +72,7 @@ FILL = (
     """,
     """
     INSERT INTO platform.log_chunk (owner_id, workflow_id, number, at, data, transaction_id)
-    SELECT owner_id, id_, place + 1, now() - :span + place * CAST(:span AS interval) / :rows,
+    SELECT owner_id, id_, place + 1, now() - :span + CAST(:span AS interval) * (place / CAST(:rows AS float8)),
            convert_to(repeat(md5(place::text), 9) || '0123456789a', 'UTF8'), 0
     FROM generate_series(0, CAST(:rows AS bigint) - 1) AS place
     JOIN run ON run.n = place / (:pieces * :together) * :together + place % :together

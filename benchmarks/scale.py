@@ -129,9 +129,10 @@ def size_of(session: orm.Session, engine: sa.Engine, table: str) -> tuple[int, i
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql(f"VACUUM ANALYZE platform.{table}")
     name = f"platform.{table}"
-    statement = sa.text(
-        f"SELECT pg_total_relation_size(:name), pg_indexes_size(:name), (SELECT count(*) FROM {name})"
-    )
+    statement = sa.text(f"""
+        SELECT sum(pg_total_relation_size(part)), sum(pg_indexes_size(part)), (SELECT count(*) FROM {name})
+        FROM (SELECT CAST(:name AS regclass) UNION SELECT relid FROM pg_partition_tree(:name)) AS one (part)
+        """)
     total, indexes, rows = session.execute(statement, {"name": name}).one()
     session.rollback()
     return total, indexes, rows
