@@ -72,7 +72,8 @@ FILL = (
     """,
     """
     INSERT INTO platform.log_chunk (owner_id, workflow_id, number, at, data, transaction_id)
-    SELECT owner_id, id_, place + 1, now() - :span + CAST(:span AS interval) * (place / CAST(:rows AS float8)),
+    SELECT owner_id, id_, place + 1,
+           now() - :span + CAST(:span AS interval) * (place / CAST(:rows AS float8)),
            convert_to(repeat(md5(place::text), 9) || '0123456789a', 'UTF8'), 0
     FROM generate_series(0, CAST(:rows AS bigint) - 1) AS place
     JOIN run ON run.n = place / (:pieces * :together) * :together + place % :together

@@ -13,6 +13,7 @@ DROP TRIGGER stamp_entry ON platform.log_chunk;
 -- squawk-ignore renaming-table
 ALTER TABLE platform.log_chunk RENAME TO log_chunk_before;
 
+-- squawk-ignore ban-set-schema
 ALTER TABLE platform.log_chunk_before SET SCHEMA platform_partitions;
 
 CREATE TABLE platform.log_chunk (
