@@ -367,6 +367,24 @@ def test_followers_miss_nothing_of_writers_that_commit_late(
     assert len(runs) == 120
 
 
+def test_months_of_logs_are_made_and_cleared_on_all_nodes(
+    on_cluster: orm.sessionmaker[PlatformSession],
+) -> None:
+    with on_cluster() as session, session.begin():
+        runs = [factories.make_run(session, status="finished") for _ in range(3)]
+        keys = [(run.owner_id, run.id_) for run in runs]
+        for key in keys:
+            append_log(session, key, "old\n", model=Workflow)
+    this_month = sa.text("SELECT max(name) FROM platform.log_partitions() WHERE month <= now()")
+    clear = sa.text("SELECT platform.clear_log_partition(:name, '0', true)")
+    with on_cluster() as session, session.begin():
+        assert session.scalar(sa.text("SELECT platform.add_log_partitions(4)")) == 1
+        assert session.scalar(clear, {"name": session.scalar(this_month)}) == 3
+    with on_cluster() as session, session.begin():
+        append_log(session, keys[0], "again\n", model=Workflow)
+        assert [read_log(session, key, model=Workflow) for key in keys] == [b"again\n", b"", b""]
+
+
 # What could be taken for a table, a place in a template, a type, or the end of a text.
 HOSTILE = [
     "platform.job AS x",
@@ -604,6 +622,13 @@ def test_a_full_database_is_distributed_with_all_its_rows_however_often_it_is_ki
     assert _read_rows(engine) == before
     with PlatformSession(engine) as session:
         assert session.scalars(sa.select(User.email)).all()
+    engine.dispose()
+    assert cluster.read_status(uri).is_complete
+
+    schema.downgrade(uri, "0015")
+    schema.upgrade(uri)
+    engine = database.create_engine(uri)
+    assert _count_rows(engine) == before
     engine.dispose()
     assert cluster.read_status(uri).is_complete
 
