@@ -200,6 +200,28 @@ def test_what_commits_while_a_month_is_looked_at_is_not_lost(
     assert (result.rows, read_log(session, run)) == (3, b"late\n")
 
 
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_a_snapshot_from_before_the_lock_clears_nothing(
+    engine: sa.Engine, session: Session, isolation: str
+) -> None:
+    run = make_old_run(session)
+    clear = sa.text("SELECT platform.clear_log_partition(:name, '1 year', true)")
+    with engine.connect().execution_options(isolation_level=isolation) as connection, connection.begin():
+        connection.execute(sa.text("SELECT FROM platform.workflow"))
+        append_log(session, run, "late\n")
+        session.commit()
+        assert connection.scalar(clear, {"name": f"log_chunk_{OLD:%Y_%m}"}) is None
+    assert read_log(session, run) == b"0\n1\n2\nlate\n"
+
+
+def test_no_age_clears_nothing(engine: sa.Engine, session: Session) -> None:
+    run = make_old_run(session)
+    with engine.begin() as connection:
+        clear = sa.text("SELECT platform.clear_log_partition(:name, NULL, true)")
+        assert connection.scalar(clear, {"name": f"log_chunk_{OLD:%Y_%m}"}) is None
+    assert read_log(session, run) == b"0\n1\n2\n"
+
+
 def test_readers_in_the_way_are_not_waited_for_long(
     session: Session, session_factory: sessionmaker[Session]
 ) -> None:

@@ -62,12 +62,12 @@ $$;
 
 -- Makes partitions for so many months ahead, and returns how many; none where a table from before partitions has ids that
 -- tell no time. It runs as its owner, whose the partitions have to be, and waits for no lock for long, as others wait
--- behind it. What is already there of a new month moves to it:
--- rows of a clock that is ahead, of ids that tell no time, and all where this was not called for long.
+-- behind it. What is already there of a new month moves to it: rows of a clock that is ahead, of ids that tell no time, and
+-- all where this was not called for long.
 CREATE FUNCTION platform.add_log_partitions(ahead integer) RETURNS integer LANGUAGE plpgsql
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET lock_timeout = '200ms' AS $$
 DECLARE
-    latest CONSTANT timestamptz := date_trunc('month', now() + make_interval(months => least(greatest(ahead, 0), 120)));
+    latest CONSTANT timestamptz := date_trunc('month', now() + make_interval(months => least(greatest(coalesce(ahead, 0), 0), 120)));
     later record;
     month timestamptz;
     of_month text;
@@ -78,7 +78,8 @@ BEGIN
     LOOP
         SELECT * INTO later FROM platform.log_partitions() AS p WHERE p.name = 'log_chunk_later';
         month := platform.time_of_id(later.first_id);
-        EXIT WHEN later IS NULL OR month > latest;
+        -- A snapshot from before the lock would not show what was appended meanwhile.
+        EXIT WHEN later IS NULL OR month > latest OR current_setting('transaction_isolation') <> 'read committed';
         of_month := to_char(month, '"log_chunk_"YYYY_MM');
         next_id := platform.first_id_at(month + interval '1 month');
         -- A partition that is detached, or dropped after that, would lock out readers of workflow and job.
@@ -117,6 +118,10 @@ DECLARE
     alive bigint;
     logged timestamptz;
 BEGIN
+    -- A snapshot from before the lock would not show what was appended meanwhile.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RETURN NULL;
+    END IF;
     SELECT * INTO STRICT its FROM platform.log_partitions() AS p WHERE p.name = partition AND p.month IS NOT NULL;
     -- Readers go on until it is emptied. Two that clear the same month wait for each other here.
     EXECUTE format('LOCK TABLE platform_partitions.%I IN SHARE ROW EXCLUSIVE MODE', its.name);
@@ -126,7 +131,7 @@ BEGIN
     END IF;
     SELECT count(*) INTO alive FROM platform.workflow
     WHERE id_ >= its.first_id AND id_ < its.end_id AND status NOT IN ('finished', 'failed', 'deleted', 'stopped');
-    IF alive > 0 OR logged >= now() - age THEN
+    IF (alive = 0 AND logged < now() - age) IS NOT TRUE THEN
         RETURN NULL;
     END IF;
     IF removes THEN
