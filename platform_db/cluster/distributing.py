@@ -244,7 +244,10 @@ _READ_PLACEMENTS = sa.text("""
     """)
 
 _READ_USED = sa.text("""
-    SELECT relname AS name, pg_relation_size(pg_class.oid) > 0 AS is_used FROM pg_class
+    SELECT relname AS name,
+           EXISTS (SELECT FROM pg_partition_tree(pg_class.oid) WHERE pg_relation_size(relid) > 0)
+           OR pg_relation_size(pg_class.oid) > 0 AS is_used
+    FROM pg_class
     WHERE relnamespace = 'platform'::regnamespace AND relname = ANY (:tables)
     """)
 
