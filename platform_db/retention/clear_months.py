@@ -93,13 +93,13 @@ _MONTHS = sa.text("""
     WHERE month IS NOT NULL AND platform.time_of_id(end_id) <= now() - CAST(:age AS interval) ORDER BY month
     """)
 
-# The month before, too: a run that began at its end may have logged after it.
+# For a month longer than they could have been cleared, as a run that began at the end of one logs after it.
 _HELD = sa.text("""
     SELECT (array_agg(first_id ORDER BY month))[1] AS first_held,
            (array_agg(end_id ORDER BY month DESC))[1] AS end_held, min(month) AS held_since
     FROM platform.log_partitions()
-    WHERE month BETWEEN date_trunc('month', now() - CAST(:age AS interval), 'UTC') - interval '1 month'
-                    AND now() - CAST(:age AS interval)
+    WHERE month <= now() - CAST(:age AS interval)
+      AND platform.time_of_id(end_id) > now() - CAST(:age AS interval) - interval '31 days'
     """)
 
 _CLEAR = sa.text("SELECT platform.clear_log_partition(:name, CAST(:age AS interval), :removes)")
