@@ -179,6 +179,18 @@ def test_a_month_is_archived_before_it_is_cleared(
     assert session.scalar(sa.text(f"SELECT pg_relation_size('{name_of(OLD)}')")) == 0
 
 
+def test_what_could_not_be_archived_is_not_cleared(
+    session: Session, session_factory: sessionmaker[Session], tmp_path: Path
+) -> None:
+    run = make_old_run(session)
+    directory = tmp_path / "a file"
+    directory.touch()
+    with pytest.raises(OSError):
+        prune(session_factory, LOGS, archive=directory)
+    session.rollback()
+    assert read_log(session, run) == b"0\n1\n2\n"
+
+
 def test_what_commits_while_a_month_is_looked_at_is_not_lost(
     session: Session, session_factory: sessionmaker[Session]
 ) -> None:

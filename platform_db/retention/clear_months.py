@@ -62,7 +62,10 @@ def clear_months(
 def _clear(connection: sa.Connection, rule: RetentionRule, month: sa.Row[Any], archive: Path | None) -> int:
     """Clear a month where it may be, and return how many chunks went."""
     values = {"name": month.name, "age": rule.age}
-    if archive is not None and _try(connection, _CLEAR, {**values, "removes": False}):
+    if archive is not None:
+        if not _try(connection, _CLEAR, {**values, "removes": False}):
+            return 0
+        # Nothing is appended from here on.
         bounds = {"first": month.first_id, "end": month.end_id}
         rows = connection.execute(_ROWS, bounds, execution_options={"yield_per": FETCHED})
         write_archive(archive, rule.table, ((rule.table, text) for text in rows.scalars()))
