@@ -1,11 +1,14 @@
 """What verifying and sealing the audit log cost.
 
-Run it with an empty, migrated database: ``python benchmarks/audit.py URI [verify|seal] [SECONDS]``.
+Run it with an empty, migrated database: ``python benchmarks/audit.py URI [verify|seal|prune] [SECONDS]``.
 
 verify
     The rate of verifying 100,000 rows, against a bare COPY that hashes the same bytes.
 seal
     The rate of sixteen writers while the log is sealed all the time, against the rate without.
+prune
+    How long removing 500,000 rows takes under four writers, against one DELETE from the same table without
+    triggers; the dead rows that are left, and the writers' longest wait.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ import multiprocessing
 import resource
 import statistics
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 
 import psycopg2
 import sqlalchemy as sa
@@ -29,6 +34,12 @@ from platform_db.audit.content import COLUMNS, TABLE
 ROW_COUNT = 100_000
 WRITERS = 16
 ROUND_SECONDS = 10.0
+PRUNED_ROWS = 500_000
+
+FLOOR = (
+    "CREATE TABLE public.audit_floor (LIKE platform.audit_sealed INCLUDING ALL)",
+    "INSERT INTO public.audit_floor SELECT * FROM platform.audit_sealed",
+)
 
 FILL = sa.text(
     """
@@ -91,6 +102,38 @@ def seal(uri: str, seconds: float) -> None:
     )
 
 
+def prune(uri: str) -> None:
+    """Compare pruning with a bare deletion, beside writers that wait for a moment between their rows."""
+    factory = orm.sessionmaker(database.create_engine(uri))
+    with factory() as session, session.begin():
+        session.execute(FILL, {"rows": PRUNED_ROWS})
+    audit.seal_audit_log(factory)
+    with factory() as session, session.begin():
+        for statement in FLOOR:
+            session.execute(sa.text(statement))
+    sealed_at = time.monotonic()
+    with Waits(uri) as alone:
+        time.sleep(10)
+    with factory() as session, session.begin():
+        floor = timed(lambda: session.execute(sa.text("DELETE FROM public.audit_floor")))
+    with Waits(uri) as during:
+        age = timedelta(seconds=time.monotonic() - sealed_at)
+        pruning = timed(lambda: audit.prune_audit_log(factory, age))
+    time.sleep(2)  # The server tells what it has counted with some delay.
+    with factory() as session:
+        dead = session.scalar(
+            sa.text("SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'audit_sealed'")
+        )
+    print(
+        f"prune: {PRUNED_ROWS:,} rows in {pruning:.2f} s  bare DELETE: {floor:.2f} s"
+        f"  ratio: {floor / pruning:.2f}  dead rows: {dead:,}"
+    )
+    print(
+        f"longest wait of a writer: {max(during.seconds) * 1e3:.0f} ms"
+        f"  alone: {max(alone.seconds) * 1e3:.0f} ms"
+    )
+
+
 def write_in_processes(uri: str, seconds: float, *, sealing: bool) -> float:
     """Return how many rows a second the writers store together."""
     context = multiprocessing.get_context("fork")  # nothing is connected yet
@@ -112,14 +155,44 @@ def write(uri: str, seconds: float, written: multiprocessing.Queue[int]) -> None
     connection = psycopg2.connect(uri)
     user, count, give_up_at = str(uuid.uuid4()), 0, time.monotonic() + seconds
     while time.monotonic() < give_up_at:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(
-                "INSERT INTO platform.audit_inbox (id_, owner_id, action, details)"
-                " VALUES (gen_random_uuid(), %s, 'grant_token', '{}')",
-                (user,),
-            )
+        insert(connection, user)
         count += 1
     written.put(count)
+
+
+def insert(connection: psycopg2.extensions.connection, user: str) -> None:
+    """Store one row in a transaction of its own."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO platform.audit_inbox (id_, owner_id, action, details)"
+            " VALUES (gen_random_uuid(), %s, 'grant_token', '{}')",
+            (user,),
+        )
+
+
+class Waits:
+    """Four writers, as long as the block lasts, and how many seconds each of their rows took."""
+
+    def __init__(self, uri: str) -> None:
+        self.seconds: list[float] = []
+        self._ended = threading.Event()
+        self._writers = [threading.Thread(target=self._write, args=(uri,)) for _ in range(4)]
+
+    def __enter__(self) -> Waits:
+        for writer in self._writers:
+            writer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for writer in self._writers:
+            writer.join()
+
+    def _write(self, uri: str) -> None:
+        connection = psycopg2.connect(uri)
+        while not self._ended.wait(0.01):
+            self.seconds.append(timed(lambda: insert(connection, str(uuid.uuid4()))))
+        connection.close()
 
 
 def seal_repeatedly(uri: str, seconds: float) -> None:
@@ -141,5 +214,7 @@ def timed(work: Callable[[], object]) -> float:
 if __name__ == "__main__":
     if sys.argv[2] == "verify":
         verify(sys.argv[1])
+    elif sys.argv[2] == "prune":
+        prune(sys.argv[1])
     else:
         seal(sys.argv[1], float(sys.argv[3]) if len(sys.argv) > 3 else 60)

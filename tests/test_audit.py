@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
@@ -668,6 +669,31 @@ def test_retention_removes_rows_keeps_hashes_and_says_so(sealed: Factory) -> Non
         )
         with pytest.raises(errors.AuditLogChanged, match=r"row 3 .* is there, and a later seal says"):
             verify_audit_log(session)
+
+
+def test_retention_leaves_alone_what_turns_up_where_it_has_been(sealed: Factory) -> None:
+    with sealed() as session:
+        make_old(session)
+        assert prune_seals(session, YEAR, limit=2) == 2
+        session.commit()
+        as_superuser(
+            session,
+            "INSERT INTO platform.audit_sealed (number, id_, owner_id, action, created)"
+            " VALUES (3, gen_random_uuid(), gen_random_uuid(), 'grant_token', '2020-01-01')",
+        )
+        assert prune(sealed, limit=1) == 2
+        with pytest.raises(errors.AuditLogChanged, match="row 3 "):
+            verify_audit_log(session)
+
+
+def test_retention_waits_its_turn(sealed: Factory, session: orm.Session) -> None:
+    session.execute(sa.text("SELECT FROM platform.audit_chain FOR UPDATE"))
+    with ThreadPoolExecutor() as pool:
+        pruned = pool.submit(audit.prune_audit_log, sealed, timedelta(0))
+        time.sleep(0.5)
+        assert not pruned.done()
+        session.rollback()
+        assert pruned.result() == 4
 
 
 def rehash(session: orm.Session) -> None:

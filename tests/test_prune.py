@@ -26,6 +26,7 @@ from platform_db.lifecycle.transitions import transition
 from platform_db.logs import append_log
 from platform_db.models import NOBODY, AuditLog, Base, Job, LogSize, RunStatus, Workflow
 from platform_db.retention import choose_rules, prune, require_finished
+from platform_db.retention.rules import RULES
 from tests.factories import make_run, make_user
 from tests.processes import FORKING
 
@@ -248,6 +249,18 @@ def retention_runs(session: Session) -> list[dict]:
 def test_what_leaves_audit_rows_of_its_own_has_no_rule(table: str) -> None:
     with pytest.raises(errors.PlatformDBError, match=f"no rule for {table}"):
         choose_rules([table])
+
+
+@pytest.mark.parametrize(
+    "table",
+    [*(rule.table for rule in RULES if rule.table != "log_chunk"), "audit_sealed", "audit_seal_digests"],
+)
+def test_the_space_of_what_is_pruned_is_used_again_soon(session: Session, table: str) -> None:
+    options = session.scalar(
+        sa.text("SELECT reloptions FROM pg_class WHERE oid = CAST(:table AS regclass)"),
+        {"table": f"platform.{table}"},
+    )
+    assert "autovacuum_vacuum_scale_factor=0.02" in (options or []), "20 % of it are dead before"
 
 
 FILL_LOGS = """

@@ -15,6 +15,7 @@ from platform_db.audit.names import own_names
 from platform_db.audit.signing import signing_key
 from platform_db.bounds import require_amount
 from platform_db.database.session import takes_session
+from platform_db.database.sqlstates import LOCK_NOT_AVAILABLE, sqlstate_of
 from platform_db.models import AuditSeal
 
 NO_HASH = bytes(32)
@@ -34,12 +35,33 @@ def lock_chain(session: Session) -> None:
     connection = session.connection()
     connection.execute(_ENSURE_ROW)
     if connection.execute(_LOCK_ROW).one_or_none() is None:
-        raise errors.AlreadyRunning("another process is adding to the seals of the audit log")
+        raise errors.AlreadyRunning(_TAKEN)
 
+
+def wait_for_chain(session: Session) -> None:
+    """Take the chain's lock once others have let it go, in a transaction that ends soon.
+
+    :raises errors.AlreadyRunning: they hold it for ten seconds.
+    """
+    connection = session.connection()
+    connection.execute(_LIMIT_WAITING)
+    try:
+        connection.execute(_WAIT_FOR_ROW)
+    except sa.exc.DBAPIError as error:
+        if sqlstate_of(error) != LOCK_NOT_AVAILABLE:
+            raise
+        raise errors.AlreadyRunning(_TAKEN) from None
+
+
+_TAKEN = "another process is adding to the seals of the audit log"
 
 _ENSURE_ROW = sa.text("INSERT INTO platform.audit_chain DEFAULT VALUES ON CONFLICT DO NOTHING")
 
 _LOCK_ROW = sa.text("SELECT singleton FROM platform.audit_chain FOR UPDATE SKIP LOCKED")
+
+_LIMIT_WAITING = sa.text("SET LOCAL lock_timeout = '10s'")
+
+_WAIT_FOR_ROW = sa.text("SELECT singleton FROM platform.audit_chain FOR UPDATE")
 
 
 def last_seal(session: Session, *criteria: sa.ColumnElement[bool]) -> AuditSeal | None:

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db.audit.chain import add_seal, last_seal, lock_chain, read_seals
+from platform_db.audit.chain import add_seal, last_seal, lock_chain, read_seals, wait_for_chain
+from platform_db.audit.content import FIRST
 from platform_db.audit.names import use_own_names
 from platform_db.audit.recording import record_action
 from platform_db.bounds import require_limit, require_seconds
@@ -22,15 +23,16 @@ SEALS = 100
 def prune_audit_log(factory: SessionFactory, older_than: timedelta) -> int:
     """Remove the rows of the oldest seals, as far as all their rows are older, and return of how many seals.
 
-    Each call of :func:`prune_seals` is a transaction of its own.
+    Each call of :func:`prune_seals` is a transaction of its own, and waits its turn between a sealer's.
 
     :param factory: makes the sessions, as the tables' owner.
-    :raises errors.AlreadyRunning: a sealer, or another call, is at it.
+    :raises errors.AlreadyRunning: a sealer, or another call, is at one transaction for ten seconds.
     """
     removed = 0
     while True:
         with factory() as session, session.begin():
             use_own_names(session)
+            wait_for_chain(session)
             seals = prune_seals(session, older_than)
         if not seals:
             return removed
@@ -79,9 +81,15 @@ def prune_seals(session: Session, older_than: timedelta, *, limit: int = SEALS) 
         first_kept_seal=end + 1,
         sealed_at=now,
     )
+    previous = session.get(AuditSeal, first - 1)
+    # From where the rows begin: what went before them leaves index entries behind, which every call would
+    # walk over again for as long as a transaction is open that may see them.
     for statement in (
-        sa.delete(AuditSealed).where(AuditSealed.number <= old[-1].last_row),
-        sa.delete(AuditSealDigests).where(AuditSealDigests.seal_number <= end),
+        sa.delete(AuditSealed).where(
+            AuditSealed.number > (previous.last_row if previous else FIRST),
+            AuditSealed.number <= old[-1].last_row,
+        ),
+        sa.delete(AuditSealDigests).where(AuditSealDigests.seal_number.between(first, end)),
     ):
         session.execute(statement, execution_options={"synchronize_session": False})
     return pruned

@@ -14,7 +14,15 @@ from sqlalchemy.orm import Mapped, mapped_column, synonym, validates
 from platform_db import errors
 from platform_db.crypto.token_format import require_no_token
 from platform_db.identifiers import SCHEMA
-from platform_db.models.base import INDEXED_AS, REWRITTEN_OFTEN, STORAGE, Base, Identified, tenant_keys
+from platform_db.models.base import (
+    INDEXED_AS,
+    ONLY_GROWING,
+    REWRITTEN_OFTEN,
+    STORAGE,
+    Base,
+    Identified,
+    tenant_keys,
+)
 from platform_db.models.types import Json, Timestamp
 
 NOBODY = uuid.UUID(int=2**128 - 1)
@@ -129,6 +137,7 @@ class AuditSealed(_AuditRow, Base):
         sa.Index("ix_audit_sealed_actor_id_created_number", "actor_id", "created", "number"),
         sa.Index("ix_audit_sealed_action_created_number", "action", "created", "number"),
         sa.Index("ix_audit_sealed_created_number", "created", "number"),
+        {"info": {STORAGE: ONLY_GROWING}},
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from platform_db.models.base import ONLY_GROWING, REWRITTEN_OFTEN, STORAGE, Base
+from platform_db.models.base import CHANGED_OFTEN, ONLY_GROWING, REWRITTEN_OFTEN, STORAGE, Base
 from platform_db.models.types import Json, Timestamp
 
 
@@ -83,4 +83,4 @@ class EventFailure(Base):
     attempts: Mapped[int]
     at: Mapped[datetime] = mapped_column(Timestamp, server_default=sa.func.clock_timestamp())
 
-    __table_args__ = (sa.PrimaryKeyConstraint("name", "number"),)
+    __table_args__ = (sa.PrimaryKeyConstraint("name", "number"), {"info": {STORAGE: CHANGED_OFTEN}})

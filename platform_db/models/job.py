@@ -121,6 +121,7 @@ class JobCache(Identified, Timestamped, Base):
         tenant_foreign_key("job_id", "job"),
         sa.Index("ix_job_cache_owner_id_job_id", "owner_id", "job_id"),
         sa.CheckConstraint("digest IS NULL OR result_path IS NOT NULL", name="result_has_path"),
+        {"info": {STORAGE: CHANGED_OFTEN}},
     )
 
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from platform_db.models.base import (
+    CHANGED_OFTEN,
     REWRITTEN_OFTEN,
     STORAGE,
     Base,
@@ -70,4 +71,5 @@ class IdempotencyKey(OfWorkflow, Identified, Timestamped, Base):
         sa.Index("ix_idempotency_key_owner_id_workflow_id", "owner_id", "workflow_id"),
         sa.CheckConstraint("octet_length(key) BETWEEN 1 AND 255", name="key_length"),
         sa.CheckConstraint("octet_length(digest) = 32", name="digest_length"),
+        {"info": {STORAGE: CHANGED_OFTEN}},
     )

@@ -12,7 +12,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from platform_db.models.base import Base
+from platform_db.models.base import ONLY_GROWING, STORAGE, Base
 from platform_db.models.types import Timestamp
 
 
@@ -65,6 +65,8 @@ class AuditSealDigests(Base):
         sa.ForeignKey("platform.audit_seal.number"), primary_key=True, autoincrement=False
     )
     digests: Mapped[bytes] = mapped_column(sa.LargeBinary)
+
+    __table_args__ = ({"info": {STORAGE: ONLY_GROWING}},)
 
 
 class AuditChain(Base):

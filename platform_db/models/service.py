@@ -11,6 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, relationship
 
 from platform_db.models.base import (
+    CHANGED_OFTEN,
+    ONLY_GROWING,
+    STORAGE,
     Base,
     OnWorkflows,
     alive_index,
@@ -57,6 +60,7 @@ class Service(OnWorkflows, Base):
         sa.Index("ix_service_owner_id_created", "owner_id", "created", "id_"),
         partial_index("uq_service_owner_id_name", "status <> 'deleted'", "owner_id", "name"),
         alive_index("service"),
+        {"info": {STORAGE: CHANGED_OFTEN}},
     )
 
     def append_logs(self, text: str | bytes) -> None:
@@ -88,6 +92,7 @@ class ServiceLog(Base):
     __table_args__ = (
         sa.PrimaryKeyConstraint("owner_id", "service_id", "number"),
         tenant_foreign_key("service_id", "service"),
+        {"info": {STORAGE: ONLY_GROWING}},
     )
 
 

@@ -11,6 +11,8 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from platform_db.crypto.column import Sealed
 from platform_db.models.base import (
+    CHANGED_OFTEN,
+    STORAGE,
     Base,
     OfWorkflow,
     OnWorkflows,
@@ -60,6 +62,7 @@ class InteractiveSession(OnWorkflows, Base):
         alive_index("interactive_session"),
         key_id_index("interactive_session", "secret"),
         sa.CheckConstraint("(secret IS NULL) = (secret_digest IS NULL)", name="digest_beside_value"),
+        {"info": {STORAGE: CHANGED_OFTEN}},
     )
 
 
