@@ -169,6 +169,25 @@ def test_logs_stay_until_all_of_their_month_are_old_unless_an_age_is_asked_for(
     assert [result.rows for result in prune(session_factory, asked)] == [3]
 
 
+def test_what_is_kept_costs_pruning_nothing(
+    session: Session, session_factory: sessionmaker[Session], engine: sa.Engine
+) -> None:
+    cleared = make_old_run(session)
+    kept = make_old_run(session, made=month_before(2))
+    (result,) = prune(session_factory, LOGS)
+    assert result.rows == 3
+    sent = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *arguments: sent.append(arguments[2]))
+    (result,) = prune(session_factory, LOGS)
+    assert result.rows == 0
+    assert any("log_partitions" in statement for statement in sent)
+    assert not any("platform.workflow" in statement for statement in sent), "it looked at runs"
+    make_old_run(session, id_=TELLS_NOTHING)
+    (result,) = prune(session_factory, LOGS)
+    assert result.rows == 3
+    assert (read_log(session, cleared), read_log(session, kept)) == (b"", b"0\n1\n2\n")
+
+
 def test_a_month_is_archived_before_it_is_cleared(
     session: Session, session_factory: sessionmaker[Session], tmp_path: Path
 ) -> None:

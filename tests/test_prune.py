@@ -274,7 +274,7 @@ FINISH_HALF = """
 
 def test_looking_for_what_is_due_uses_indexes(session: Session) -> None:
     from platform_db.retention import prune_log
-    from platform_db.retention.clear_months import NONE_HELD
+    from platform_db.retention.clear_months import ALL
     from platform_db.retention.family import Family
     from platform_db.retention.prune import _lock, _look
 
@@ -297,7 +297,7 @@ def test_looking_for_what_is_due_uses_indexes(session: Session) -> None:
             "owners": sorted({str(owner_id) for owner_id, _ in keys}),
             "ids": [str(id_) for _, id_ in keys],
             "batch": 100,
-            **NONE_HELD,
+            **ALL,
         }
         return "\n".join(session.execute(sa.text(f"EXPLAIN {statement.text}"), parameters).scalars())
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,30 @@ from platform_db.retention.rules import RetentionRule
 
 MONTHS_AHEAD = 3
 
-Held = Mapping[str, object]
-"""The parameters ``first_held``, ``end_held`` and ``held_since``: None where none is held."""
+Ids = Mapping[str, uuid.UUID | None]
+"""A range of ids, from ``first`` to before ``end``; None where it has no such bound."""
 
-NONE_HELD: Held = dict.fromkeys(("first_held", "end_held", "held_since"))
+ALL: Ids = {"first": None, "end": None}
 
 
-def held_months(factory: SessionFactory, rule: RetentionRule) -> Held:
-    """Return the months whose logs are old enough in part, where a rule has them go together.
+def are_ids(column: str) -> str:
+    """Return the condition that a column's value is in a range."""
+    return f"""(CAST(:first AS uuid) IS NULL OR {column} >= CAST(:first AS uuid))
+           AND (CAST(:end AS uuid) IS NULL OR {column} < CAST(:end AS uuid))"""
 
-    What is not cleared within a month after it could have been is pruned chunk by chunk.
+
+def runs_to_prune(factory: SessionFactory, rule: RetentionRule) -> Sequence[Ids]:
+    """Return the ids of runs whose logs may have to be pruned chunk by chunk, whatever else is kept.
+
+    They are those of partitions that have a log, and of times that are old enough. Where a rule has months go
+    together, each is left alone for a month after it could have been cleared.
     """
-    if not rule.whole_months:
-        return NONE_HELD
+    if rule.table != "log_chunk":
+        return [ALL]
+    values = {"age": rule.age, "whole_months": rule.whole_months}
     with factory() as session:
-        return dict(session.execute(_HELD, {"age": rule.age}).mappings().one())
+        ranges = [dict(row) for row in session.execute(_OLD, values).mappings()]
+        return [ids for ids in ranges if session.scalar(_ANY, ids)]
 
 
 def add_partitions(factory: SessionFactory) -> None:
@@ -96,14 +106,17 @@ _MONTHS = sa.text("""
     WHERE month IS NOT NULL AND platform.time_of_id(end_id) <= now() - CAST(:age AS interval) ORDER BY month
     """)
 
-# For a month longer than they could have been cleared, as a run that began at the end of one logs after it.
-_HELD = sa.text("""
-    SELECT (array_agg(first_id ORDER BY month))[1] AS first_held,
-           (array_agg(end_id ORDER BY month DESC))[1] AS end_held, min(month) AS held_since
-    FROM platform.log_partitions()
-    WHERE month <= now() - CAST(:age AS interval)
-      AND platform.time_of_id(end_id) > now() - CAST(:age AS interval) - interval '31 days'
+# Left alone for a month, as a run that began at the end of one logs after it. In the last partition, and in
+# the only one, ids need not tell a time.
+_OLD = sa.text("""
+    SELECT first_id AS first,
+           CASE WHEN end_id IS NOT NULL THEN least(end_id, platform.first_id_at(before)) END AS end
+    FROM platform.log_partitions() CROSS JOIN (SELECT now() - CAST(:age AS interval) AS before) AS old
+    WHERE (first_id IS NULL OR end_id IS NULL OR first_id < platform.first_id_at(before))
+      AND (NOT :whole_months OR month IS NULL OR platform.time_of_id(end_id) <= before - interval '31 days')
     """)
+
+_ANY = sa.text(f"SELECT true FROM platform.log_chunk WHERE {are_ids('workflow_id')} LIMIT 1")
 
 _CLEAR = sa.text("SELECT platform.clear_log_partition(:name, CAST(:age AS interval), :removes)")
 

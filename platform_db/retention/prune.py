@@ -29,7 +29,7 @@ from platform_db.quota.batches import read_pages
 from platform_db.quota.pruning import lock_owners, take_out, these
 from platform_db.retention.archive import write_archive
 from platform_db.retention.cache_limit import evict_beyond_limit
-from platform_db.retention.clear_months import Held, add_partitions, clear_months, held_months
+from platform_db.retention.clear_months import Ids, add_partitions, clear_months, runs_to_prune
 from platform_db.retention.family import Family
 from platform_db.retention.prune_calls import count_calls, count_executions, prune_calls, prune_executions
 from platform_db.retention.prune_events import count_old_events, delete_old_events
@@ -128,19 +128,20 @@ def prune(
     for rule, result in zip(rules, results, strict=True):
         if _is_watched(rule):
             result.not_waited_for = stale
-        held = held_months(factory, rule)
         if dry_run:
-            result.rows = sum(_count_some(some, rule, held) for some in _factories(factory, groups, rule))
+            runs = runs_to_prune(factory, rule)
+            result.rows = sum(_count_some(some, rule, runs) for some in _factories(factory, groups, rule))
             continue
         try:
             if rule.table == "log_chunk":
                 add_partitions(factory)
                 clear_months(factory, rule, archive, _teller(rule, result, progress))
+            runs = runs_to_prune(factory, rule)
             for _ in range(PASSES):
                 left = 0
                 for some in _factories(factory, groups, rule):
                     result.left = 0
-                    _one_pass(some, rule, held, result, archive if rule.archive else None, progress)
+                    _one_pass(some, rule, runs, result, archive if rule.archive else None, progress)
                     left += result.left
                 result.left = left
                 if not left:
@@ -184,9 +185,9 @@ _RELEASE_DIGESTS = sa.text("""
     """)
 
 
-def _count_some(factory: SessionFactory, rule: RetentionRule, held: Held) -> int:
+def _count_some(factory: SessionFactory, rule: RetentionRule, runs: Sequence[Ids]) -> int:
     if rule.log_of is not None:
-        return count_log(factory, rule, held)
+        return count_log(factory, rule, runs)
     if rule.table == "task_record":
         return sum(delete_old_tasks(factory, rule.age, batch=rule.batch, dry_run=True))
     if rule.table in _COUNTS:
@@ -231,19 +232,19 @@ def _teller(rule: RetentionRule, result: Pruned, progress: Progress | None) -> C
 def _one_pass(
     factory: SessionFactory,
     rule: RetentionRule,
-    held: Held,
+    runs: Sequence[Ids],
     result: Pruned,
     archive: Path | None,
     progress: Progress | None,
 ) -> None:
     tell = _teller(rule, result, progress)
     if rule.log_of is not None:
-        result.left = prune_log(factory, rule, held, archive, tell)
+        result.left = prune_log(factory, rule, runs, archive, tell)
         return
     if rule.table == "task_record":
         for rows in delete_old_tasks(factory, rule.age, batch=rule.batch):
             tell(rows)
-        result.left = _count_some(factory, rule, held)
+        result.left = _count_some(factory, rule, runs)
         return
     if rule.table in ("row_event", "event_failure"):
         for rows in delete_old_events(factory, rule):

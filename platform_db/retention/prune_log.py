@@ -17,7 +17,7 @@ from platform_db.lifecycle.target import Key
 from platform_db.quota.batches import read_pages
 from platform_db.quota.pruning import these
 from platform_db.retention.archive import write_archive
-from platform_db.retention.clear_months import Held
+from platform_db.retention.clear_months import Ids, are_ids
 from platform_db.retention.family import FETCHED
 from platform_db.retention.rules import RetentionRule
 from platform_db.states import WORKFLOW
@@ -34,7 +34,7 @@ ENDED = f"status IN ({', '.join(sorted(repr(status.value) for status in WORKFLOW
 def prune_log(
     factory: SessionFactory,
     rule: RetentionRule,
-    held: Held,
+    runs: Sequence[Ids],
     archive: Path | None,
     tell: Callable[[int], None],
 ) -> int:
@@ -43,11 +43,11 @@ def prune_log(
     It locks the runs and not their chunks, because services have no privilege to lock chunks. So two prunings
     share the work, and neither waits.
 
-    :param held: the months whose logs stay, since they are to go together.
+    :param runs: those that are looked at.
     :param tell: is called with the number of chunks that went, batch by batch.
     """
     left = 0
-    for due in _due(factory, rule, held):
+    for due in _due(factory, rule, runs):
         parameters = {**these(due), "age": rule.age, "batch": rule.batch}
         while True:
             with factory() as session, session.begin():
@@ -60,9 +60,9 @@ def prune_log(
     return left
 
 
-def count_log(factory: SessionFactory, rule: RetentionRule, held: Held) -> int:
+def count_log(factory: SessionFactory, rule: RetentionRule, runs: Sequence[Ids]) -> int:
     """Return how many chunks the rule names."""
-    return sum(_count_these(factory, rule, due) for due in _due(factory, rule, held))
+    return sum(_count_these(factory, rule, due) for due in _due(factory, rule, runs))
 
 
 def _count_these(factory: SessionFactory, rule: RetentionRule, runs: list[Key]) -> int:
@@ -82,11 +82,12 @@ def _remove(
     return int(connection.execute(_delete(rule), keys).scalar_one())
 
 
-def _due(factory: SessionFactory, rule: RetentionRule, held: Held) -> Iterator[list[Key]]:
+def _due(factory: SessionFactory, rule: RetentionRule, runs: Sequence[Ids]) -> Iterator[list[Key]]:
     """Yield the keys of runs that have chunks that are due, in the order of their index."""
-    for page in read_pages(factory, _look(rule), {"age": rule.age, **held}, LOOK):
-        if due := [(row.owner_id, row.id_) for row in page if row.due]:
-            yield due
+    for ids in runs:
+        for page in read_pages(factory, _look(rule), {"age": rule.age, **ids}, LOOK):
+            if due := [(row.owner_id, row.id_) for row in page if row.due]:
+                yield due
 
 
 def _log_of(rule: RetentionRule) -> tuple[str, str]:
@@ -110,17 +111,9 @@ def _look(rule: RetentionRule) -> sa.TextClause:
                    SELECT true FROM platform.{rule.table} AS chunk WHERE {_is_due(rule)} LIMIT 1
                ) END AS due
         FROM platform.{table} AS parent
-        WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid)) AND {ENDED}
-          {_IS_NOT_HELD}
+        WHERE (CAST(:after AS uuid) IS NULL OR id_ > CAST(:after AS uuid)) AND {are_ids("id_")} AND {ENDED}
         ORDER BY id_ LIMIT :look
         """)
-
-
-# A run whose id tells another time than its creation goes by the latter.
-_IS_NOT_HELD = """
-    AND (parent.id_ >= CAST(:first_held AS uuid) AND parent.id_ < CAST(:end_held AS uuid)
-         AND parent.created >= CAST(:held_since AS timestamptz)) IS NOT TRUE
-"""
 
 
 def _count(rule: RetentionRule) -> sa.TextClause:
