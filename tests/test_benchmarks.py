@@ -1,13 +1,30 @@
-"""That the benchmark of throughput runs; what it measures, a machine that does nothing else has to say."""
+"""That benchmarks load, and that one runs; what they measure, a machine that does nothing else has to say."""
 
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "throughput.py"
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARK = BENCHMARKS / "throughput.py"
+
+PEERS = ("ipyparallel", "redun")
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in BENCHMARKS.glob("*.py")))
+def test_what_a_benchmark_imports_is_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    try:
+        runpy.run_path(str(BENCHMARKS / name), run_name="loaded")
+    except ModuleNotFoundError as error:
+        if error.name not in PEERS:
+            raise
+        pytest.skip(f"{error.name} is not installed")
 
 
 def test_throughput_is_measured_against_psycopg2(database_uri: str) -> None:
