@@ -528,6 +528,12 @@ def test_audit_rows_go_by_retention_alone(on_cluster: orm.sessionmaker[PlatformS
 def test_a_shard_that_moves_under_load_loses_nothing(
     cluster_engine: sa.Engine, on_cluster: orm.sessionmaker[PlatformSession]
 ) -> None:
+    prepare_roles(cluster_engine)  # Where another database has made them, the deep check looks at them here.
+    with on_cluster() as session:
+        waits = session.scalars(
+            sa.text("SELECT result FROM run_command_on_all_nodes('SHOW synchronous_commit')")
+        )
+        assert set(waits) == {"on"}, "Citus does not move what is committed and not written yet"
     with on_cluster() as session, session.begin():
         owners = [factories.make_user(session).id_ for _ in range(4)]
         runs = [factories.make_run(session, owner, status="running").id_ for owner in owners]

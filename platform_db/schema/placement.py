@@ -73,6 +73,7 @@ SETTINGS = {
     "citus.propagate_set_commands": "local",  # SET LOCAL reaches the nodes: the tenant, the actor.
     "citus.allow_nested_distributed_execution": "on",  # Functions on a node read reference tables.
     "citus.multi_shard_modify_mode": "sequential",  # A transaction may also change reference tables.
+    "synchronous_commit": "on",  # A shard is moved up to what its node has written to the disk's log.
 }
 """Settings of a distributed database."""
 
