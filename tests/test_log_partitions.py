@@ -48,6 +48,7 @@ def name_of(month: datetime) -> str:
 
 OLD = month_before(20)
 TELLS_NOTHING = uuid.UUID("f47ac10b-58cc-4372-a567-0e02b2c3d479")
+TELLS_A_LATER_TIME = uuid.UUID("027ac10b-58cc-4372-a567-0e02b2c3d479")
 
 
 @pytest.fixture(autouse=True)
@@ -183,8 +184,9 @@ def test_what_is_kept_costs_pruning_nothing(
     assert any("log_partitions" in statement for statement in sent)
     assert not any("platform.workflow" in statement for statement in sent), "it looked at runs"
     make_old_run(session, id_=TELLS_NOTHING)
+    make_old_run(session, id_=TELLS_A_LATER_TIME)
     (result,) = prune(session_factory, LOGS)
-    assert result.rows == 3
+    assert result.rows == 6
     assert (read_log(session, cleared), read_log(session, kept)) == (b"", b"0\n1\n2\n")
 
 

@@ -106,14 +106,15 @@ _MONTHS = sa.text("""
     WHERE month IS NOT NULL AND platform.time_of_id(end_id) <= now() - CAST(:age AS interval) ORDER BY month
     """)
 
-# Left alone for a month, as a run that began at the end of one logs after it. In the last partition, and in
-# the only one, ids need not tell a time.
+# Months are left alone for one more, as a run that began at the end of one logs after it. In the last
+# partitions, and in the only one, ids need not tell a time.
 _OLD = sa.text("""
     SELECT first_id AS first,
-           CASE WHEN end_id IS NOT NULL THEN least(end_id, platform.first_id_at(before)) END AS end
+           CASE WHEN end_id IS NULL OR month IS NULL AND first_id IS NOT NULL THEN end_id
+                ELSE least(end_id, platform.first_id_at(before)) END AS end
     FROM platform.log_partitions() CROSS JOIN (SELECT now() - CAST(:age AS interval) AS before) AS old
-    WHERE (first_id IS NULL OR end_id IS NULL OR first_id < platform.first_id_at(before))
-      AND (NOT :whole_months OR month IS NULL OR platform.time_of_id(end_id) <= before - interval '31 days')
+    WHERE month IS NULL OR month < before
+      AND (NOT :whole_months OR platform.time_of_id(end_id) <= before - interval '31 days')
     """)
 
 _ANY = sa.text(f"SELECT true FROM platform.log_chunk WHERE {are_ids('workflow_id')} LIMIT 1")
