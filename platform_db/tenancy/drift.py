@@ -278,7 +278,8 @@ _READ_GRANTS = sa.text(f"""
         SELECT 'type', typname, NULL, coalesce(typacl, acldefault('T', typowner)), typowner
         FROM pg_type WHERE typnamespace = 'platform'::regnamespace AND typcategory <> 'A'
         UNION ALL
-        SELECT CASE nspname WHEN '{PARTITIONS}' THEN 'partition' ELSE 'schema' END, nspname, NULL, nspacl, nspowner
+        SELECT CASE nspname WHEN '{PARTITIONS}' THEN 'partition' ELSE 'schema' END, nspname, NULL, nspacl,
+               nspowner
         FROM pg_namespace WHERE oid IN {_OURS}
         UNION ALL
         SELECT 'database', 'itself', NULL, coalesce(datacl, acldefault('d', datdba)), datdba
