@@ -311,6 +311,28 @@ def test_services_clear_months_and_no_role_reads_a_partition(engine: sa.Engine, 
                     connection.exec_driver_sql(question)
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "standard_conforming_strings = off",
+        "timezone = 'Pacific/Kiritimati'",
+        "datestyle = 'SQL, DMY'",
+        "search_path = ''",
+        "lock_timeout = 1",
+    ],
+)
+def test_a_sessions_settings_do_not_change_the_months(session: Session, setting: str) -> None:
+    months = months_of(session)
+    forget_last_month(session)
+    in_it = make_old_run(session, made=month_before(-3))
+    session.execute(sa.text(f"SET LOCAL {setting}"))
+    assert session.scalar(sa.text("SELECT platform.add_log_partitions(3)")) == 1
+    session.commit()
+    assert months_of(session) == months
+    assert rows_in(session, name_of(month_before(-3))) == 3
+    assert read_log(session, in_it) == b"0\n1\n2\n"
+
+
 def test_pruning_works_before_its_functions_are_granted_and_readers_count(
     engine: sa.Engine, session: Session
 ) -> None:

@@ -16,11 +16,11 @@ CREATE FUNCTION platform.time_of_id(id_ uuid) RETURNS timestamptz LANGUAGE sql I
 CREATE FUNCTION platform.log_partitions(
     OUT name text, OUT month timestamptz, OUT first_id uuid, OUT end_id uuid)
     RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT relname, CASE WHEN relname ~ '\d$' THEN platform.time_of_id(first_id) END, first_id, end_id
+    SELECT relname, CASE WHEN relname ~ '[0-9]$' THEN platform.time_of_id(first_id) END, first_id, end_id
     FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
     CROSS JOIN LATERAL (
-        SELECT substring(bounds FROM 'FROM \(''(.*?)''\)')::uuid AS first_id,
-               substring(bounds FROM 'TO \(''(.*?)''\)')::uuid AS end_id
+        SELECT substring(bounds FROM 'FROM [(]''(.*?)''[)]')::uuid AS first_id,
+               substring(bounds FROM 'TO [(]''(.*?)''[)]')::uuid AS end_id
         FROM pg_get_expr(relpartbound, pg_class.oid) AS bounds
     ) AS bound
     WHERE inhparent = 'platform.log_chunk'::regclass
@@ -44,7 +44,7 @@ BEGIN
     LOCK TABLE platform.log_chunk IN SHARE UPDATE EXCLUSIVE MODE;
     SELECT * INTO later FROM platform.log_partitions() AS p WHERE p.name = 'log_chunk_later';
     -- A snapshot from before the lock would not show what was appended meanwhile.
-    IF later IS NULL OR platform.time_of_id(later.first_id) > latest OR current_setting('transaction_isolation') <> 'read committed'
+    IF (platform.time_of_id(later.first_id) <= latest) IS NOT TRUE OR current_setting('transaction_isolation') <> 'read committed'
        OR pg_table_size(to_regclass('platform_partitions.log_chunk_later')) > most_bytes THEN
         RETURN 0;
     END IF;
