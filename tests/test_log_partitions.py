@@ -16,6 +16,8 @@ from sqlalchemy import orm
 from sqlalchemy.orm import Session, sessionmaker
 
 from platform_db import errors, schema
+from platform_db.health import tables
+from platform_db.health.deep_check import check_deeply
 from platform_db.lifecycle import importing
 from platform_db.logs import append_log, read_log
 from platform_db.models import LogChunk, LogSize, Workflow
@@ -348,6 +350,18 @@ def test_pruning_works_before_its_functions_are_granted_and_readers_count(
     assert [result.rows for result in prune(orm.sessionmaker(service), LOGS)] == [3]
     service.dispose()
     reader.dispose()
+
+
+def test_partitions_are_looked_at_with_their_table(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_old_run(session)
+    monkeypatch.setattr(tables, "LARGEST_COUNT", 1)
+    session.execute(sa.text("ANALYZE platform.log_chunk"))
+    session.execute(sa.text(f"ANALYZE {name_of(OLD)}"))
+    (figures,) = (table for table in tables.read_tables(session) if table.name == "log_chunk")
+    assert (figures.rows, figures.is_exact) == (3, False)
+    index = f"{name_of(OLD)}_pkey"
+    session.execute(sa.text(f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{index}'::regclass"))
+    assert ("invalid indexes", [index]) in [(one.check, one.examples) for one in check_deeply(session)]
 
 
 def months_of(session: Session) -> list[datetime]:
