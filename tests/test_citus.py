@@ -376,7 +376,7 @@ def test_months_of_logs_are_made_and_cleared_on_all_nodes(
         for key in keys:
             append_log(session, key, "old\n", model=Workflow)
     this_month = sa.text("SELECT max(name) FROM platform.log_partitions() WHERE month <= now()")
-    clear = sa.text("SELECT platform.clear_log_partition(:name, '0', true)")
+    clear = sa.text("SELECT pieces FROM platform.clear_log_partition(:name, '0')")
     with on_cluster() as session, session.begin():
         assert session.scalar(sa.text("SELECT platform.add_log_partitions(4)")) == 1
         assert session.scalar(clear, {"name": session.scalar(this_month)}) == 3

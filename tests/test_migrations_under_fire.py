@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
+from sqlalchemy.orm import Session
 
 from platform_db import errors, schema, settings
 from platform_db.schema import compare
@@ -137,7 +138,7 @@ def test_a_migration_leaves_its_connection_as_it_was(database_uri: str, failing:
         connection.commit()
 
         with contextlib.suppress(sa.exc.ProgrammingError), schema.migrating(connection):
-            assert connection.scalar(sa.text("SHOW lock_timeout")) == "1s"
+            assert connection.scalar(sa.text("SHOW lock_timeout")) == "500ms"
             connection.commit()
             connection.execution_options(isolation_level="AUTOCOMMIT")
             # Outside a transaction no other session waits behind it.
@@ -248,3 +249,8 @@ def test_an_index_of_the_newest_revision_that_was_finished_is_kept(database_uri:
     schema.require_agreement(database_uri)
     with schema.connect(database_uri) as connection:
         assert connection.scalar(number) == before
+
+
+def test_a_migration_gives_way_before_the_server_ends_a_writer(session: Session) -> None:
+    deadlock_timeout = "SELECT boot_val::int FROM pg_settings WHERE name = 'deadlock_timeout'"
+    assert settings.get_settings().migration_lock_timeout < session.scalar(sa.text(deadlock_timeout))

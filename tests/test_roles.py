@@ -80,6 +80,11 @@ CHANGES = [
     ("REVOKE USAGE ON SCHEMA platform FROM platform_tenant", ("schema platform", "platform_tenant"), True),
     ("GRANT CREATE ON SCHEMA platform TO PUBLIC", ("schema platform", "PUBLIC"), True),
     (
+        "GRANT USAGE ON SCHEMA platform_partitions TO platform_tenant",
+        ("partition platform_partitions", "platform_tenant"),
+        True,
+    ),
+    (
         "GRANT SELECT ON platform.job TO platform_service WITH GRANT OPTION",
         ("job", "platform_service"),
         True,
@@ -121,6 +126,11 @@ CHANGES = [
         ("default privileges FOR ROLE postgres ON TABLES", "platform_readonly"),
         False,
     ),
+    (
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA platform_partitions GRANT SELECT ON TABLES TO platform_tenant",
+        ("default privileges FOR ROLE postgres IN SCHEMA platform_partitions ON TABLES", "platform_tenant"),
+        False,
+    ),
     ("DROP POLICY service ON platform.job", ("job", "policy service"), True),
     ("ALTER POLICY readonly ON platform.job TO platform_tenant", ("job", "policy readonly"), True),
     ("ALTER POLICY tenant ON platform.job USING (true)", ("job", "policy tenant"), False),
@@ -144,6 +154,8 @@ OF_OTHERS = [
     ),
     (f"GRANT USAGE ON TYPE platform.run_status TO {OTHER}", ("type run_status", OTHER)),
     (f"GRANT CREATE ON SCHEMA platform TO {OTHER}", ("schema platform", OTHER)),
+    (f"GRANT USAGE ON SCHEMA platform_partitions TO {OTHER}", ("partition platform_partitions", OTHER)),
+    (f"ALTER SCHEMA platform_partitions OWNER TO {OTHER}", ("platform_partitions", OTHER)),
     (
         f"ALTER DEFAULT PRIVILEGES IN SCHEMA platform GRANT SELECT ON TABLES TO {OTHER}",
         ("default privileges FOR ROLE postgres IN SCHEMA platform ON TABLES", OTHER),

@@ -32,6 +32,7 @@ CATALOGUE = """
     SELECT CASE WHEN proname LIKE 'estimate_%' THEN 'reading ' WHEN proname LIKE 'collect_%' THEN 'sealing '
                 WHEN proname LIKE '%_partition%' AND prosecdef THEN 'partitioning '
                 WHEN proname LIKE '%_number' AND proname <> 'next_number' AND prorettype = 'bigint'::regtype
+                     OR proname IN ('first_id_at', 'log_partitions', 'time_of_id')
                 THEN 'common '
                 WHEN prosecdef OR prorettype = 'trigger'::regtype THEN 'internal ' ELSE '' END || 'function',
            proname, oid, 'function', ARRAY['EXECUTE']
@@ -40,8 +41,9 @@ CATALOGUE = """
     SELECT 'type', typname, oid, 'type', ARRAY['USAGE']
     FROM pg_type WHERE typnamespace = 'platform'::regnamespace AND typcategory <> 'A'
     UNION ALL
-    SELECT 'schema', nspname, oid, 'schema', ARRAY['USAGE', 'CREATE']
-    FROM pg_namespace WHERE nspname IN ('platform', 'redun')
+    SELECT CASE nspname WHEN 'platform_partitions' THEN 'partition' ELSE 'schema' END, nspname, oid, 'schema',
+           ARRAY['USAGE', 'CREATE']
+    FROM pg_namespace WHERE nspname IN ('platform', 'platform_partitions', 'redun')
     UNION ALL
     SELECT 'database', datname, oid, 'database', ARRAY['CONNECT', 'TEMPORARY', 'CREATE']
     FROM pg_database WHERE datname = current_database()

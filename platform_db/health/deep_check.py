@@ -197,8 +197,9 @@ CHECKS = {
         WHERE total.quota_reserved <> coalesce(held.reserved, 0)""",
     "invalid indexes": """
         SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
-        WHERE relnamespace = 'platform'::regnamespace AND NOT indisvalid""",
+        WHERE relnamespace::regnamespace::text IN ('platform', 'platform_partitions') AND NOT indisvalid""",
     "constraints that were never validated": """
         SELECT conname FROM pg_constraint
-        WHERE connamespace = 'platform'::regnamespace AND NOT convalidated""",
+        WHERE connamespace::regnamespace::text IN ('platform', 'platform_partitions')
+          AND NOT convalidated""",
 }

@@ -42,7 +42,7 @@ _CACHE_HITS = sa.text("""
     SELECT round(sum(heap_blks_hit + coalesce(idx_blks_hit, 0))
                  / nullif(sum(heap_blks_hit + heap_blks_read
                               + coalesce(idx_blks_hit, 0) + coalesce(idx_blks_read, 0)), 0), 4)::float
-    FROM pg_statio_user_tables WHERE schemaname = 'platform'
+    FROM pg_statio_user_tables WHERE schemaname IN ('platform', 'platform_partitions')
     """)
 
 _TABLES = sa.text("""

@@ -93,7 +93,8 @@ _TABLES = sa.text("""
         SELECT sum(pg_total_relation_size(one.oid))::bigint AS size,
                sum(greatest(one.reltuples, pg_stat_get_live_tuples(one.oid), 0))::bigint AS estimate
         FROM pg_class AS one LEFT JOIN pg_inherits ON inhrelid = one.oid
-        WHERE pg_class.oid IN (one.oid, inhparent)
+        -- A partitioned table's own estimate is that of its partitions.
+        WHERE pg_class.oid IN (one.oid, inhparent) AND one.relkind = 'r'
     ) AS part
     WHERE relnamespace = 'platform'::regnamespace AND relkind IN ('r', 'p') AND relname = ANY (:tables)
     ORDER BY size DESC, name

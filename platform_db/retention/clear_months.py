@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from platform_db.database.session import SessionFactory
-from platform_db.database.sqlstates import LOCK_NOT_AVAILABLE, sqlstate_of
+from platform_db.database.sqlstates import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, sqlstate_of
 from platform_db.retention.archive import write_archive
 from platform_db.retention.family import FETCHED
-from platform_db.retention.rules import RetentionRule
+from platform_db.retention.rules import ENDED, RetentionRule
+
+logger = logging.getLogger(__name__)
 
 MONTHS_AHEAD = 3
 
@@ -39,6 +43,8 @@ def runs_to_prune(factory: SessionFactory, rule: RetentionRule) -> Sequence[Ids]
         return [ALL]
     values = {"age": rule.age, "whole_months": rule.whole_months}
     with factory() as session:
+        if not session.scalar(_MAY_LOOK):  # Before it is granted, and all goes chunk by chunk.
+            return [ALL]
         ranges = [dict(row) for row in session.execute(_OLD, values).mappings()]
         return [ids for ids in ranges if session.scalar(_ANY, ids)]
 
@@ -51,6 +57,20 @@ def add_partitions(factory: SessionFactory) -> None:
     with factory() as session, session.begin():
         if session.scalar(_MAY_CALL):
             _try(session.connection(), _ADD, {"months": MONTHS_AHEAD})
+            if session.scalar(_IS_LATE):
+                logger.warning("next month's logs have no partition yet: docs/retention.rst tells what to do")
+
+
+def count_months(factory: SessionFactory, rule: RetentionRule) -> int:
+    """Return how many chunks those months have that can be cleared and are else left alone."""
+    with factory() as session:
+        if not (rule.whole_months and session.scalar(_MAY_LOOK)):
+            return 0
+        return sum(
+            session.scalar(_COUNT, {**month._mapping, "age": rule.age}) or 0
+            for month in _due_months(session, rule)
+            if month.waits
+        )
 
 
 def clear_months(
@@ -63,47 +83,84 @@ def clear_months(
     :param tell: is called with the number of chunks that went, month by month.
     """
     with factory() as session:
-        months = session.execute(_MONTHS, {"age": rule.age}).all() if session.scalar(_MAY_CALL) else []
+        months = _due_months(session, rule) if session.scalar(_MAY_CALL) else []
     for month in months:
         with factory() as session, session.begin():
             tell(_clear(session.connection(), rule, month, archive))
 
 
+def _due_months(session: Session, rule: RetentionRule) -> Sequence[sa.Row[Any]]:
+    return session.execute(_MONTHS, {"age": rule.age}).all()
+
+
 def _clear(connection: sa.Connection, rule: RetentionRule, month: sa.Row[Any], archive: Path | None) -> int:
     """Clear a month where it may be, and return how many chunks went."""
-    values = {"name": month.name, "age": rule.age}
+    values = {**month._mapping, "age": rule.age}
+    archived = None
     if archive is not None:
-        if not _try(connection, _CLEAR, {**values, "removes": False}):
+        if not connection.scalar(_COUNT, values):
             return 0
-        # Nothing is appended from here on.
-        bounds = {"first": month.first_id, "end": month.end_id}
-        rows = connection.execute(_ROWS, bounds, execution_options={"yield_per": FETCHED})
-        write_archive(archive, rule.table, ((rule.table, text) for text in rows.scalars()))
-    return _try(connection, _CLEAR, {**values, "removes": True}) or 0
+        archived = _archive(connection, rule, values, archive)
+    cleared = _try(connection, _CLEAR, values, archived)
+    return (cleared and cleared.pieces) or 0
 
 
-def _try(connection: sa.Connection, statement: sa.TextClause, values: dict[str, object]) -> int | None:
-    """Return what a statement gives, or None where it waits for a lock for too long."""
+def _archive(
+    connection: sa.Connection, rule: RetentionRule, month: Mapping[str, object], archive: Path
+) -> tuple[int, int]:
+    """Archive a month without a lock, and return how many chunks it had and the number of the last one."""
+    pieces = last_number = 0
+
+    def texts() -> Iterator[tuple[str, str]]:
+        nonlocal pieces, last_number
+        for number, text in connection.execute(_ROWS, month, execution_options={"yield_per": FETCHED}):
+            pieces, last_number = pieces + 1, max(last_number, number)
+            yield rule.table, text
+
+    write_archive(archive, rule.table, texts())
+    return pieces, last_number
+
+
+def _try(
+    connection: sa.Connection,
+    statement: sa.TextClause,
+    values: Mapping[str, object],
+    expected: tuple[int, int] | None = None,
+) -> sa.Row[Any] | None:
+    """Return what a statement gives, or None where it waits for a lock for too long.
+
+    :param expected: what it has to give: otherwise it is taken back.
+    """
     try:
-        with connection.begin_nested():
-            result: int | None = connection.scalar(statement, values)
-            return result
+        with connection.begin_nested() as savepoint:
+            row = connection.execute(statement, values).one()
+            if expected is None or row == expected:
+                return row
+            savepoint.rollback()
     except sa.exc.DBAPIError as error:
-        if sqlstate_of(error) != LOCK_NOT_AVAILABLE:
+        if sqlstate_of(error) not in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED):
             raise
-        return None
+    return None
 
 
 _MAY_CALL = sa.text("""
-    SELECT has_function_privilege('platform.add_log_partitions(integer)', 'EXECUTE')
-       AND has_function_privilege('platform.clear_log_partition(text, interval, boolean)', 'EXECUTE')
+    SELECT has_function_privilege('platform.add_log_partitions(integer, bigint)', 'EXECUTE')
+       AND has_function_privilege('platform.clear_log_partition(text, interval)', 'EXECUTE')
     """)
+
+_MAY_LOOK = sa.text("SELECT has_function_privilege('platform.log_partitions()', 'EXECUTE')")
 
 _ADD = sa.text("SELECT platform.add_log_partitions(:months)")
 
+_IS_LATE = sa.text("""
+    SELECT count(*) > 0 FROM platform.log_partitions()
+    WHERE name = 'log_chunk_later' AND platform.time_of_id(first_id) <= now() + interval '1 month'
+    """)
+
 _MONTHS = sa.text("""
-    SELECT name, first_id, end_id FROM platform.log_partitions()
-    WHERE month IS NOT NULL AND platform.time_of_id(end_id) <= now() - CAST(:age AS interval) ORDER BY month
+    SELECT name, first_id, end_id, platform.time_of_id(end_id) > before - interval '31 days' AS waits
+    FROM platform.log_partitions() CROSS JOIN (SELECT now() - CAST(:age AS interval) AS before) AS old
+    WHERE month IS NOT NULL AND platform.time_of_id(end_id) <= before ORDER BY month
     """)
 
 # Months are left alone for one more, as a run that began at the end of one logs after it. In the last
@@ -119,12 +176,24 @@ _OLD = sa.text("""
 
 _ANY = sa.text(f"SELECT true FROM platform.log_chunk WHERE {are_ids('workflow_id')} LIMIT 1")
 
-_CLEAR = sa.text("SELECT platform.clear_log_partition(:name, CAST(:age AS interval), :removes)")
+# What the function looks at, without its lock.
+_COUNT = sa.text(f"""
+    SELECT count(*) FROM platform.log_chunk
+    WHERE workflow_id >= CAST(:first_id AS uuid) AND workflow_id < CAST(:end_id AS uuid)
+    HAVING max(at) < now() - CAST(:age AS interval) AND 0 = (
+        SELECT count(*) FROM platform.workflow
+        WHERE id_ >= CAST(:first_id AS uuid) AND id_ < CAST(:end_id AS uuid)
+          AND NOT {ENDED})
+    """)
+
+_CLEAR = sa.text("""
+    SELECT pieces, last_number FROM platform.clear_log_partition(:name, CAST(:age AS interval))
+    """)
 
 _ROWS = sa.text("""
-    SELECT row_to_json(chunk)::text FROM (
+    SELECT chunk.number, row_to_json(chunk)::text FROM (
         SELECT * FROM platform.log_chunk
-        WHERE workflow_id >= CAST(:first AS uuid) AND workflow_id < CAST(:end AS uuid)
+        WHERE workflow_id >= CAST(:first_id AS uuid) AND workflow_id < CAST(:end_id AS uuid)
         ORDER BY owner_id, workflow_id, number
     ) AS chunk
     """)

@@ -29,7 +29,13 @@ from platform_db.quota.batches import read_pages
 from platform_db.quota.pruning import lock_owners, take_out, these
 from platform_db.retention.archive import write_archive
 from platform_db.retention.cache_limit import evict_beyond_limit
-from platform_db.retention.clear_months import Ids, add_partitions, clear_months, runs_to_prune
+from platform_db.retention.clear_months import (
+    Ids,
+    add_partitions,
+    clear_months,
+    count_months,
+    runs_to_prune,
+)
 from platform_db.retention.family import Family
 from platform_db.retention.prune_calls import count_calls, count_executions, prune_calls, prune_executions
 from platform_db.retention.prune_events import count_old_events, delete_old_events
@@ -131,6 +137,7 @@ def prune(
         if dry_run:
             runs = runs_to_prune(factory, rule)
             result.rows = sum(_count_some(some, rule, runs) for some in _factories(factory, groups, rule))
+            result.rows += count_months(factory, rule)
             continue
         try:
             if rule.table == "log_chunk":

@@ -19,16 +19,13 @@ from platform_db.quota.pruning import these
 from platform_db.retention.archive import write_archive
 from platform_db.retention.clear_months import Ids, are_ids
 from platform_db.retention.family import FETCHED
-from platform_db.retention.rules import RetentionRule
-from platform_db.states import WORKFLOW
+from platform_db.retention.rules import ENDED, RetentionRule
 
 # How many runs are looked at in one statement, and how many are locked in one.
 LOOK = 1000
 LOCK = 200
 
 _THESE = "parent.owner_id = ANY(CAST(:owners AS uuid[])) AND parent.id_ = ANY(CAST(:ids AS uuid[]))"
-
-ENDED = f"status IN ({', '.join(sorted(repr(status.value) for status in WORKFLOW.ended))})"
 
 
 def prune_log(

@@ -15,6 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from platform_db.states import WORKFLOW
+
+ENDED = f"status IN ({', '.join(sorted(repr(status.value) for status in WORKFLOW.ended))})"
+"""What is true of the rows whose logs may go."""
+
 
 @dataclass(frozen=True)
 class RetentionRule:

@@ -193,13 +193,19 @@ def _read_tables(connection: Connection) -> dict[str, _Table]:
 
 _TABLES = sa.text("""
     SELECT format('%I.%I', nspname, named.relname) AS key, format('%I.%I', nspname, c.relname) AS name,
-           c.oid::bigint AS oid, CASE WHEN c.reltuples >= 0 AND c.relpages > 0 THEN c.reltuples
-                ELSE greatest(c.reltuples, pg_stat_get_live_tuples(c.oid), 0) END::bigint AS rows,
-           (c.relpages + coalesce(toast.relpages, 0)) * current_setting('block_size')::bigint AS bytes
+           c.oid::bigint AS oid, coalesce(part.rows, 0) AS rows,
+           coalesce(part.pages, 0) * current_setting('block_size')::bigint AS bytes
     FROM pg_class named JOIN pg_namespace ON pg_namespace.oid = named.relnamespace
     LEFT JOIN pg_index ON indexrelid = named.oid
     JOIN pg_class c ON c.oid = coalesce(indrelid, named.oid)
-    LEFT JOIN pg_class toast ON toast.oid = c.reltoastrelid
+    CROSS JOIN LATERAL (
+        SELECT sum(CASE WHEN one.reltuples >= 0 AND one.relpages > 0 THEN one.reltuples
+                   ELSE greatest(one.reltuples, pg_stat_get_live_tuples(one.oid), 0) END)::bigint AS rows,
+               sum(one.relpages + coalesce(toast.relpages, 0)) AS pages
+        FROM pg_class AS one LEFT JOIN pg_inherits ON inhrelid = one.oid
+        LEFT JOIN pg_class AS toast ON toast.oid = one.reltoastrelid
+        WHERE c.oid IN (one.oid, inhparent) AND one.relkind = 'r'
+    ) AS part
     WHERE nspname IN ('platform', 'redun') AND named.relkind IN ('r', 'p', 'v', 'm', 'i', 'I')
     """)
 

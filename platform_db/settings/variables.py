@@ -112,7 +112,8 @@ class Settings(BaseSettings):
     """Shown in ``pg_stat_activity``."""
     role_prefix: str = Field("platform", pattern="^[a-z_][a-z0-9_]{0,52}$")
     """Begins the names of the database's roles, such as ``platform_service``."""
-    migration_lock_timeout: Number = 1000
+    # Less than deadlock_timeout, a second: where two wait for each other, the migration gives way.
+    migration_lock_timeout: Number = 500
     """Milliseconds that a migration waits for a table, and others behind it, before it steps back."""
     migration_wait: Seconds = 600.0
     """Seconds that a migration waits for another one to finish, and tries to get its tables."""

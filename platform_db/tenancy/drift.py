@@ -179,7 +179,7 @@ def _mend_grant(key: _Key) -> str:
     kind, _, name = label.partition(" ")
     objects = {"": f"TABLE {qualified(kind)}", **{schema: f"SCHEMA {schema}" for schema in SCHEMAS}}
     if kind == "partition":
-        objects[name] = f"TABLE {name}"
+        objects[name] = f"{'TABLE' if '.' in name else 'SCHEMA'} {name}"
     object_ = objects.get(name, f"{kind.upper().replace('FUNCTION', 'ROUTINE')} platform.{name}")
     return f"REVOKE ALL ON {object_} FROM {role} CASCADE"
 
@@ -240,10 +240,10 @@ def _names() -> list[str]:
 
 _OF_SCHEMA = "relnamespace = 'platform'::regnamespace"
 
-# One is missing where nothing is migrated yet.
-_SCHEMAS = "({})".format(", ".join(f"to_regnamespace('{schema}')" for schema in SCHEMAS))
+# Some are missing where nothing is migrated yet.
+_OURS = "({})".format(", ".join(f"to_regnamespace('{schema}')" for schema in (*SCHEMAS, PARTITIONS)))
 
-_IN_OURS = f"(relnamespace IN {_SCHEMAS} OR relnamespace = to_regnamespace('{PARTITIONS}'))"
+_IN_OURS = f"relnamespace IN {_OURS}"
 
 _CALLED = " ".join(
     f"WHEN proname = '{name}' THEN '{kind} '" for kind, names in CALLED_AS_OWNER.items() for name in names
@@ -278,7 +278,9 @@ _READ_GRANTS = sa.text(f"""
         SELECT 'type', typname, NULL, coalesce(typacl, acldefault('T', typowner)), typowner
         FROM pg_type WHERE typnamespace = 'platform'::regnamespace AND typcategory <> 'A'
         UNION ALL
-        SELECT 'schema', nspname, NULL, nspacl, nspowner FROM pg_namespace WHERE oid IN {_SCHEMAS}
+        SELECT CASE nspname WHEN '{PARTITIONS}' THEN 'partition' ELSE 'schema' END, nspname, NULL, nspacl,
+               nspowner
+        FROM pg_namespace WHERE oid IN {_OURS}
         UNION ALL
         SELECT 'database', 'itself', NULL, coalesce(datacl, acldefault('d', datdba)), datdba
         FROM pg_database WHERE datname = current_database() AND pg_has_role(datdba, 'USAGE')
@@ -288,7 +290,7 @@ _READ_GRANTS = sa.text(f"""
                || ' ON ' || CASE defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES'
                             WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' END, NULL, defaclacl, defaclrole
         FROM pg_default_acl
-        WHERE defaclnamespace IN {_SCHEMAS}
+        WHERE defaclnamespace IN {_OURS}
            OR (defaclnamespace = 0 AND defaclobjtype IN ('r', 'S'))
     ) AS object
     LEFT JOIN LATERAL (
@@ -304,10 +306,12 @@ _READ_GRANTS = sa.text(f"""
 # What belongs to another than the schema's owner is that role's to change, whatever is granted on it.
 _READ_OWNERS = sa.text(f"""
     SELECT name AS on_, quote_ident(rolname) AS role, 'ownership' AS found,
-           'ALTER ' || word || CASE WHEN name LIKE '%.%' THEN ' ' ELSE ' platform.' END || name
-           || ' OWNER TO ' || {_OWNER}::regrole AS mend
+           'ALTER ' || word || CASE WHEN word = 'SCHEMA' OR name LIKE '%.%' THEN ' ' ELSE ' platform.' END
+           || name || ' OWNER TO ' || {_OWNER}::regrole AS mend
     FROM (
-        SELECT 'TABLE' AS word, concat({_PREFIX}, quote_ident(relname)) AS name, relowner AS owner
+        SELECT 'SCHEMA' AS word, nspname AS name, nspowner AS owner FROM pg_namespace WHERE oid IN {_OURS}
+        UNION ALL
+        SELECT 'TABLE', concat({_PREFIX}, quote_ident(relname)), relowner
         FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_IN_OURS}
         UNION ALL
         SELECT 'ROUTINE', quote_ident(proname) || '(' || pg_get_function_identity_arguments(oid) || ')',

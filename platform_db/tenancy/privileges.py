@@ -65,7 +65,15 @@ CALLED_AS_OWNER = {
     "reading": ("estimate_runs",),
     "sealing": ("collect_audit_rows",),
     "partitioning": ("add_log_partitions", "clear_log_partition"),
-    "common": ("hold_shards", "last_number", "on_shards", "settled_number"),
+    "common": (
+        "first_id_at",
+        "hold_shards",
+        "last_number",
+        "log_partitions",
+        "on_shards",
+        "settled_number",
+        "time_of_id",
+    ),
 }
 """The functions that other roles may call and that run with their owner's rights, by kind."""
 

@@ -61,6 +61,11 @@ def grant_statements(to: str | None = None, role: Role = Role.service) -> list[s
             )
         ),
         _for_each(
+            "oid::regnamespace",
+            f"pg_namespace WHERE nspname = '{PARTITIONS}'",
+            f"'REVOKE ALL ON SCHEMA ' || object || ' FROM {everybody} CASCADE'",
+        ),
+        _for_each(
             "oid::regclass",
             f"pg_class WHERE relnamespace = to_regnamespace('{PARTITIONS}') AND relkind = 'r'",
             f"'REVOKE ALL ON ' || object || ' FROM {everybody} CASCADE'",

@@ -49,11 +49,11 @@ CREATE FUNCTION platform.time_of_id(id_ uuid) RETURNS timestamptz LANGUAGE sql I
 CREATE FUNCTION platform.log_partitions(
     OUT name text, OUT month timestamptz, OUT first_id uuid, OUT end_id uuid)
     RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT relname, CASE WHEN relname ~ '\d$' THEN platform.time_of_id(first_id) END, first_id, end_id
+    SELECT relname, CASE WHEN relname ~ '[0-9]$' THEN platform.time_of_id(first_id) END, first_id, end_id
     FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
     CROSS JOIN LATERAL (
-        SELECT substring(bounds FROM 'FROM \(''(.*?)''\)')::uuid AS first_id,
-               substring(bounds FROM 'TO \(''(.*?)''\)')::uuid AS end_id
+        SELECT substring(bounds FROM 'FROM [(]''(.*?)''[)]')::uuid AS first_id,
+               substring(bounds FROM 'TO [(]''(.*?)''[)]')::uuid AS end_id
         FROM pg_get_expr(relpartbound, pg_class.oid) AS bounds
     ) AS bound
     WHERE inhparent = 'platform.log_chunk'::regclass
@@ -63,85 +63,90 @@ $$;
 -- Makes partitions for so many months ahead, and returns how many; none where a table from before partitions has ids that
 -- tell no time. It runs as its owner, whose the partitions have to be, and waits for no lock for long, as others wait
 -- behind it. What is already there of a new month moves to it: rows of a clock that is ahead, of ids that tell no time, and
--- all where this was not called for long.
-CREATE FUNCTION platform.add_log_partitions(ahead integer) RETURNS integer LANGUAGE plpgsql
+-- all where this was not called for long. Others wait meanwhile, so none are made where there is more than most_bytes.
+CREATE FUNCTION platform.add_log_partitions(ahead integer, most_bytes bigint DEFAULT 67108864) RETURNS integer LANGUAGE plpgsql
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET lock_timeout = '200ms' AS $$
 DECLARE
     latest CONSTANT timestamptz := date_trunc('month', now() + make_interval(months => least(greatest(coalesce(ahead, 0), 0), 120)));
     later record;
-    month timestamptz;
-    of_month text;
-    name text;
-    next_id uuid;
-    added integer := 0;
+    new record;
+    statement text;
+    attaching text[] := '{}';
 BEGIN
+    -- A second caller waits here, and then sees what the first one has made. Neither readers nor writers wait.
+    LOCK TABLE platform.log_chunk IN SHARE UPDATE EXCLUSIVE MODE;
+    SELECT * INTO later FROM platform.log_partitions() AS p WHERE p.name = 'log_chunk_later';
+    -- A snapshot from before the lock would not show what was appended meanwhile.
+    IF (platform.time_of_id(later.first_id) <= latest) IS NOT TRUE OR current_setting('transaction_isolation') <> 'read committed'
+       OR pg_table_size(to_regclass('platform_partitions.log_chunk_later')) > most_bytes THEN
+        RETURN 0;
+    END IF;
+    -- A partition that is detached, or dropped after that, would lock out readers of workflow and job.
+    LOCK TABLE platform.workflow, platform.job IN SHARE ROW EXCLUSIVE MODE;
+    LOCK TABLE platform.log_chunk IN ACCESS EXCLUSIVE MODE;
+    ALTER TABLE platform_partitions.log_chunk_later RENAME TO log_chunk_former;
+    FOR new IN
+        SELECT CASE WHEN month > latest THEN 'log_chunk_later' ELSE to_char(month, '"log_chunk_"YYYY_MM') END AS name,
+               platform.first_id_at(month) AS first_id,
+               CASE WHEN month > latest THEN later.end_id ELSE platform.first_id_at(month + interval '1 month') END AS end_id
+        FROM generate_series(platform.time_of_id(later.first_id), latest + interval '1 month', interval '1 month') AS month
     LOOP
-        SELECT * INTO later FROM platform.log_partitions() AS p WHERE p.name = 'log_chunk_later';
-        month := platform.time_of_id(later.first_id);
-        -- A snapshot from before the lock would not show what was appended meanwhile.
-        EXIT WHEN later IS NULL OR month > latest OR current_setting('transaction_isolation') <> 'read committed';
-        of_month := to_char(month, '"log_chunk_"YYYY_MM');
-        next_id := platform.first_id_at(month + interval '1 month');
-        -- A partition that is detached, or dropped after that, would lock out readers of workflow and job.
-        LOCK TABLE platform.workflow, platform.job IN SHARE ROW EXCLUSIVE MODE;
-        LOCK TABLE platform.log_chunk IN ACCESS EXCLUSIVE MODE;
-        FOREACH name IN ARRAY ARRAY[of_month, 'log_chunk_next'] LOOP
-            EXECUTE format('CREATE TABLE platform_partitions.%I (LIKE platform_partitions.log_chunk_later INCLUDING ALL)
-                WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05,
-                      autovacuum_analyze_scale_factor = 0.02)', name);
-            EXECUTE format('ALTER TABLE platform_partitions.%I ALTER owner_id SET STATISTICS 0,
-                ALTER workflow_id SET STATISTICS 0', name);
-            EXECUTE format('INSERT INTO platform_partitions.%I SELECT * FROM platform_partitions.log_chunk_later
-                WHERE (workflow_id < %L) = (%1$L <> ''log_chunk_next'')', name, next_id);
-        END LOOP;
-        DROP TABLE platform_partitions.log_chunk_later;
-        ALTER TABLE platform_partitions.log_chunk_next RENAME TO log_chunk_later;
-        EXECUTE format('ALTER TABLE platform.log_chunk ATTACH PARTITION platform_partitions.%I
-            FOR VALUES FROM (%L) TO (%L)', of_month, later.first_id, next_id);
-        EXECUTE format('ALTER TABLE platform.log_chunk ATTACH PARTITION platform_partitions.log_chunk_later
-            FOR VALUES FROM (%L) TO (%L)', next_id, later.end_id);
-        added := added + 1;
+        EXECUTE format('CREATE TABLE platform_partitions.%I (LIKE platform_partitions.log_chunk_former INCLUDING ALL)
+            WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05,
+                  autovacuum_analyze_scale_factor = 0.02)', new.name);
+        EXECUTE format('ALTER TABLE platform_partitions.%I ALTER owner_id SET STATISTICS 0,
+            ALTER workflow_id SET STATISTICS 0', new.name);
+        EXECUTE format('INSERT INTO platform_partitions.%I SELECT * FROM platform_partitions.log_chunk_former
+            WHERE workflow_id >= %L AND workflow_id < %L', new.name, new.first_id, new.end_id);
+        attaching := attaching || format('ALTER TABLE platform.log_chunk ATTACH PARTITION platform_partitions.%I
+            FOR VALUES FROM (%L) TO (%L)', new.name, new.first_id, new.end_id);
     END LOOP;
-    RETURN added;
+    DROP TABLE platform_partitions.log_chunk_former;
+    FOREACH statement IN ARRAY attaching LOOP
+        EXECUTE statement;
+    END LOOP;
+    RETURN cardinality(attaching) - 1;
 END
 $$;
 
--- Removes the logs of a month's runs and returns how many pieces there were; null, and nothing is removed, where a run has
--- not ended or has logged within the age. Until the transaction ends, nothing is appended to the month's logs.
--- It runs as its owner: TRUNCATE takes milliseconds and leaves no dead rows.
--- partition: the name. removes: false only looks.
-CREATE FUNCTION platform.clear_log_partition(partition text, age interval, removes boolean) RETURNS bigint LANGUAGE plpgsql
+-- Removes the logs of a month's runs, and returns how many pieces there were and the number of the last one; null, and
+-- nothing is removed, where a run has not ended or has logged within the age. Until the transaction ends, nothing is
+-- appended to the month's logs. It runs as its owner: TRUNCATE takes milliseconds and leaves no dead rows.
+-- partition: the name.
+CREATE FUNCTION platform.clear_log_partition(partition text, age interval, OUT pieces bigint, OUT last_number bigint)
+    LANGUAGE plpgsql
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
 DECLARE
     its record;
-    pieces bigint;
     alive bigint;
     logged timestamptz;
 BEGIN
     -- A snapshot from before the lock would not show what was appended meanwhile.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RETURN NULL;
+        RETURN;
     END IF;
     SELECT * INTO STRICT its FROM platform.log_partitions() AS p WHERE p.name = partition AND p.month IS NOT NULL;
     -- Readers go on until it is emptied. Two that clear the same month wait for each other here.
     EXECUTE format('LOCK TABLE platform_partitions.%I IN SHARE ROW EXCLUSIVE MODE', its.name);
-    EXECUTE format('SELECT count(*), max(at) FROM platform_partitions.%I', its.name) INTO pieces, logged;
-    IF pieces = 0 THEN
-        RETURN 0;
-    END IF;
     SELECT count(*) INTO alive FROM platform.workflow
     WHERE id_ >= its.first_id AND id_ < its.end_id AND status NOT IN ('finished', 'failed', 'deleted', 'stopped');
-    IF (alive = 0 AND logged < now() - age) IS NOT TRUE THEN
-        RETURN NULL;
+    IF alive > 0 THEN
+        RETURN;
     END IF;
-    IF removes THEN
-        EXECUTE format('TRUNCATE platform_partitions.%I', its.name);
-        -- So that a run that is started again has room for its log. Who has locked some of them waits for nothing here,
-        -- or not for long.
-        UPDATE platform.log_size SET bytes_ = 0
-        WHERE workflow_id >= its.first_id AND workflow_id < its.end_id AND bytes_ > 0;
+    EXECUTE format('SELECT count(*), max(number), max(at) FROM platform_partitions.%I', its.name)
+        INTO pieces, last_number, logged;
+    IF pieces = 0 THEN
+        RETURN;
     END IF;
-    RETURN pieces;
+    IF (logged < now() - age) IS NOT TRUE THEN
+        pieces := NULL;
+        RETURN;
+    END IF;
+    -- So that a run that is started again has room for its log. Who has locked some of them waits for nothing here,
+    -- or not for long. First, since it takes longer than the other, for which readers wait.
+    UPDATE platform.log_size SET bytes_ = 0
+    WHERE workflow_id >= its.first_id AND workflow_id < its.end_id AND bytes_ > 0;
+    EXECUTE format('TRUNCATE platform_partitions.%I', its.name);
 END
 $$;
 
