@@ -314,6 +314,8 @@ BREAKAGES = {
         UPDATE platform.user_resource SET quota_used = 7
         FROM platform.resource WHERE id_ = resource_id AND type_ = 'database'""",
     "progress of runs that their jobs do not tell": "UPDATE platform.workflow_progress SET finished = 1",
+    "ends of partitions of logs where no other one begins": """
+        DROP TABLE platform_partitions.log_chunk_before""",
     "log sizes behind their logs": "UPDATE platform.log_size SET bytes_ = 1",
     "constraints that were never validated": """
         ALTER TABLE platform.job ADD CONSTRAINT later CHECK (deleted IS NOT NULL) NOT VALID""",

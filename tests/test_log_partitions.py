@@ -293,6 +293,24 @@ def test_a_snapshot_from_before_the_lock_clears_nothing(
     assert read_log(session, run) == b"0\n1\n2\nlate\n"
 
 
+def test_months_are_made_and_cleared_where_the_server_has_another_default(
+    engine: sa.Engine, session: Session
+) -> None:
+    make_old_run(session)
+    made = months_of(session)
+    forget_last_month(session)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        name = connection.scalar(sa.text("SELECT quote_ident(current_database())"))
+        connection.exec_driver_sql(
+            f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"
+        )
+    engine.dispose()
+    (result,) = prune(orm.sessionmaker(engine), LOGS)
+    assert result.rows == 3
+    assert months_of(session) == made
+    assert session.scalar(sa.text(f"SELECT pg_relation_size('{name_of(OLD)}')")) == 0
+
+
 def test_no_age_clears_nothing(engine: sa.Engine, session: Session) -> None:
     run = make_old_run(session)
     with engine.begin() as connection:

@@ -195,6 +195,15 @@ CHECKS = {
             FROM platform.quota_reservation GROUP BY owner_id, resource_id
         ) AS held USING (owner_id, resource_id)
         WHERE total.quota_reserved <> coalesce(held.reserved, 0)""",
+    # A run whose id lies there cannot log.
+    "ends of partitions of logs where no other one begins": """
+        SELECT coalesce(id_::text, 'the first or the last one') FROM (
+            (SELECT first_id AS id_ FROM platform.log_partitions()
+             EXCEPT SELECT end_id FROM platform.log_partitions())
+            UNION ALL
+            (SELECT end_id FROM platform.log_partitions()
+             EXCEPT SELECT first_id FROM platform.log_partitions())
+        ) AS bound""",
     "invalid indexes": """
         SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
         WHERE relnamespace::regnamespace::text IN ('platform', 'platform_partitions') AND NOT indisvalid""",

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 MONTHS_AHEAD = 3
 
+# The functions do nothing by a snapshot from before their locks, and a database may have another default.
+READ_COMMITTED = {"isolation_level": "READ COMMITTED"}
+
 Ids = Mapping[str, uuid.UUID | None]
 """A range of ids, from ``first`` to before ``end``; None where it has no such bound."""
 
@@ -55,9 +58,10 @@ def add_partitions(factory: SessionFactory) -> None:
     Until then what belongs there goes to the last partition, and nothing fails.
     """
     with factory() as session, session.begin():
-        if session.scalar(_MAY_CALL):
-            _try(session.connection(), _ADD, {"months": MONTHS_AHEAD})
-            if session.scalar(_IS_LATE):
+        connection = session.connection(execution_options=READ_COMMITTED)
+        if connection.scalar(_MAY_CALL):
+            _try(connection, _ADD, {"months": MONTHS_AHEAD})
+            if connection.scalar(_IS_LATE):
                 logger.warning("next month's logs have no partition yet: docs/retention.rst tells what to do")
 
 
@@ -86,7 +90,8 @@ def clear_months(
         months = _due_months(session, rule) if session.scalar(_MAY_CALL) else []
     for month in months:
         with factory() as session, session.begin():
-            tell(_clear(session.connection(), rule, month, archive))
+            connection = session.connection(execution_options=READ_COMMITTED)
+            tell(_clear(connection, rule, month, archive))
 
 
 def _due_months(session: Session, rule: RetentionRule) -> Sequence[sa.Row[Any]]:
