@@ -9,7 +9,8 @@ Duration: of the catalogue, after all rows were read beside readers and writers:
     On the way back the rows of later months are moved, while readers and writers wait.
 Recovery: run it again; until then a run of a clock that is weeks ahead cannot log. Where it is given up, drop
     the constraint before of log_chunk: five to nine weeks later no new run could log. Then platform-db roles
-    grant gives services the right to call what is new; those on logs are there at once.
+    grant gives services the right to call what is new; those on logs are there at once. Views of others on
+    log_chunk, and publications of it, then have its first partition alone: make them again.
 
 Revision ID: 0016
 Revises: 0015
