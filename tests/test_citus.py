@@ -11,6 +11,7 @@ import os
 import secrets
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -378,6 +379,9 @@ def test_months_of_logs_are_made_and_cleared_on_all_nodes(
     this_month = sa.text("SELECT max(name) FROM platform.log_partitions() WHERE month <= now()")
     clear = sa.text("SELECT pieces FROM platform.clear_log_partition(:name, '0')")
     with on_cluster() as session, session.begin():
+        later = factories.make_run(session, id_=uuid.UUID("027ac10b-58cc-4372-a567-0e02b2c3d479"))
+        append_log(session, (later.owner_id, later.id_), "later\n", model=Workflow)
+        assert session.scalar(sa.text("SELECT platform.add_log_partitions(4, most_bytes => 100)")) == 0
         assert session.scalar(sa.text("SELECT platform.add_log_partitions(4)")) == 1
         assert session.scalar(clear, {"name": session.scalar(this_month)}) == 3
     with on_cluster() as session, session.begin():

@@ -473,6 +473,15 @@ def test_much_is_moved_only_where_that_is_asked_for(session: Session) -> None:
     assert [read_log(session, run) for run in runs] == [b"0\n1\n2\n"] * 4
 
 
+def test_months_are_made_again_once_what_was_too_much_has_gone(session: Session) -> None:
+    forget_last_month(session)
+    make_old_run(session, made=month_before(-3))
+    make_months = sa.text("SELECT platform.add_log_partitions(3, most_bytes => 100)")
+    assert session.scalar(make_months) == 0
+    session.execute(sa.delete(LogChunk))
+    assert session.scalar(make_months) == 1
+
+
 def test_pruning_tells_that_the_next_month_has_no_partition(
     session: Session, session_factory: sessionmaker[Session], caplog: pytest.LogCaptureFixture
 ) -> None:
