@@ -147,7 +147,8 @@ def test_nothing_is_kept_beyond_a_limit_that_was_lowered(session: Session) -> No
 def test_what_a_run_comes_with_counts_until_it_is_pruned(
     session: Session, session_factory: sessionmaker[Session]
 ) -> None:
-    run = make_run(session, make_user(session), status="finished", logs="0123456789")
+    made_in_2020 = uuid.UUID("016f5e66-e800-7000-8000-000000000001")  # By its id, its log is old.
+    run = make_run(session, make_user(session), id_=made_in_2020, status="finished", logs="0123456789")
     for text in ("01234", "5", "0123456789"):
         assert append_log(session, run, text, limit=26) == len(text)
     assert append_log(session, run, "later", limit=26) == 0
