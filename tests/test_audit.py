@@ -678,6 +678,15 @@ def test_retention_removes_rows_keeps_hashes_and_says_so(sealed: Factory) -> Non
             verify_audit_log(session)
 
 
+def test_sealing_and_retention_run_inside_a_transaction_of_the_callers(engine: sa.Engine) -> None:
+    with engine.connect() as connection, connection.begin():
+        inside = orm.sessionmaker(connection, join_transaction_mode="create_savepoint")
+        with inside() as session:
+            record(session)
+        assert seal_audit_log(inside).rows == 1
+        assert audit.prune_audit_log(inside, timedelta(0)) == 1
+
+
 def test_retention_removes_the_first_row_whatever_its_number(
     session_factory: Factory, session: orm.Session
 ) -> None:

@@ -14,8 +14,7 @@ from platform_db import errors
 from platform_db.audit.names import own_names
 from platform_db.audit.signing import signing_key
 from platform_db.bounds import require_amount
-from platform_db.database.engine import ISOLATION
-from platform_db.database.session import takes_session
+from platform_db.database.session import READ_COMMITTED, takes_session
 from platform_db.database.sqlstates import LOCK_NOT_AVAILABLE, sqlstate_of
 from platform_db.models import AuditSeal
 
@@ -47,7 +46,8 @@ def wait_for_chain(session: Session) -> None:
     :raises errors.AlreadyRunning: they hold it for ten seconds.
     """
     # A snapshot from before the lock would not show the seals that were added meanwhile.
-    connection = session.connection(execution_options={"isolation_level": ISOLATION})
+    connection = session.connection()
+    connection.execute(READ_COMMITTED)
     connection.execute(_LIMIT_WAITING)
     try:
         connection.execute(_ENSURE_ROW)
