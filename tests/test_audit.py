@@ -224,12 +224,19 @@ def test_a_row_that_commits_late_delays_no_other(session_factory: Factory, sessi
     assert verify_audit_log(session).rows == 4
 
 
-def test_there_is_one_sealer_at_a_time(session_factory: Factory, session: orm.Session) -> None:
+def test_there_is_one_sealer_at_a_time(
+    session_factory: Factory, session: orm.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record(session)
     seal_audit_log(session_factory)
     record(session)
     session.execute(sa.text("SELECT FROM platform.audit_chain FOR UPDATE"))
-    for work in (lambda: seal_audit_log(session_factory), lambda: prune(session_factory, limit=1)):
+    monkeypatch.setattr(chain, "_LIMIT_WAITING", sa.text("SET LOCAL lock_timeout = '100ms'"))
+    for work in (
+        lambda: seal_audit_log(session_factory),
+        lambda: audit.prune_audit_log(session_factory, timedelta(0)),
+        lambda: prune(session_factory, limit=1),
+    ):
         with pytest.raises(errors.AlreadyRunning):
             work()
 
@@ -671,6 +678,29 @@ def test_retention_removes_rows_keeps_hashes_and_says_so(sealed: Factory) -> Non
             verify_audit_log(session)
 
 
+def test_sealing_and_retention_run_inside_a_transaction_of_the_callers(engine: sa.Engine) -> None:
+    with engine.connect() as connection, connection.begin():
+        inside = orm.sessionmaker(connection, join_transaction_mode="create_savepoint")
+        with inside() as session:
+            record(session)
+        assert seal_audit_log(inside).rows == 1
+        assert audit.prune_audit_log(inside, timedelta(0)) == 1
+
+
+def test_retention_removes_the_first_row_whatever_its_number(
+    session_factory: Factory, session: orm.Session
+) -> None:
+    as_superuser(
+        session,
+        "INSERT INTO platform.audit_sealed (number, id_, owner_id, action, created)"
+        " VALUES (-9223372036854775808, gen_random_uuid(), gen_random_uuid(), 'grant_token', '2020-01-01')",
+    )
+    seal_audit_log(session_factory)
+    assert audit.prune_audit_log(session_factory, timedelta(0)) == 1
+    assert verify_audit_log(session).removed_rows == 1
+    assert [row.action for row in list_audit(session).rows] == ["apply_retention"]
+
+
 def test_retention_leaves_alone_what_turns_up_where_it_has_been(sealed: Factory) -> None:
     with sealed() as session:
         make_old(session)
@@ -686,14 +716,22 @@ def test_retention_leaves_alone_what_turns_up_where_it_has_been(sealed: Factory)
             verify_audit_log(session)
 
 
-def test_retention_waits_its_turn(sealed: Factory, session: orm.Session) -> None:
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+def test_sealing_and_retention_take_turns(
+    sealed: Factory, session: orm.Session, engine: sa.Engine, isolation: str
+) -> None:
+    record(session, 7)
     session.execute(sa.text("SELECT FROM platform.audit_chain FOR UPDATE"))
+    others = orm.sessionmaker(engine.execution_options(isolation_level=isolation))
     with ThreadPoolExecutor() as pool:
-        pruned = pool.submit(audit.prune_audit_log, sealed, timedelta(0))
+        pruning = pool.submit(audit.prune_audit_log, others, timedelta(0))
+        sealing_ = pool.submit(seal_audit_log, others)
         time.sleep(0.5)
-        assert not pruned.done()
+        assert not pruning.done() and not sealing_.done()
         session.rollback()
-        assert pruned.result() == 4
+        assert pruning.result() >= 4
+        assert sealing_.result().rows >= 7
+    assert verify_audit_log(session).unsealed_rows <= 2, "what retention has recorded of itself"
 
 
 def rehash(session: orm.Session) -> None:

@@ -311,6 +311,14 @@ def test_months_are_made_and_cleared_where_the_server_has_another_default(
     assert session.scalar(sa.text(f"SELECT pg_relation_size('{name_of(OLD)}')")) == 0
 
 
+def test_months_are_cleared_inside_a_transaction_of_the_callers(engine: sa.Engine) -> None:
+    with engine.connect() as connection, connection.begin():
+        inside = orm.sessionmaker(connection, join_transaction_mode="create_savepoint")
+        with inside() as session:
+            make_old_run(session)
+        assert [result.rows for result in prune(inside, LOGS)] == [3]
+
+
 def test_no_age_clears_nothing(engine: sa.Engine, session: Session) -> None:
     run = make_old_run(session)
     with engine.begin() as connection:

@@ -14,7 +14,7 @@ from platform_db import errors
 from platform_db.audit.names import own_names
 from platform_db.audit.signing import signing_key
 from platform_db.bounds import require_amount
-from platform_db.database.session import takes_session
+from platform_db.database.session import READ_COMMITTED, takes_session
 from platform_db.database.sqlstates import LOCK_NOT_AVAILABLE, sqlstate_of
 from platform_db.models import AuditSeal
 
@@ -39,13 +39,18 @@ def lock_chain(session: Session) -> None:
 
 
 def wait_for_chain(session: Session) -> None:
-    """Take the chain's lock once others have let it go, in a transaction that ends soon.
+    """Take the chain's lock once others have let it go, as the first act of a transaction that ends soon.
+
+    Whatever else the transaction waits for, it waits ten seconds for it, too.
 
     :raises errors.AlreadyRunning: they hold it for ten seconds.
     """
+    # A snapshot from before the lock would not show the seals that were added meanwhile.
     connection = session.connection()
+    connection.execute(READ_COMMITTED)
     connection.execute(_LIMIT_WAITING)
     try:
+        connection.execute(_ENSURE_ROW)
         connection.execute(_WAIT_FOR_ROW)
     except sa.exc.DBAPIError as error:
         if sqlstate_of(error) != LOCK_NOT_AVAILABLE:

@@ -31,8 +31,8 @@ def prune_audit_log(factory: SessionFactory, older_than: timedelta) -> int:
     removed = 0
     while True:
         with factory() as session, session.begin():
-            use_own_names(session)
             wait_for_chain(session)
+            use_own_names(session)
             seals = prune_seals(session, older_than)
         if not seals:
             return removed
@@ -86,8 +86,7 @@ def prune_seals(session: Session, older_than: timedelta, *, limit: int = SEALS) 
     # walk over again for as long as a transaction is open that may see them.
     for statement in (
         sa.delete(AuditSealed).where(
-            AuditSealed.number > (previous.last_row if previous else FIRST),
-            AuditSealed.number <= old[-1].last_row,
+            AuditSealed.number.between(previous.last_row + 1 if previous else FIRST, old[-1].last_row)
         ),
         sa.delete(AuditSealDigests).where(AuditSealDigests.seal_number.between(first, end)),
     ):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db.audit.chain import add_seal, last_seal, lock_chain
+from platform_db.audit.chain import add_seal, last_seal, wait_for_chain
 from platform_db.audit.content import FIRST, LAST, TABLE, read_digests, split_digests
 from platform_db.audit.names import use_own_names
 from platform_db.database.session import SessionFactory
@@ -38,16 +38,17 @@ class SealingResult:
 def seal_audit_log(factory: SessionFactory) -> SealingResult:
     """Seal the rows that are committed, in transactions of its own.
 
-    Killed at any time it leaves a chain that verifies: each seal is one transaction.
+    Killed at any time it leaves a chain that verifies: each seal is one transaction. It waits its turn
+    between those of another sealer, or of retention.
 
     :param factory: makes sessions.
-    :raises errors.AlreadyRunning: another sealer, or retention, is working.
+    :raises errors.AlreadyRunning: they are at one transaction for ten seconds.
     """
     result = SealingResult()
     while True:
         with factory() as session, session.begin():
+            wait_for_chain(session)
             use_own_names(session)
-            lock_chain(session)
             seal = _seal(session, last_seal(session))
             if seal is None:
                 return result

@@ -74,7 +74,7 @@ def verify_audit_log(
         _check_seal(seal, last, keys if seal.number > unsigned_until else [])
         exported.check(seal)
 
-    last = AuditSeal(number=0, last_row=0, first_kept_seal=1, hash=NO_HASH)
+    last = AuditSeal(number=0, last_row=FIRST, first_kept_seal=1, hash=NO_HASH)
     with own_names(session):
         before = last_seal(session, AuditSeal.sealed_at < since) if since else None
         if before is not None:  # It is taken as it is, without those before it.

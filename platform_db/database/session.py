@@ -41,6 +41,12 @@ AnySession = Session | scoped_session[Session]
 SessionFactory = Callable[[], Session]
 """Makes sessions: for work that must not hold one transaction open."""
 
+READ_COMMITTED = sa.text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+"""Begins a transaction that has to see what is committed while it waits for a lock, whatever the default is.
+
+A statement, not an option of the connection: it does nothing where a caller's transaction is so already.
+"""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from platform_db.database.session import SessionFactory
+from platform_db.database.session import READ_COMMITTED, SessionFactory
 from platform_db.database.sqlstates import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, sqlstate_of
 from platform_db.retention.archive import write_archive
 from platform_db.retention.family import FETCHED
@@ -20,9 +20,6 @@ from platform_db.retention.rules import ENDED, RetentionRule
 logger = logging.getLogger(__name__)
 
 MONTHS_AHEAD = 3
-
-# The functions do nothing by a snapshot from before their locks, and a database may have another default.
-READ_COMMITTED = {"isolation_level": "READ COMMITTED"}
 
 Ids = Mapping[str, uuid.UUID | None]
 """A range of ids, from ``first`` to before ``end``; None where it has no such bound."""
@@ -58,7 +55,8 @@ def add_partitions(factory: SessionFactory) -> None:
     Until then what belongs there goes to the last partition, and nothing fails.
     """
     with factory() as session, session.begin():
-        connection = session.connection(execution_options=READ_COMMITTED)
+        connection = session.connection()
+        connection.execute(READ_COMMITTED)
         if connection.scalar(_MAY_CALL):
             _try(connection, _ADD, {"months": MONTHS_AHEAD})
             if connection.scalar(_IS_LATE):
@@ -90,7 +88,8 @@ def clear_months(
         months = _due_months(session, rule) if session.scalar(_MAY_CALL) else []
     for month in months:
         with factory() as session, session.begin():
-            connection = session.connection(execution_options=READ_COMMITTED)
+            connection = session.connection()
+            connection.execute(READ_COMMITTED)
             tell(_clear(connection, rule, month, archive))
 
 
