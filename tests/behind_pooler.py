@@ -16,10 +16,16 @@ _RECORDER = "test_provenance_recorder.py::test_"
 SKIPPED = {
     **dict.fromkeys(
         (
+            "test_audit_migration.py::test_a_row_that_commits_while_the_inbox_goes_is_kept",
+            "test_audit_migration.py::test_a_service_writes_no_place_in_the_log",
+            "test_audit_migration.py::test_rows_that_wait_are_sealed_after_it_and_numbered_before_it",
+            "test_audit_migration.py::test_the_inbox_has_the_policies_that_a_platform_gave_the_log",
             "test_cli_alembic.py::test_downgrade_takes_a_number_of_steps",
             "test_cli_alembic.py::test_init_marks_a_schema_that_exists",
             "test_cli_alembic.py::test_stamp_stores_a_revision_without_running_it",
             "test_cli_errors.py::test_a_revision_that_there_is_not_is_one_line",
+            "test_log_partitions.py::test_logs_that_are_there_stay_as_they_are",
+            "test_log_partitions.py::test_rows_are_read_once_however_often_the_migration_finds_a_table_in_use",
             "test_migration_locks.py::test_a_dry_run_says_what_each_statement_would_do_and_who_is_in_its_way",
             "test_migration_phases.py::test_a_pre_revision_behind_a_post_one_waits_for_it",
             "test_migration_phases.py::test_both_releases_run_between_the_phases",

@@ -45,8 +45,13 @@ def runs_to_prune(factory: SessionFactory, rule: RetentionRule) -> Sequence[Ids]
     with factory() as session:
         if not session.scalar(_MAY_LOOK):  # Before it is granted, and all goes chunk by chunk.
             return [ALL]
-        ranges = [dict(row) for row in session.execute(_OLD, values).mappings()]
-        return [ids for ids in ranges if session.scalar(_ANY, ids)]
+        partitions = session.execute(_OLD, values).all()
+        return [
+            {"first": one.first, "end": one.old_end}
+            for one in partitions
+            # Whether it has any log, the first row tells; whether it has an old one, perhaps the last.
+            if session.scalar(_ANY, {"first": one.first, "end": one.end})
+        ]
 
 
 def add_partitions(factory: SessionFactory) -> None:
@@ -170,9 +175,9 @@ _MONTHS = sa.text("""
 # Months are left alone for one more, as a run that began at the end of one logs after it. In the last
 # partitions, and in the only one, ids need not tell a time.
 _OLD = sa.text("""
-    SELECT first_id AS first,
+    SELECT first_id AS first, end_id AS end,
            CASE WHEN end_id IS NULL OR month IS NULL AND first_id IS NOT NULL THEN end_id
-                ELSE least(end_id, platform.first_id_at(before)) END AS end
+                ELSE least(end_id, platform.first_id_at(before)) END AS old_end
     FROM platform.log_partitions() CROSS JOIN (SELECT now() - CAST(:age AS interval) AS before) AS old
     WHERE month IS NULL OR month < before
       AND (NOT :whole_months OR platform.time_of_id(end_id) <= before - interval '31 days')
