@@ -20,7 +20,7 @@ PEERS = ("ipyparallel", "redun")
 def test_what_a_benchmark_imports_is_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     try:
-        runpy.run_path(str(BENCHMARKS / name), run_name="loaded")
+        assert runpy.run_path(str(BENCHMARKS / name), run_name="loaded")["__doc__"], "it says what it is for"
     except ModuleNotFoundError as error:
         if error.name not in PEERS:
             raise

@@ -75,7 +75,7 @@ CALLED_AS_OWNER = {
         "time_of_id",
     ),
 }
-"""The functions that other roles may call and that run with their owner's rights, by kind."""
+"""The functions that other roles may call, most of them with their owner's rights, by kind."""
 
 _TENANTS_TABLE: dict[Role, Verbs] = {Role.service: ALL, Role.tenant: ALL, Role.readonly: READ}
 
